@@ -1,0 +1,1 @@
+"""The agent: runs on every server; scans, hashes, streams, serves chunks, converges."""

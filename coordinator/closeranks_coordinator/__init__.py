@@ -1,0 +1,1 @@
+"""The coordinator: keeps every node's root, judges, fences, plans; API, CLI and metrics."""
