@@ -354,6 +354,7 @@ class PathView(View, frozen=True):
     change: str
     aspects: tuple[str, ...]
     chunks: tuple[tuple[int, int], ...]  # inclusive index ranges that differ
+    bytes: int = 0  # of the differing chunks
     count: int = 1  # how often it came (back)
 
 

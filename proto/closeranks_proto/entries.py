@@ -19,6 +19,7 @@ Rejected: msgpack for values (its integers have several encodings; a decoder wou
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -34,6 +35,8 @@ _ALL_FLAGS = 15
 _SIZE = slice(4, 12)
 MODE_BITS = 0o7777
 SPECIAL_BITS = 0o7000
+_PLAIN_FILE = _VERSION << 4 | 1
+_KIND_AND_SIZE = struct.Struct(">B3xQ").unpack_from
 
 
 class Kind(IntEnum):
@@ -98,7 +101,12 @@ def decode_entry(value: bytes, width: int) -> Entry:
     if first & 15 not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK):
         raise CodecError(f"entry of unknown kind {first & 15}")
     kind = Kind(first & 15)
-    if flags & ~_ALL_FLAGS or mode & ~MODE_BITS or (mode and not flags & _MODE) or (flags & _MODE and kind is Kind.SYMLINK):
+    if (
+        flags & ~_ALL_FLAGS
+        or mode & ~MODE_BITS
+        or (mode and not flags & _MODE)
+        or (flags & _MODE and kind is Kind.SYMLINK)
+    ):
         raise CodecError("entry with unknown flags or an impossible mode")
     at = _HEAD.size
     digest = b""
@@ -127,6 +135,35 @@ def entry_size(value: bytes) -> int:
     return int.from_bytes(value[_SIZE], "big") if value[0] & 15 == Kind.FILE else 0
 
 
+def file_sizes(values: Iterable[bytes]) -> list[int]:
+    """The sizes of those of these well-formed values that are files."""
+    return [size for first, size in map(_KIND_AND_SIZE, values) if first & 15 == 1]
+
+
+def large_files(values: Iterable[bytes], chunk_bytes: int, width: int) -> list[tuple[bytes, int]]:
+    """(content digest, size) of those of these well-formed values that are files longer than a chunk."""
+    return [
+        (value[_HEAD.size : _HEAD.size + width], size)
+        for value in values
+        for first, size in (_KIND_AND_SIZE(value),)
+        if size > chunk_bytes and first & 15 == 1
+    ]
+
+
+def check_values(values: Iterable[bytes | None], width: int) -> None:
+    """Raise CodecError unless every value (None is passed over) is what `decode_entry` accepts.
+
+    A plain file's entry, nearly every one, is recognised without decoding it.
+    """
+    plain_length = _HEAD.size + width
+    for value in values:
+        if value is None or (
+            len(value) == plain_length and value[0] == _PLAIN_FILE and value[1] == _MODE and value[2] < 16
+        ):
+            continue
+        decode_entry(value, width)
+
+
 def entry_kind(value: bytes) -> Kind:
     """The kind of a well-formed value, without decoding the rest."""
     return Kind(value[0] & 15)
@@ -139,7 +176,11 @@ def aspects(ours: Entry | None, theirs: Entry | None) -> tuple[str, ...]:
     if ours.kind is not theirs.kind:
         return ("kind",)
     pairs = (
-        ("content", (ours.digest, ours.size if ours.kind is Kind.FILE else 0), (theirs.digest, theirs.size if theirs.kind is Kind.FILE else 0)),
+        (
+            "content",
+            (ours.digest, ours.size if ours.kind is Kind.FILE else 0),
+            (theirs.digest, theirs.size if theirs.kind is Kind.FILE else 0),
+        ),
         ("target", ours.target, theirs.target),
         ("mode", ours.mode, theirs.mode),
         ("owner", ours.owner, theirs.owner),

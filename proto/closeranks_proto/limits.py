@@ -15,7 +15,8 @@ MIB = 1024 * KIB
 MAX_PATH_BYTES = 4095
 MAX_NAME_BYTES = 255
 MAX_TARGET_BYTES = 4095
-# Extended attributes of one entry, names and values together, kept inside the entry.
+# Extended attributes of one entry, names and values together, kept inside the entry. Their lengths come on
+# top, 6 bytes each: with names of two bytes, the shortest that can be many, three times as much again.
 MAX_XATTRS_BYTES = 64 * KIB
 
 # Content: 1 MiB chunks; one chunk list must fit an object.
@@ -31,7 +32,7 @@ PAGE_BITS = 6
 PAGE_MAX_ITEMS = 512
 PAGE_MAX_BYTES = 64 * KIB
 # One entry is at most two paths and its attributes; a page can exceed PAGE_MAX_BYTES by one item.
-ITEM_MAX_BYTES = MAX_PATH_BYTES + MAX_TARGET_BYTES + MAX_XATTRS_BYTES + 128
+ITEM_MAX_BYTES = MAX_PATH_BYTES + MAX_TARGET_BYTES + 4 * MAX_XATTRS_BYTES + 128
 PAGE_ENCODED_MAX_BYTES = PAGE_MAX_BYTES + ITEM_MAX_BYTES + PAGE_MAX_ITEMS * 16
 # 64 levels of hash bits never occur below 2^60 entries; a deeper tree is an attack or a bug.
 TREE_MAX_LEVELS = 16
@@ -53,6 +54,12 @@ JOURNAL_MAX_BYTES = 16 * MIB
 
 # Have/want: digests asked for at once. 256 pages of about 4.4 KB are 1.1 MB.
 WANT_MAX_DIGESTS = 256
+# Pages held while what is below them is on its way: beyond it, pages are asked for one at a time. A page
+# of the shortest refs takes ten times its bytes: 40 MiB, and 26 for 256 such pages that were under way. An
+# honest tree of a million entries holds its 250 inner pages, 4 MiB.
+CLOSURE_HELD_BYTES = 4 * MIB
+# Chunk lists that came lately, so that copies of one file fetch it once: 64 Ki x about 150 bytes are 10 MB.
+CLOSURE_RECENT_LISTS = 1 << 16
 
 # Chunk service between agents.
 CHUNK_REQUEST_MAX_CHUNKS = 256

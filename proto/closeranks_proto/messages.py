@@ -11,13 +11,22 @@ carries a fence token.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+
+from .limits import FRAME_MAX_ITEMS, MAX_TEXT_BYTES
 
 PROTOCOL = 1  # the only version so far; Hello states the range that the agent speaks
 
 Mode = Literal["divergence", "lag", "join", "manual"]
+
+# Bounded while they are decoded: an array's header is refused before its first element is made.
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], msgspec.Meta(max_length=FRAME_MAX_ITEMS)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
+Whole = Annotated[int, msgspec.Meta(le=2**63 - 1)]  # what the store can hold
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # neither NaN nor infinite
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -38,14 +47,14 @@ class Edit(Message, frozen=True):
 class VolumeSettings(Message, frozen=True):
     """What the coordinator's configuration says about a volume, for the agent."""
 
-    name: str
-    chunk_bytes: int
-    ignore: tuple[str, ...]
-    track: tuple[str, ...]
-    scan_interval_s: float
+    name: Text
+    chunk_bytes: Whole
+    ignore: Many[Text]
+    track: Many[Text]
+    scan_interval_s: Seconds
     special_bits: bool
-    trash_max_bytes: int | None  # None: 10% of the filesystem
-    trash_keep_s: float
+    trash_max_bytes: Whole | None  # None: 10% of the filesystem
+    trash_keep_s: Seconds
 
 
 class VolumeHello(Message, frozen=True):
@@ -55,27 +64,27 @@ class VolumeHello(Message, frozen=True):
     `base_root` is the root that the first of them starts from.
     """
 
-    name: str
+    name: Text
     root: bytes | None
-    last_seq: int
-    first_seq: int
+    last_seq: Whole
+    first_seq: Whole
     base_root: bytes | None
 
 
 class FenceState(Message, frozen=True):
     """The fence that a node keeps on disk."""
 
-    token: int
-    reason: str
-    incident: str
-    since_unix_ms: int  # shown to people, never compared
+    token: Whole
+    reason: Text
+    incident: Text
+    since_unix_ms: Whole  # shown to people, never compared
 
 
 class Member(Message, frozen=True):
     """One node as its peers must treat it."""
 
-    node: str
-    address: str  # host:port of its chunk server; "" while unknown
+    node: Text
+    address: Text  # host:port of its chunk server; "" while unknown
     fenced: bool  # take nothing from it
     may_fetch: bool  # give it chunks (a fenced node may while it is being converged)
 
@@ -83,10 +92,10 @@ class Member(Message, frozen=True):
 class Problem(Message, frozen=True):
     """What keeps a volume from working, in words for an operator."""
 
-    code: str  # no_space unreadable io_error not_mounted trash_full read_only private_dir ...
-    message: str
-    needed_bytes: int | None = None
-    free_bytes: int | None = None
+    code: Text  # no_space unreadable io_error not_mounted trash_full read_only private_dir ...
+    message: Text
+    needed_bytes: Whole | None = None
+    free_bytes: Whole | None = None
 
 
 class Unreadable(Message, frozen=True):
@@ -97,37 +106,37 @@ class Unreadable(Message, frozen=True):
     """
 
     key: bytes
-    why: str
-    detail: str
+    why: Text
+    detail: Text
 
 
 class VolumeBeat(Message, frozen=True):
     """A volume at rest: the last commit made, and the age of the last complete scan's start."""
 
-    name: str
-    last_seq: int
-    scan_started_age_ms: int | None
+    name: Text
+    last_seq: Whole
+    scan_started_age_ms: Whole | None
 
 
 class TrashItem(Message, frozen=True):
-    id: str
-    volume: str
+    id: Text
+    volume: Text
     key: bytes
-    kind: str  # file directory symlink
-    size_bytes: int
-    trashed_unix_ms: int
-    incident: str
-    why: str  # replaced removed
+    kind: Text  # file directory symlink
+    size_bytes: Whole
+    trashed_unix_ms: Whole
+    incident: Text
+    why: Text  # replaced removed
 
 
 class PlanStep(Message, frozen=True):
     """One step of a converge plan, as the dry run shows it."""
 
-    verb: str  # make_directory fetch copy link set_attributes replace remove
+    verb: Text  # make_directory fetch copy link set_attributes replace remove
     key: bytes
-    fetch_bytes: int
-    chunks: int
-    note: str
+    fetch_bytes: Whole
+    chunks: Whole
+    note: Text
 
 
 # --- agent to coordinator ------------------------------------------------------------------------
@@ -136,28 +145,30 @@ class PlanStep(Message, frozen=True):
 class Hello(Message, frozen=True, tag=1):
     """First frame of an agent. `highest_token`: the highest fence token that it has ever seen."""
 
-    protocol_min: int
-    protocol_max: int
-    software: str
-    node: str
-    agent_id: str  # made once per state directory
-    digests: tuple[str, ...]
-    address: str  # advertised host:port of the chunk server; ":port" lets the coordinator add the host it sees
-    highest_token: int
+    protocol_min: Whole
+    protocol_max: Whole
+    software: Text
+    node: Text
+    agent_id: Text  # made once per state directory
+    digests: Many[Text]
+    address: (
+        Text  # advertised host:port of the chunk server; ":port" lets the coordinator add the host it sees
+    )
+    highest_token: Whole
     fence: FenceState | None
-    volumes: tuple[VolumeHello, ...]
+    volumes: Many[VolumeHello]
 
 
 class Commit(Message, frozen=True, tag=2):
     """From `base_root` by `edits`, sorted by key, to `root`. Numbered from 1 for each volume of an agent."""
 
-    volume: str
-    seq: int
+    volume: Text
+    seq: Whole
     base_root: bytes
     root: bytes
-    edits: tuple[Edit, ...]
-    cause: str  # scan converge restore
-    observed_age_ms: int  # since the first of these changes was seen
+    edits: Many[Edit]
+    cause: Text  # scan converge restore
+    observed_age_ms: Whole  # since the first of these changes was seen
 
 
 class Announce(Message, frozen=True, tag=3):
@@ -166,52 +177,52 @@ class Announce(Message, frozen=True, tag=3):
     The coordinator asks for the objects that it lacks, then acknowledges.
     """
 
-    volume: str
-    seq: int
+    volume: Text
+    seq: Whole
     root: bytes
-    cause: str
-    observed_age_ms: int
+    cause: Text
+    observed_age_ms: Whole
 
 
 class Beat(Message, frozen=True, tag=4):
     """Sent when a scan has completed, and at rest every BEAT_INTERVAL_S."""
 
-    volumes: tuple[VolumeBeat, ...]
+    volumes: Many[VolumeBeat]
 
 
 class VolumeStatus(Message, frozen=True, tag=5):
     """Sent after Welcome and whenever one of these changed (at most once a second)."""
 
-    volume: str
+    volume: Text
     problem: Problem | None
-    entries: int | None  # of any kind
-    files: int | None
-    bytes: int | None
-    unreadable: tuple[Unreadable, ...]  # the first REPORT_MAX_UNREADABLE
-    unreadable_count: int
-    disk_total_bytes: int
-    disk_free_bytes: int
-    scan_duration_ms: int | None
+    entries: Whole | None  # of any kind
+    files: Whole | None
+    bytes: Whole | None
+    unreadable: Many[Unreadable]  # the first REPORT_MAX_UNREADABLE
+    unreadable_count: Whole
+    disk_total_bytes: Whole
+    disk_free_bytes: Whole
+    scan_duration_ms: Whole | None
 
 
 class FenceAnswer(Message, frozen=True, tag=6):
     """The node has persisted (fenced=True) or lifted its fence; how the hook went, in words, "" without one."""
 
-    token: int
+    token: Whole
     fenced: bool
-    hook: str
+    hook: Text
     hook_ok: bool
 
 
 class ConvergeProgress(Message, frozen=True, tag=7):
     """How far a converge is. Bytes moved are chunk payload received from peers, retries included."""
 
-    action: str
-    phase: str  # objects plan fetch install verify
-    steps_done: int
-    steps_total: int
-    bytes_moved: int
-    bytes_remaining: int
+    action: Text
+    phase: Text  # objects plan fetch install verify
+    steps_done: Whole
+    steps_total: Whole
+    bytes_moved: Whole
+    bytes_remaining: Whole
 
 
 class ConvergeResult(Message, frozen=True, tag=8):
@@ -221,39 +232,39 @@ class ConvergeResult(Message, frozen=True, tag=8):
     applied; `detail` says why; asking again continues), failed (nothing can proceed before `problem` is gone).
     """
 
-    action: str
-    volume: str
+    action: Text
+    volume: Text
     state: Literal["done", "partial", "failed"]
     root: bytes | None
-    bytes_moved: int
-    steps_done: int
-    files_trashed: int
-    withheld: int
-    detail: str
+    bytes_moved: Whole
+    steps_done: Whole
+    files_trashed: Whole
+    withheld: Whole
+    detail: Text
     problem: Problem | None
-    plan: tuple[PlanStep, ...]  # dry run only, the first FRAME_MAX_ITEMS
-    plan_steps: int
-    plan_bytes: int
+    plan: Many[PlanStep]  # dry run only, the first FRAME_MAX_ITEMS
+    plan_steps: Whole
+    plan_bytes: Whole
 
 
 class VerifyResult(Message, frozen=True, tag=9):
     """What a full scan and the re-reading of everything that converge wrote gave. Sent after its commits."""
 
-    action: str
-    volume: str
+    action: Text
+    volume: Text
     root: bytes | None
-    reread_files: int
-    reread_bytes: int
+    reread_files: Whole
+    reread_bytes: Whole
     probes_ok: bool
-    detail: str
-    withheld: tuple[bytes, ...]  # keys whose set-uid, set-gid or sticky bit was not written
+    detail: Text
+    withheld: Many[bytes]  # keys whose set-uid, set-gid or sticky bit was not written
 
 
 class TrashAnswer(Message, frozen=True, tag=10):
-    request: int
-    items: tuple[TrashItem, ...]
-    next_cursor: str | None
-    error: str  # "" or what went wrong, in words
+    request: Whole
+    items: Many[TrashItem]
+    next_cursor: Text | None
+    error: Text  # "" or what went wrong, in words
 
 
 # --- both directions -----------------------------------------------------------------------------
@@ -262,18 +273,18 @@ class TrashAnswer(Message, frozen=True, tag=10):
 class Want(Message, frozen=True, tag=20):
     """Please send these objects (pages, chunk lists). At most WANT_MAX_DIGESTS."""
 
-    volume: str
-    request: int
-    digests: tuple[bytes, ...]
+    volume: Text
+    request: Whole
+    digests: Many[bytes]
 
 
 class Objects(Message, frozen=True, tag=21):
     """Answer to Want, in one or more frames; `last` closes it. `missing` are not at hand any more."""
 
-    volume: str
-    request: int
-    objects: tuple[bytes, ...]
-    missing: tuple[bytes, ...]
+    volume: Text
+    request: Whole
+    objects: Many[bytes]
+    missing: Many[bytes]
     last: bool
 
 
@@ -283,58 +294,58 @@ class Objects(Message, frozen=True, tag=21):
 class Welcome(Message, frozen=True, tag=40):
     """The session stands. `acked` gives, for each volume, the last accepted (seq, root)."""
 
-    protocol: int
-    session: str
-    digest: str
-    credit_commits: int
-    beat_interval_s: float
-    volumes: tuple[VolumeSettings, ...]
-    acked: tuple[tuple[str, int, bytes | None], ...]
+    protocol: Whole
+    session: Text
+    digest: Text
+    credit_commits: Whole
+    beat_interval_s: Seconds
+    volumes: Many[VolumeSettings]
+    acked: Many[tuple[Text, Whole, bytes | None]]
 
 
 class Refused(Message, frozen=True, tag=41):
     """No session. `code`: unknown_node duplicate_node protocol digest bad_hello draining."""
 
-    code: str
-    message: str
-    retry_after_s: float
+    code: Text
+    message: Text
+    retry_after_s: Seconds
 
 
 class Ack(Message, frozen=True, tag=42):
     """Everything of this volume up to `seq` is durable."""
 
-    volume: str
-    seq: int
+    volume: Text
+    seq: Whole
 
 
 class Resync(Message, frozen=True, tag=43):
     """The commit `seq` does not follow from what is stored: please Announce the present root instead."""
 
-    volume: str
-    seq: int
-    reason: str
+    volume: Text
+    seq: Whole
+    reason: Text
 
 
 class Membership(Message, frozen=True, tag=44):
     """Who may give and take chunks. A lower term than the last one seen is ignored."""
 
-    term: int
-    members: tuple[Member, ...]
-    open_incidents: tuple[str, ...]  # of this node: their trash must stay
+    term: Whole
+    members: Many[Member]
+    open_incidents: Many[Text]  # of this node: their trash must stay
 
 
 class Fence(Message, frozen=True, tag=45):
-    token: int
-    reason: str
-    incident: str
+    token: Whole
+    reason: Text
+    incident: Text
     by_hand: bool
 
 
 class Unfence(Message, frozen=True, tag=46):
     """Lift the fence with this token; a node that has seen a higher one refuses."""
 
-    token: int
-    incident: str
+    token: Whole
+    incident: Text
 
 
 class Converge(Message, frozen=True, tag=47):
@@ -343,64 +354,81 @@ class Converge(Message, frozen=True, tag=47):
     The plan is made from the node's own root. In mode `divergence` the node must hold the fence `token`.
     """
 
-    action: str
-    volume: str
+    action: Text
+    volume: Text
     target_root: bytes
     mode: Mode
-    incident: str
-    token: int
-    sources: tuple[str, ...]
+    incident: Text
+    token: Whole
+    sources: Many[Text]
     dry_run: bool
 
 
 class Verify(Message, frozen=True, tag=48):
     """Scan fully, re-read what the converges of `incident` wrote, run the probes, then VerifyResult."""
 
-    action: str
-    volume: str
-    incident: str
-    token: int
+    action: Text
+    volume: Text
+    incident: Text
+    token: Whole
 
 
 class Cancel(Message, frozen=True, tag=49):
     """Stop the converge or verify of this action; what it finished stays."""
 
-    action: str
-
-
-class Settings(Message, frozen=True, tag=50):
-    """The configuration changed while the session stands."""
-
-    volumes: tuple[VolumeSettings, ...]
+    action: Text
 
 
 class TrashList(Message, frozen=True, tag=51):
-    request: int
-    volume: str  # "" for all
-    incident: str  # "" for all
-    limit: int
-    cursor: str
+    request: Whole
+    volume: Text  # "" for all
+    incident: Text  # "" for all
+    limit: Whole
+    cursor: Text
 
 
 class TrashRestore(Message, frozen=True, tag=52):
-    request: int
-    volume: str
-    ids: tuple[str, ...]
-    to: str  # a directory on the node outside every volume; "" with in_place
+    request: Whole
+    volume: Text
+    ids: Many[Text]
+    to: Text  # a directory on the node outside every volume; "" with in_place
     in_place: bool
 
 
 class Goodbye(Message, frozen=True, tag=53):
-    """The coordinator goes down in an orderly way; please dial again after the delay."""
+    """The session ends in an orderly way (shutdown, changed settings); please dial again after the delay."""
 
-    retry_after_s: float
+    retry_after_s: Seconds
 
 
 AgentMessage = (
-    Hello | Commit | Announce | Beat | VolumeStatus | FenceAnswer | ConvergeProgress | ConvergeResult
-    | VerifyResult | TrashAnswer | Want | Objects
+    Hello
+    | Commit
+    | Announce
+    | Beat
+    | VolumeStatus
+    | FenceAnswer
+    | ConvergeProgress
+    | ConvergeResult
+    | VerifyResult
+    | TrashAnswer
+    | Want
+    | Objects
 )
 CoordinatorMessage = (
-    Welcome | Refused | Ack | Resync | Membership | Fence | Unfence | Converge | Verify | Cancel | Settings
-    | TrashList | TrashRestore | Goodbye | Want | Objects
+    Welcome
+    | Refused
+    | Ack
+    | Resync
+    | Membership
+    | Fence
+    | Unfence
+    | Converge
+    | Verify
+    | Cancel
+    | TrashList
+    | TrashRestore
+    | Goodbye
+    | Want
+    | Objects
 )

@@ -40,7 +40,9 @@ def check_key(key: bytes) -> bytes:
         raise PathError("a key has NUL where its path has slashes; this one contains a slash")
     for name in key.split(b"\0"):
         if not name or name == b"." or name == b".." or len(name) > MAX_NAME_BYTES:
-            raise PathError(f"path {escape(path_of(key))!r} has the component {escape(name)!r}, which is not allowed")
+            raise PathError(
+                f"path {escape(path_of(key))!r} has the component {escape(name)!r}, which is not allowed"
+            )
     return key
 
 
@@ -75,7 +77,7 @@ def escape(path: bytes) -> str:
 
 
 def unescape(text: str) -> bytes:
-    """The bytes that `escape` came from. Raises PathError for a backslash that starts no known escape."""
+    """The bytes that `escape` came from. Raises PathError for any other text."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         found: bytes | None = match.group(1)
@@ -83,4 +85,8 @@ def unescape(text: str) -> bytes:
             raise PathError(f"{text!r}: a backslash must be followed by one of \\ n t r xNN")
         return _NAMED[found] if found in _NAMED else bytes([int(found[1:], 16)])
 
-    return _UNESCAPE.sub(replace, text.encode("utf-8", "surrogateescape"))
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise PathError(f"{text!r} contains half a character") from error
+    return _UNESCAPE.sub(replace, raw)

@@ -1,0 +1,262 @@
+"""A volume's root and how it came there: index rows, tree and journal, moved together.
+
+Invariant: rows, root and journal change in one transaction, and what this object says is what the database
+says; a transaction that failed changed neither. The one exception is *stowing*: a first scan and a mass
+change write their rows as they go, without a root, and mark the index unfinished; the root of all rows is
+built and announced at the end. A process that dies in between finds the mark and does not read again what
+was stowed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from closeranks_proto.digests import DigestAlgorithm
+from closeranks_proto.errors import CodecError
+from closeranks_proto.limits import JOURNAL_MAX_BYTES, MIB, SNAPSHOT_EDITS
+from closeranks_proto.messages import Edit, VolumeSettings
+from closeranks_proto.tree import Summary, Tree
+
+from .database import Damaged
+from .index import Delta, Index
+from .journal import Journal, cut, edit_bytes
+from .objects import Objects
+from .private import Identity
+
+log = logging.getLogger("closeranks.history")
+
+CACHE_PAGES: Final = 96  # decoded, about 12 KB each
+EDIT_MAX_BYTES: Final = 4 * MIB  # an edit beyond it (chunk list of a huge file) is announced, never framed
+
+
+class History:
+    """Writing methods run on the volume's thread; reading ones and `acknowledge`, `announce` anywhere."""
+
+    def __init__(
+        self,
+        path: Path,
+        volume: str,
+        settings: VolumeSettings,
+        algorithm: DigestAlgorithm,
+        damaged: bool = False,
+    ) -> None:
+        self.index = _open_index(path, damaged)
+        self.journal = Journal(self.index, volume)
+        self.objects = Objects()
+        self.root: bytes | None = None
+        self.summary: Summary | None = None
+        self.unfinished = bool(self.index.meta("unfinished"))  # rows were stowed, their root not built
+        self.rederive = False  # what is known was made under other settings: look at everything again
+        self._volume = volume
+        try:
+            self.fit(settings, algorithm)
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def fit(self, settings: VolumeSettings, algorithm: DigestAlgorithm) -> None:
+        """Go by these settings: forget digests that are of no use under them, mark the rest to be derived again."""
+        self._made_under: dict[str, object] = {
+            "digest": algorithm.name,
+            "chunk_bytes": settings.chunk_bytes,
+            "track": sorted(settings.track),
+            "ignore": list(settings.ignore),
+        }
+        self._algorithm, self._chunk_bytes = algorithm, settings.chunk_bytes
+        made = self.index.meta("made_under")
+        if isinstance(made, dict) and any(
+            made[name] != self._made_under[name] for name in ("digest", "chunk_bytes")
+        ):
+            log.info("%s: digest or chunk length changed; everything is read again", self._volume)
+            self.forget()
+            made = None
+        if made is None:
+            self.remember("made_under", self._made_under)
+        self.rederive = made is not None and made != self._made_under
+        self.tree = Tree(algorithm, self.objects.source, CACHE_PAGES)
+
+    def rederived(self) -> None:
+        """Everything was looked at under the present settings."""
+        if self.rederive:
+            self.remember("made_under", self._made_under)
+            self.rederive = False
+
+    def close(self) -> None:
+        self.index.database.close()
+
+    # --- start ---------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Build the tree from the rows, and announce it where the journal does not lead to it."""
+        stored = self.index.meta("root")
+        if stored is None:
+            return
+        edited = self.tree.build(self.index.items())
+        self.objects.add(edited.pages)
+        self.root, self.summary = edited.root, edited.summary
+        expected = bytes.fromhex(str(stored))
+        announced = self.journal.announced_roots()
+        if edited.root == expected and not self.unfinished and announced in ([], [edited.root]):
+            return
+        if edited.root != expected and not self.unfinished:
+            log.error(
+                "%s: the rows of the index do not give the root that was recorded (%s instead of %s); every "
+                "directory is compared again", self._volume, edited.root.hex(), expected.hex(),
+            )  # fmt: skip
+        with self._transaction():
+            if edited.root != expected and not self.unfinished:
+                self.index.drop_listings()
+            self.journal.announce(edited.root, "scan", time.monotonic())
+            self._set_root(edited.root)
+            self.index.set_meta("unfinished", False)
+        self.unfinished = False
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def commit(self, delta: Delta, edits: Mapping[bytes, Edit], cause: str, seen_mono: float) -> None:
+        """Rows and the steps that the edits make, cut into commits; too many become one announcement."""
+        base = self.root
+        assert base is not None
+        ordered = [edits[key] for key in sorted(edits)]
+        announce = len(ordered) > SNAPSHOT_EDITS or any(edit_bytes(edit) > EDIT_MAX_BYTES for edit in ordered)
+        steps: list[tuple[bytes, bytes, Sequence[Edit]]] = []
+        summary = self.summary
+        for run in [ordered] if announce else cut(ordered):
+            edited = self.tree.edit(base, [(edit.key, edit.value) for edit in run])
+            self.objects.add(edited.pages)
+            if edited.root != base:
+                steps.append((base, edited.root, run))
+                base, summary = edited.root, edited.summary
+        with self.index.database.lock:
+            with self._transaction(durable=bool(steps)):
+                self.index.write(delta, self._chunk_bytes, self._algorithm.width)
+                if steps and announce:
+                    self.journal.announce(base, cause, seen_mono)
+                else:
+                    for before, after, run in steps:
+                        self.journal.commit(before, after, run, cause, seen_mono)
+                if steps:
+                    self._set_root(base)
+            self.root, self.summary = base, summary
+        self._tidy()
+
+    def stow(self, delta: Delta) -> None:
+        """Rows only; `found` must follow."""
+        with self._transaction(durable=False):
+            self.index.write(delta, self._chunk_bytes, self._algorithm.width)
+            if not self.unfinished:
+                self.index.set_meta("unfinished", True)
+        self.unfinished = True
+
+    def found(self, cause: str, seen_mono: float, force: bool = False) -> None:
+        """The root of all rows, announced where it is another than before or `force` says so."""
+        edited = self.tree.build(self.index.items())
+        self.objects.add(edited.pages)
+        with self.index.database.lock:
+            with self._transaction():
+                if force or edited.root != self.root:
+                    self.journal.announce(edited.root, cause, seen_mono)
+                    self._set_root(edited.root)
+                self.index.set_meta("unfinished", False)
+            self.root, self.summary = edited.root, edited.summary
+            self.unfinished = False
+        self._tidy()
+
+    def forget(self) -> None:
+        """Drop rows, root and journal; numbers go on. What is on disk must be read anew."""
+        with self.index.database.lock:
+            with self._transaction():
+                self.index.drop_entries()
+                self.index.set_meta("root", None)
+                self.index.set_meta("unfinished", False)
+                self.journal.acknowledge(self.journal.last_seq)
+            self.root = self.summary = None
+            self.unfinished = False
+        self.objects.clear()
+
+    def announce(self, after_seq: int) -> None:
+        """One announcement of the present root instead of everything that was not acknowledged."""
+        with self.index.database.lock:
+            assert self.root is not None, "there is nothing to announce before the first scan has finished"
+            with self._transaction():
+                self.journal.announce(self.root, "scan", time.monotonic(), after_seq)
+
+    def acknowledge(self, seq: int) -> None:
+        """Forget records up to `seq`. Power loss may bring them back: they are sent again then."""
+        if seq < self.journal.first_seq:
+            return
+        with self._transaction(durable=False):
+            self.journal.acknowledge(seq)
+            if self.journal.empty and not self.objects.pinned:
+                self.index.drop_orphans()
+
+    def remember(self, name: str, value: object) -> None:
+        """One fact beside the rows."""
+        with self._transaction():
+            self.index.set_meta(name, value)
+
+    def index_made_from(self, identity: Identity) -> None:
+        """From now on the index belongs to this root."""
+        found = asdict(identity)
+        if self.index.meta("identity") != found:
+            self.remember("identity", found)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def base_root(self) -> bytes | None:
+        with self.index.database.lock:
+            return self.root if self.journal.empty else self.journal.base_root()
+
+    def follows(self, seq: int, root: bytes | None) -> bool:
+        with self.index.database.lock:
+            if self.journal.empty:
+                return seq == self.journal.last_seq and root is not None and root == self.root
+            base = self.journal.base_root()
+            if base is None:
+                return seq < self.journal.first_seq
+            return seq == self.journal.first_seq - 1 and root == base
+
+    def _set_root(self, root: bytes) -> None:
+        self.index.set_meta("root", root.hex())
+
+    @contextmanager
+    def _transaction(self, durable: bool = True) -> Iterator[None]:
+        try:
+            with self.index.database.transaction(durable):
+                yield
+        except BaseException:
+            self.journal.reload()
+            raise
+
+    def _tidy(self) -> None:
+        """Drop pages and chunk lists that nobody can want any more, where they have become many."""
+        roots = [] if self.root is None else [self.root]
+        try:
+            self.objects.sweep(self.tree, roots + self.journal.announced_roots())
+        except CodecError:
+            log.exception("%s: pages in memory are damaged", self._volume)
+            raise
+        if self.index.orphan_bytes() > JOURNAL_MAX_BYTES:
+            with self._transaction(durable=False):
+                self.index.drop_orphans()
+
+
+def _open_index(path: Path, damaged: bool) -> Index:
+    """The index at `path`; a damaged one is set aside, for all it holds can be read from the volume."""
+    try:
+        if not damaged:
+            return Index(path)
+    except Damaged as error:
+        log.error("%s; it is set aside and the volume is read anew", error)
+    aside = path.with_name(f"{path.name}.damaged")  # one is enough for whoever wants to look
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return Index(path)

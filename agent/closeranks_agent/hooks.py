@@ -1,0 +1,57 @@
+"""The operator's own commands at quarantine and release. A hook that fails is an event, never a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+OUTPUT_MAX_BYTES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HookOutcome:
+    """`text` says in words how it went; empty when no hook is configured."""
+
+    ok: bool
+    text: str
+
+
+async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> HookOutcome:
+    """Run `argv` with `environment` added to ours; kill its whole group after `timeout_s`."""
+    if not argv:
+        return HookOutcome(True, "")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env={**os.environ, **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return HookOutcome(False, f"hook {argv[0]} could not be started: {error.strerror}")
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(timeout_s):
+            output = await process.stdout.read(OUTPUT_MAX_BYTES)
+            while await process.stdout.read(65536):
+                pass  # the rest is not kept, but a full pipe must not stop the hook
+            status = await process.wait()
+    except TimeoutError:
+        return HookOutcome(False, f"hook {argv[0]} did not end within {timeout_s:g} s and was killed")
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    said = output.decode("utf-8", "replace").strip().replace("\n", " / ")
+    if status:
+        return HookOutcome(
+            False, f"hook {argv[0]} ended with status {status}" + (f": {said}" if said else "")
+        )
+    return HookOutcome(True, f"hook {argv[0]} ran")

@@ -1,0 +1,254 @@
+"""What a volume held when it was last read: a row for each path, in SQLite, read directory by directory.
+
+Rows are found by (digest of the directory's key, name): a directory is one range, and a path of 4,095 bytes
+is not repeated in each of its entries. A path's parents are not looked up, and there is no table of
+directories' numbers to keep. For each directory whose entries are all settled there is besides a *listing*:
+the digest of its names and their stats, by which a scan sees that nothing in it changed without reading
+its rows.
+
+Chunk lists of long files stand in a table of their own, by content digest. One that no row names any more
+is an *orphan*; it is kept for a coordinator that may still be asking for it and dropped later.
+
+Rejected: one range over full keys (a directory's own entries lie scattered between its subdirectories'), a
+listing of stats in memory (grows with the tree).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import blake3
+
+from closeranks_proto.entries import Kind, entry_size
+
+from .database import Database
+from .records import Record, StatSignature
+
+FORMAT = 1
+PAGE_ROWS = 1024
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE entries (
+    dir BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, stat BLOB NOT NULL, settled INTEGER NOT NULL,
+    content BLOB, PRIMARY KEY (dir, name)
+) WITHOUT ROWID;
+CREATE INDEX entries_content ON entries (content) WHERE content IS NOT NULL;
+CREATE TABLE listings (
+    dir BLOB PRIMARY KEY, digest BLOB NOT NULL, ignored INTEGER NOT NULL, hard_links INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE chunk_lists (digest BLOB PRIMARY KEY, list BLOB NOT NULL, orphan INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX chunk_lists_orphan ON chunk_lists (orphan) WHERE orphan;
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY, base_root BLOB, root BLOB NOT NULL, cause TEXT NOT NULL, edits BLOB,
+    bytes INTEGER NOT NULL, seen_mono REAL NOT NULL, seen_wall REAL NOT NULL, boot TEXT NOT NULL
+);
+"""
+
+
+class Row(NamedTuple):
+    """One path of a directory, as it was last read."""
+
+    name: bytes
+    value: bytes
+    stat: bytes  # a packed StatSignature
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A directory in which nothing changed as long as its digest stays."""
+
+    digest: bytes
+    ignored: int
+    hard_links: int
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one transaction changes: rows by key (None removes), listings by directory (None removes)."""
+
+    rows: dict[bytes, Record | None] = field(default_factory=dict)
+    listings: dict[bytes, Listing | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.listings)
+
+
+def is_directory(value: bytes) -> bool:
+    return value[0] & 15 == Kind.DIRECTORY
+
+
+def directory_id(key: bytes) -> bytes:
+    """Under what the rows of directory `key` stand."""
+    return blake3.blake3(key).digest(length=16)
+
+
+class Index:
+    """The rows of one volume. Writing methods belong inside a transaction of `database`."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path, SCHEMA, FORMAT)
+
+    # --- small facts ---------------------------------------------------------------------------
+
+    def meta(self, name: str) -> object:
+        """A fact stored as JSON; None where it was never set."""
+        found = self.database.row("SELECT value FROM meta WHERE name = ?", (name,))
+        return None if found is None else json.loads(cast(str, found[0]))
+
+    def set_meta(self, name: str, value: object) -> None:
+        text = json.dumps(value)
+        self.database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, text))
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def is_empty(self) -> bool:
+        return self.database.row("SELECT 1 FROM entries LIMIT 1") is None
+
+    def directory(self, key: bytes) -> Iterator[Row]:
+        """The rows of directory `key`, names ascending, read in pages: writing meanwhile is allowed."""
+        place, last = directory_id(key), b""
+        while True:
+            page = self.database.rows(
+                "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
+                (place, last, PAGE_ROWS),
+            )
+            for name, value, stat, settled in page:
+                yield Row(cast(bytes, name), cast(bytes, value), cast(bytes, stat), bool(settled))
+            if len(page) < PAGE_ROWS:
+                return
+            last = cast(bytes, page[-1][0])
+
+    def listing(self, key: bytes) -> Listing | None:
+        found = self.database.row(
+            "SELECT digest, ignored, hard_links FROM listings WHERE dir = ?", (directory_id(key),)
+        )
+        return None if found is None else Listing(*cast(tuple[bytes, int, int], found))
+
+    def row(self, key: bytes) -> Row | None:
+        found = self.database.row(
+            "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name = ?", _place(key)
+        )
+        if found is None:
+            return None
+        name, value, stat, settled = cast(tuple[bytes, bytes, bytes, int], found)
+        return Row(name, value, stat, bool(settled))
+
+    def record(self, key: bytes, chunk_bytes: int) -> Record | None:
+        """What is known of `key`, with its chunk list."""
+        row = self.row(key)
+        if row is None:
+            return None
+        chunks = None
+        if entry_size(row.value) > chunk_bytes:
+            found = self.database.row("SELECT content FROM entries WHERE dir = ? AND name = ?", _place(key))
+            if found is not None and found[0] is not None:
+                chunks = self.chunk_list(cast(bytes, found[0]))
+        return Record(key, row.value, StatSignature.unpack(row.stat), chunks, row.settled)
+
+    def chunk_list(self, digest: bytes) -> bytes | None:
+        found = self.database.row("SELECT list FROM chunk_lists WHERE digest = ?", (digest,))
+        return None if found is None else cast(bytes, found[0])
+
+    def items(self, below: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) below a directory, by default the root, keys ascending."""
+        stack = [(below and below + b"\0", self.directory(below))]
+        while stack:
+            prefix, rows = stack[-1]
+            for row in rows:
+                key = prefix + row.name
+                yield key, row.value
+                if is_directory(row.value):
+                    stack.append((key + b"\0", self.directory(key)))
+                    break
+            else:
+                stack.pop()
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def write(self, delta: Delta, chunk_bytes: int, width: int) -> None:
+        """Bring the rows up to date. Listings count last: what they promise must stand in the rows."""
+        places = {key: _place(key) for key in delta.rows}
+        touched = self._contents_of(places.values())
+        self.database.execute_many(
+            "DELETE FROM entries WHERE dir = ? AND name = ?",
+            [places[key] for key, record in delta.rows.items() if record is None],
+        )
+        rows: list[tuple[bytes, bytes, bytes, bytes, int, bytes | None]] = []
+        lists: dict[bytes, bytes] = {}
+        for record in delta.rows.values():
+            if record is None:
+                continue
+            content = None
+            if record.chunks is not None:
+                content = record.value[_DIGEST_AT : _DIGEST_AT + width]
+                lists[content] = record.chunks
+            else:
+                assert entry_size(record.value) <= chunk_bytes
+            place, name = places[record.key]
+            rows.append((place, name, record.value, record.stat.pack(), int(record.settled), content))
+        self.database.execute_many("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self.database.execute_many(
+            "INSERT INTO chunk_lists VALUES (?, ?, 0) ON CONFLICT (digest) DO UPDATE SET orphan = 0",
+            lists.items(),
+        )
+        self.database.execute_many(
+            "UPDATE chunk_lists SET orphan = 1 WHERE digest = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM entries WHERE content = ?1)",
+            [(digest,) for digest in sorted(touched - lists.keys())],
+        )
+        self._write_listings(delta)
+
+    def _contents_of(self, places: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+        """The content digests of long files that stand at these places now."""
+        if self.database.row("SELECT 1 FROM chunk_lists LIMIT 1") is None:
+            return set()
+        found: set[bytes] = set()
+        for place in places:
+            row = self.database.row("SELECT content FROM entries WHERE dir = ? AND name = ?", place)
+            if row is not None and row[0] is not None:
+                found.add(cast(bytes, row[0]))
+        return found
+
+    def _write_listings(self, delta: Delta) -> None:
+        gone = [(directory_id(key),) for key, listing in delta.listings.items() if listing is None]
+        self.database.execute_many("DELETE FROM listings WHERE dir = ?", gone)
+        self.database.execute_many(
+            "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)",
+            [
+                (directory_id(key), listing.digest, listing.ignored, listing.hard_links)
+                for key, listing in delta.listings.items()
+                if listing is not None
+            ],
+        )
+
+    def drop_listings(self) -> None:
+        """Let the next scan look into every directory."""
+        self.database.execute("DELETE FROM listings")
+
+    def drop_entries(self) -> None:
+        """Forget every path: digests of another algorithm or chunk length say nothing."""
+        for table in ("entries", "listings", "chunk_lists", "journal"):
+            self.database.execute(f"DELETE FROM {table}")
+
+    def orphan_bytes(self) -> int:
+        found = self.database.row("SELECT ifnull(sum(length(list)), 0) FROM chunk_lists WHERE orphan")
+        return cast(int, found[0]) if found is not None else 0
+
+    def drop_orphans(self) -> None:
+        self.database.execute("DELETE FROM chunk_lists WHERE orphan")
+
+
+_recent_directory_id = lru_cache(64)(directory_id)  # neighbours follow each other
+_DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
+
+
+def _place(key: bytes) -> tuple[bytes, bytes]:
+    """The (directory id, name) under which `key` stands."""
+    parent, _, name = key.rpartition(b"\0")
+    return _recent_directory_id(parent), name

@@ -1,0 +1,152 @@
+"""The steps of a volume that the coordinator has not acknowledged yet, in the index's own database.
+
+Either `announcement, commit, commit ...` or `commit, commit ...`: an announcement states a whole root and
+makes everything before it superfluous. Numbers only grow, in one transaction with the rows that they tell
+about, so that a crash leaves both or neither. Beyond JOURNAL_MAX_BYTES the commits give way to one
+announcement: a coordinator that is away for days costs nothing but its own catching up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import msgspec
+
+from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, JOURNAL_MAX_BYTES
+from closeranks_proto.messages import Announce, Commit, Edit
+
+from .database import Database
+from .index import Index
+
+_ENCODE = msgspec.msgpack.Encoder().encode
+_DECODE = msgspec.msgpack.Decoder(tuple[Edit, ...]).decode
+_EDIT_OVERHEAD_BYTES = 16
+
+
+def boot_id() -> str:
+    """Which boot of this machine the monotonic clock belongs to."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def edit_bytes(edit: Edit) -> int:
+    """About what an edit costs in a frame."""
+    return len(edit.key) + len(edit.value or b"") + len(edit.chunks or b"") + _EDIT_OVERHEAD_BYTES
+
+
+def cut(edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
+    """Runs of at most COMMIT_MAX_EDITS edits and, from two edits on, COMMIT_MAX_BYTES."""
+    start, size = 0, 0
+    for index, edit in enumerate(edits):
+        cost = edit_bytes(edit)
+        if index > start and (index - start >= COMMIT_MAX_EDITS or size + cost > COMMIT_MAX_BYTES):
+            yield edits[start:index]
+            start, size = index, 0
+        size += cost
+    if start < len(edits):
+        yield edits[start:]
+
+
+class Journal:
+    """Writing methods belong inside a transaction, and count only once it has succeeded (`reload` otherwise)."""
+
+    def __init__(self, index: Index, volume: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._index = index
+        self._database: Database = index.database
+        self._volume = volume
+        self._now = now
+        self._boot = boot_id()
+        self.reload()
+
+    def reload(self) -> None:
+        """Take everything from the database again, after a transaction that failed."""
+        found = self._database.row("SELECT min(seq), max(seq), ifnull(sum(bytes), 0) FROM journal")
+        assert found is not None
+        last = cast(int, self._index.meta("last_seq") or 0)
+        self.last_seq = max(last, cast(int, found[1] or 0))
+        self.first_seq = cast(int, found[0]) if found[0] is not None else self.last_seq + 1
+        self.bytes = cast(int, found[2])
+
+    @property
+    def empty(self) -> bool:
+        return self.first_seq > self.last_seq
+
+    def base_root(self) -> bytes | None:
+        """What the first record starts from; None for an announcement, which starts from nothing."""
+        found = self._database.row("SELECT base_root FROM journal WHERE seq = ?", (self.first_seq,))
+        return None if found is None else cast("bytes | None", found[0])
+
+    def announced_roots(self) -> list[bytes]:
+        """The roots that the coordinator may be fetching."""
+        found = self._database.rows("SELECT root FROM journal WHERE edits IS NULL")
+        return [cast(bytes, root) for (root,) in found]
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def commit(
+        self, base_root: bytes, root: bytes, edits: Sequence[Edit], cause: str, seen_mono: float
+    ) -> None:
+        self._append(base_root, root, cause, _ENCODE(tuple(edits)), seen_mono)
+        if self.bytes > JOURNAL_MAX_BYTES:
+            self.announce(root, cause, self._oldest(seen_mono))
+
+    def announce(self, root: bytes, cause: str, seen_mono: float, after_seq: int = 0) -> None:
+        """One announcement in place of everything; numbered above whatever was ever numbered."""
+        self._database.execute("DELETE FROM journal")
+        self.last_seq = max(self.last_seq, after_seq)
+        self.first_seq = self.last_seq + 1
+        self.bytes = 0
+        self._append(None, root, cause, None, seen_mono)
+
+    def _append(
+        self, base_root: bytes | None, root: bytes, cause: str, edits: bytes | None, seen_mono: float
+    ) -> None:
+        self.last_seq += 1
+        size = 0 if edits is None else len(edits)
+        self.bytes += size
+        seen_wall = time.time() - (self._now() - seen_mono)
+        self._database.execute(
+            "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.last_seq, base_root, root, cause, edits, size, seen_mono, seen_wall, self._boot),
+        )
+        self._index.set_meta("last_seq", self.last_seq)
+
+    def acknowledge(self, seq: int) -> None:
+        self._database.execute("DELETE FROM journal WHERE seq <= ?", (seq,))
+        self.first_seq = max(self.first_seq, min(seq, self.last_seq) + 1)
+        found = self._database.row("SELECT ifnull(sum(bytes), 0) FROM journal")
+        assert found is not None
+        self.bytes = cast(int, found[0])
+
+    def _oldest(self, seen_mono: float) -> float:
+        found = self._database.row("SELECT seen_mono, seen_wall, boot FROM journal ORDER BY seq LIMIT 1")
+        if found is None:
+            return seen_mono
+        return self._now() - self._age_s(*cast(tuple[float, float, str], found))
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
+        """At most `limit` records behind `after_seq`, ready to send; ages as of now."""
+        found = self._database.rows(
+            "SELECT seq, base_root, root, cause, edits, seen_mono, seen_wall, boot FROM journal"
+            " WHERE seq > ? ORDER BY seq LIMIT ?",
+            (after_seq, limit),
+        )
+        return [self._message(*row) for row in found]  # type: ignore[arg-type]  # as the schema says
+
+    def _message(
+        self, seq: int, base_root: bytes | None, root: bytes, cause: str, edits: bytes | None,
+        seen_mono: float, seen_wall: float, boot: str,
+    ) -> Commit | Announce:  # fmt: skip
+        age_ms = int(self._age_s(seen_mono, seen_wall, boot) * 1000)
+        if edits is None:
+            return Announce(self._volume, seq, root, cause, age_ms)
+        assert base_root is not None
+        return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause, age_ms)
+
+    def _age_s(self, seen_mono: float, seen_wall: float, boot: str) -> float:
+        """Since a change was seen. Across a reboot only the wall clock is left; it may have been set back."""
+        return max(0.0, self._now() - seen_mono if boot == self._boot else time.time() - seen_wall)

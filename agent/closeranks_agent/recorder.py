@@ -1,0 +1,131 @@
+"""How the findings of one scan become history: gathered, cut into slices, written soon.
+
+A change is committed when COMMIT_MAX_EDITS edits have come together, or COMMIT_MAX_BYTES, or SLICE_S after
+the first of them, whichever is sooner. More than SNAPSHOT_EDITS edits in one scan are a mass change: from
+then on rows are stowed and the tree is built anew at the end, and every INTERIM_S if that takes long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, MIB, SNAPSHOT_EDITS
+from closeranks_proto.messages import Edit
+from closeranks_proto.paths import parent_key
+
+from .history import History
+from .index import Delta, Index, Listing, is_directory
+from .journal import edit_bytes
+from .records import Change, Record
+
+SLICE_S: Final = 1.0
+INTERIM_S: Final = 10.0
+INTERIM_BUILD_SHARE: Final = 0.1  # of the time, at most, goes into building interim trees
+ROWS_MAX: Final = 2048
+ROWS_MAX_BYTES: Final = 4 * MIB  # of chunk lists
+
+
+class Recorder:
+    """For one scan. With `announce` one announcement comes at its end, whatever changed."""
+
+    def __init__(self, history: History, cause: str, announce: bool, tell: Callable[[], None]) -> None:
+        self._history = history
+        self._cause = cause
+        self._stow = announce or history.root is None or history.unfinished
+        self._announce = announce
+        self._tell = tell
+        self._delta = Delta()
+        self._edits: dict[bytes, Edit] = {}
+        self._edit_bytes = self._row_bytes = 0
+        self._seen_mono = 0.0
+        self._first_mono: float | None = None
+        self._interim_due = time.monotonic() + INTERIM_S
+        self.changed = 0
+
+    def put(self, record: Record, differs: bool) -> None:
+        """A path as it is now; `differs` where its value is not the row's."""
+        self._delta.rows[record.key] = record
+        if differs:
+            self._edit(record.key, record.value, record.chunks)
+        self._flush_if_due()
+
+    def remove(self, key: bytes) -> None:
+        self._delta.rows[key] = None
+        self._edit(key, None, None)
+        self._flush_if_due()
+
+    def listing(self, key: bytes, listing: Listing | None) -> None:
+        self._delta.listings[key] = listing
+
+    def _edit(self, key: bytes, value: bytes | None, chunks: bytes | None) -> None:
+        self.changed += 1
+        if self._first_mono is None:
+            self._first_mono = time.monotonic()
+        if self._stow:
+            self._row_bytes += len(chunks or b"")
+            return
+        if not self._edits:
+            self._seen_mono = time.monotonic()
+        edit = Edit(key, value, chunks)
+        self._edits[key] = edit
+        self._edit_bytes += edit_bytes(edit)
+
+    def _flush_if_due(self) -> None:
+        if (
+            len(self._delta.rows) >= ROWS_MAX
+            or self._row_bytes >= ROWS_MAX_BYTES
+            or len(self._edits) >= COMMIT_MAX_EDITS
+            or self._edit_bytes >= COMMIT_MAX_BYTES
+            or (self._edits and time.monotonic() - self._seen_mono >= SLICE_S)
+        ):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come together."""
+        if self._delta or self._edits:
+            if self._stow:
+                self._history.stow(self._delta)
+            else:
+                self._history.commit(self._delta, self._edits, self._cause, self._seen_mono)
+                if self._edits:
+                    self._tell()
+            self._delta, self._edits, self._edit_bytes, self._row_bytes = Delta(), {}, 0, 0
+        if self.changed > SNAPSHOT_EDITS:
+            self._stow = True
+        now = time.monotonic()
+        if self._stow and self._history.root is not None and not self._announce and now >= self._interim_due:
+            self._history.found(self._cause, self._first_mono or now)
+            self._tell()
+            ended = time.monotonic()
+            self._interim_due = ended + max(INTERIM_S, (ended - now) / INTERIM_BUILD_SHARE)
+
+    def finish(self) -> None:
+        """Everything was looked at. What was stowed becomes the root."""
+        self.flush()
+        if self._stow:
+            self._history.found(self._cause, self._first_mono or time.monotonic(), self._announce)
+            self._tell()
+
+
+def changes_of(index: Index, changes: Sequence[Change]) -> tuple[Delta, dict[bytes, Edit]]:
+    """What rows and edits known changes make. Beneath a directory that is one no more, everything goes."""
+    delta, edits = Delta(), dict[bytes, Edit]()
+    for change in changes:
+        row, record = index.row(change.key), change.record
+        if row is not None and is_directory(row.value) and (record is None or not is_directory(record.value)):
+            for key, value in index.items(change.key):
+                delta.rows.setdefault(key, None)
+                edits.setdefault(key, Edit(key, None))
+                if is_directory(value):
+                    delta.listings[key] = None
+            delta.listings[change.key] = None
+        delta.rows[change.key] = record
+        delta.listings[parent_key(change.key)] = None
+        edits.pop(change.key, None)
+        if record is None and row is not None:
+            edits[change.key] = Edit(change.key, None)
+        elif record is not None and (row is None or row.value != record.value):
+            edits[change.key] = Edit(change.key, record.value, record.chunks)
+    return delta, edits

@@ -1,0 +1,106 @@
+"""The Linux calls that Python does not offer, through ctypes: openat2, renameat2, fallocate, sync_file_range.
+
+Each function raises the same OSError that its counterpart in `os` would. What a kernel, a sandbox or a
+filesystem does not know ends in ENOSYS, EINVAL, EPERM or EOPNOTSUPP: callers have a slower way then.
+Rejected: a compiled extension (one wheel for every machine is worth more than a microsecond a call).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+FALLOC_KEEP_SIZE = 1
+# What the kernel or the filesystem answers when it can not do what was asked at all.
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_OPENAT2_KNOWN = platform.machine() in {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"}
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
+_RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _check(result: int, path: bytes | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def openat2_beneath(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` below `dir_fd`; never through a symlink, never onto another filesystem.
+
+    ELOOP: a symlink stood in the way. EXDEV: another filesystem. ENOSYS: this kernel has no openat2.
+    """
+    if not _OPENAT2_KNOWN:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE)
+    while True:
+        try:
+            return _check(
+                _libc.syscall(
+                    ctypes.c_long(_SYS_OPENAT2),
+                    ctypes.c_int(dir_fd),
+                    ctypes.c_char_p(path),
+                    ctypes.byref(how),
+                    ctypes.c_size_t(ctypes.sizeof(how)),
+                ),
+                path,
+            )
+        except InterruptedError:
+            continue
+        except (
+            BlockingIOError
+        ):  # EAGAIN: a rename elsewhere raced with the walk; the kernel asks to try again
+            continue
+
+
+def rename_flags(old: bytes, new: bytes, old_dir_fd: int, new_dir_fd: int, flags: int) -> None:
+    """renameat2: RENAME_NOREPLACE raises FileExistsError, RENAME_EXCHANGE swaps the two atomically."""
+    _check(
+        _libc.renameat2(
+            ctypes.c_int(old_dir_fd),
+            ctypes.c_char_p(old),
+            ctypes.c_int(new_dir_fd),
+            ctypes.c_char_p(new),
+            ctypes.c_uint(flags),
+        ),
+        new,
+    )
+
+
+def allocate(fd: int, offset: int, length: int, keep_size: bool) -> bool:
+    """Reserve room for a range; False where the filesystem has no such promise. ENOSPC raises."""
+    try:
+        _check(
+            _libc.fallocate(
+                ctypes.c_int(fd),
+                ctypes.c_int(FALLOC_KEEP_SIZE if keep_size else 0),
+                ctypes.c_int64(offset),
+                ctypes.c_int64(length),
+            )
+        )
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
+def start_writeback(fd: int) -> None:
+    """Begin to write a file's dirty pages without waiting: the fsync that follows finds little to do."""
+    result = _libc.sync_file_range(
+        ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+    )
+    if result < 0 and ctypes.get_errno() not in UNSUPPORTED | {errno.ESPIPE}:
+        _check(result)

@@ -1,0 +1,408 @@
+"""One volume of this node: its directory on disk, what is known of it, and its history.
+
+One worker thread does everything that reads or writes the tree, so scans, plans and installs exclude each
+other: `run` brings a function there. What only reads the index, the pages or the journal may be called from
+any thread.
+
+Invariant: nothing is written, neither to the tree nor to the history, while the root is not the directory
+that the index was made from. An unmounted filesystem is a problem of the volume, not a deletion of its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from closeranks_proto.digests import DigestAlgorithm
+from closeranks_proto.errors import UserError
+from closeranks_proto.messages import (
+    Announce,
+    Commit,
+    Problem,
+    Unreadable,
+    VolumeSettings,
+    VolumeStatus,
+)
+from closeranks_proto.paths import escape
+from closeranks_proto.tree import Summary, Tree
+
+from .database import Damaged
+from .findings import Findings
+from .hashing import EntryReader, Stopped, TooLarge, read_entry
+from .history import History
+from .ignore import IgnoreRules
+from .private import PRIVATE_NAME, Identity, ensure_private
+from .recorder import Recorder, changes_of
+from .records import (
+    BusyFile,
+    Change,
+    Record,
+    ScanReport,
+    StateUnavailable,
+    StatSignature,
+    VolumeGone,
+    problem_of,
+)
+from .root import VolumeRoot
+from .scan import Scan, ScanSetup
+
+__all__ = [
+    "BusyFile",
+    "Change",
+    "Record",
+    "ScanReport",
+    "StatSignature",
+    "StateUnavailable",
+    "TooLarge",
+    "Volume",
+    "VolumeGone",
+]
+
+log = logging.getLogger("closeranks.volume")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PROBLEM_RETRY_S: Final = 10.0  # a state directory that could not be written is tried again this often
+
+
+class Volume:
+    """Raises UserError where the set-up is wrong; what the world did to the disk is in `problem`."""
+
+    def __init__(
+        self,
+        name: str,
+        path: bytes,
+        state_dir: str | Path,
+        settings: VolumeSettings,
+        algorithm: DigestAlgorithm,
+        private_dir: str | bytes | None = None,
+    ) -> None:
+        self.name = name
+        self.path = path
+        self.private_dir = None if private_dir is None else os.fsencode(private_dir)
+        self.private = self.private_dir or path + b"/" + PRIVATE_NAME
+        self.index_path = Path(state_dir) / f"volume-{name}.sqlite"
+        self._root = VolumeRoot(name, path, self.index_path)
+        self.listener: Callable[[], None] | None = None
+        self.problem: Problem | None = None
+        self.unreadable: tuple[Unreadable, ...] = ()
+        self.unreadable_count = 0
+        self.busy: frozenset[bytes] = frozenset()
+        self._private_problem: Problem | None = None
+        self._busy_since: dict[bytes, float] = {}
+        self._last_started: float | None = None
+        self._last_duration_s: float | None = None
+        self._retry_after = 0.0
+        self._stop = threading.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"volume-{name}")
+        self._set(settings, algorithm)
+        self._history: History | None = None
+        self._damaged = False
+        self._open_history()
+        self._open_private(fatal=True)
+
+    # --- settings ------------------------------------------------------------------------------
+
+    def _set(self, settings: VolumeSettings, algorithm: DigestAlgorithm) -> None:
+        self._ignore = IgnoreRules(settings.ignore)
+        self._reader = EntryReader(algorithm, settings.chunk_bytes, settings.track)
+        self.settings = settings
+        self.algorithm = algorithm
+        self.chunk_bytes = settings.chunk_bytes
+
+    def configure(self, settings: VolumeSettings, algorithm: DigestAlgorithm) -> None:
+        """Go by other settings from now on; the next scan derives again what they change. On the volume's thread.
+
+        Raises UserError for an `ignore` that can not be understood, and keeps the old settings then.
+        """
+        self._set(settings, algorithm)
+        if self._history is not None:
+            try:
+                self._history.fit(settings, algorithm)
+            except StateUnavailable as error:
+                self._close_history()
+                self._trouble(error.problem)
+        self._tell()
+
+    def _open_history(self) -> None:
+        try:
+            self._history = History(self.index_path, self.name, self.settings, self.algorithm, self._damaged)
+            self._damaged = False
+        except StateUnavailable as error:
+            self._trouble(error.problem)
+
+    def _close_history(self) -> None:
+        if self._history is not None:
+            self._history.close()
+            self._history = None
+
+    @property
+    def history(self) -> History:
+        """Raises StateUnavailable while the index can not be opened."""
+        if self._history is None:
+            problem = self.problem or Problem("io_error", f"{self.index_path} is not open")
+            raise StateUnavailable(problem)
+        return self._history
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call on the volume's thread, after everything that was asked for earlier."""
+        if function == self.close:
+            self._stop.set()  # a scan that is under way would keep it waiting
+        call = asyncio.get_running_loop().run_in_executor
+        return await call(self._worker, lambda: function(*args, **kwargs))
+
+    def stop(self) -> None:
+        """End a running scan soon, and every later one at once. Any thread."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Let go of everything. What is committed is on disk already."""
+        self._stop.set()
+        self._close_history()
+        self._worker.shutdown(wait=False)
+
+    # --- what is known -------------------------------------------------------------------------
+
+    @property
+    def root(self) -> bytes | None:
+        """None before the first scan has finished."""
+        return None if self._history is None else self._history.root
+
+    @property
+    def summary(self) -> Summary | None:
+        return None if self._history is None else self._history.summary
+
+    @property
+    def tree(self) -> Tree:
+        """Reads the volume's own pages, and staged ones."""
+        return self.history.tree
+
+    def record(self, key: bytes) -> Record | None:
+        return self.history.index.record(key, self.chunk_bytes)
+
+    def chunk_list(self, digest: bytes) -> bytes | None:
+        """The encoded chunk list with that content digest."""
+        return self.history.index.chunk_list(digest)
+
+    def object(self, digest: bytes) -> bytes | None:
+        """A page or chunk list, own or staged."""
+        if self._history is None:
+            return None
+        found = self._history.objects.get(digest)
+        return self._history.index.chunk_list(digest) if found is None else found
+
+    def stage_objects(self, objects: Mapping[bytes, bytes]) -> None:
+        """Keep pages of a tree that this volume is to become, until `drop_staged`."""
+        self.history.objects.stage(objects)
+
+    def drop_staged(self) -> None:
+        self.history.objects.drop_staged()
+
+    def pin(self, root: bytes) -> None:
+        """Keep the pages of a root that is at hand until it is unpinned."""
+        self.history.objects.pin(root)
+
+    def unpin(self, root: bytes) -> None:
+        self.history.objects.unpin(root)
+
+    # --- journal -------------------------------------------------------------------------------
+
+    @property
+    def first_seq(self) -> int:
+        return 1 if self._history is None else self._history.journal.first_seq
+
+    @property
+    def last_seq(self) -> int:
+        return 0 if self._history is None else self._history.journal.last_seq
+
+    @property
+    def base_root(self) -> bytes | None:
+        """What the journal starts from: the present root while it is empty, None for an announcement."""
+        return None if self._history is None else self._history.base_root()
+
+    def follows(self, seq: int, root: bytes | None) -> bool:
+        """Whether somebody who has `root` as of `seq` gets to the present root by the journal."""
+        return self._history is not None and self._history.follows(seq, root)
+
+    def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
+        """The next steps behind `after_seq`, ready to send."""
+        return self.history.journal.pending(after_seq, limit)
+
+    def acknowledge(self, seq: int) -> None:
+        """Forget the steps up to `seq`. While the state directory is full they stay, and are sent again."""
+        try:
+            self.history.acknowledge(seq)
+        except StateUnavailable as error:
+            log.warning("%s: acknowledged steps can not be forgotten yet: %s", self.name, error)
+
+    def announce(self, after_seq: int = 0) -> None:
+        """One announcement of the present root in place of the journal, numbered above `after_seq`.
+
+        Raises StateUnavailable where it can not be recorded.
+        """
+        self.history.announce(after_seq)
+        self._tell()
+
+    def last_scan_started(self) -> float | None:
+        """When the last complete scan began, monotonic."""
+        return self._last_started
+
+    # --- the directory -------------------------------------------------------------------------
+
+    def open_root(self) -> int:
+        """A descriptor of the volume's root. Raises VolumeGone where it is not what the index was made from."""
+        return self._root.open(None if self._history is None else self._history.index)
+
+    def ensure_private(self) -> None:
+        """Make or find the private directory. Raises UserError, OSError, VolumeGone."""
+        fd = self.open_root()
+        try:
+            ensure_private(fd, self.path, self.private_dir, self.name)
+        finally:
+            os.close(fd)
+
+    def _open_private(self, fatal: bool) -> None:
+        try:
+            self.ensure_private()
+        except UserError as error:
+            if fatal:
+                self.close()
+                raise
+            self._private_problem = Problem("private_dir", str(error))
+        except VolumeGone as error:
+            if fatal:
+                self._trouble(error.problem)
+        except OSError as error:
+            self._private_problem = problem_of(error, f"{escape(self.private)} can not be made")
+        else:
+            self._private_problem = None
+
+    def read_entry(self, root_fd: int, key: bytes) -> Record | None:
+        """A path's record fresh from disk, None where it is absent or special. On the volume's thread.
+
+        Raises BusyFile, TooLarge, OSError.
+        """
+        return read_entry(self._reader, root_fd, key)
+
+    # --- changes -------------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change], cause: str, observed_mono: float) -> None:
+        """Record what became of these keys, in one transaction. On the volume's thread.
+
+        What lies below a directory that is gone or became something else goes with it. Raises StateUnavailable.
+        """
+        history = self.history
+        delta, edits = changes_of(history.index, changes)
+        if self.root is None:
+            history.stow(delta)
+        else:
+            history.commit(delta, edits, cause, observed_mono)
+        if edits:
+            self._tell()
+
+    def scan(self, full: bool = False, reread: Collection[bytes] = ()) -> ScanReport:
+        """Look at the whole tree and record what changed. On the volume's thread; never raises for the disk's sake.
+
+        `full` looks into directories that seem unchanged; `reread` are keys whose content is read whatever
+        their stat says.
+        """
+        started = time.monotonic()
+        findings = Findings()
+        changed, complete, problem = 0, False, self.problem
+        if not self._stop.is_set() and started >= self._retry_after:
+            try:
+                changed = self._scan(findings, full, reread)
+                complete, problem = True, None
+            except Stopped:
+                log.info("%s: the scan was stopped; what it read is kept", self.name)
+            except VolumeGone as error:
+                problem = error.problem
+            except StateUnavailable as error:
+                problem = error.problem
+                self._retry_after = time.monotonic() + PROBLEM_RETRY_S
+            except Damaged as error:
+                log.error("%s; it is set aside and the volume is read anew", error)
+                self._damaged = True
+                self._close_history()
+                problem = Problem("io_error", f"{error}. Look at the state directory's disk.")
+        duration_s = time.monotonic() - started
+        self._trouble(problem)
+        if complete:
+            self._last_started, self._last_duration_s = started, duration_s
+            self.unreadable = tuple(findings.left_out)
+            self.unreadable_count = findings.left_out_count
+            self.busy = findings.busy
+            self._tell()
+        return findings.conclude(started, duration_s, complete, changed, self.summary, self.problem)
+
+    def _scan(self, findings: Findings, full: bool, reread: Collection[bytes]) -> int:
+        if self._history is None:
+            self._open_history()
+        history = self.history
+        root_fd = self.open_root()
+        try:
+            self._open_private(fatal=False)
+            history.index_made_from(Identity.of(root_fd))
+            setup = ScanSetup(
+                history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
+                full, history.rederive, reread,
+            )  # fmt: skip
+            recorder = Recorder(history, "scan", history.rederive, self._tell)
+            try:
+                Scan(setup, recorder).run(root_fd)
+            except Stopped:
+                recorder.flush()
+                raise
+            recorder.finish()
+        finally:
+            os.close(root_fd)
+        history.rederived()
+        return recorder.changed
+
+    # --- what is told --------------------------------------------------------------------------
+
+    def status(self) -> VolumeStatus:
+        """For the coordinator. Any thread."""
+        total = free = 0
+        try:
+            found = os.statvfs(self.path)
+            total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        except OSError as error:
+            log.debug("%s: no figures of its filesystem: %s", self.name, error)
+        summary = self.summary
+        return VolumeStatus(
+            self.name,
+            self.problem or self._private_problem,
+            None if summary is None else summary.entries,
+            None if summary is None else summary.files,
+            None if summary is None else summary.bytes,
+            self.unreadable,
+            self.unreadable_count,
+            total,
+            free,
+            None if self._last_duration_s is None else int(self._last_duration_s * 1000),
+        )
+
+    def _trouble(self, problem: Problem | None) -> None:
+        before, self.problem = self.problem, problem
+        if problem == before:
+            return
+        if problem is None:
+            log.info("%s: in order again", self.name)
+        elif before is None or problem.code != before.code:
+            log.warning("%s: %s", self.name, problem.message)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.listener is not None:
+            self.listener()

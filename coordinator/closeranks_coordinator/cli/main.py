@@ -1,0 +1,125 @@
+"""The program: finds the command, imports what it needs and no more, and turns errors into one line.
+
+No traceback reaches an operator. What was asked wrongly exits 2, what was refused 1 (or what the command
+says), an interrupted command 130, a reader that went away 141 as a shell would say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from closeranks_proto.errors import CloseranksError, UserError
+from closeranks_proto.lines import fault_text, printable
+
+INTERRUPTED, PIPE_CLOSED, FAULT = 130, 141, 1
+# Command: (module, function that completes its parser, one line of help).
+COMMANDS = {
+    "check-config": ("checks", "add_check_config", "validate agent.toml or coordinator.toml"),
+    "status": ("status", "add_status", "the fleet at a glance: who is out of rank, why, and what to do"),
+    "nodes": ("nodes", "add_nodes", "one line a node, or all that is known of one"),
+    "diff": ("diff", "add_diff", "the paths in which a node differs"),
+    "incidents": ("incidents", "add_incidents", "what happened"),
+    "incident": ("incidents", "add_incident", "the report of one incident"),
+    "quarantine": ("actions", "add_quarantine", "fence a node by hand"),
+    "release": ("actions", "add_release", "release a node whose root is verified"),
+    "resync": ("actions", "add_resync", "converge a node to the truth, or print the plan"),
+    "baseline": ("baselines", "add_baseline", "known-good states: create, list, show, pin, unpin, delete"),
+    "trash": ("trash", "add_trash", "what converge set aside on a node: list, restore"),
+    "doctor": ("checks", "add_doctor", "what is wrong with this machine's set-up, and the mend"),
+    "completion": ("completion", "add_completion", "a script that completes commands in bash or zsh"),
+}
+DAEMONS = {"coordinator": "run the coordinator", "agent": "run the agent of one node"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that can not show a name must not stop us
+    try:
+        return _run(words)
+    except UserError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was accepted goes on", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 - an operator gets one line; the innermost places help to report it
+        return _complain(f"a fault of this program, please report it: {fault_text(error)}", FAULT)
+
+
+def _run(words: list[str]) -> int:
+    parser = build_parser(words)
+    args = parser.parse_args(_bare_wait(words))
+    if hasattr(args, "daemon"):
+        return int(args.daemon(args))
+    from .screen import Screen
+
+    try:
+        with Screen() as screen:
+            code = int(args.run(args, screen))
+    except CloseranksError as error:
+        if isinstance(error, UserError):
+            raise
+        return _complain(str(error), getattr(args, "refused", 1))
+    finally:
+        sys.stdout.flush()
+    return code
+
+
+def build_parser(words: Sequence[str], complete: bool = False) -> argparse.ArgumentParser:
+    """The whole program's parser; only the command that `words` names is filled in, or all with `complete`."""
+    parser = argparse.ArgumentParser(
+        prog="closeranks",
+        description="Names the replicated server that breaks ranks, fences it and brings it back by moving only "
+        "the bytes that differ.",
+        epilog="Every command has --help. Those that ask the coordinator take --url or CLOSERANKS_URL, and "
+        "--token-file or CLOSERANKS_TOKEN_FILE. Begin with: closeranks status",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, text in DAEMONS.items():
+        if complete or name == chosen:
+            from . import packages
+
+            packages.load(name).register(commands)
+        else:
+            commands.add_parser(name, help=text)
+    for name, (module, function, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        if complete or name == chosen:
+            getattr(importlib.import_module(f".{module}", __package__), function)(command)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: the metadata costs more than the rest of the start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"closeranks {version('closeranks')}")
+        parser.exit(0)
+
+
+def _bare_wait(words: list[str]) -> list[str]:
+    """`--wait` takes its seconds only as `--wait=SECONDS`, so a bare one must not swallow the next word."""
+    end = words.index("--") if "--" in words else len(words)
+    return ["--wait=" if word == "--wait" else word for word in words[:end]] + words[end:]
+
+
+def _complain(text: str, code: int) -> int:
+    for line in text.splitlines() or [""]:
+        sys.stderr.write(f"closeranks: {printable(line)}\n")
+    return code

@@ -1,0 +1,172 @@
+"""`closeranks nodes`: one line a node, or all that is known of one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import msgspec
+
+from ..model import NodeView, NodeVolumeView
+from .client import Api, segment
+from .screen import BAD, CARE, Cell, Screen
+from .session import OK, asking, now_ms, open_api
+from .status import STATE_STYLES, next_steps, progress_text
+from .words import NONE, age, count, plural, short_root, size, span
+
+
+class NodePage(msgspec.Struct):
+    items: list[NodeView]
+    next_cursor: str | None = None
+
+
+def add_nodes(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "One line a node, or all that is known of one. Exit: 0 answered, 1 no such node, 2 could not ask."
+    )
+    parser.add_argument("node", nargs="?", metavar="NODE", help="show everything about this node")
+    asking(parser, "print the API's answer unchanged (the first 1000 nodes, with next_cursor)")
+    parser.set_defaults(run=nodes)
+
+
+def nodes(args: argparse.Namespace, screen: Screen) -> int:
+    api = open_api(args, screen)
+    if args.node is not None:
+        body = api.get(f"/api/v1/nodes/{segment(args.node)}")
+        if args.json:
+            screen.raw_json(body)
+        else:
+            view = api.decode(body, NodeView)
+            _print_node(screen, view, now_ms(api))
+    elif args.json:
+        screen.raw_json(api.get("/api/v1/nodes", {"limit": "1000"}))
+    else:
+        rows = [_row(node, now_ms(api)) for node in _all_nodes(api)]
+        headers = (
+            "NODE",
+            "STATE",
+            "FOR",
+            "DIFFER",
+            "BYTES",
+            "LAG",
+            "FILES",
+            "CONTACT",
+            "ROOT",
+            "ADDRESS",
+        )
+        screen.table(headers, rows, ("ADDRESS", "ROOT", "FILES", "FOR"))
+    return OK
+
+
+def _all_nodes(api: Api) -> Iterator[NodeView]:
+    for page in api.pages("/api/v1/nodes", {}, NodePage):
+        yield from page.items
+
+
+def _sum(values: list[int | None]) -> int | None:
+    """None as soon as one is not known: an unknown is not a zero."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _row(node: NodeView, now: int) -> list[Cell]:
+    volumes = node.volumes
+    differing = _sum([volume.differing_paths for volume in volumes])
+    lags = [volume.lag_s for volume in volumes if volume.lag_s is not None]
+    root = short_root(volumes[0].root) if len(volumes) == 1 else f"({plural(len(volumes), 'volume')})"
+    return [
+        Cell(node.node),
+        Cell(node.state, STATE_STYLES.get(node.state, "")),
+        Cell(age(node.since, now), right=True),
+        Cell(count(differing), BAD if differing else "", right=True),
+        Cell(size(_sum([volume.differing_bytes for volume in volumes])), right=True),
+        Cell(span(max(lags)) if lags else NONE, right=True),
+        Cell(count(_sum([volume.files for volume in volumes])), right=True),
+        Cell(
+            "now" if node.connected else age(node.last_contact, now),
+            "" if node.connected else BAD,
+            right=True,
+        ),
+        Cell(root),
+        Cell(node.address or NONE),
+    ]
+
+
+def _print_node(screen: Screen, node: NodeView, now: int) -> None:
+    since = f" for {age(node.since, now)}" if node.since else ""
+    screen.line(f"{node.node}  {node.state.upper()}{since}", STATE_STYLES.get(node.state, ""))
+    contact = (
+        "connected"
+        if node.connected
+        else f"last heard {age(node.last_contact, now)} ago"
+        if node.last_contact
+        else "never"
+    )
+    screen.line(f"  contact    {contact}")
+    screen.line(f"  address    {node.address or NONE}")
+    if node.blocked_by is not None:
+        screen.line(f"  blocked by {node.blocked_by}", CARE)
+    if node.quarantine is not None:
+        fence = node.quarantine
+        how = "by hand" if fence.by_hand else "by the judge"
+        held = (
+            "the node holds its fence"
+            if fence.acknowledged
+            else "the node has not confirmed its fence yet; its peers refuse it all the same"
+        )
+        screen.line(
+            f"  fenced     {how}, {age(fence.since, now)} ago, token {fence.fence_token}: {fence.reason}", BAD
+        )
+        screen.line(
+            f"             {held}; release {'by itself' if fence.release == 'automatic' else 'by hand'}"
+        )
+        screen.line(
+            f"             incident {fence.incident or NONE}, {'verified' if fence.verified else 'not verified'}"
+        )
+    for volume in node.volumes:
+        screen.line()
+        _print_volume(screen, volume, now)
+    for disk in node.disk:
+        share = (
+            f" ({100 * disk.free_bytes // disk.total_bytes}% of {size(disk.total_bytes)})"
+            if disk.total_bytes
+            else ""
+        )
+        screen.line(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}")
+    for step in [] if node.state == "in_rank" else next_steps(node, []):
+        screen.line(f"  next       {step}")
+
+
+def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
+    screen.line(f"volume {volume.name}")
+    screen.line(f"  root       {volume.root or NONE}")
+    screen.line(f"  holds      {count(volume.files)} files, {size(volume.bytes)}")
+    differing = f"{count(volume.differing_paths)} paths ({size(volume.differing_bytes)})"
+    differing += f", {count(volume.unconfirmed_paths)} unconfirmed"
+    screen.line(f"  differs    {differing}", BAD if volume.differing_paths else "")
+    if volume.lagging_paths:
+        behind = NONE if volume.lag_s is None else span(volume.lag_s)
+        screen.line(f"  lags       {behind}, {plural(volume.lagging_paths, 'path')}", CARE)
+    screen.line(
+        f"  last scan  {age(volume.last_full_scan, now) + ' ago' if volume.last_full_scan else 'none yet'}"
+    )
+    if volume.progress:
+        screen.line(f"  progress   {progress_text(volume.progress)}")
+    if volume.problem is not None:
+        problem = volume.problem
+        room = ""
+        if problem.needed_bytes is not None and problem.free_bytes is not None:
+            room = f" (needs {size(problem.needed_bytes)}, {size(problem.free_bytes)} free)"
+        screen.line(f"  problem    {problem.code}: {problem.message}{room}", BAD)
+    if volume.withheld:
+        screen.line(
+            f"  withheld   {plural(volume.withheld, 'path')} whose set-uid, set-gid or sticky bits are not written",
+            CARE,
+        )
+    if volume.unreadable:
+        screen.line(f"  left out   {plural(volume.unreadable, 'path')} that could not be compared", CARE)
+        for path in volume.unreadable_paths:
+            detail = f" ({path['detail']})" if path.get("detail") else ""
+            screen.line(f"             {path.get('path', '?')}: {path.get('why', '?')}{detail}")
+        if volume.unreadable > len(volume.unreadable_paths):
+            screen.line(f"             and {volume.unreadable - len(volume.unreadable_paths)} more")

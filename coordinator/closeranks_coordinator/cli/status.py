@@ -1,0 +1,288 @@
+"""`closeranks status`: who is out of rank, why, since when, and what to type next.
+
+The verdict comes first and fits the first lines; the tables behind it are for those who want to look.
+The exit code says the same: 0 only if everything that was expected was compared and equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from ..model import FleetView, IncidentView, NodeView, VolumeView
+from .client import Api, NotAsked, Refused
+from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
+from .session import FOUND, OK, asking, now_ms, open_api
+from .words import NONE, age, count, plural, short_root, size, span
+
+STATE_STYLES = {
+    "in_rank": GOOD, "joining": CARE, "lagging": CARE, "suspect": BAD, "quarantined": BAD, "resyncing": CARE,
+    "verifying": CARE, "unreachable": BAD, "held": CARE,
+}  # fmt: skip
+_URGENCY = (
+    "quarantined",
+    "suspect",
+    "unreachable",
+    "held",
+    "resyncing",
+    "verifying",
+    "lagging",
+    "joining",
+    "in_rank",
+)
+
+
+class IncidentPage(msgspec.Struct):
+    items: list[IncidentView]
+    next_cursor: str | None = None
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The fleet at a glance. Exit: 0 all in rank, 1 something is out of rank (divergence, lag, undetermined, "
+        "unreachable, incomplete coverage), 2 could not ask."
+    )
+    asking(parser)
+    parser.set_defaults(run=status, refused=2)
+
+
+def status(args: argparse.Namespace, screen: Screen) -> int:
+    api = open_api(args, screen)
+    body = api.get("/api/v1/fleet")
+    fleet = api.decode(body, FleetView)
+    now = now_ms(api)
+    if args.json:
+        screen.raw_json(body)
+    else:
+        open_incidents = [] if all_in_rank(fleet) else _open_incidents(api, screen)
+        _print_verdict(screen, fleet)
+        _print_outsiders(screen, fleet, open_incidents, now)
+        _print_volume_troubles(screen, fleet, open_incidents, now)
+        screen.line()
+        _print_volumes(screen, fleet)
+        screen.line()
+        _print_nodes(screen, fleet, now)
+    return OK if all_in_rank(fleet) else FOUND
+
+
+def all_in_rank(fleet: FleetView) -> bool:
+    """Stricter than the answer's own word: an error is not a pass, and silence is not agreement."""
+    return (
+        fleet.in_rank
+        and fleet.coverage.compared >= fleet.coverage.expected
+        and all(node.state == "in_rank" for node in fleet.nodes)
+        and not any(volume.undetermined or volume.truth_root is None for volume in fleet.volumes)
+    )
+
+
+def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
+    """Their summaries say why. A fleet view without them is still worth showing."""
+    try:
+        page = api.decode(api.get("/api/v1/incidents", {"state": "open", "limit": "200"}), IncidentPage)
+    except (NotAsked, Refused) as error:
+        screen.say(f"warning: the incidents could not be read: {error}")
+        return []
+    return page.items
+
+
+def _print_verdict(screen: Screen, fleet: FleetView) -> None:
+    total = len(fleet.nodes)
+    if all_in_rank(fleet):
+        screen.line(f"All {plural(total, 'node')} in rank.", GOOD)
+        return
+    outside = [node for node in fleet.nodes if node.state != "in_rank"]
+    if outside:
+        verb = "is" if len(outside) == 1 else "are"
+        screen.line(f"OUT OF RANK: {len(outside)} of {plural(total, 'node')} {verb} not in rank.", BAD)
+    elif any(volume.undetermined for volume in fleet.volumes):
+        screen.line("UNDETERMINED: the nodes differ and no quorum says who is right; nobody is accused.", BAD)
+    else:
+        screen.line("NOT PROVEN: no node is out of rank, but not everything could be compared.", CARE)
+    coverage = fleet.coverage
+    if coverage.compared < coverage.expected:
+        screen.line(
+            f"Compared {coverage.compared} of {coverage.expected} expected trees; the rest has not reported.",
+            CARE,
+        )
+
+
+def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
+    outside = [node for node in fleet.nodes if node.state != "in_rank"]
+    outside.sort(key=lambda node: (_URGENCY.index(node.state), node.node))
+    for node in outside[:20]:
+        own = [incident for incident in incidents if incident.node == node.node]
+        since = f" for {age(node.since, now)}" if node.since else ""
+        screen.line()
+        screen.line(f"{node.node}  {node.state.upper()}{since}", STATE_STYLES.get(node.state, STRONG))
+        for reason in reasons(node, own, now):
+            screen.line(f"  why   {reason}")
+        for step in next_steps(node, own):
+            screen.line(f"  next  {step}")
+    if len(outside) > 20:
+        screen.line(f"and {len(outside) - 20} more: see the table below")
+
+
+def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str]:
+    """Why this node is where it is, most telling first."""
+    found = [f"{incident.summary} (incident {incident.id})" for incident in incidents]
+    told = node.quarantine is not None and any(
+        node.quarantine.incident == incident.id for incident in incidents
+    )
+    if node.quarantine is not None and (node.quarantine.by_hand or not told):
+        found.append(f"fenced{' by hand' if node.quarantine.by_hand else ''}: {node.quarantine.reason}")
+    for volume in node.volumes:
+        if volume.problem is not None:
+            found.append(f"{volume.name}: {volume.problem.message}")
+        elif volume.differing_paths:
+            amount = f", {size(volume.differing_bytes)}" if volume.differing_bytes is not None else ""
+            found.append(
+                f"{volume.name}: {plural(volume.differing_paths, 'path')} differ from the truth{amount}"
+            )
+        elif volume.lagging_paths:
+            behind = f" by {span(volume.lag_s)}" if volume.lag_s is not None else ""
+            found.append(f"{volume.name}: behind{behind}, {plural(volume.lagging_paths, 'path')} to catch up")
+        if volume.progress:
+            found.append(f"{volume.name}: {progress_text(volume.progress)}")
+    if node.state == "unreachable":
+        last = f"last heard {age(node.last_contact, now)} ago" if node.last_contact else "never heard of yet"
+        found.append(f"no contact: {last}")
+    if node.blocked_by is not None:
+        found.append(f"waits, held back by {node.blocked_by}")
+    return found
+
+
+def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
+    """The next command to type, or why there is none."""
+    look = [f"closeranks incident {incidents[0].id}"] if incidents else []
+    name = node.node
+    match node.state:
+        case "suspect":
+            differing = [volume.name for volume in node.volumes if volume.differing_paths]
+            volume = differing[0] if differing else node.volumes[0].name if node.volumes else "VOLUME"
+            return [
+                *look,
+                f"closeranks diff {volume} {name}",
+                f"closeranks resync {name}   (fences it, then converges)",
+            ]
+        case "quarantined":
+            quarantine = node.quarantine
+            if quarantine is not None and quarantine.verified:
+                return [*look, f"closeranks release {name}   (its root is verified)"]
+            if quarantine is not None and not quarantine.by_hand and quarantine.release == "automatic":
+                return [*look, "nothing: it is about to be resynced and released by itself"]
+            return [*look, f"closeranks resync {name} --wait   then: closeranks release {name}"]
+        case "resyncing" | "verifying" | "joining":
+            return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]
+        case "lagging":
+            return [*look, f"wait; if it does not catch up: closeranks resync {name}"]
+        case "unreachable":
+            return [
+                f"on {name}: is the agent running? closeranks doctor --config AGENT.TOML says what is wrong"
+            ]
+        case "held":
+            return [*look, f"closeranks nodes {name}"]
+        case _:
+            return look
+
+
+def progress_text(progress: dict[str, int | str]) -> str:
+    """One line of how far a converge or verification is."""
+    phase = str(progress.get("phase", "working"))
+    parts = [phase]
+    done, total = progress.get("steps_done"), progress.get("steps_total")
+    if isinstance(done, int) and isinstance(total, int) and total:
+        parts.append(f"{done} of {total} steps")
+    moved, remaining = progress.get("bytes_moved"), progress.get("bytes_remaining")
+    if isinstance(moved, int) and isinstance(remaining, int) and (moved or remaining):
+        parts.append(f"{size(moved)} moved, {size(remaining)} to go")
+    return ", ".join(parts)
+
+
+def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
+    for volume in fleet.volumes:
+        if volume.undetermined:
+            own = [i for i in incidents if i.volume == volume.name and i.kind == "undetermined"]
+            since = f" for {age(own[0].opened_at, now)}" if own else ""
+            screen.line()
+            screen.line(f"volume {volume.name}  UNDETERMINED{since}", BAD)
+            screen.line(
+                f"  why   no entry of {plural(volume.undetermined, 'path')} is held by {volume.quorum} of "
+                f"{len(volume.nodes)} nodes, so nobody is accused; a person must say what is right"
+            )
+            look = f"closeranks incident {own[0].id}" if own else "closeranks incidents"
+            screen.line(f"  next  {look}")
+            if len(volume.nodes) >= 2:
+                first, second = volume.nodes[:2]
+                screen.line(f"  next  closeranks diff {volume.name} {first} --against {second}")
+        elif volume.truth_root is None:
+            screen.line()
+            screen.line(f"volume {volume.name}  NO TRUTH YET", CARE)
+            screen.line(f"  why   {_no_truth(volume)}")
+    for incident in incidents:
+        if incident.node is None and incident.kind != "undetermined":
+            screen.line()
+            screen.line(f"{incident.kind}  for {age(incident.opened_at, now)}: {incident.summary}", BAD)
+            screen.line(f"  next  closeranks incident {incident.id}")
+
+
+def _no_truth(volume: VolumeView) -> str:
+    if volume.policy == "baseline":
+        return f"policy baseline and none is pinned; next: closeranks baseline pin {volume.name} NAME"
+    return f"{volume.voters} of {len(volume.nodes)} nodes can vote; {volume.quorum} that agree make the first truth"
+
+
+def _print_volumes(screen: Screen, fleet: FleetView) -> None:
+    headers = ("VOLUME", "POLICY", "IN RANK", "VOTERS", "UNDETERMINED", "FILES", "SIZE", "TRUTH")
+    screen.table(headers, [_volume_row(volume) for volume in fleet.volumes], ("TRUTH", "FILES", "VOTERS"))
+
+
+def _volume_row(volume: VolumeView) -> list[Cell]:
+    all_in = volume.in_rank_nodes == len(volume.nodes)
+    policy = volume.policy if volume.baseline is None else f"{volume.policy} ({volume.baseline})"
+    return [
+        Cell(volume.name),
+        Cell(policy),
+        Cell(f"{volume.in_rank_nodes}/{len(volume.nodes)}", GOOD if all_in else BAD, right=True),
+        Cell(
+            f"{volume.voters}, quorum {volume.quorum}" if volume.policy == "quorum" else str(volume.voters),
+            right=True,
+        ),
+        Cell(str(volume.undetermined), BAD if volume.undetermined else "", right=True),
+        Cell(count(volume.files), right=True),
+        Cell(size(volume.bytes), right=True),
+        Cell(short_root(volume.truth_root), FAINT),
+    ]
+
+
+def _print_nodes(screen: Screen, fleet: FleetView, now: int) -> None:
+    headers = ("NODE", "STATE", "FOR", "VOLUME", "DIFFER", "UNCONFIRMED", "LAG", "CONTACT", "ROOT")
+    rows = [row for node in fleet.nodes for row in _node_rows(node, now)]
+    screen.table(headers, rows, ("ROOT", "UNCONFIRMED", "FOR"))
+
+
+def _node_rows(node: NodeView, now: int) -> list[list[Cell]]:
+    head = [
+        Cell(node.node),
+        Cell(node.state, STATE_STYLES.get(node.state, "")),
+        Cell(age(node.since, now), right=True),
+    ]
+    contact = Cell(
+        "now" if node.connected else age(node.last_contact, now), "" if node.connected else BAD, right=True
+    )
+    rows = [
+        [
+            *head,
+            Cell(volume.name),
+            Cell(count(volume.differing_paths), BAD if volume.differing_paths else "", right=True),
+            Cell(count(volume.unconfirmed_paths), CARE if volume.unconfirmed_paths else "", right=True),
+            Cell(
+                NONE if volume.lag_s is None else span(volume.lag_s), CARE if volume.lag_s else "", right=True
+            ),
+            contact,
+            Cell(short_root(volume.root), FAINT),
+        ]
+        for volume in node.volumes
+    ]
+    empty = [Cell(NONE), Cell(NONE, right=True), Cell(NONE, right=True), Cell(NONE, right=True)]
+    return rows or [[*head, *empty, contact, Cell(NONE)]]

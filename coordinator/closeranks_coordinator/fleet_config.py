@@ -1,0 +1,330 @@
+"""`[fleet]` and `[[volume]]` of coordinator.toml: what the judge goes by, and what it means.
+
+The bounds that keep a quorum alive stand here: with n nodes a quorum is n // 2 + 1, so at most
+(n - 1) // 2 may be fenced before nobody can be judged any more.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from closeranks_proto import kinds, limits
+from closeranks_proto.digests import ALGORITHMS
+from closeranks_proto.lines import printable
+from closeranks_proto.settings import Invalid, Kind, Table
+
+from .model import FleetConfig, OnDivergence, Policy, VolumeConfig
+
+DAY_S = 86400.0
+MAX_NODES = 1000
+MAX_VOLUMES = 256
+MAX_IGNORE = 1000
+QUORUM_SETTLE_S = 30.0
+OTHER_SETTLE_S = 2.0
+SETTLE_MAX_S = 600.0
+TRACK = ("mode", "owner", "mtime", "xattrs")
+FLEET_KEYS = (
+    "digest", "nodes", "max_quarantined", "auto_release_max", "auto_release_window_s",
+    "lb_max_lag_s", "lb_unreachable_grace_s", "history_keep_s",
+)  # fmt: skip
+VOLUME_KEYS = (
+    "name", "policy", "writers", "nodes", "on_divergence", "settle_s", "settle_max_s", "scan_interval_s",
+    "on_lag", "lag_grace_s", "chunk_bytes", "ignore", "track", "special_bits", "trash_max_bytes",
+    "trash_keep_s",
+)  # fmt: skip
+_REPLICATION = "comes with replication; this version judges by quorum or baseline"
+_ON_DIVERGENCE = {
+    "alert": "a suspect stays as it is, nothing on its disk changes, and a person is told",
+    "quarantine": "the node is fenced until a person calls resync and release",
+    "resync": "the node is fenced, converged to the truth, verified and released by itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReading:
+    """`fleet` is None where the problems say why."""
+
+    fleet: FleetConfig | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def quorum_of(nodes: int) -> int:
+    """More than half of all nodes assigned to a volume."""
+    return nodes // 2 + 1
+
+
+def fence_bound(nodes: int) -> int:
+    """How many of a quorum volume's nodes may be fenced while the others still make a quorum."""
+    return nodes - quorum_of(nodes)
+
+
+def read_fleet(root: Table) -> FleetReading:
+    """Both tables. Problems are collected in `root.problems`."""
+    table = root.table("fleet")
+    digest = table.read("digest", kinds.choice(tuple(ALGORITHMS)), "xxh3-128")
+    nodes = table.read(
+        "nodes",
+        kinds.distinct(kinds.many(kinds.name("node"), 1, MAX_NODES)),
+        (),
+        "every node of the fleet by its name",
+    )
+    max_quarantined = table.read("max_quarantined", kinds.integer(0, MAX_NODES, "nodes"), 1)
+    auto_release_max = table.read("auto_release_max", kinds.integer(0, 1000, "releases"), 3)
+    window_s = table.read("auto_release_window_s", kinds.number(0, 365 * DAY_S), 3600.0)
+    lb_max_lag_s = table.read("lb_max_lag_s", kinds.number(0, 365 * DAY_S), 300.0)
+    lb_grace_s = table.read("lb_unreachable_grace_s", kinds.number(0, DAY_S), 30.0)
+    history_keep_s = table.read("history_keep_s", kinds.number(60, 3650 * DAY_S), 7 * DAY_S)
+    volumes = _read_volumes(root, nodes)
+    notes = _judge_max_quarantined(table, max_quarantined, volumes) if nodes else []
+    table.close(dict.fromkeys(VOLUME_KEYS, "[[volume]]"))
+    if root.problems.found:
+        return FleetReading(None, (), ())
+    fleet = FleetConfig(
+        digest=digest,
+        nodes=tuple(sorted(nodes)),
+        max_quarantined=max_quarantined,
+        auto_release_max=auto_release_max,
+        auto_release_window_s=window_s,
+        lb_max_lag_s=lb_max_lag_s,
+        lb_unreachable_grace_s=lb_grace_s,
+        volumes=tuple(sorted(volumes, key=lambda volume: volume.name)),
+        history_keep_s=history_keep_s,
+    )
+    return FleetReading(fleet, tuple(_warnings(fleet)), tuple(notes + _notes(fleet)))
+
+
+def _read_volumes(root: Table, nodes: tuple[str, ...]) -> list[VolumeConfig]:
+    tables = root.tables("volume")
+    if not tables and "volume" not in root.values:
+        root.problems.add(
+            "[[volume]] is missing: a fleet shares at least one tree; "
+            "write [[volume]] with its name and on_divergence"
+        )
+    if len(tables) > MAX_VOLUMES:
+        root.problems.add(f"[[volume]] stands {len(tables)} times; at most {MAX_VOLUMES} volumes are allowed")
+        return []
+    volumes: list[VolumeConfig] = []
+    for table in tables:
+        volume = _read_volume(table, nodes)
+        if volume.name and any(other.name == volume.name for other in volumes):
+            table.reject("name", "another [[volume]] has this name; names are unique")
+        volumes.append(volume)
+    return volumes
+
+
+def _read_volume(table: Table, fleet_nodes: tuple[str, ...]) -> VolumeConfig:
+    name = table.read("name", kinds.name("volume"), "", "a volume is known by its name on every node")
+    table.label = f'"{name}"' if name else ""
+    later = dict.fromkeys(("writers", "any-writer"), _REPLICATION)
+    policy = cast(Policy, table.read("policy", kinds.choice(("quorum", "baseline"), later), "quorum"))
+    if table.read("writers", kinds.many(kinds.name("node")), ()):
+        table.reject("writers", f"policy writers {_REPLICATION}; leave writers empty or out")
+    settle_s, settle_max_s = _read_settle(table, policy)
+    volume = VolumeConfig(
+        name=name,
+        policy=policy,
+        nodes=_read_nodes(table, fleet_nodes),
+        on_divergence=_read_on_divergence(table),
+        settle_s=settle_s,
+        settle_max_s=settle_max_s,
+        scan_interval_s=table.read("scan_interval_s", scan_interval_kind(), 60.0),
+        on_lag=cast(
+            Literal["resync", "wait"], table.read("on_lag", kinds.choice(("resync", "wait")), "resync")
+        ),
+        lag_grace_s=table.read("lag_grace_s", kinds.number(0, DAY_S), 10.0),
+        chunk_bytes=_read_chunk_bytes(table),
+        ignore=table.read("ignore", kinds.many(_pattern(), high=MAX_IGNORE), ()),
+        track=_read_track(table),
+        special_bits=table.read("special_bits", kinds.boolean(), False),
+        trash_max_bytes=table.read(
+            "trash_max_bytes", _optional(kinds.integer(limits.MIB, 2**60, "bytes")), None
+        ),
+        trash_keep_s=table.read("trash_keep_s", kinds.number(0, 3650 * DAY_S), 7 * DAY_S),
+    )
+    table.close({key: "[fleet]" for key in FLEET_KEYS if key not in VOLUME_KEYS})
+    return volume
+
+
+def scan_interval_kind() -> Kind[float]:
+    """Ten scans a second is a test's wish; a week without a scan judges nobody."""
+    return kinds.number(0.1, 7 * DAY_S)
+
+
+def _read_on_divergence(table: Table) -> OnDivergence:
+    explained = "; ".join(f"{word}: {meaning}" for word, meaning in _ON_DIVERGENCE.items())
+    required = "what to do with a node that breaks ranks is yours to say, so it has no default"
+    return cast(
+        OnDivergence,
+        table.read("on_divergence", kinds.choice(tuple(_ON_DIVERGENCE), None, explained), "alert", required),
+    )
+
+
+def _read_settle(table: Table, policy: Policy) -> tuple[float, float]:
+    default_s = QUORUM_SETTLE_S if policy == "quorum" else OTHER_SETTLE_S
+    settle_s = table.read("settle_s", kinds.number(0, DAY_S), default_s)
+    settle_max_s = table.read("settle_max_s", kinds.number(0, 7 * DAY_S), max(SETTLE_MAX_S, settle_s))
+    if settle_s > settle_max_s:
+        table.reject(
+            "settle_max_s",
+            f"settle_s is {settle_s:g}: a rolling change may extend the wait to settle_max_s, "
+            f"which must not be shorter; allowed: {settle_s:g} or more",
+        )
+    return settle_s, settle_max_s
+
+
+def _read_nodes(table: Table, fleet_nodes: tuple[str, ...]) -> tuple[str, ...]:
+    kind = kinds.distinct(kinds.many(kinds.name("node"), 1, MAX_NODES))
+    nodes = table.read("nodes", kind, fleet_nodes)
+    unknown = [node for node in nodes if node not in fleet_nodes]
+    if unknown and fleet_nodes:
+        listed = ", ".join(unknown)
+        table.reject(
+            "nodes",
+            f"not in fleet.nodes: {listed}; add there or remove here (fleet.nodes are {_some(fleet_nodes)})",
+        )
+    return tuple(sorted(node for node in nodes if node not in unknown))
+
+
+def _read_chunk_bytes(table: Table) -> int:
+    chunk_bytes = table.read(
+        "chunk_bytes",
+        kinds.integer(limits.MIN_CHUNK_BYTES, limits.MAX_CHUNK_BYTES, "bytes"),
+        limits.CHUNK_BYTES,
+    )
+    if chunk_bytes % 4096:
+        table.reject("chunk_bytes", "chunks are whole blocks; allowed: a multiple of 4096")
+        return limits.CHUNK_BYTES
+    return chunk_bytes
+
+
+def _read_track(table: Table) -> tuple[str, ...]:
+    wanted = table.read("track", kinds.distinct(kinds.many(kinds.choice(TRACK))), ("mode",))
+    return tuple(aspect for aspect in TRACK if aspect in wanted)
+
+
+def _pattern() -> Kind[str]:
+    """One gitignore pattern that compiles. pathspec is imported only where patterns are read."""
+
+    def accept(value: object) -> str:
+        from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+        text = kinds.text("", 4096).accept(value)
+        if "\n" in text or "\0" in text:
+            raise Invalid("a pattern is one line without NUL")
+        try:
+            expression, _ = GitIgnoreSpecPattern.pattern_to_regex(text)
+            with warnings.catch_warnings(action="ignore"):  # of sets that a later Python may read otherwise
+                re.compile(expression or "")
+        except (ValueError, TypeError, re.error) as error:
+            raise Invalid(f"not a gitignore pattern: {printable(str(error))}") from None
+        if expression is None:
+            raise Invalid(
+                "it matches nothing"
+                + ("; a pattern that begins with # is written \\#" if text.startswith("#") else "")
+            )
+        return text
+
+    return Kind("a gitignore pattern, like *.tmp or cache/**", accept)
+
+
+def _optional(of: Kind[int]) -> Kind[int | None]:
+    return Kind(of.allowed + "; left out: 10% of the file system", of.accept, of.parse)
+
+
+def _judge_max_quarantined(table: Table, wanted: int, volumes: list[VolumeConfig]) -> list[str]:
+    """A bound beyond what any quorum volume can bear is an error, beyond a smaller one's a note.
+
+    One is always accepted: where even one costs the quorum, nobody can be accused in the first place.
+    """
+    quorum = [volume for volume in volumes if volume.policy == "quorum" and volume.nodes]
+    bounds = {volume.name: fence_bound(len(volume.nodes)) for volume in quorum}
+    if wanted <= 1 or not bounds:
+        return []
+    largest = max(max(bounds.values()), 1)
+    if wanted > largest:
+        table.reject(
+            "max_quarantined",
+            f"a quorum would be lost: fenced nodes have no vote, and with {_largest_name(bounds, volumes)} "
+            f"more than {largest} fenced would leave fewer than a quorum; allowed: 0 to {largest}",
+        )
+        return []
+    return [
+        f'volume "{name}": its quorum bears {_nodes(bound, "fenced ")}, '
+        f"fewer than max_quarantined = {wanted}; the judge stops at the lower of the two"
+        for name, bound in bounds.items()
+        if bound < wanted
+    ]
+
+
+def _largest_name(bounds: dict[str, int], volumes: list[VolumeConfig]) -> str:
+    largest = max(bounds, key=lambda name: bounds[name])
+    count = next(len(volume.nodes) for volume in volumes if volume.name == largest)
+    return f'the {count} nodes of volume "{largest}"'
+
+
+def _warnings(fleet: FleetConfig) -> list[str]:
+    found: list[str] = []
+    for volume in fleet.volumes:
+        count = len(volume.nodes)
+        if volume.policy == "quorum" and count < 3:
+            found.append(
+                f'volume "{volume.name}": {_nodes(count)}: a quorum is {quorum_of(count)}, so every '
+                "difference stays undetermined and nobody can be named; it takes three nodes to name one"
+            )
+        if volume.policy == "quorum" and volume.settle_s < 1 and count >= 3:
+            found.append(
+                f'volume "{volume.name}": settle_s = {volume.settle_s:g}: a node that receives '
+                "a change first can be accused before the others have it"
+            )
+        if volume.trash_keep_s < 3600:
+            found.append(
+                f'volume "{volume.name}": trash_keep_s = {volume.trash_keep_s:g}: what a resync set aside '
+                "is gone within the hour; keep it as long as you need to notice a mistake"
+            )
+    unused = [node for node in fleet.nodes if not any(node in volume.nodes for volume in fleet.volumes)]
+    if unused:
+        found.append(f"fleet.nodes: {_some(tuple(unused))} in no volume; nothing of them is compared")
+    return found
+
+
+def _notes(fleet: FleetConfig) -> list[str]:
+    found: list[str] = []
+    for volume in fleet.volumes:
+        label = f'volume "{volume.name}"'
+        found.append(
+            f"{label}: on_divergence = {volume.on_divergence}: {_ON_DIVERGENCE[volume.on_divergence]}"
+        )
+        if volume.policy != "quorum":
+            continue
+        count = len(volume.nodes)
+        found.append(
+            f"{label}: settle_s = {volume.settle_s:g} must exceed the time in which your own replication "
+            f"brings a change to {quorum_of(count)} of the {count} nodes; if it takes longer, "
+            "the first to have it looks like a rogue"
+        )
+        if volume.settle_s < volume.scan_interval_s:
+            found.append(
+                f"{label}: settle_s = {volume.settle_s:g} is shorter than scan_interval_s = "
+                f"{volume.scan_interval_s:g}: a difference is judged after every voter's next scan, "
+                f"so naming takes up to about {2 * volume.scan_interval_s:g} s"
+            )
+        if count >= 4 and count % 2 == 0:
+            found.append(
+                f"{label}: {count} nodes is an even number: a split {count // 2} to {count // 2} "
+                f"accuses nobody; {count - 1} nodes bear as many losses ({fence_bound(count)})"
+            )
+    if fleet.digest == "xxh3-128":
+        found.append('digest = "xxh3-128" finds accidents and is no evidence against a forger; "blake3" is')
+    return found
+
+
+def _nodes(count: int, kind: str = "") -> str:
+    return f"{count} {kind}node{'' if count == 1 else 's'}"
+
+
+def _some(names: tuple[str, ...], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

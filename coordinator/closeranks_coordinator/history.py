@@ -1,0 +1,59 @@
+"""Which entries the truth had earlier, path by path: what tells lag from divergence.
+
+Kept as the sequence of truth roots; the index of changed paths is derived from the differences of
+neighbours, so it is the same after a restart. Bounded in roots and in changed paths: what is older is
+forgotten, and a node that returns from longer ago is judged by what it held itself (see `judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .truth import Differ
+
+HISTORY_MAX_ROOTS = 512
+HISTORY_MAX_CHANGES = 200_000
+
+
+class TruthHistory:
+    """The truth's earlier entries. Order numbers grow with each move of the truth."""
+
+    def __init__(self, differ: Differ, roots: Sequence[tuple[int, bytes]]) -> None:
+        self._differ = differ
+        self.roots = list(roots)  # (order, root), oldest first; the last is the present truth
+        self._values: dict[bytes, list[tuple[int, bytes | None]]] | None = None
+
+    def move(self, root: bytes) -> None:
+        """The truth is `root` from now on."""
+        order = self.roots[-1][0] + 1 if self.roots else 1
+        if self._values is not None and self.roots:
+            self._add(self.roots[-1], (order, root))
+        self.roots.append((order, root))
+        if len(self.roots) > HISTORY_MAX_ROOTS or self._changes() > HISTORY_MAX_CHANGES:
+            self.forget(self.roots[min(len(self.roots) - 1, len(self.roots) // 4 + 1)][0])
+
+    def forget(self, before: int) -> None:
+        """Drop roots with a lower order number; the present truth stays."""
+        self.roots = [one for one in self.roots[:-1] if one[0] >= before] + self.roots[-1:]
+        self._values = None
+
+    def latest_order(self, key: bytes, value: bytes | None) -> int | None:
+        """The newest order number under which the truth of `key` was `value`; None: it never was."""
+        if self._values is None:
+            self._values = {}
+            for earlier, later in zip(self.roots, self.roots[1:], strict=False):
+                self._add(earlier, later)
+        found = self._values.get(key)
+        if found is None:
+            return None
+        orders = [order for order, held in found if held == value]
+        return orders[-1] if orders else None
+
+    def _add(self, earlier: tuple[int, bytes], later: tuple[int, bytes]) -> None:
+        assert self._values is not None, "called while the index is being made"
+        for key, (before, after) in self._differ.diff(earlier[1], later[1]).items():
+            known = self._values.setdefault(key, [(earlier[0], before)])
+            known.append((later[0], after))
+
+    def _changes(self) -> int:
+        return 0 if self._values is None else len(self._values)

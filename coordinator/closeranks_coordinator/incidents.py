@@ -1,0 +1,250 @@
+"""How each kind of incident begins: its words for people, and the evidence that it rests on.
+
+Texts are for volunteers who see closeranks for the first time: the summary says what happened, the
+advice why it matters and the exact command to type next. They are one printable line each, whatever the
+names in them. The record itself, and all that happens to it later, is `incident_record`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from closeranks_proto.digests import DigestAlgorithm
+
+from . import words
+from .diffs import DiffRow
+from .incident_record import EventName, Evidence, Incident, IncidentPath, Kind, TimelineEvent
+from .model import OnDivergence
+
+__all__ = [
+    "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
+    "divergence", "duplicate_node", "evidence", "many_suspects", "outage", "regression", "undetermined",
+]  # fmt: skip
+
+SAMPLES_MAX = 20
+
+
+def divergence(
+    *,
+    id: str,
+    node: str,
+    volume: str,
+    now_ms: int,
+    first_seen_ms: int,
+    rows: Iterable[DiffRow],
+    path_count: int,
+    bytes: int,
+    on_divergence: OnDivergence,
+    evidence: Evidence,
+) -> Incident:
+    """A node holds entries that the truth never had."""
+    advice = _advice(id, "divergence", node, volume, on_divergence)
+    incident = Incident(id, "divergence", node, volume, now_ms, "", advice)
+    incident.observe_paths(rows, path_count, bytes)
+    _name(incident, node, first_seen_ms, evidence)
+    return incident
+
+
+def regression(
+    *,
+    id: str,
+    node: str,
+    volume: str,
+    now_ms: int,
+    first_seen_ms: int,
+    rows: Iterable[DiffRow],
+    path_count: int,
+    bytes: int,
+    on_divergence: OnDivergence,
+    evidence: Evidence,
+) -> Incident:
+    """A node held entries of the truth and left them for older ones."""
+    advice = _advice(id, "regression", node, volume, on_divergence)
+    incident = Incident(id, "regression", node, volume, now_ms, "", advice)
+    incident.observe_paths(rows, path_count, bytes)
+    _name(incident, node, first_seen_ms, evidence)
+    return incident
+
+
+def _name(incident: Incident, node: str, first_seen_ms: int, evidence: Evidence) -> None:
+    incident.evidence = dict(evidence)
+    paths = words.path_list(incident.paths, incident.path_count)
+    incident.note(
+        first_seen_ms, "detected", f"{node} differs from the truth of volume {incident.volume}: {paths}."
+    )
+    lasted = words.human_duration((incident.opened_ms - first_seen_ms) / 1000)
+    coverage = evidence.get("coverage")
+    compared = f" Coverage: {coverage}." if isinstance(coverage, str) else ""
+    incident.note(incident.opened_ms, "named", f"{incident.summary}. It has lasted {lasted}.{compared}")
+
+
+def _advice(id: str, kind: str, node: str, volume: str, on_divergence: OnDivergence) -> str:
+    if kind == "regression":
+        why = (
+            f"{node} is not late: it had the present entries and lost them. Usual causes: a restored backup or "
+            f"snapshot, a disk that dropped writes at a power cut, a second copy job that runs on {node}."
+        )
+    else:
+        why = (
+            f"Whoever reads these paths on {node} gets something else than on the other nodes: a process on "
+            f"{node} wrote them, or its disk lost or changed them."
+        )
+    look = f"See the paths: `closeranks diff {volume} {node}`."
+    match on_divergence:
+        case "alert":
+            now = (
+                f"This volume only alerts: {node} keeps serving and nothing on its disk was changed. {look} If the "
+                f"others are right, `closeranks resync {node}` fences it, brings it back and releases it. If {node} is "
+                f"right, bring the others to what it holds; the incident closes when the difference is gone."
+            )
+        case "quarantine":
+            now = (
+                f"{node} is fenced as soon as the guards allow it, and stays so until you decide. {look} Then "
+                f"`closeranks resync {node}` brings it back and verifies it, and `closeranks release {node}` lets it "
+                f"serve again."
+            )
+        case "resync":
+            now = (
+                f"You need not do anything now: {node} is fenced, brought back, verified and released by itself. Find "
+                f"out who wrote there, or it comes again. {look} If `closeranks status` says that it waits for a "
+                f"person: `closeranks release {node}`."
+            )
+    return (
+        f"{why} {now} What a resync replaces or removes stays in the trash of {node}: "
+        f"`closeranks trash list {node} --incident {id}`."
+    )
+
+
+def outage(*, id: str, node: str, since_ms: int, now_ms: int, volumes: Sequence[str]) -> Incident:
+    """A node is silent. `since_ms`: the last that was heard of it."""
+    silent = words.human_duration((now_ms - since_ms) / 1000)
+    held = f"volume{'' if len(volumes) == 1 else 's'} {words.join(volumes)}" if volumes else "no volume"
+    incident = Incident(
+        id, "outage", node, None, now_ms,
+        f"{node} has been silent for {silent}; nobody knows the state of its copy of {held}",
+        f"Silence is not agreement: {node} has no vote, and while it is away one more failure may leave no quorum. "
+        f"On {node}: is the machine up, is the agent running (`closeranks doctor --config AGENT.TOML` says what is "
+        f"wrong and the mend), does its network reach the coordinator? `closeranks nodes {node}` shows what was "
+        f"known last. The incident closes by itself when {node} is back.",
+    )  # fmt: skip
+    incident.note(since_ms, "detected", f"The last that was heard of {node}.")
+    incident.note(now_ms, "named", f"{node} is unreachable, after {silent} of silence.")
+    return incident
+
+
+def undetermined(
+    *,
+    id: str,
+    volume: str,
+    now_ms: int,
+    first_seen_ms: int,
+    rows: Iterable[DiffRow],
+    path_count: int,
+    voted: int,
+    assigned: int,
+    need: int,
+    evidence: Evidence | None = None,
+) -> Incident:
+    """No entry of some paths has a quorum: `need` of `assigned` nodes must agree, `voted` had a vote."""
+    fleet = words.plural(assigned, "node")
+    if voted < need:
+        cause = f"Only {voted} of {fleet} can be compared, and {need} must agree."
+        mend = "Bring the missing nodes back: `closeranks status` names them."
+    else:
+        cause = f"{voted} of {fleet} were compared; {need} must hold the same entry, and no {need} do."
+        mend = (
+            f"Compare nodes with each other, `closeranks diff {volume} NODE --against NODE`, decide which is right "
+            f"and bring the others to it; or make a node's state the known good one: `closeranks baseline create "
+            f"NAME --volume {volume} --node NODE`, then `closeranks baseline pin {volume} NAME`."
+        )
+    advice = (
+        f"{cause} So nobody is accused and nothing is repaired in these paths; every node keeps what it has. {mend} "
+        f"Everything else of the volume is still watched. The incident closes by itself when {need} nodes agree."
+    )
+    incident = Incident(id, "undetermined", None, volume, now_ms, "", advice)
+    incident.observe_paths(rows, path_count)
+    incident.evidence = {"coverage": f"{voted}/{assigned} compared", "need": need, **(evidence or {})}
+    incident.note(first_seen_ms, "detected", f"{incident.summary}.")
+    incident.note(now_ms, "held", cause)
+    return incident
+
+
+def many_suspects(
+    *, id: str, volume: str | None, now_ms: int, nodes: Sequence[str], max_quarantined: int
+) -> Incident:
+    """More nodes are suspect at once than may be fenced: the rule, or closeranks itself, may be wrong."""
+    where = "" if volume is None else f" in volume {volume}"
+    first = nodes[0] if nodes else "NODE"
+    incident = Incident(
+        id, "many_suspects", None, volume, now_ms,
+        f"{words.plural(len(nodes), 'node')} break ranks at once{where}: {words.join(nodes, 5)}. "
+        f"Nothing is fenced automatically",
+        f"When so many look wrong, the truth itself may be: a change that is being rolled out, a moved or unmounted "
+        f"directory, a new ignore pattern. Fencing them all could take the service down, so this waits for you "
+        f"(max_quarantined = {max_quarantined}). Look at one: `closeranks diff {volume or 'VOLUME'} {first}`. If it "
+        f"is wrong, `closeranks resync {first}`, and so on, one after the other; `closeranks quarantine {first} "
+        f"--reason TEXT` only fences. If the change is wanted, finish it on the other nodes, and set settle_s above "
+        f"the time that your own replication needs.",
+    )  # fmt: skip
+    incident.evidence = {"suspects": list(nodes), "max_quarantined": max_quarantined}
+    incident.note(now_ms, "detected", f"Suspect at once: {words.join(nodes, 20)}.")
+    limit = max_quarantined + 1
+    incident.note(
+        now_ms, "held", f"Automatic fencing is held: more than max_quarantined + 1 = {limit} suspects."
+    )
+    return incident
+
+
+def duplicate_node(*, id: str, node: str, now_ms: int, detail: str) -> Incident:
+    """A second agent claims the name of a node whose session stands."""
+    said = words.line(detail).rstrip(".")
+    incident = Incident(
+        id, "duplicate_node", node, None, now_ms,
+        f"A second agent calls itself {node} and was refused: {said}",
+        f"If both were believed, {node} would seem to change its files with every message; the first agent stays "
+        f"connected. Usual causes: a cloned machine, a copied agent.toml. Give the second machine a `node` name of "
+        f"its own and an empty `state_dir`; `closeranks nodes {node}` shows the address of the one that is connected. "
+        f"If {node} has moved to a new machine, stop the old agent: the new one is accepted 10 s later.",
+    )  # fmt: skip
+    incident.note(now_ms, "detected", f"A second agent with the name {node} was refused: {said}.")
+    return incident
+
+
+def evidence(
+    *,
+    compared: int,
+    assigned: int,
+    voters: Sequence[str],
+    need: int,
+    decided_by: str,
+    node_root: bytes | None,
+    truth_root: bytes | None,
+    algorithm: DigestAlgorithm,
+    lasted_s: float,
+    samples: Iterable[tuple[bytes, bytes | None, bytes | None]],
+) -> Evidence:
+    """What a verdict rests on, in words.
+
+    `samples` are (key, the node's entry, the truth's); the first SAMPLES_MAX are told. `decided_by` says how
+    the truth came about. Raises CodecError for an entry that is not canonical.
+    """
+    entries = [
+        words.line(
+            f"{words.path_words(key)}: the node has {words.value_words(ours, algorithm)}; "
+            f"the truth has {words.value_words(theirs, algorithm)}"
+        )
+        for key, ours, theirs in islice(samples, SAMPLES_MAX)
+    ]
+    return {
+        "coverage": f"{compared}/{assigned} compared",
+        "decided_by": words.line(decided_by),
+        "need": need,
+        "voters": list(voters),
+        "node_root": "none" if node_root is None else node_root.hex(),
+        "truth_root": "none" if truth_root is None else truth_root.hex(),
+        "digest": algorithm.name,
+        "digest_proves": words.digest_proof(algorithm),
+        "lasted": words.human_duration(lasted_s),
+        "entries": entries,
+    }

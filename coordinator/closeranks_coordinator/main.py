@@ -1,0 +1,102 @@
+"""The coordinator's process: opens the store, listens, runs, drains on SIGTERM.
+
+Exit codes (RULES §5): 0 after SIGTERM, 1 fault, 2 configuration, 3 cannot listen, 4 state directory locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from closeranks_proto.errors import UserError
+from closeranks_proto.kinds import Address
+from closeranks_proto.limits import DRAIN_TIMEOUT_S
+
+from .api import build_app
+from .config import CoordinatorConfig
+from .runtime import Coordinator
+from .store import StateLocked, Store
+from .store_sqlite import open_store
+
+log = logging.getLogger("closeranks.coordinator")
+
+
+def run(config: CoordinatorConfig) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    return uvloop.run(_main(config))
+
+
+async def _main(config: CoordinatorConfig) -> int:
+    try:
+        store = open_store(Path(config.state_dir), config.fleet.digest)
+    except StateLocked as error:
+        log.error("%s", error)
+        return 4
+    except (UserError, OSError) as error:
+        log.error("the state directory %s can not be used: %s", config.state_dir, error)
+        return 1
+    try:
+        return await _serve(config, store)
+    finally:
+        await store.close()
+
+
+async def _serve(config: CoordinatorConfig, store: Store) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    coordinator = Coordinator(config, store)
+    loop.add_signal_handler(signal.SIGHUP, coordinator.reload_soon)
+    agents_app = web.Application()
+    agents_app.add_routes(coordinator.sessions.routes())
+    runners = [
+        web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        for app in (agents_app, build_app(coordinator))
+    ]
+    try:
+        for runner, key in zip(runners, ("listen_agents", "listen_api"), strict=True):
+            await runner.setup()
+            address: Address = getattr(config, key)
+            try:
+                await web.TCPSite(runner, address.host, address.port, reuse_address=True).start()
+            except OSError as error:
+                log.error(
+                    "can not listen on %s: %s. Another program has this port, or the address is not this "
+                    "machine's: change [coordinator] %s.",
+                    address,
+                    error.strerror or error,
+                    key,
+                )
+                return 3
+            log.info("%s is %s port %d", key, address.host, runner.addresses[0][1])
+        coordinator.ready = True
+        return await _until_stopped(coordinator, stop)
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
+    work = asyncio.create_task(coordinator.run())
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if work.done():
+        log.error("the coordinator stops because of a fault of its own", exc_info=work.exception())
+        return 1
+    log.info("stopping")
+    coordinator.ready = False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await coordinator.sessions.drain()
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    log.info("stopped")
+    return 0

@@ -1,0 +1,105 @@
+"""What of the core's memory survives a restart, record by record.
+
+Records are mutable only inside a step; whatever a step touched is written out by one Persist at its
+front, encoded with msgpack.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from closeranks_proto import messages as wire
+
+from .states import Phase
+
+Purpose = Literal["divergence", "lag", "join"]
+
+
+class FenceRecord(msgspec.Struct):
+    """`release`: who may lift it. `verified`: its root was proven equal to the truth since it was fenced."""
+
+    token: int
+    reason: str
+    incident: str | None
+    since_ms: int
+    by_hand: bool
+    release: Literal["automatic", "by_hand"]
+    verified: bool = False
+    acknowledged: bool = False
+
+
+class RecoveryRecord(msgspec.Struct):
+    """A node's way back to the truth. `volumes` are those to look after."""
+
+    purpose: Purpose
+    action: str
+    incident: str | None
+    volumes: list[str]
+    started_ms: int
+
+
+class NodeVolume(msgspec.Struct):
+    """`held` None: never in rank. `withheld`: keys that may differ in special mode bits."""
+
+    root: bytes | None = None
+    held: bytes | None = None
+    withheld: list[bytes] = []
+    status: wire.VolumeStatus | None = None
+    problem_since_ms: int | None = None
+    last_scan_ms: int | None = None
+
+
+class NodeRecord(msgspec.Struct):
+    phase: Phase = "joining"
+    since_ms: int = 0
+    story: list[str] = []
+    agent_id: str = ""
+    address: str = ""
+    last_contact_ms: int | None = None
+    fence: FenceRecord | None = None
+    unfence: int | None = None  # token of a release that the node has not confirmed
+    recovery: RecoveryRecord | None = None
+    releases_ms: list[int] = []  # automatic ones
+    volumes: dict[str, NodeVolume] = {}
+
+
+class VolumeRecord(msgspec.Struct):
+    """`roots`: (order, root, since ms) of the truth, oldest first; `settings`: what founded it."""
+
+    roots: list[tuple[int, bytes, int]] = []
+    settings: str = ""
+    pinned: str | None = None
+
+
+class ActionRecord(msgspec.Struct):
+    id: str
+    kind: str
+    node: str
+    volume: str | None
+    state: Literal["queued", "running", "done", "failed"]
+    started_ms: int
+    dry_run: bool = False
+    error: str | None = None
+    bytes_moved: int = 0
+    plan: list[wire.PlanStep] | None = None
+    plan_steps: int | None = None
+    plan_bytes: int | None = None
+
+
+class BaselineRecord(msgspec.Struct):
+    name: str
+    volume: str
+    root: bytes
+    created_ms: int
+    source: str
+    files: int
+    bytes: int
+
+
+class Counters(msgspec.Struct):
+    token: int = 0
+    term: int = 0
+    incident: int = 0
+    action: int = 0

@@ -1,0 +1,272 @@
+"""The coordinator as one running object: feeds the core, carries out its effects in their order.
+
+All events go through one queue to one task, so the core sees a single order of things. What was queued
+together is decided together and made durable in one write; nothing of those steps is sent or published
+before. When the state directory is full, the task waits with everything in its hands: no promise is
+made that is not on disk, sessions and the API go on, and `/-/ready` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import algorithm_named
+from closeranks_proto.errors import UserError
+
+from .config import CoordinatorConfig
+from .events import EventLog
+from .fleet import Fleet
+from .metrics import Metrics
+from .model import (
+    Configured,
+    Effect,
+    Event,
+    FleetConfig,
+    Log,
+    Now,
+    Observe,
+    Persist,
+    Publish,
+    Send,
+    Step,
+    Tick,
+    VolumeConfig,
+    WakeAt,
+)
+from .session import STORE_RETRY_S
+from .sessions import Sessions
+from .store import Batch, Store, StoreFault, StoreFull
+
+log = logging.getLogger("closeranks.coordinator")
+
+TICK_S = 1.0
+BATCH_MAX_STEPS = 64  # decided together, then one write
+COLLECT_FIRST_S = 300.0
+COLLECT_EVERY_S = 3600.0
+TRASH_TIMEOUT_S = 30.0
+
+
+def clock() -> Now:
+    return Now(time.monotonic(), time.time_ns() // 1_000_000)
+
+
+def volume_settings(volume: VolumeConfig) -> wire.VolumeSettings:
+    """What an agent must know of a volume."""
+    return wire.VolumeSettings(
+        volume.name,
+        volume.chunk_bytes,
+        volume.ignore,
+        volume.track,
+        volume.scan_interval_s,
+        volume.special_bits,
+        volume.trash_max_bytes,
+        volume.trash_keep_s,
+    )
+
+
+class Coordinator:
+    """Core, store, sessions and event log of one running coordinator."""
+
+    def __init__(self, config: CoordinatorConfig, store: Store) -> None:
+        self.config = config
+        self.store = store
+        self.ready = False  # both ports listen
+        self.algorithm = algorithm_named(config.fleet.digest)
+        self._unsaved: dict[bytes, bytes] = {}
+        self.fleet = Fleet(
+            config.fleet,
+            self.algorithm,
+            self._object,
+            store.records(),
+            clock(),
+            random.Random(time.time_ns()),
+        )
+        self.sessions = Sessions(self)
+        self.problem: str | None = None
+        self.events = EventLog(store)
+        self.metrics = Metrics()
+        self.metrics.attach(self)
+        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[object] | None]] = asyncio.Queue()
+        self._wake: tuple[float, asyncio.TimerHandle] | None = None
+
+    # --- for sessions and the API --------------------------------------------------------------
+
+    @property
+    def fleet_config(self) -> FleetConfig:
+        return self.config.fleet
+
+    def now(self) -> Now:
+        return clock()
+
+    def settings_of(self, volume: str) -> wire.VolumeSettings:
+        return next(volume_settings(found) for found in self.config.fleet.volumes if found.name == volume)
+
+    def feed(self, event: Event) -> None:
+        """Queue an event for the core."""
+        self._queue.put_nowait((event, None))
+
+    async def ask(self, event: Event) -> object:
+        """The core's answer to an operator's request, once everything it promised is durable."""
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((event, answer))
+        return await answer
+
+    async def trash(self, node: str, message: wire.TrashList | wire.TrashRestore) -> wire.TrashAnswer | None:
+        """What the node answers; None while it has no session or when it does not answer in time."""
+        answer: asyncio.Future[wire.TrashAnswer] = asyncio.get_running_loop().create_future()
+        request = self.sessions.answer_trash(node, answer)
+        if request is None:
+            return None
+        match message:
+            case wire.TrashList():
+                self.sessions.send(
+                    node,
+                    wire.TrashList(request, message.volume, message.incident, message.limit, message.cursor),
+                )
+            case wire.TrashRestore():
+                self.sessions.send(
+                    node,
+                    wire.TrashRestore(request, message.volume, message.ids, message.to, message.in_place),
+                )
+        try:
+            return await asyncio.wait_for(answer, TRASH_TIMEOUT_S)
+        except (TimeoutError, ConnectionError) as error:
+            log.warning("%s did not answer about its trash: %s", node, error or "no answer in time")
+            return None
+
+    async def reload(self) -> None:
+        """Read the configuration file again. UserError leaves everything as it was."""
+        fresh = self.config.reread()
+        for key in ("listen_agents", "listen_api", "state_dir"):
+            if getattr(fresh, key) != getattr(self.config, key):
+                raise UserError(f"{fresh.file}: {key} can not change while the coordinator runs; restart it")
+        if fresh.fleet.digest != self.config.fleet.digest:
+            raise UserError(
+                f"{fresh.file}: fleet.digest can not change while the coordinator runs; restart it"
+            )
+        retired = sorted(set(self.config.fleet.nodes) - set(fresh.fleet.nodes))
+        before = {node: self._settings_for(node) for node in self.sessions.connected()}
+        self.config = fresh
+        await self.ask(Configured(fresh.fleet))
+        self.sessions.retire(retired)
+        # A session begins with the settings: whom they changed for dials again.
+        self.sessions.restart(node for node, old in before.items() if old != self._settings_for(node))
+        log.info("configuration read again from %s", fresh.file)
+
+    def reload_soon(self) -> None:
+        """SIGHUP: read the configuration again, keeping the old one on an error."""
+
+        async def reload() -> None:
+            try:
+                await self.reload()
+            except UserError as error:
+                log.error("configuration not changed: %s", error)
+
+        self._reloading = asyncio.get_running_loop().create_task(reload())
+
+    def _settings_for(self, node: str) -> tuple[wire.VolumeSettings, ...]:
+        return tuple(volume_settings(volume) for volume in self.config.fleet.volumes if node in volume.nodes)
+
+    # --- the core's task -----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Decide and carry out, for ever."""
+        self.feed(Tick())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._decide())
+            group.create_task(self._tick())
+            group.create_task(self._collect())
+
+    async def _decide(self) -> None:
+        while True:
+            taken = [await self._queue.get()]
+            while len(taken) < BATCH_MAX_STEPS and not self._queue.empty():
+                taken.append(self._queue.get_nowait())
+            steps = [(self._step(event), answer) for event, answer in taken]
+            await self._persist([effect for step, _ in steps for effect in step.effects])
+            for step, answer in steps:
+                for effect in step.effects:
+                    self._carry_out(effect)
+                if answer is not None and not answer.done():
+                    answer.set_result(step.answer)
+
+    def _step(self, event: Event) -> Step:
+        step = self.fleet.step(clock(), event)
+        for effect in step.effects:
+            if isinstance(effect, Persist):
+                self._unsaved.update(effect.objects)
+        return step
+
+    def _object(self, digest: bytes) -> bytes:
+        unsaved = self._unsaved.get(digest)
+        return self.store.object(digest) if unsaved is None else unsaved
+
+    async def _persist(self, effects: list[Effect]) -> None:
+        objects: dict[bytes, bytes] = {}
+        records: dict[tuple[str, str], bytes | None] = {}
+        for effect in effects:
+            if isinstance(effect, Persist):
+                objects.update(effect.objects)
+                records.update({(kind, key): value for kind, key, value in effect.records})
+        if not objects and not records:
+            return
+        batch = Batch(objects=objects, records=[(kind, key, value) for (kind, key), value in records.items()])
+        while True:
+            try:
+                await self.store.write(batch)
+            except (StoreFull, StoreFault) as error:
+                if self.problem is None:
+                    log.error("%s", error)
+                self.problem = str(error)
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                break
+        self.problem = None
+        self._unsaved.clear()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self.sessions.send(effect.node, effect.message)
+            case Publish():
+                self.events.publish(effect.kind, effect.id)
+            case Observe():
+                self.metrics.observe(effect)
+            case Log():
+                getattr(log, effect.level)("%s", effect.text)
+            case WakeAt():
+                self._wake_at(effect.mono)
+            case Persist():
+                pass  # done before
+
+    async def _tick(self) -> None:
+        while True:
+            due = time.monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self.metrics.loop_lag(time.monotonic() - due)
+            self.feed(Tick())
+
+    def _wake_at(self, mono: float) -> None:
+        """One timer: the earliest moment that the core asked for."""
+        if self._wake is not None and not self._wake[1].cancelled() and self._wake[0] <= mono:
+            return
+        if self._wake is not None:
+            self._wake[1].cancel()
+        delay = max(mono - time.monotonic(), 0.001)
+        self._wake = (mono, asyncio.get_running_loop().call_later(delay, self._woken))
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.feed(Tick())
+
+    async def _collect(self) -> None:
+        """Give back what nothing needs any more."""
+        await asyncio.sleep(COLLECT_FIRST_S)
+        while True:
+            report = await self.store.collect(self.fleet.live_roots(clock()))
+            log.info("garbage collection: %s", report)
+            await asyncio.sleep(COLLECT_EVERY_S)

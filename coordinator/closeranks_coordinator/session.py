@@ -1,0 +1,306 @@
+"""One agent's connection, from Welcome to its end. A shell: it has no opinions about nodes.
+
+Frames are handled strictly in order; what must be durable is written before it is acknowledged; a scan
+is only reported to the core once the commits that it found are stored. Whatever breaks the protocol
+ends the session with a reason, and nothing of it is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from aiohttp import WSMsgType, web
+
+from closeranks_proto import limits
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import DigestAlgorithm
+from closeranks_proto.errors import MissingObject, ProtocolError
+from closeranks_proto.messages import PROTOCOL
+from closeranks_proto.tree import Tree
+from closeranks_proto.wire import decode_agent_message, encode_message
+
+from .ingest import Accepted, Ingest, Known, Outcome, Partial
+from .model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned
+from .store import Batch, NodeRoot, Store, StoreFault, StoreFull
+
+log = logging.getLogger("closeranks.sessions")
+
+# Frames waiting for one agent. Membership of 1,000 nodes is about 60 KB; 64 MiB is a stuck peer.
+OUTBOX_MAX_FRAMES = 4096
+OUTBOX_MAX_BYTES = 64 * limits.MIB
+STORE_RETRY_S = 1.0
+
+
+class Core(Protocol):
+    """What a session needs of the coordinator."""
+
+    store: Store
+    algorithm: DigestAlgorithm
+
+    @property
+    def fleet_config(self) -> FleetConfig: ...
+    def feed(self, event: Event) -> None: ...
+    def settings_of(self, volume: str) -> wire.VolumeSettings: ...
+
+
+class Session:
+    """One agent's connection, from Welcome to its end."""
+
+    def __init__(
+        self,
+        core: Core,
+        socket: web.WebSocketResponse,
+        hello: wire.Hello,
+        peer: str,
+        tree: Tree,
+        clock: Callable[[], float],
+    ) -> None:
+        self.id = secrets.token_hex(6)
+        self.node = hello.node
+        self.closed = asyncio.Event()
+        self._core = core
+        self._socket = socket
+        self._hello = hello
+        self._clock = clock
+        self._address = _address(hello.address, peer)
+        self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MAX_FRAMES)
+        self._outbox_bytes = 0
+        self._ending: asyncio.Event = asyncio.Event()
+        self._reason = ""
+        self._waiting_scans: dict[str, tuple[int, float]] = {}
+        self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
+        self._requests = 0
+        self._streams: dict[str, Ingest] = {}
+        self._tree = tree
+
+    def post(self, message: wire.CoordinatorMessage) -> None:
+        """Queue a message. A peer that does not read ends its own session."""
+        frame = encode_message(message)
+        if self._outbox.full() or self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
+            self.end("it does not read what it is sent")
+            return
+        self._outbox_bytes += len(frame)
+        self._outbox.put_nowait(frame)
+
+    def end(self, reason: str) -> None:
+        """Close after what is queued has been sent."""
+        self._reason = self._reason or reason
+        self._ending.set()
+
+    def expect_trash(self, answer: asyncio.Future[wire.TrashAnswer]) -> int:
+        self._requests += 1
+        self._trash[self._requests] = answer
+        return self._requests
+
+    async def run(self) -> None:
+        """Serve until either side ends it."""
+        volumes = self._open_streams()
+        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._ending.wait())]
+        self._core.feed(
+            Connected(
+                self.node,
+                self.id,
+                self._hello.agent_id,
+                self._address,
+                self._hello.highest_token,
+                self._hello.fence,
+                volumes,
+            )
+        )
+        log.info("%s connected from %s with %s", self.node, self._address, ", ".join(volumes) or "no volume")
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._flush(tasks[1])
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            self._explain(results)
+            for answer in self._trash.values():
+                if not answer.done():
+                    answer.set_exception(ConnectionError(f"{self.node} disconnected before it answered"))
+            await self._socket.close(message=self._reason.encode()[:100])
+
+    async def _flush(self, writer: asyncio.Task[object]) -> None:
+        """Give what is queued a moment to leave."""
+        deadline = self._clock() + 1.0
+        while not writer.done() and self._outbox_bytes and self._clock() < deadline:
+            await asyncio.sleep(0.01)
+
+    def _explain(self, results: Sequence[object]) -> None:
+        for result in results:
+            if isinstance(result, asyncio.CancelledError) or not isinstance(result, BaseException):
+                continue
+            if isinstance(result, (ProtocolError, ConnectionError, TimeoutError)):
+                self._reason = self._reason or str(result)
+            else:
+                log.error("session of %s ended by our own fault", self.node, exc_info=result)
+                self._reason = self._reason or "internal error"
+        log.info("%s disconnected: %s", self.node, self._reason or "the agent closed the connection")
+
+    def _open_streams(self) -> tuple[str, ...]:
+        """Welcome the agent; the volumes that it and the configuration share."""
+        core = self._core
+        assigned = {volume.name: volume for volume in core.fleet_config.volumes if self.node in volume.nodes}
+        names = tuple(sorted({volume.name for volume in self._hello.volumes} & set(assigned)))
+        acked: list[tuple[str, int, bytes | None]] = []
+        for name in names:
+            stored = core.store.node_root(self.node, name)
+            if stored is None or stored.agent_id != self._hello.agent_id:
+                stored = NodeRoot(self._hello.agent_id, 0, None)
+            if stored.root is not None and not core.store.has(stored.root):
+                stored = NodeRoot(stored.agent_id, stored.seq, None)
+            acked.append((name, stored.seq, stored.root))
+            self._streams[name] = Ingest(
+                name,
+                stored.seq,
+                stored.root,
+                core.algorithm,
+                assigned[name].chunk_bytes,
+                core.store.object,
+                core.store.has,
+                self._tree,
+            )
+        self.post(
+            wire.Welcome(
+                PROTOCOL,
+                self.id,
+                core.algorithm.name,
+                limits.CREDIT_COMMITS,
+                limits.BEAT_INTERVAL_S,
+                tuple(core.settings_of(name) for name in names),
+                tuple(acked),
+            )
+        )
+        return names
+
+    async def _write(self) -> None:
+        while True:
+            frame = await self._outbox.get()
+            async with asyncio.timeout(limits.SILENT_AFTER_S):
+                await self._socket.send_bytes(frame)
+            self._outbox_bytes -= len(frame)
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                frame = await self._socket.receive(timeout=limits.SILENT_AFTER_S)
+            except TimeoutError:
+                raise TimeoutError(f"nothing heard for {limits.SILENT_AFTER_S:.0f} s") from None
+            if frame.type is not WSMsgType.BINARY:
+                return
+            await self._take(decode_agent_message(frame.data))
+
+    async def _take(self, message: wire.AgentMessage) -> None:
+        match message:
+            case wire.Commit():
+                await self._carry_out(message.volume, self._stream(message.volume).commit(message))
+            case wire.Announce():
+                await self._carry_out(message.volume, self._stream(message.volume).announce(message))
+            case wire.Objects():
+                outcomes = self._stream(message.volume).receive(message.objects, message.missing)
+                await self._carry_out(message.volume, outcomes)
+            case wire.Want():
+                await self._give(message)
+            case wire.Beat():
+                self._beat(message)
+            case wire.TrashAnswer():
+                answer = self._trash.pop(message.request, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case wire.Hello():
+                raise ProtocolError("a second Hello in one session")
+            case _:
+                self._core.feed(FromAgent(self.node, message))
+
+    def _stream(self, volume: str) -> Ingest:
+        if volume not in self._streams:
+            raise ProtocolError(f"a message about volume {volume!r}, which is not this node's")
+        return self._streams[volume]
+
+    async def _carry_out(self, volume: str, outcomes: list[Outcome]) -> None:
+        arrived = self._clock()
+        for outcome in outcomes:
+            match outcome:
+                case Accepted():
+                    # The last accepted root in the store follows the session, never the other way round.
+                    root = (self.node, volume, self._hello.agent_id, outcome.seq, outcome.root)
+                    await self._store(Batch(objects=outcome.objects, node_roots=[root]))
+                    observed = arrived - outcome.observed_age_ms / 1000
+                    self._core.feed(RootStored(self.node, volume, outcome.root, outcome.cause, observed))
+                    self.post(wire.Ack(volume, outcome.seq))
+                    self._release_scan(volume)
+                case Known():
+                    self.post(wire.Ack(volume, outcome.seq))
+                case Partial():
+                    await self._store(Batch(objects=outcome.objects))
+                case _:
+                    self.post(outcome)
+
+    async def _store(self, batch: Batch) -> None:
+        """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""
+        while True:
+            try:
+                await self._core.store.write(batch)
+            except (StoreFull, StoreFault) as error:
+                log.error("%s", error)
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                return
+
+    async def _give(self, want: wire.Want) -> None:
+        """Answer a Want in frames of about FRAME_TARGET_BYTES."""
+        if len(want.digests) > limits.WANT_MAX_DIGESTS:
+            raise ProtocolError(
+                f"a Want of {len(want.digests)} digests; at most {limits.WANT_MAX_DIGESTS} are allowed"
+            )
+        found: list[bytes] = []
+        missing: list[bytes] = []
+        size = 0
+        for digest in want.digests:
+            try:
+                blob = self._core.store.object(digest)
+            except MissingObject:
+                missing.append(digest)
+                continue
+            if found and size + len(blob) > limits.FRAME_TARGET_BYTES:
+                await self._room()
+                self.post(wire.Objects(want.volume, want.request, tuple(found), (), False))
+                found, size = [], 0
+            found.append(blob)
+            size += len(blob)
+        await self._room()
+        self.post(wire.Objects(want.volume, want.request, tuple(found), tuple(missing), True))
+
+    async def _room(self) -> None:
+        """Wait until the outbox has drained enough for another bundle; the writer's own limit bounds this."""
+        while self._outbox_bytes > OUTBOX_MAX_BYTES // 4:
+            await asyncio.sleep(0.01)
+
+    def _beat(self, beat: wire.Beat) -> None:
+        now = self._clock()
+        for volume in beat.volumes:
+            stream = self._stream(volume.name)
+            if volume.scan_started_age_ms is None:
+                continue
+            self._waiting_scans[volume.name] = (volume.last_seq, now - volume.scan_started_age_ms / 1000)
+            if stream.seq >= volume.last_seq:
+                self._release_scan(volume.name)
+
+    def _release_scan(self, volume: str) -> None:
+        """Tell the core of a scan once everything it found is stored."""
+        waiting = self._waiting_scans.get(volume)
+        if waiting is not None and self._streams[volume].seq >= waiting[0]:
+            del self._waiting_scans[volume]
+            self._core.feed(Scanned(self.node, volume, waiting[1]))
+
+
+def _address(advertised: str, peer: str) -> str:
+    """The agent's chunk server: what it says, with the host that we see where it says only a port."""
+    if not advertised.startswith(":"):
+        return advertised
+    return f"[{peer}]{advertised}" if ":" in peer else f"{peer}{advertised}"

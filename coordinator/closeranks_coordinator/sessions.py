@@ -1,0 +1,202 @@
+"""All agents' sessions by node name: who may have one, and how it is reached.
+
+One WebSocket per agent, dialled by the agent. A name belongs to the agent that holds it; another identity
+(another machine, another state directory) gets it only when the first has been gone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import WSMsgType, web
+
+from closeranks_proto import limits
+from closeranks_proto import messages as wire
+from closeranks_proto.errors import ProtocolError
+from closeranks_proto.messages import PROTOCOL
+from closeranks_proto.tree import Tree
+from closeranks_proto.wire import decode_agent_message, encode_message
+
+from .model import Disconnected, DuplicateRefused
+from .session import Core, Session
+
+log = logging.getLogger("closeranks.sessions")
+
+# An agent with a new identity may take a name over when the old one has been away for so long.
+TAKEOVER_AFTER_S = 10.0
+RETRY_AFTER_S = 5.0
+
+
+@dataclass(slots=True)
+class _Claim:
+    """Who holds a node's name, and since when nobody does."""
+
+    agent_id: str
+    session: Session | None
+    gone_at: float
+
+
+class Sessions:
+    """All sessions, by node name."""
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic) -> None:
+        self._core = core
+        self._clock = clock
+        self._claims: dict[str, _Claim] = {}
+        self._started = clock()
+        self._tree = Tree(core.algorithm, core.store.object)
+        self._draining = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/v1/agent", self._serve)]
+
+    def send(self, node: str, message: wire.CoordinatorMessage) -> bool:
+        """Queue a message for a node; False when it has no session."""
+        claim = self._claims.get(node)
+        if claim is None or claim.session is None:
+            return False
+        claim.session.post(message)
+        return True
+
+    def connected(self) -> list[str]:
+        return sorted(node for node, claim in self._claims.items() if claim.session is not None)
+
+    def answer_trash(self, node: str, answer: asyncio.Future[wire.TrashAnswer]) -> int | None:
+        """Register a future for a node's next trash answer: its request number, None without a session."""
+        claim = self._claims.get(node)
+        return None if claim is None or claim.session is None else claim.session.expect_trash(answer)
+
+    def retire(self, nodes: Iterable[str]) -> None:
+        """Close the sessions of nodes that the configuration no longer lists."""
+        for node in nodes:
+            claim = self._claims.pop(node, None)
+            if claim is not None and claim.session is not None:
+                claim.session.end("the node was removed from the coordinator's configuration")
+
+    def restart(self, nodes: Iterable[str]) -> None:
+        """Let these nodes dial again: what Welcome told them has changed."""
+        for node in nodes:
+            claim = self._claims.get(node)
+            if claim is not None and claim.session is not None:
+                claim.session.post(wire.Goodbye(0.0))
+                claim.session.end("its settings have changed")
+
+    async def drain(self) -> None:
+        """Tell every agent that we go down, and close."""
+        self._draining = True
+        sessions = [claim.session for claim in self._claims.values() if claim.session is not None]
+        for session in sessions:
+            session.post(wire.Goodbye(limits.RECONNECT_MIN_S))
+            session.end("the coordinator is shutting down")
+        await asyncio.gather(*(session.closed.wait() for session in sessions))
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(
+            max_msg_size=limits.MAX_FRAME_BYTES, compress=False, timeout=2.0, autoping=True
+        )
+        await socket.prepare(request)
+        peer = request.remote or "?"
+        try:
+            hello = await self._hello(socket)
+        except (ProtocolError, TimeoutError) as error:
+            log.warning("connection from %s refused: %s", peer, error or "it said nothing in time")
+            await _refuse(socket, "bad_hello", str(error) or "no Hello in time", RETRY_AFTER_S)
+            return socket
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            log.warning("agent of %s at %s refused: %s", hello.node, peer, refusal.message)
+            if refusal.code == "duplicate_node":
+                self._core.feed(DuplicateRefused(hello.node, f"{refusal.message} It came from {peer}."))
+            await _refuse(socket, refusal.code, refusal.message, refusal.retry_after_s)
+            return socket
+        await self._run(socket, hello, peer)
+        return socket
+
+    async def _hello(self, socket: web.WebSocketResponse) -> wire.Hello:
+        frame = await socket.receive(timeout=limits.HANDSHAKE_TIMEOUT_S)
+        if frame.type is not WSMsgType.BINARY:
+            raise ProtocolError("the connection ended before a Hello")
+        hello = decode_agent_message(frame.data)
+        if not isinstance(hello, wire.Hello):
+            raise ProtocolError(f"the first message was a {type(hello).__name__}, not a Hello")
+        return hello
+
+    def _refusal(self, hello: wire.Hello) -> wire.Refused | None:
+        """Why this agent gets no session; None when it does."""
+        config, algorithm = self._core.fleet_config, self._core.algorithm
+        if self._draining:
+            return wire.Refused("draining", "The coordinator is shutting down.", RETRY_AFTER_S)
+        if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
+            return wire.Refused(
+                "protocol",
+                f"The agent speaks protocol {hello.protocol_min} to {hello.protocol_max}, "
+                f"the coordinator {PROTOCOL}: update the older one.",
+                60.0,
+            )
+        if hello.node not in config.nodes:
+            return wire.Refused(
+                "unknown_node",
+                f"{hello.node!r} is not in the coordinator's [fleet] nodes: add it there and reload, "
+                "or mend the agent's node name.",
+                RETRY_AFTER_S,
+            )
+        if algorithm.name not in hello.digests:
+            text = f"The fleet uses {algorithm.name}, which this agent does not know: update the agent."
+            return wire.Refused("digest", text, 60.0)
+        return self._refused_name(hello)
+
+    def _refused_name(self, hello: wire.Hello) -> wire.Refused | None:
+        """A name that another agent holds, or held until just now."""
+        claim = self._claims.get(hello.node)
+        held = claim is not None and (
+            claim.session is not None or self._clock() - claim.gone_at < TAKEOVER_AFTER_S
+        )
+        if claim is not None and held and claim.agent_id != hello.agent_id:
+            return wire.Refused(
+                "duplicate_node",
+                f"Another agent already runs as {hello.node}: its identity differs, so it is another "
+                "machine or another state_dir.",
+                RETRY_AFTER_S,
+            )
+        young = self._clock() - self._started < TAKEOVER_AFTER_S
+        if claim is None and young and self._known_otherwise(hello):
+            return wire.Refused(
+                "draining",
+                f"{hello.node} was another agent before (another state_dir), which may still come back: "
+                f"this one is taken after {TAKEOVER_AFTER_S:.0f} s.",
+                RETRY_AFTER_S,
+            )
+        return None
+
+    def _known_otherwise(self, hello: wire.Hello) -> bool:
+        roots = [self._core.store.node_root(hello.node, volume.name) for volume in hello.volumes]
+        return any(root is not None and root.agent_id != hello.agent_id for root in roots)
+
+    async def _run(self, socket: web.WebSocketResponse, hello: wire.Hello, peer: str) -> None:
+        claim = self._claims.get(hello.node)
+        if claim is not None and claim.session is not None:
+            claim.session.end("the same agent has opened a newer connection")
+            await claim.session.closed.wait()
+        session = Session(self._core, socket, hello, peer, self._tree, self._clock)
+        self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
+        try:
+            await session.run()
+        finally:
+            current = self._claims.get(hello.node)
+            if current is not None and current.session is session:
+                current.session = None
+                current.gone_at = self._clock()
+            self._core.feed(Disconnected(hello.node, session.id))
+            session.closed.set()
+
+
+async def _refuse(socket: web.WebSocketResponse, code: str, message: str, retry_after_s: float) -> None:
+    try:
+        await socket.send_bytes(encode_message(wire.Refused(code, message, retry_after_s)))
+    except ConnectionError as error:
+        log.info("a refused connection was gone before it could be told why: %s", error)
+    await socket.close()

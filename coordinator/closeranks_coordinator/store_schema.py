@@ -1,0 +1,82 @@
+"""The database file: its tables, its settings, and whether it is ours.
+
+One file, `coordinator.sqlite`. `user_version` is the format; a program that finds another one says so and
+touches nothing. The fleet's digest stands inside, because a tree made with another one means nothing here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+
+from closeranks_proto.errors import UserError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x636C7273  # "clrs"
+
+SELECT_BODY = "SELECT bodies.body FROM objects JOIN bodies ON bodies.id = objects.body WHERE digest = ?"
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE objects (digest BLOB PRIMARY KEY, body INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    epoch INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE node_roots (node TEXT NOT NULL, volume TEXT NOT NULL, agent_id TEXT NOT NULL,
+    seq INTEGER NOT NULL, root BLOB NOT NULL, PRIMARY KEY (node, volume)) WITHOUT ROWID;
+CREATE TABLE root_history (id INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL, volume TEXT NOT NULL,
+    seq INTEGER NOT NULL, root BLOB NOT NULL, wall_ms INTEGER NOT NULL);
+CREATE INDEX root_history_by_node ON root_history (node, volume, id);
+CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NULL, wall_ms INTEGER NOT NULL);
+"""
+
+
+def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """A connection with the settings that the store's promises rest on. Raises apsw.Error."""
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.set_busy_timeout(10_000)
+    connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096")
+    if not read_only:
+        # Only a new file takes these two: pages can be given back to the file system bit by bit.
+        connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        connection.execute(
+            f"PRAGMA journal_size_limit = {16 * 1024 * 1024}; PRAGMA wal_autocheckpoint = 1000"
+        )
+    return connection
+
+
+def prepare(path: Path, digest: str) -> int:
+    """Make or check the schema; the epoch that begins with this start."""
+    connection = connect(path)
+    try:
+        path.chmod(0o600)
+        version = connection.pragma("user_version")
+        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0:
+            with connection:
+                connection.execute(_SCHEMA)
+                connection.execute("INSERT INTO meta VALUES ('digest', ?)", (digest.encode(),))
+                connection.pragma("application_id", APPLICATION_ID)
+                connection.pragma("user_version", SCHEMA_VERSION)
+        elif connection.pragma("application_id") != APPLICATION_ID:
+            raise UserError(f"{path} is not a database of the closeranks coordinator; give another state_dir")
+        elif version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has format {version}; this program reads format {SCHEMA_VERSION}. "
+                "Run the version of closeranks that wrote it, or give a new state_dir: "
+                "the agents send everything again"
+            )
+        stored = bytes(connection.execute("SELECT value FROM meta WHERE name = 'digest'").get).decode()
+        if stored != digest:
+            raise UserError(
+                f"{path} holds trees made with the digest {stored}, while fleet.digest is {digest}. "
+                f'Set digest = "{stored}", or give a new state_dir: the agents send everything again'
+            )
+        epoch = int(connection.execute("SELECT value FROM meta WHERE name = 'epoch'").get or b"0") + 1
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
+        return epoch
+    finally:
+        connection.close()

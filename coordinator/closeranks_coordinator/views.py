@@ -1,0 +1,243 @@
+"""What people and programs see of the core: the API's answers, made from the records."""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+from closeranks_proto.lines import timestamp
+from closeranks_proto.messages import PlanStep, Unreadable, VolumeStatus
+from closeranks_proto.paths import escape, path_of
+
+from .diffs import totals
+from .model import (
+    ActionView,
+    BaselineView,
+    CoverageView,
+    DiskView,
+    FleetView,
+    NodeView,
+    NodeVolumeView,
+    ProblemView,
+    QuarantineView,
+    State,
+    VolumeView,
+)
+from .records import ActionRecord, BaselineRecord, NodeVolume
+from .verdicts import undetermined_paths
+from .world import Node, Volume, World
+
+UNREADABLE_SHOWN = 20
+
+
+def fleet_view(world: World) -> FleetView:
+    nodes = tuple(node_view(world, node) for node in world.nodes.values())
+    volumes = tuple(volume_view(world, volume) for volume in world.volumes.values())
+    compared = sum(
+        all(world.compared(node, volume) for volume in world.volumes_of(node))
+        for node in world.nodes.values()
+    )
+    in_rank = (
+        compared == len(nodes)
+        and all(node.state == "in_rank" for node in nodes)
+        and not any(volume.undetermined for volume in volumes)
+        and all(volume.truth_root is not None for volume in volumes)
+    )
+    return FleetView(in_rank, CoverageView(compared, len(nodes)), volumes, nodes)
+
+
+def state_of(world: World, node: Node) -> State:
+    return "unreachable" if world.unreachable(node) else node.record.phase
+
+
+def node_view(world: World, node: Node) -> NodeView:
+    record = node.record
+    state = state_of(world, node)
+    since: int | None = record.since_ms
+    if state == "unreachable":
+        gone = world.unreachable_since.get(node.name, world.now.mono)
+        since = world.now.wall_ms - int((world.now.mono - gone) * 1000)
+    return NodeView(
+        node.name, state, _time(since), _time(record.last_contact_ms), node.session is not None,
+        record.address or None, node.blocked_by if record.phase == "suspect" else None,
+        tuple(_node_volume(world, node, volume) for volume in world.volumes_of(node)),
+        tuple(
+            DiskView(name, status.disk_total_bytes, status.disk_free_bytes)
+            for name, stored in sorted(record.volumes.items())
+            if (status := stored.status) is not None and status.disk_total_bytes
+        ),
+        _quarantine(node),
+    )  # fmt: skip
+
+
+def _quarantine(node: Node) -> QuarantineView | None:
+    fence = node.record.fence
+    if fence is None:
+        return None
+    return QuarantineView(
+        fence.reason, _time(fence.since_ms), fence.token, fence.incident, fence.by_hand, fence.verified,
+        fence.release, fence.acknowledged,
+    )  # fmt: skip
+
+
+def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
+    name = volume.config.name
+    stored, view = node.volume(name), node.view(name)
+    status = stored.status
+    differing, behind = _differing(world, node, volume)
+    unreadable = status.unreadable if status is not None else ()
+    return NodeVolumeView(
+        name=name,
+        root=None if stored.root is None else stored.root.hex(),
+        differing_paths=differing,
+        unconfirmed_paths=None if stored.root is None else view.unconfirmed,
+        differing_bytes=_differing_bytes(world, node, volume) if differing else differing,
+        lagging_paths=behind,
+        lag_s=None
+        if differing is None
+        else round(world.now.mono - view.lag_since, 3)
+        if view.lag_since
+        else 0.0,
+        files=None if status is None else status.files,
+        bytes=None if status is None else status.bytes,
+        last_full_scan=_time(stored.last_scan_ms),
+        problem=_problem(status, stored),
+        unreadable=None if status is None else status.unreadable_count,
+        unreadable_paths=tuple(_unreadable(one) for one in unreadable[:UNREADABLE_SHOWN]),
+        withheld=len(stored.withheld),
+        progress=_progress(node, name),
+    )
+
+
+def _differing(world: World, node: Node, volume: Volume) -> tuple[int | None, int | None]:
+    """(paths in which the node differs, those of them in which it is only behind); None while unknown."""
+    stored = node.volume(volume.config.name)
+    if stored.root is None or volume.truth is None:
+        return None, None
+    analysis = node.view(volume.config.name).analysis
+    if analysis is None:
+        count = len(world.left(node, volume, "join"))
+        return count, count
+    unclear = sum(key in analysis.differing for key in volume.undetermined)
+    return len(analysis.differing) - unclear, len(analysis.lagging - volume.undetermined)
+
+
+def _differing_bytes(world: World, node: Node, volume: Volume) -> int | None:
+    """Bytes of the differing chunks, memoised by both roots."""
+    stored, truth = node.volume(volume.config.name), volume.truth
+    if stored.root is None or truth is None:
+        return None
+    view = node.view(volume.config.name)
+    if view.bytes is None or view.bytes[:2] != (stored.root, truth):
+        _, size = totals(
+            world.tree, stored.root, truth, width=world.algorithm.width, chunk_bytes=volume.config.chunk_bytes,
+            chunk_list=world.object, skip=volume.undetermined.__contains__,
+        )  # fmt: skip
+        view.bytes = (stored.root, truth, size)
+    return view.bytes[2]
+
+
+def _problem(status: VolumeStatus | None, stored: NodeVolume) -> ProblemView | None:
+    if status is None or status.problem is None:
+        return None
+    found = status.problem
+    return ProblemView(
+        found.code, found.message, _time(stored.problem_since_ms), found.needed_bytes, found.free_bytes
+    )
+
+
+def _progress(node: Node, volume: str) -> dict[str, int | str] | None:
+    work = node.recovery
+    if work is None or node.record.recovery is None or volume not in node.record.recovery.volumes:
+        return None
+    found = work.progress.get(volume)
+    shown: dict[str, int | str] = {
+        "action": node.record.recovery.action,
+        "phase": work.stage if found is None else found.phase,
+        "bytes_moved": work.bytes_before + (0 if found is None else found.bytes_moved),
+    }
+    if found is not None:
+        shown |= {
+            "steps_done": found.steps_done, "steps_total": found.steps_total, "bytes_remaining": found.bytes_remaining
+        }  # fmt: skip
+    return shown
+
+
+def _unreadable(one: Unreadable) -> dict[str, str]:
+    return {**named_path(one.key), "why": one.why, "detail": one.detail}
+
+
+def named_path(key: bytes) -> dict[str, str]:
+    """A path as every answer gives it: escaped for people, base64 for programs."""
+    path = path_of(key)
+    return {"path": escape(path), "path_b64": base64.b64encode(path).decode()}
+
+
+def volume_view(world: World, volume: Volume) -> VolumeView:
+    record, config, truth = volume.record, volume.config, volume.truth
+    summary = None if truth is None else world.tree.summary(truth)
+    ranked = sum(
+        state_of(world, node) == "in_rank" and node.volume(config.name).root is not None
+        for node in world.members(volume)
+    )
+    return VolumeView(
+        config.name, config.policy, None if truth is None else truth.hex(), ranked,
+        len(undetermined_paths(world, volume)), config.nodes, volume.need, len(volume.voters),
+        None if summary is None else summary.files, None if summary is None else summary.bytes,
+        record.pinned, config.on_divergence,
+    )  # fmt: skip
+
+
+def action_view(world: World, action: str) -> ActionView | None:
+    found = world.actions.get(action)
+    return None if found is None else action_of(found)
+
+
+def action_of(action: ActionRecord) -> ActionView:
+    plan = None if action.plan is None else tuple(_plan_step(step) for step in action.plan)
+    return ActionView(
+        action.id, action.kind, action.node, action.volume, action.state, action.error, action.bytes_moved,
+        action.dry_run, plan, action.plan_steps, action.plan_bytes,
+    )  # fmt: skip
+
+
+def _plan_step(step: PlanStep) -> dict[str, str | int]:
+    return {
+        "verb": step.verb, **named_path(step.key), "fetch_bytes": step.fetch_bytes, "chunks": step.chunks,
+        "note": step.note,
+    }  # fmt: skip
+
+
+def baseline_view(world: World, baseline: BaselineRecord) -> BaselineView:
+    pinned = any(volume.record.pinned == baseline.name for volume in world.volumes.values())
+    return BaselineView(
+        baseline.name, baseline.volume, baseline.root.hex(), timestamp(baseline.created_ms), baseline.source,
+        baseline.files, baseline.bytes, pinned,
+    )  # fmt: skip
+
+
+def lb_status(world: World, name: str) -> Literal[200, 503] | None:
+    """What a load balancer is told (RULES §2); None for a node that does not exist."""
+    if name not in world.nodes:
+        return None
+    if world.nodes[name].fenced:
+        return 503
+    down = [node.name for node in world.nodes.values() if not _serves(world, node)]
+    if 2 * len(down) > len(world.nodes):
+        return 200
+    return 503 if name in down else 200
+
+
+def _serves(world: World, node: Node) -> bool:
+    if node.fenced or node.record.phase == "joining":
+        return False
+    if world.unreachable(node):
+        gone = world.unreachable_since.get(node.name, world.now.mono)
+        if world.now.mono - gone > world.config.lb_unreachable_grace_s:
+            return False
+    lags = [view.lag_since for view in node.views.values() if view.lag_since is not None]
+    return not lags or world.now.mono - min(lags) <= world.config.lb_max_lag_s
+
+
+def _time(unix_ms: int | None) -> str | None:
+    return None if unix_ms is None or not unix_ms else timestamp(unix_ms)

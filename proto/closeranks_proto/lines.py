@@ -1,0 +1,73 @@
+r"""One line for people: text that comes from elsewhere, and the daemons' log lines.
+
+Both daemons and the command line print names, reasons and messages that a stranger may have chosen.
+`printable` keeps such text on one line and terminals undriven. Unlike `paths.escape` it leaves
+backslashes alone: what it is given was often escaped already, and it need not be reversible.
+
+Formatting is pure and stands here once; each daemon's `logs` module binds it to `logging`, which this
+package does not import.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def printable(text: str) -> str:
+    r"""`text` without anything that could drive a terminal or start a line: `\n \t \r \xNN` instead."""
+    if text.isprintable():
+        return text
+    out: list[str] = []
+    for char in text:
+        if char.isprintable():
+            out.append(char)
+        elif char in _SHORT:
+            out.append(_SHORT[char])
+        else:
+            out.extend(
+                f"\\x{byte:02x}"
+                for byte in char.encode(
+                    "utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+                )
+            )
+    return "".join(out)
+
+
+def shortened(text: str, width: int) -> str:
+    """`text`, or its beginning and an ellipsis where it is longer than `width` characters."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def timestamp(unix_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(unix_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ms % 1000:03d}Z"
+
+
+def log_line(
+    log_format: str, unix_ms: int, level: str, source: str, message: str, fault: str | None = None
+) -> str:
+    """One log line without its end: `log_format` is "text" or "json"; `fault` tells of an exception."""
+    at = timestamp(unix_ms)
+    if log_format == "json":
+        record = {"at": at, "level": level, "source": source, "message": printable(message)}
+        if fault is not None:
+            record["fault"] = printable(fault)
+        return json.dumps(record, ensure_ascii=False)
+    tail = "" if fault is None else f" [{printable(fault)}]"
+    return f"{at} {level:<7} {source}: {printable(message)}{tail}"
+
+
+def fault_text(error: BaseException, frames: int = 4) -> str:
+    """An exception as one line: what it is, and the innermost `frames` places that it came through."""
+    places: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    way = " < ".join(reversed(places[-frames:]))
+    return printable(f"{type(error).__name__}: {error}" + (f" at {way}" if way else ""))

@@ -1,0 +1,233 @@
+"""The doctor: what would stop the agent on this machine, found without touching a compared tree."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from closeranks_agent import doctor
+from closeranks_agent.config import AgentVolumeConfig
+from closeranks_agent.doctor import examine_agent, examine_volume
+from closeranks_coordinator.cli import probes as probing
+from closeranks_coordinator.cli.main import main
+from closeranks_coordinator.cli.probes import Probes, filesystem_of
+from closeranks_proto.findings import Finding
+from closeranks_proto.kinds import Address
+
+
+def told(findings: list[Finding], level: str) -> str:
+    return "\n".join(f"{one.subject}: {one.what}" for one in findings if one.level == level)
+
+
+def volume(path: Path, private_dir: Path | None = None) -> AgentVolumeConfig:
+    return AgentVolumeConfig("photos", str(path), None if private_dir is None else str(private_dir), None)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    place = tmp_path / "tree"
+    place.mkdir()
+    (place / "readme").write_text("x")
+    return place
+
+
+def contents(place: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.lstat().st_mtime_ns) for path in [place, *place.rglob("*")])
+
+
+def test_a_sound_tree_is_left_untouched(tree: Path) -> None:
+    before = contents(tree)
+    findings = examine_volume(volume(tree), Probes())
+    assert told(findings, "fail") == ""
+    assert "does not exist yet and can be made" in told(findings, "ok")
+    assert contents(tree) == before
+
+
+def test_every_finding_that_is_not_ok_says_why_and_what_mends_it(tmp_path: Path, tree: Path) -> None:
+    (tree / ".closeranks").write_text("a file")
+    findings = examine_volume(volume(tree), Probes()) + examine_volume(volume(tmp_path / "none"), Probes())
+    bad = [one for one in findings if one.level != "ok"]
+    assert len(bad) >= 2
+    assert all(one.why and one.mend for one in bad)
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    assert "does not exist" in told(examine_volume(volume(tmp_path / "none"), Probes()), "fail")
+
+
+def test_a_path_that_is_a_file_or_a_link(tmp_path: Path, tree: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "is not a directory" in told(examine_volume(volume(tmp_path / "file"), Probes()), "fail")
+    (tmp_path / "link").symlink_to(tree)
+    assert "is a symbolic link to" in told(examine_volume(volume(tmp_path / "link"), Probes()), "fail")
+
+
+def test_an_empty_tree_may_be_unmounted(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "is empty and no mount point" in told(examine_volume(volume(tmp_path / "empty"), Probes()), "warn")
+
+
+def test_a_private_directory_of_somebody_else(tree: Path) -> None:
+    (tree / ".closeranks").mkdir()
+    (tree / ".closeranks" / "photo").touch()
+    assert "does not have its mark" in told(examine_volume(volume(tree), Probes()), "fail")
+
+
+def test_our_own_private_directory_is_tried_out_and_left_clean(tree: Path) -> None:
+    private = tree / ".closeranks"
+    private.mkdir(0o700)
+    (private / "OWNER").write_text("closeranks private directory\n")
+    findings = examine_volume(volume(tree), Probes())
+    assert told(findings, "fail") == ""
+    assert "exchanged in one step" in told(findings, "ok") + told(findings, "warn")
+    assert os.listdir(private) == ["OWNER"]
+
+
+def test_a_private_directory_on_another_file_system(tmp_path: Path, tree: Path) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tree.stat().st_dev:
+        pytest.skip("no second file system at hand")
+    findings = examine_volume(volume(tree, elsewhere / "closeranks-doctor-test"), Probes())
+    assert "another file system than the volume" in told(findings, "fail")
+
+
+def test_little_room(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(tree)
+    fields = list(real)
+    fields[4], fields[6], fields[7] = fields[2] // 100, 1_000_000, 100  # f_bavail, f_ffree, f_favail
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
+    warned = told(examine_volume(volume(tree), Probes()), "warn")
+    assert "MiB free (" in warned
+    assert "100 inodes free" in warned
+
+
+def test_weak_read_only_and_folding_file_systems(tree: Path) -> None:
+    class Odd(Probes):
+        def filesystem(self, path: str) -> tuple[str, str]:
+            return ("vfat", "ro,relatime")
+
+    findings = examine_volume(volume(tree), Odd())
+    assert "mounted read-only" in told(findings, "fail")
+    assert "differ only in case are one file" in told(findings, "fail")
+
+
+def test_the_mount_table_is_read_with_its_escapes(tmp_path: Path) -> None:
+    place = tmp_path / "with space"
+    place.mkdir()
+    table = tmp_path / "mountinfo"
+    escaped = str(place).replace(" ", "\\040")
+    table.write_text(
+        "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        f"2 1 0:40 / {escaped} rw,nosuid - nfs4 server:/x ro,vers=4\n"
+        "broken line\n"
+    )
+    assert filesystem_of(str(place / "below"), str(table)) == ("nfs4", "rw,nosuid,ro,vers=4")
+    assert filesystem_of("/", str(table)) == ("ext4", "rw,relatime,rw")
+    assert filesystem_of("/", str(tmp_path / "absent")) == ("", "")
+
+
+def write_config(tmp_path: Path, tree: Path, port: int, listen: int = 0) -> Path:
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        f'[agent]\nnode = "n1"\ncoordinator = "http://127.0.0.1:{port}"\nlisten = "127.0.0.1:{listen}"\n'
+        f'state_dir = "{tmp_path}/state"\n[[volume]]\nname = "photos"\npath = "{tree}"\n'
+    )
+    return file
+
+
+def test_the_whole_agent(tmp_path: Path, tree: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file = write_config(tmp_path, tree, server.getsockname()[1])
+        findings = examine_agent(str(file), Probes())
+    assert told(findings, "fail") == ""
+    assert "accepts connections" in told(findings, "ok")
+    findings = examine_agent(str(file), Probes())
+    assert "Connection refused" in told(findings, "fail")
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkey_timeout, probing.PROBE_TIMEOUT_S = probing.PROBE_TIMEOUT_S, 0.2
+        try:
+            finding = Probes().port("listen", Address("127.0.0.1", port))
+        finally:
+            probing.PROBE_TIMEOUT_S = monkey_timeout
+    assert finding.level == "warn"
+    assert "is taken" in finding.what
+    assert f"sport = :{port}" in finding.mend
+    assert Probes().port("listen", Address("127.0.0.1", port)).level == "ok"
+    assert Probes().port("listen", Address("192.0.2.1", 7342)).level == "fail"
+    assert Probes().port("listen", Address("no-such-host.invalid", 7342)).level == "fail"
+
+
+def test_state_directory(tmp_path: Path) -> None:
+    probes = Probes()
+    assert told(probes.state_directory(str(tmp_path / "a" / "b"), "why"), "fail") == ""
+    (tmp_path / "file").touch()
+    assert "is not a directory" in told(probes.state_directory(str(tmp_path / "file"), "why"), "fail")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    assert "writable for others (mode 0777)" in told(
+        probes.state_directory(str(tmp_path / "open"), "why"), "warn"
+    )
+    assert os.listdir(tmp_path / "open") == []
+
+
+def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 4096))
+    finding = Probes().open_files(1024, "hashing")
+    assert (finding.level, "LimitNOFILE=8192" in finding.mend) == ("warn", True)
+    assert Probes().open_files(200, "hashing").level == "ok"
+
+
+def test_the_command(tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        file = write_config(tmp_path, tree, port)
+        assert main(["doctor", "--config", str(file)]) == 0
+        assert "coordinator: http://127.0.0.1" in capsys.readouterr().out
+    assert main(["doctor", "--config", str(file), "--json"]) == 1
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    assert answer["files"] == [str(file)]
+    assert {"level", "subject", "what", "why", "mend"} == set(answer["findings"][0])
+    file.write_text("[agent]\nnode = 3\n")
+    assert main(["doctor", "--config", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "node = 3: not a string" in out
+    assert "refuses to start with it" in out
+
+
+def test_the_command_finds_the_usual_files(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOSERANKS_AGENT_CONFIG", str(write_config(tmp_path, tree, 1)))
+    assert main(["doctor"]) == 1
+    assert "configuration: " in capsys.readouterr().out
+
+
+def test_the_coordinators_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "coordinator.toml"
+    text = (
+        '[coordinator]\nlisten_agents = "127.0.0.1:0"\nlisten_api = "127.0.0.1:0"\n'
+        f'state_dir = "{tmp_path}/state"\n[fleet]\nnodes = ["n1", "n2", "n3"]\n'
+        '[[volume]]\nname = "photos"\non_divergence = "alert"\n'
+    )
+    file.write_text(text)
+    assert main(["doctor", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "3 nodes, a quorum is 2: nobody is judged with more than 1 away" in out
+    assert "your own replication must bring a change to 2 nodes" in out
+    file.write_text(
+        text.replace('"n2", "n3"', '"n2"').replace("127.0.0.1:0", "0.0.0.0:0", 1) + "settle_s = 1\n"
+    )
+    assert main(["doctor", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "warn  volume photos: 2 nodes, a quorum is 2" in out
+    assert "is open to the network without TLS" in out
+    assert "settle_s is 1: short" in out

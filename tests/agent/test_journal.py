@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from closeranks_agent import journal as module
+from closeranks_agent.index import Index
+from closeranks_agent.journal import Journal, cut
+from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS
+from closeranks_proto.messages import Announce, Commit, Edit
+
+EDIT = Edit(b"a", b"v")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    found = Index(tmp_path / "index.sqlite")
+    yield found
+    found.database.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def commit(journal: Journal, index: Index, base: bytes, root: bytes, seen: float = 1000.0) -> None:
+    with index.database.transaction():
+        journal.commit(base, root, [EDIT], "scan", seen)
+
+
+def test_numbers_begin_at_one_and_go_on_after_reopening(index: Index) -> None:
+    journal = Journal(index, "v")
+    assert (journal.first_seq, journal.last_seq) == (1, 0)
+    commit(journal, index, b"r0", b"r1")
+    commit(journal, index, b"r1", b"r2")
+    again = Journal(index, "v")
+    assert (again.first_seq, again.last_seq, again.base_root()) == (1, 2, b"r0")
+
+
+def test_numbers_go_on_when_everything_was_acknowledged(index: Index) -> None:
+    journal = Journal(index, "v")
+    commit(journal, index, b"r0", b"r1")
+    with index.database.transaction():
+        journal.acknowledge(1)
+    assert journal.empty
+    assert (Journal(index, "v").first_seq, Journal(index, "v").last_seq) == (2, 1)
+
+
+def test_pending_gives_what_is_behind_a_number(index: Index) -> None:
+    journal = Journal(index, "v")
+    for number in range(5):
+        commit(journal, index, b"r%d" % number, b"r%d" % (number + 1))
+    found = journal.pending(2, 2)
+    assert [record.seq for record in found] == [3, 4]
+    first = found[0]
+    assert isinstance(first, Commit)
+    assert (first.volume, first.base_root, first.root, first.edits, first.cause) == ("v", b"r2", b"r3", (EDIT,), "scan")
+
+
+def test_ages_are_of_the_moment_of_asking(index: Index) -> None:
+    clock = Clock()
+    journal = Journal(index, "v", clock)
+    commit(journal, index, b"r0", b"r1", seen=999.5)
+    clock.now = 1002.0
+    assert journal.pending(0, 9)[0].observed_age_ms == 2500
+
+
+def test_after_a_reboot_ages_come_from_the_wall_clock(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(Journal(index, "v", Clock()), index, b"r0", b"r1", seen=1000.0)
+    monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    monkeypatch.setattr(time, "time", lambda moment=time.time() + 7.0: moment)
+    clock = Clock()
+    clock.now = 3.0
+    assert Journal(index, "v", clock).pending(0, 9)[0].observed_age_ms == pytest.approx(7000, abs=500)
+
+
+def test_an_announcement_replaces_everything_before_it(index: Index) -> None:
+    journal = Journal(index, "v")
+    commit(journal, index, b"r0", b"r1")
+    with index.database.transaction():
+        journal.announce(b"r1", "scan", 1000.0)
+    found = journal.pending(0, 9)
+    assert [type(record) for record in found] == [Announce]
+    assert (found[0].seq, found[0].root, journal.first_seq, journal.base_root()) == (2, b"r1", 2, None)
+
+
+def test_an_announcement_is_numbered_above_what_somebody_else_has_seen(index: Index) -> None:
+    journal = Journal(index, "v")
+    with index.database.transaction():
+        journal.announce(b"r1", "scan", 1000.0, after_seq=57)
+    assert journal.last_seq == 58
+
+
+def test_a_journal_that_is_too_long_becomes_an_announcement(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOURNAL_MAX_BYTES", 1000)
+    clock = Clock()
+    journal = Journal(index, "v", clock)
+    edit = Edit(b"k" * 400, b"v")
+    for number in range(3):
+        with index.database.transaction():
+            journal.commit(b"r%d" % number, b"r%d" % (number + 1), [edit], "scan", 1000.0 - number)
+    (only,) = journal.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root, journal.bytes) == (4, b"r3", 0)
+    assert only.observed_age_ms == 0  # the first change was seen at 1000
+
+
+def test_edits_are_cut_by_number() -> None:
+    runs = list(cut([Edit(b"%d" % number, b"v") for number in range(2 * COMMIT_MAX_EDITS + 1)]))
+    assert [len(run) for run in runs] == [COMMIT_MAX_EDITS, COMMIT_MAX_EDITS, 1]
+
+
+def test_edits_are_cut_by_bytes_and_a_long_one_stands_alone() -> None:
+    big = Edit(b"b", b"v", b"c" * COMMIT_MAX_BYTES)
+    assert [len(run) for run in cut([EDIT, big, EDIT, EDIT])] == [1, 1, 2]
+    assert list(cut([])) == []

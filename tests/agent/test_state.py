@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from closeranks_agent.state import AgentState, StateLocked, opened_state
+from closeranks_proto.errors import UserError
+from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings
+
+FENCE = FenceState(7, "two paths differ", "inc-1", 1_700_000_000_000)
+
+
+def test_the_agent_id_is_made_once(tmp_path: Path) -> None:
+    with opened_state(tmp_path / "s") as state:
+        first = state.agent_id
+    with opened_state(tmp_path / "s") as state:
+        assert state.agent_id == first
+    with opened_state(tmp_path / "other") as state:
+        assert state.agent_id != first
+
+
+def test_a_fence_survives_until_it_is_lifted(tmp_path: Path) -> None:
+    with opened_state(tmp_path) as state:
+        state.set_fence(FENCE)
+    with opened_state(tmp_path) as state:
+        assert state.fence == FENCE
+        assert state.highest_token == 7
+        state.set_fence(None)
+    with opened_state(tmp_path) as state:
+        assert state.fence is None
+        assert state.highest_token == 7
+
+
+def test_the_highest_token_only_grows(tmp_path: Path) -> None:
+    with opened_state(tmp_path) as state:
+        state.saw_token(9)
+        state.saw_token(4)
+        state.set_fence(FENCE)
+    with opened_state(tmp_path) as state:
+        assert state.highest_token == 9
+
+
+def test_membership_of_an_older_term_is_refused(tmp_path: Path) -> None:
+    member = Member("node-01", "h:1", False, True)
+    with opened_state(tmp_path) as state:
+        assert state.membership_term == 0
+        assert state.set_membership(Membership(3, (member,), ("inc-1",)))
+        assert not state.set_membership(Membership(2, (), ()))
+    with opened_state(tmp_path) as state:
+        assert state.membership_term == 3
+        assert state.members == {"node-01": member}
+        assert state.open_incidents == ("inc-1",)
+
+
+def test_settings_are_kept_for_the_next_start(tmp_path: Path) -> None:
+    volume = VolumeSettings("v", 4096, ("*.tmp",), ("mode",), 1.0, False, None, 1.0)
+    with opened_state(tmp_path) as state:
+        assert state.settings is None
+        state.set_settings("blake3", (volume,))
+    with opened_state(tmp_path) as state:
+        assert state.settings is not None
+        assert (state.settings.digest, state.settings.volumes) == ("blake3", (volume,))
+
+
+def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+    code = f"from closeranks_agent.state import AgentState\nAgentState({str(tmp_path)!r})"
+    with opened_state(tmp_path):
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "StateLocked" in answer.stderr
+    assert f"process {os.getpid()}" in answer.stderr
+
+
+def test_the_same_process_can_not_open_it_twice_either(tmp_path: Path) -> None:
+    with opened_state(tmp_path), pytest.raises(StateLocked):
+        AgentState(tmp_path)
+
+
+def test_a_damaged_state_is_not_replaced_silently(tmp_path: Path) -> None:
+    (tmp_path / "agent.sqlite").write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError, match="fence"):
+        AgentState(tmp_path)
+    # and the lock is free again
+    (tmp_path / "agent.sqlite").unlink()
+    with opened_state(tmp_path):
+        pass
+
+
+def test_a_fence_outlives_kill_minus_9(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from closeranks_agent.state import AgentState\n"
+        "from closeranks_proto.messages import FenceState\n"
+        f"state = AgentState({str(tmp_path)!r})\n"
+        "state.set_fence(FenceState(7, 'two paths differ', 'inc-1', 1_700_000_000_000))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    with opened_state(tmp_path) as state:
+        assert state.fence == FENCE

@@ -1,0 +1,629 @@
+"""A volume as the rest of the agent uses it: journal, apply, root that is gone, settings, full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from closeranks_agent import history as history_module
+from closeranks_agent import recorder as recorder_module
+from closeranks_agent import volume as volume_module
+from closeranks_agent.hashing import EntryReader
+from closeranks_agent.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
+from closeranks_proto.digests import BLAKE3, XXH3_128
+from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
+from closeranks_proto.errors import MissingObject, UserError
+from closeranks_proto.messages import Announce, Commit
+
+MakeVolume = Callable[..., Volume]
+Expected = Callable[[Volume], bytes]
+STAT = StatSignature(1, 2, 3, 4, 5)
+
+
+def plant(tree_dir: Path) -> None:
+    (tree_dir / "d" / "e").mkdir(parents=True)
+    (tree_dir / "d" / "f").write_bytes(b"small")
+    (tree_dir / "d" / "e" / "long").write_bytes(os.urandom(10_000))
+    (tree_dir / "x").write_bytes(b"")
+
+
+@pytest.fixture
+def volume(tree_dir: Path, make_volume: MakeVolume) -> Volume:
+    """Scanned once; its first announcement is acknowledged."""
+    plant(tree_dir)
+    found = make_volume()
+    assert found.scan().complete
+    found.acknowledge(1)
+    return found
+
+
+def a_file(key: bytes, size: int = 3) -> Record:
+    return Record(key, encode_entry(Entry(Kind.FILE, size, b"d" * 16, 0o644)), STAT, None, True)
+
+
+def apply(volume: Volume, *changes: Change) -> None:
+    volume.apply(changes, "converge", time.monotonic())
+
+
+# --- journal -------------------------------------------------------------------------------------
+
+
+def test_before_the_first_scan_there_is_no_root(make_volume: MakeVolume) -> None:
+    volume = make_volume()
+    assert (volume.root, volume.summary, volume.first_seq, volume.last_seq, volume.base_root) == (None, None, 1, 0, None)
+    assert not volume.follows(0, None)
+
+
+def test_the_first_scan_is_one_announcement(tree_dir: Path, make_volume: MakeVolume) -> None:
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    (only,) = volume.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root, only.cause) == (1, volume.root, "scan")
+    assert volume.base_root is None
+    assert volume.follows(0, None)
+
+
+def test_an_acknowledged_journal_is_empty_and_starts_at_the_present_root(volume: Volume) -> None:
+    assert (volume.first_seq, volume.last_seq) == (2, 1)
+    assert volume.base_root == volume.root
+    assert volume.pending(0, 9) == []
+    assert volume.follows(1, volume.root)
+    assert not volume.follows(0, volume.root)
+    assert not volume.follows(1, b"other")
+    assert not volume.follows(1, None)
+
+
+def test_a_change_is_a_commit_from_the_old_root_to_the_new(volume: Volume, tree_dir: Path) -> None:
+    base = volume.root
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    (step,) = volume.pending(1, 9)
+    assert isinstance(step, Commit)
+    assert (step.seq, step.base_root, step.root, [edit.key for edit in step.edits]) == (2, base, volume.root, [b"x"])
+    assert volume.base_root == base
+    assert volume.follows(1, base)
+
+
+def test_what_was_acknowledged_twice_or_too_high_does_no_harm(volume: Volume, tree_dir: Path) -> None:
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    volume.acknowledge(1)
+    assert len(volume.pending(0, 9)) == 1
+    volume.acknowledge(99)
+    assert (volume.first_seq, volume.last_seq) == (3, 2)
+    (tree_dir / "x").write_bytes(b"then")
+    volume.scan()
+    assert volume.last_seq == 3
+
+
+def test_announcing_replaces_the_journal(volume: Volume, tree_dir: Path) -> None:
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    volume.announce(after_seq=40)
+    (only,) = volume.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root) == (41, volume.root)
+
+
+def test_the_listener_hears_of_every_new_step(volume: Volume, tree_dir: Path) -> None:
+    heard: list[int] = []
+    volume.listener = lambda: heard.append(volume.last_seq)
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    volume.announce()
+    assert 2 in heard
+    assert heard[-1] == 3
+
+
+def test_everything_is_there_after_reopening(volume: Volume, tree_dir: Path, make_volume: MakeVolume) -> None:
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    before = (volume.root, volume.summary, volume.first_seq, volume.last_seq, volume.base_root)
+    steps = [(step.seq, step.root) for step in volume.pending(0, 9)]
+    volume.close()
+    again = make_volume()
+    assert (again.root, again.summary, again.first_seq, again.last_seq, again.base_root) == before
+    assert [(step.seq, step.root) for step in again.pending(0, 9)] == steps
+    time.sleep(0.03)
+    again.scan()
+    report = again.scan()
+    assert (report.changed, report.hashed_files, again.root) == (0, 0, before[0])
+
+
+def test_an_announced_root_that_is_past_is_announced_anew_after_a_restart(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    """Its pages were in memory only."""
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    assert [type(step) for step in volume.pending(0, 9)] == [Announce, Commit]
+    volume.close()
+    again = make_volume()
+    (only,) = again.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root) == (3, again.root)
+
+
+def test_a_damaged_index_is_set_aside_and_the_volume_read_anew(volume: Volume, make_volume: MakeVolume) -> None:
+    root = volume.root
+    volume.close()
+    volume.index_path.write_bytes(b"garbage" * 5000)
+    again = make_volume()
+    assert again.root is None
+    again.scan()
+    assert (again.root, again.last_seq) == (root, 1)
+    assert volume.index_path.with_name("volume-photos.sqlite.damaged").exists()
+
+
+def test_rows_that_do_not_give_the_recorded_root_are_announced_and_compared_again(
+    volume: Volume, make_volume: MakeVolume
+) -> None:
+    root = volume.root
+    with volume.history.index.database.transaction():
+        volume.history.index.database.execute("DELETE FROM entries WHERE name = CAST('x' AS BLOB)")
+    volume.close()
+    again = make_volume()
+    assert again.root != root
+    assert [type(step) for step in again.pending(0, 9)] == [Announce]
+    again.scan()
+    assert again.root == root
+
+
+# --- apply ---------------------------------------------------------------------------------------
+
+
+def test_applied_records_are_in_index_tree_and_journal(volume: Volume) -> None:
+    record = a_file(b"new")
+    apply(volume, Change(b"new", record), Change(b"x", None))
+    assert volume.record(b"new") == record
+    assert volume.record(b"x") is None
+    assert volume.tree.lookup(volume.root or b"", b"new") == record.value
+    (step,) = volume.pending(1, 9)
+    assert isinstance(step, Commit)
+    assert (step.cause, [edit.key for edit in step.edits]) == ("converge", [b"new", b"x"])
+
+
+def test_applying_what_is_known_makes_no_step(volume: Volume) -> None:
+    known = volume.record(b"d\0f")
+    apply(volume, Change(b"d\0f", known), Change(b"never", None))
+    assert volume.pending(1, 9) == []
+
+
+def test_a_removed_directory_takes_what_is_beneath_along(volume: Volume) -> None:
+    apply(volume, Change(b"d", None))
+    assert [key for key, _ in volume.history.index.items()] == [b"x"]
+    assert [key for key, _ in volume.tree.walk(volume.root or b"")] == [b"x"]
+
+
+def test_the_next_scan_looks_where_something_was_applied(volume: Volume, expected_root: Expected) -> None:
+    time.sleep(0.03)
+    volume.scan()
+    apply(volume, Change(b"d\0f", None), Change(b"new", a_file(b"new")))
+    volume.scan()
+    assert volume.root == expected_root(volume)
+
+
+def test_more_than_a_snapshot_of_edits_is_announced(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "SNAPSHOT_EDITS", 10)
+    apply(volume, *(Change(b"n%d" % number, a_file(b"n%d" % number)) for number in range(11)))
+    assert [type(step) for step in volume.pending(0, 9)] == [Announce]
+    assert volume.summary is not None
+    assert volume.summary.files == 3 + 11
+
+
+def test_a_chunk_list_that_no_frame_could_carry_is_announced(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "EDIT_MAX_BYTES", 1000)
+    value = encode_entry(Entry(Kind.FILE, 10**6, XXH3_128.of(b"c" * 2000), 0o644))
+    apply(volume, Change(b"big", Record(b"big", value, STAT, b"c" * 2000, True)))
+    assert [type(step) for step in volume.pending(0, 9)] == [Announce]
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def test_staged_objects_are_at_hand_until_they_are_dropped(volume: Volume) -> None:
+    volume.stage_objects({b"digest": b"page"})
+    assert volume.object(b"digest") == b"page" == volume.tree.source(b"digest")
+    volume.drop_staged()
+    assert volume.object(b"digest") is None
+    with pytest.raises(MissingObject):
+        volume.tree.source(b"digest")
+
+
+def test_pages_that_nobody_needs_are_swept_and_pinned_ones_stay(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
+    pinned, roots = volume.root or b"", []
+    volume.pin(pinned)
+    for number in range(20):
+        apply(volume, Change(b"x", a_file(b"x", number + 10)))
+        roots.append(volume.root or b"")
+    assert volume.object(pinned) is not None
+    assert volume.object(roots[-1]) is not None
+    assert volume.object(roots[0]) is None
+    volume.unpin(pinned)
+    for number in range(5):
+        apply(volume, Change(b"x", a_file(b"x", number + 100)))
+    assert volume.object(pinned) is None
+
+
+def test_an_announced_root_stays_at_hand_until_it_is_acknowledged(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
+    volume.announce()
+    announced = volume.root or b""
+    for number in range(20):
+        apply(volume, Change(b"x", a_file(b"x", number + 10)))
+    assert volume.object(announced) is not None
+    volume.acknowledge(volume.last_seq)
+    for number in range(5):
+        apply(volume, Change(b"x", a_file(b"x", number + 100)))
+    assert volume.object(announced) is None
+
+
+def test_chunk_lists_stay_for_a_coordinator_that_may_ask_until_all_is_acknowledged(volume: Volume, tree_dir: Path) -> None:
+    record = volume.record(b"d\0e\0long")
+    assert record is not None
+    digest = decode_entry(record.value, 16).digest
+    (tree_dir / "d" / "e" / "long").unlink()
+    volume.scan()
+    assert volume.object(digest) == record.chunks
+    volume.acknowledge(volume.last_seq)
+    assert volume.object(digest) is None
+
+
+# --- a root that is gone -------------------------------------------------------------------------
+
+
+def assert_untouched(volume: Volume, root: bytes | None, seq: int, code: str = "not_mounted") -> None:
+    report = volume.scan()
+    assert not report.complete
+    assert report.problem is not None
+    assert report.problem.code == code
+    assert volume.problem == report.problem
+    assert (volume.root, volume.last_seq) == (root, seq)
+
+
+def test_an_emptied_root_is_a_problem_and_no_deletion(volume: Volume, tree_dir: Path) -> None:
+    root, seq = volume.root, volume.last_seq
+    moved = tree_dir.parent / "aside"
+    moved.mkdir()
+    for name in ("d", "x"):
+        (tree_dir / name).rename(moved / name)
+    assert_untouched(volume, root, seq)
+    with pytest.raises(VolumeGone, match="is empty"):
+        volume.open_root()
+    for name in ("d", "x"):
+        (moved / name).rename(tree_dir / name)
+    assert volume.scan().complete
+    assert volume.problem is None
+    assert volume.root == root
+
+
+def test_a_replaced_root_is_a_problem(volume: Volume, tree_dir: Path) -> None:
+    root, seq = volume.root, volume.last_seq
+    tree_dir.rename(tree_dir.parent / "aside")
+    tree_dir.mkdir()
+    (tree_dir / "other").write_bytes(b"x")
+    assert_untouched(volume, root, seq)
+    assert volume.problem is not None
+    assert str(volume.index_path) in volume.problem.message
+    assert not (tree_dir / ".closeranks").exists()
+
+
+def test_a_missing_root_is_a_problem_until_it_is_back(volume: Volume, tree_dir: Path) -> None:
+    root, seq = volume.root, volume.last_seq
+    tree_dir.rename(tree_dir.parent / "aside")
+    assert_untouched(volume, root, seq)
+    (tree_dir.parent / "aside").rename(tree_dir)
+    assert volume.scan().complete
+
+
+def test_a_root_missing_at_the_start_is_picked_up_when_it_appears(tree_dir: Path, make_volume: MakeVolume) -> None:
+    tree_dir.rmdir()
+    volume = make_volume()
+    assert volume.problem is not None
+    assert volume.problem.code == "not_mounted"
+    assert not volume.scan().complete
+    plant(tree_dir)
+    assert volume.scan().complete
+    assert (volume.problem, volume.summary and volume.summary.files) == (None, 3)
+    assert (tree_dir / ".closeranks" / "trash").is_dir()
+
+
+def test_a_root_that_is_a_symlink_is_a_problem(tmp_path: Path, tree_dir: Path, make_volume: MakeVolume) -> None:
+    (tmp_path / "link").symlink_to(tree_dir)
+    volume = make_volume(path=tmp_path / "link")
+    assert volume.problem is not None
+    assert "symbolic links" in volume.problem.message
+
+
+def test_the_last_file_may_go_while_the_index_is_empty(tree_dir: Path, make_volume: MakeVolume) -> None:
+    volume = make_volume()
+    assert volume.scan().complete
+    tree_dir.rename(tree_dir.parent / "aside")
+    tree_dir.mkdir()
+    assert volume.scan().complete  # nothing was known: any directory will do
+
+
+@pytest.mark.root
+def test_a_filesystem_mounted_over_the_root_is_a_problem(volume: Volume, tree_dir: Path) -> None:
+    from fleet.tmpfs import Tmpfs
+
+    root, seq = volume.root, volume.last_seq
+    with Tmpfs(tree_dir, 1 << 20):
+        (tree_dir / "x").write_bytes(b"")
+        assert_untouched(volume, root, seq)
+    assert volume.scan().complete
+
+
+@pytest.mark.root
+def test_another_tmpfs_at_the_same_place_is_not_the_volume(tmp_path: Path, make_volume: MakeVolume) -> None:
+    """It has the same inode and often the same device number."""
+    from fleet.tmpfs import Tmpfs
+
+    place = tmp_path / "mount"
+    with Tmpfs(place, 1 << 20):
+        (place / "x").write_bytes(b"x")
+        volume = make_volume(path=place)
+        assert volume.scan().complete
+        root, seq = volume.root, volume.last_seq
+    with Tmpfs(place, 1 << 20):
+        (place / "y").write_bytes(b"y")
+        assert_untouched(volume, root, seq)
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"ignore": ("*.long", "f")},
+    {"track": ("mode", "owner", "mtime")},
+    {"track": ()},
+    {"chunk_bytes": 8192},
+    {"digest": "blake3"},
+]
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+@pytest.mark.parametrize("while_down", [False, True])
+def test_changed_settings_are_derived_and_announced_once(
+    volume: Volume, tree_dir: Path, make_volume: MakeVolume, settings_of: Callable[..., Any],
+    changed: dict[str, Any], while_down: bool,
+) -> None:  # fmt: skip
+    time.sleep(0.03)
+    volume.scan()
+    seq = volume.last_seq
+    if while_down:
+        volume.close()
+        volume = make_volume(**changed)
+    else:
+        fields = {name: value for name, value in changed.items() if name != "digest"}
+        volume.configure(settings_of(**fields), BLAKE3 if "digest" in changed else XXH3_128)
+    report = volume.scan()
+    assert report.complete
+    fresh = make_volume(state=tree_dir.parent / "fresh", **changed)
+    fresh.scan()
+    assert volume.root == fresh.root
+    (only,) = volume.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root) == (seq + 1, volume.root)
+    rehashed = "digest" in changed or "chunk_bytes" in changed
+    assert report.hashed_files == (3 if rehashed else 0)
+    assert volume.scan().changed == 0
+    assert volume.last_seq == seq + 1
+
+
+def test_patterns_that_let_a_path_in_again_bring_it_back(
+    volume: Volume, expected_root: Expected, settings_of: Callable[..., Any]
+) -> None:
+    volume.configure(settings_of(ignore=("d",)), XXH3_128)
+    volume.scan()
+    assert volume.record(b"d\0f") is None
+    volume.configure(settings_of(), XXH3_128)
+    volume.scan()
+    assert volume.root == expected_root(volume)
+
+
+def test_an_ignore_that_is_none_is_refused_and_changes_nothing(volume: Volume, settings_of: Callable[..., Any]) -> None:
+    before = volume.settings
+    with pytest.raises(UserError):
+        volume.configure(settings_of(ignore=("!",)), XXH3_128)
+    assert volume.settings == before
+    assert volume.scan().complete
+
+
+def test_a_scan_interrupted_while_settings_are_derived_begins_again(
+    volume: Volume, make_volume: MakeVolume, settings_of: Callable[..., Any], expected_root: Expected
+) -> None:
+    volume.configure(settings_of(track=("mtime",)), XXH3_128)
+    volume.close()  # before any scan
+    again = make_volume(track=("mtime",))
+    again.scan()
+    assert again.root == expected_root(again)
+
+
+# --- threads and stopping ------------------------------------------------------------------------
+
+
+async def test_calls_run_one_after_the_other_on_the_volumes_thread(volume: Volume) -> None:
+    threads: list[str] = []
+    busy = threading.Lock()
+
+    def work() -> int:
+        assert busy.acquire(blocking=False)
+        threads.append(threading.current_thread().name)
+        time.sleep(0.01)
+        busy.release()
+        return 7
+
+    assert await asyncio.gather(*(volume.run(work) for _ in range(5))) == [7] * 5
+    assert len(set(threads)) == 1
+
+
+async def test_closing_ends_a_running_scan_and_keeps_what_it_read(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        (tree_dir / f"{number // 10}").mkdir(exist_ok=True)
+        (tree_dir / f"{number // 10}" / f"{number}").write_bytes(b"x")
+    volume = make_volume()
+    real, entered = EntryReader.read_file, threading.Event()
+
+    def slow(self: EntryReader, key: bytes, fd: int, stopped: object = None) -> Any:
+        entered.set()
+        time.sleep(0.005)
+        return real(self, key, fd)
+
+    monkeypatch.setattr(EntryReader, "read_file", slow)
+    scan = asyncio.create_task(volume.run(volume.scan))
+    await asyncio.to_thread(entered.wait, 10)
+    await volume.run(volume.close)
+    assert not (await scan).complete
+    monkeypatch.undo()
+    time.sleep(0.03)
+    again = make_volume()
+    assert again.root is None
+    report = again.scan()
+    assert report.complete
+    assert report.hashed_files < 200  # the settled ones among those read before were kept
+    assert again.last_seq == 1
+
+
+# --- a state directory that is full --------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_full_state_directory_is_a_problem_that_passes(
+    tree_dir: Path, tmp_path: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch, expected_root: Expected
+) -> None:
+    from fleet.tmpfs import Tmpfs
+
+    monkeypatch.setattr(volume_module, "PROBLEM_RETRY_S", 0.0)
+    plant(tree_dir)
+    with Tmpfs(tmp_path / "state", 1 << 20) as disk:
+        volume = make_volume(state=tmp_path / "state")
+        assert volume.scan().complete
+        root, seq = volume.root, volume.last_seq
+        ballast = disk.fill(0)
+        for number in range(2000):
+            (tree_dir / f"n{number:04}").write_bytes(b"%d" % number)
+        report = volume.scan()
+        assert not report.complete
+        assert report.problem is not None
+        assert report.problem.code == "no_space"
+        assert volume.status().problem == report.problem
+        # What was not recorded was not promised either: root and journal go as far as the disk took them.
+        assert volume.pending(0, 99)[-1].root == volume.root
+        with pytest.raises(StateUnavailable, match="full"):
+            for number in range(50):
+                apply(volume, Change(b"a%d" % number, a_file(b"a%d" % number)))
+        volume.acknowledge(seq)
+        ballast.unlink()
+        disk.resize(16 << 20)
+        report = volume.scan()
+        assert report.complete
+        assert volume.problem is None
+        volume.scan(full=True)
+        assert volume.root == expected_root(volume)
+        assert root != volume.root
+        volume.close()
+
+
+@pytest.mark.root
+def test_an_agent_starts_on_a_full_state_directory(tree_dir: Path, tmp_path: Path, make_volume: MakeVolume) -> None:
+    from fleet.tmpfs import Tmpfs
+
+    plant(tree_dir)
+    with Tmpfs(tmp_path / "state", 1 << 20) as disk:
+        volume = make_volume(state=tmp_path / "state")
+        volume.scan()
+        root = volume.root
+        volume.close()
+        ballast = disk.fill(0)
+        again = make_volume(state=tmp_path / "state")
+        assert again.root in (root, None)
+        again.scan()
+        assert again.status() is not None
+        ballast.unlink()
+        again._retry_after = 0.0
+        assert again.scan().complete
+        assert again.root == root
+        again.close()
+
+
+def test_a_failing_state_directory_is_tried_again_only_after_a_while(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from closeranks_proto.messages import Problem
+
+    tries = []
+
+    def fail(*args: object) -> None:
+        tries.append(args)
+        raise StateUnavailable(Problem("no_space", "full"))
+
+    monkeypatch.setattr(volume.history, "commit", fail)
+    (tree_dir / "x").write_bytes(b"now")
+    for _ in range(3):
+        report = volume.scan()
+        assert report.problem is not None
+        assert not report.complete
+    assert len(tries) == 1
+    assert volume_module.PROBLEM_RETRY_S <= 10
+
+
+def test_an_interim_announcement_keeps_a_long_mass_change_visible(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch, expected_root: Expected
+) -> None:
+    monkeypatch.setattr(recorder_module, "SNAPSHOT_EDITS", 32)
+    monkeypatch.setattr(recorder_module, "COMMIT_MAX_EDITS", 16)
+    monkeypatch.setattr(recorder_module, "ROWS_MAX", 16)
+    monkeypatch.setattr(recorder_module, "INTERIM_S", 0.0)
+    seen: list[bytes | None] = []
+    volume.listener = lambda: seen.append(volume.root)
+    for number in range(200):
+        (tree_dir / f"{number}").write_bytes(b"x")
+    volume.scan()
+    assert len(set(seen)) > 3
+    assert volume.root == expected_root(volume)
+    assert [type(step) for step in volume.pending(0, 9)] == [Announce]
+
+
+# --- what the rest of the agent is told ----------------------------------------------------------
+
+
+def test_the_status_has_the_figures_of_tree_and_disk(volume: Volume) -> None:
+    status = volume.status()
+    assert (status.volume, status.entries, status.files, status.bytes) == ("photos", 5, 3, 10_005)
+    assert status.disk_total_bytes >= status.disk_free_bytes > 0
+    assert status.scan_duration_ms is not None
+    assert volume.last_scan_started() is not None
+
+
+def test_read_entry_gives_what_a_scan_would(volume: Volume) -> None:
+    fd = volume.open_root()
+    try:
+        fresh = volume.read_entry(fd, b"d\0e\0long")
+        known = volume.record(b"d\0e\0long")
+    finally:
+        os.close(fd)
+    assert fresh is not None
+    assert known is not None
+    assert (fresh.value, fresh.chunks, fresh.stat) == (known.value, known.chunks, known.stat)
+
+
+def test_a_private_directory_that_was_removed_is_made_again(volume: Volume, tree_dir: Path) -> None:
+    subprocess.run(["rm", "-rf", str(tree_dir / ".closeranks")], check=True)
+    volume.scan()
+    assert (tree_dir / ".closeranks" / "stage").is_dir()

@@ -1,0 +1,188 @@
+"""`closeranks status` and `nodes`: what an operator reads, to the letter, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+import clifake
+from clifake import Fake
+from closeranks_coordinator import model
+from closeranks_coordinator.cli.main import main
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    monkeypatch.delenv("CLOSERANKS_TOKEN_FILE", raising=False)
+    with clifake.serving(Fake()) as fake:
+        monkeypatch.setenv("CLOSERANKS_URL", fake.url)
+        yield fake
+
+
+def in_rank(count: int = 3) -> model.FleetView:
+    return clifake.fleet([clifake.node(f"n{number}") for number in range(1, count + 1)])
+
+
+def test_all_in_rank(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/fleet"] = in_rank()
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out == (
+        "All 3 nodes in rank.\n"
+        "\n"
+        "VOLUME  POLICY  IN RANK       VOTERS  UNDETERMINED  FILES     SIZE  TRUTH\n"
+        "photos  quorum      3/3  3, quorum 2             0   1200  3.3 GiB  0123456789ab\n"
+        "\n"
+        "NODE  STATE           FOR  VOLUME  DIFFER  UNCONFIRMED  LAG  CONTACT  ROOT\n"
+        "n1    in_rank  4 min 00 s  photos       0            0    -      now  0123456789ab\n"
+        "n2    in_rank  4 min 00 s  photos       0            0    -      now  0123456789ab\n"
+        "n3    in_rank  4 min 00 s  photos       0            0    -      now  0123456789ab\n"
+    )
+
+
+def test_a_fenced_node_is_named_with_reason_and_next_step(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    differing = clifake.node_volume(root=clifake.OTHER_ROOT, differing_paths=12, differing_bytes=4 << 20)
+    fenced = clifake.node("n2", "quarantined", differing, quarantine=clifake.quarantine(release="by_hand"))
+    nodes = [clifake.node("n1"), fenced, clifake.node("n3")]
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, [clifake.volume(in_rank_nodes=2)])
+    api.routes["GET /api/v1/incidents"] = clifake.page([clifake.incident()])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "OUT OF RANK: 1 of 3 nodes is not in rank.\n"
+        "\n"
+        "n2  QUARANTINED for 4 min 00 s\n"
+        "  why   n2 holds 12 paths that 2 of 3 nodes hold otherwise (incident inc-1)\n"
+        "  why   photos: 12 paths differ from the truth, 4.0 MiB\n"
+        "  next  closeranks incident inc-1\n"
+        "  next  closeranks resync n2 --wait   then: closeranks release n2\n"
+    )
+
+
+N1, N2 = clifake.node("n1"), clifake.node("n2")
+LAGGING = clifake.node("n1", "lagging", clifake.node_volume(lagging_paths=3, lag_s=12.0))
+AWAY = clifake.node("n1", "unreachable", connected=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "view", "said"),
+    [
+        ("lag", clifake.fleet([LAGGING]), "behind by 12 s"),
+        ("silence", clifake.fleet([AWAY]), "no contact: last heard 2 s ago"),
+        ("undetermined", clifake.fleet([N1, N2], [clifake.volume(undetermined=2)], in_rank=False), "nobody is accused"),
+        ("coverage", clifake.fleet([N1], coverage=model.CoverageView(13, 16)), "Compared 13 of 16"),
+        ("no truth", clifake.fleet([N1], [clifake.volume(truth_root=None)]), "NO TRUTH YET"),
+        ("no pin", clifake.fleet([N1], [clifake.volume(truth_root=None, policy="baseline")]), "baseline pin photos"),
+        ("its own word", clifake.fleet([N1], in_rank=False), "NOT PROVEN"),
+    ],
+)  # fmt: skip
+def test_whatever_is_not_proven_exits_1(
+    api: Fake, capsys: pytest.CaptureFixture[str], name: str, view: model.FleetView, said: str
+) -> None:
+    api.routes["GET /api/v1/fleet"] = view
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_status_without_incidents_still_shows_the_fleet(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(
+        [clifake.node("n1", "suspect", blocked_by="max_quarantined")]
+    )
+    api.routes["GET /api/v1/incidents"] = (500, clifake.error("fault", "broken"))
+    assert main(["status"]) == 1
+    captured = capsys.readouterr()
+    assert "held back by max_quarantined" in captured.out
+    assert "could not be read" in captured.err
+
+
+def test_json_is_the_answer_unchanged(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    body = msgspec.json.format(msgspec.json.encode(in_rank()), indent=3)
+    api.routes["GET /api/v1/fleet"] = body
+    assert main(["status", "--json"]) == 0
+    assert capsys.readouterr().out == body.decode() + "\n"
+
+
+def test_a_refusal_of_status_is_not_out_of_rank(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 2
+
+
+def test_nodes_golden(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    away = clifake.node("n2", "unreachable", connected=False, address=None)
+    two = clifake.node("n3", volumes=(clifake.node_volume("a"), clifake.node_volume("b", files=None)))
+    api.routes["GET /api/v1/nodes"] = clifake.page([clifake.node("n1"), away, two])
+    assert main(["nodes"]) == 0
+    assert capsys.readouterr().out == (
+        "NODE  STATE               FOR  DIFFER  BYTES  LAG  FILES  CONTACT  ROOT          ADDRESS\n"
+        "n1    in_rank      4 min 00 s       0    0 B    -   1200      now  0123456789ab  n1:7342\n"
+        "n2    unreachable  4 min 00 s       0    0 B    -   1200      2 s  0123456789ab  -\n"
+        "n3    in_rank      4 min 00 s       0    0 B    -      -      now  (2 volumes)   n3:7342\n"
+    )
+
+
+def test_nodes_follows_the_cursor(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = {None: ([clifake.node("n1")], "c1"), "c1": ([clifake.node("n2")], None)}
+    api.routes["GET /api/v1/nodes"] = lambda request: clifake.page(*pages[request.query.get("cursor")])
+    assert main(["nodes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["NODE", "n1", "n2"]
+
+
+def test_a_cursor_in_a_circle_ends(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/nodes"] = clifake.page([clifake.node("n1")], "again")
+    assert main(["nodes"]) == 2
+    assert "does not end" in capsys.readouterr().err
+
+
+def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = model.ProblemView("no_space", "the disk is full", None, 5 << 20, 1 << 20)
+    unreadable = ({"path": "a\\x1b", "path_b64": "", "why": "unreadable", "detail": "Input/output error"},)
+    held = clifake.node_volume(
+        problem=problem, unreadable=3, unreadable_paths=unreadable, withheld=1, differing_paths=2,
+        progress={"phase": "fetch", "steps_done": 3, "steps_total": 9, "bytes_moved": 1024, "bytes_remaining": 2048},
+    )  # fmt: skip
+    view = clifake.node(
+        "n2", "resyncing", held, quarantine=clifake.quarantine(acknowledged=False),
+        disk=(model.DiskView("photos", 1 << 30, 1 << 28),),
+    )  # fmt: skip
+    api.routes["GET /api/v1/nodes/n2"] = view
+    assert main(["nodes", "n2"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "n2  RESYNCING for 4 min 00 s", "token 3: 12 paths differ", "has not confirmed its fence",
+        "problem    no_space: the disk is full (needs 5.0 MiB, 1.0 MiB free)",
+        "fetch, 3 of 9 steps, 1.0 KiB moved, 2.0 KiB to go",
+        "a\\x1b: unreadable (Input/output error)", "and 2 more", "256.0 MiB free (25% of 1.0 GiB)", "set-uid",
+    ):  # fmt: skip
+        assert part in out
+
+
+def test_an_unknown_node_exits_1_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/nodes/n9"] = (404, clifake.error("unknown_node", "there is no node n9"))
+    assert main(["nodes", "n9"]) == 1
+    assert capsys.readouterr().err == "closeranks: there is no node n9\n"
+
+
+def test_a_name_can_not_leave_its_path_segment(api: Fake) -> None:
+    main(["nodes", "../fleet?x=1"])
+    assert api.requests[0].path == "/api/v1/nodes/..%2Ffleet%3Fx%3D1"
+
+
+def test_hostile_text_never_reaches_the_terminal(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\u202egnp\n\x9b31m"
+    bad = clifake.node("n1", "suspect", address=evil, quarantine=clifake.quarantine(reason=evil))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([bad])
+    api.routes["GET /api/v1/incidents"] = clifake.page(
+        [clifake.incident(node="n1", summary=evil, id="i" + evil)]
+    )
+    api.routes["GET /api/v1/nodes"] = clifake.page([bad])
+    api.routes["GET /api/v1/nodes/n1"] = bad
+    for words in (["status"], ["nodes"], ["nodes", "n1"], ["incidents"]):
+        main(words)
+        captured = capsys.readouterr()
+        assert all(char.isprintable() or char == "\n" for char in captured.out + captured.err), words
+        assert "\\x1b]0;owned" in captured.out

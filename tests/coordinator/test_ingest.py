@@ -1,0 +1,167 @@
+"""What an agent streams becomes a root only when it is proven."""
+
+from __future__ import annotations
+
+import pytest
+
+from closeranks_coordinator.ingest import Accepted, Ingest, Known, Partial
+from closeranks_proto.content import ChunkList, encode_chunk_list
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.errors import CodecError, MissingObject
+from closeranks_proto.messages import Announce, Commit, Edit, Resync, Want
+from closeranks_proto.tree import Tree
+
+CHUNK = 4096
+
+
+class World:
+    """An agent's objects, a coordinator's objects, and a stream between them."""
+
+    def __init__(self, files: int = 300) -> None:
+        self.theirs: dict[bytes, bytes] = {}
+        self.stored: dict[bytes, bytes] = {}
+        self.tree = Tree(XXH3_128, self._their_object)
+        items = [(b"dir\0file%06d" % number, value(b"%d" % number)) for number in range(files)]
+        built = self.tree.build(items)
+        self.theirs.update(built.pages)
+        self.root = built.root
+        self.wanted = 0
+
+    def _their_object(self, digest: bytes) -> bytes:
+        if digest not in self.theirs:
+            raise MissingObject(digest)
+        return self.theirs[digest]
+
+    def _stored_object(self, digest: bytes) -> bytes:
+        if digest not in self.stored:
+            raise MissingObject(digest)
+        return self.stored[digest]
+
+    def ingest(self, seq: int = 0, root: bytes | None = None) -> Ingest:
+        return Ingest("photos", seq, root, XXH3_128, CHUNK, self._stored_object, self.stored.__contains__)
+
+    def settle(self, ingest: Ingest, outcomes: list[object]) -> Accepted:
+        """Answer every Want until the announcement is accepted."""
+        while True:
+            wants: list[Want] = []
+            for outcome in outcomes:
+                if isinstance(outcome, (Accepted, Partial)):
+                    self.stored.update(outcome.objects)
+                if isinstance(outcome, Accepted):
+                    return outcome
+                if isinstance(outcome, Want):
+                    wants.append(outcome)
+            assert wants, "neither accepted nor wanting"
+            self.wanted += sum(len(want.digests) for want in wants)
+            objects = [self.theirs[digest] for want in wants for digest in want.digests]
+            outcomes = list(ingest.receive(objects, ()))
+
+    def announced(self) -> Ingest:
+        ingest = self.ingest()
+        self.settle(ingest, list(ingest.announce(Announce("photos", 1, self.root, "scan", 0))))
+        return ingest
+
+    def commit(self, seq: int, *edits: Edit) -> Commit:
+        edited = self.tree.edit(self.root, [(edit.key, edit.value) for edit in edits])
+        self.theirs.update(edited.pages)
+        base, self.root = self.root, edited.root
+        return Commit("photos", seq, base, self.root, edits, "scan", 5)
+
+
+def value(content: bytes) -> bytes:
+    return encode_entry(Entry(Kind.FILE, len(content), XXH3_128.of(content), 0o644))
+
+
+def test_an_announced_tree_is_fetched_and_then_accepted() -> None:
+    world = World()
+    ingest = world.announced()
+    assert (ingest.seq, ingest.root) == (1, world.root)
+    assert set(world.stored) == {digest for digest, _ in world.tree.pages(world.root, lambda _: False)}
+
+
+def test_a_second_node_with_the_same_files_sends_only_its_root() -> None:
+    world = World()
+    world.announced()
+    world.wanted = 0
+    [outcome] = world.ingest().announce(Announce("photos", 1, world.root, "scan", 0))
+    assert isinstance(outcome, Accepted)
+    assert outcome.objects == {}
+    assert world.wanted == 0
+
+
+def test_a_commit_that_follows_is_accepted_with_its_new_pages() -> None:
+    world = World()
+    ingest = world.announced()
+    [outcome] = ingest.commit(world.commit(2, Edit(b"dir\0new", value(b"new"))))
+    assert isinstance(outcome, Accepted)
+    world.stored.update(outcome.objects)
+    assert Tree(XXH3_128, world._stored_object).lookup(world.root, b"dir\0new") == value(b"new")
+
+
+def test_a_commit_seen_before_is_acknowledged_again() -> None:
+    world = World()
+    ingest = world.announced()
+    commit = world.commit(2, Edit(b"dir\0new", value(b"new")))
+    ingest.commit(commit)
+    assert ingest.commit(commit) == [Known(2)]
+
+
+@pytest.mark.parametrize("change", ["seq", "base", "root"])
+def test_a_commit_that_does_not_follow_is_answered_by_asking_for_an_announcement(change: str) -> None:
+    world = World()
+    ingest = world.announced()
+    good = world.commit(2, Edit(b"dir\0new", value(b"new")))
+    bad = Commit(
+        "photos",
+        3 if change == "seq" else 2,
+        bytes(16) if change == "base" else good.base_root,
+        bytes(16) if change == "root" else good.root,
+        good.edits,
+        "scan",
+        0,
+    )
+    [outcome] = ingest.commit(bad)
+    assert isinstance(outcome, Resync)
+    assert ingest.seq == 1
+
+
+def test_an_announcement_whose_tree_went_away_is_asked_for_again() -> None:
+    world = World()
+    ingest = world.ingest()
+    outcomes = ingest.announce(Announce("photos", 1, world.root, "scan", 0))
+    assert any(isinstance(outcome, Want) for outcome in outcomes)
+    [outcome] = ingest.receive((), (world.root,))
+    assert isinstance(outcome, Resync)
+    assert outcome.seq == 1
+
+
+def test_edits_out_of_order_break_the_protocol() -> None:
+    world = World()
+    ingest = world.announced()
+    edits = (Edit(b"b", value(b"1")), Edit(b"a", value(b"2")))
+    with pytest.raises(CodecError, match="order"):
+        ingest.commit(Commit("photos", 2, world.root, bytes(16), edits, "scan", 0))
+
+
+@pytest.mark.parametrize("key", [b"", b"a\0\0b", b"..", b"a\0..\0b", b"a/b", b"x" * 256])
+def test_keys_that_could_leave_the_volume_break_the_protocol(key: bytes) -> None:
+    world = World()
+    ingest = world.announced()
+    with pytest.raises((CodecError, ValueError)):
+        ingest.commit(Commit("photos", 2, world.root, bytes(16), (Edit(key, None),), "scan", 0))
+
+
+def test_a_large_file_must_bring_its_own_chunk_list() -> None:
+    world = World()
+    ingest = world.announced()
+    chunks = encode_chunk_list(ChunkList(CHUNK * 2, CHUNK, 16, bytes(32)))
+    entry = encode_entry(Entry(Kind.FILE, CHUNK * 2, XXH3_128.of(chunks), 0o644))
+    with pytest.raises(CodecError, match="without its chunk list"):
+        ingest.commit(Commit("photos", 2, world.root, bytes(16), (Edit(b"big", entry),), "scan", 0))
+    other = encode_chunk_list(ChunkList(CHUNK * 2, CHUNK, 16, bytes(31) + b"x"))
+    with pytest.raises(CodecError, match="does not belong"):
+        ingest.commit(Commit("photos", 2, world.root, bytes(16), (Edit(b"big", entry, other),), "scan", 0))
+    [outcome] = ingest.commit(world.commit(2, Edit(b"big", entry, chunks)))
+    assert isinstance(outcome, Accepted)
+    assert outcome.objects[XXH3_128.of(chunks)] == chunks

@@ -1,0 +1,271 @@
+"""Sessions over real sockets: who is let in, and what reaches the core in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from closeranks_coordinator.model import (
+    Connected,
+    Disconnected,
+    DuplicateRefused,
+    Event,
+    FleetConfig,
+    FromAgent,
+    RootStored,
+    Scanned,
+    VolumeConfig,
+)
+from closeranks_coordinator.runtime import volume_settings
+from closeranks_coordinator.sessions import Sessions
+from closeranks_coordinator.store import Store
+from closeranks_coordinator.store_sqlite import open_store
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128, DigestAlgorithm
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.tree import Edited, Tree
+from closeranks_proto.wire import decode_coordinator_message, encode_message
+
+VOLUME = VolumeConfig(
+    "photos", "quorum", ("n1", "n2"), "alert", 1.0, 60.0, 1.0, "resync", 10.0, 4096, (), ("mode",), False, None, 60.0
+)  # fmt: skip
+CONFIG = FleetConfig("xxh3-128", ("n1", "n2"), 1, 3, 3600.0, 300.0, 30.0, (VOLUME,), 3600.0)
+HELLO = wire.Hello(
+    1,
+    1,
+    "test",
+    "n1",
+    "agent-a",
+    ("xxh3-128",),
+    ":7342",
+    0,
+    None,
+    (wire.VolumeHello("photos", None, 0, 1, None),),
+)
+
+
+class Core:
+    """Records what the sessions report."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.algorithm: DigestAlgorithm = XXH3_128
+        self.fleet_config = CONFIG
+        self.events: list[Event] = []
+
+    def feed(self, event: Event) -> None:
+        self.events.append(event)
+
+    def settings_of(self, volume: str) -> wire.VolumeSettings:
+        return volume_settings(VOLUME)
+
+    async def saw(self, kind: type[Event], count: int = 1) -> list[Event]:
+        """Wait until `count` events of this kind have come."""
+        async with asyncio.timeout(10):
+            while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
+                await asyncio.sleep(0.005)
+        return found
+
+
+class Agent:
+    """A hand-driven agent on a real WebSocket."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def say(self, *messages: wire.Message) -> None:
+        for message in messages:
+            await self.socket.send_bytes(encode_message(message))
+
+    async def hear(self) -> wire.CoordinatorMessage:
+        return decode_coordinator_message(await self.socket.receive_bytes(timeout=10))
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(10):
+            while not self.socket.closed:
+                await self.socket.receive()
+        return True
+
+
+class World:
+    def __init__(
+        self, core: Core, sessions: Sessions, client: TestClient[web.Request, web.Application]
+    ) -> None:
+        self.core, self.sessions, self.client = core, sessions, client
+
+    async def dial(self) -> Agent:
+        return Agent(await self.client.ws_connect("/v1/agent"))
+
+    async def join(self, hello: wire.Hello = HELLO) -> tuple[Agent, wire.Welcome]:
+        agent = await self.dial()
+        await agent.say(hello)
+        welcome = await agent.hear()
+        assert isinstance(welcome, wire.Welcome), welcome
+        return agent, welcome
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = open_store(tmp_path, "xxh3-128")
+    core = Core(store)
+    sessions = Sessions(core)
+    app = web.Application()
+    app.add_routes(sessions.routes())
+    async with TestClient(TestServer(app)) as client:
+        yield World(core, sessions, client)
+        await sessions.drain()
+    await store.close()
+
+
+def tree(count: int = 10) -> tuple[Tree, Edited, dict[bytes, bytes]]:
+    pages: dict[bytes, bytes] = {}
+    made = Tree(XXH3_128, pages.__getitem__)
+    items = [
+        (b"f%05d" % n, encode_entry(Entry(Kind.FILE, 1, XXH3_128.of(b"%d" % n), 0o644))) for n in range(count)
+    ]
+    built = made.build(items)
+    pages.update(built.pages)
+    return made, built, pages
+
+
+async def announce(agent: Agent, built: Edited, pages: dict[bytes, bytes], seq: int = 1) -> None:
+    """Announce a root and answer until it is acknowledged."""
+    await agent.say(wire.Announce("photos", seq, built.root, "scan", 0))
+    while True:
+        message = await agent.hear()
+        if isinstance(message, wire.Ack):
+            return
+        assert isinstance(message, wire.Want)
+        objects = tuple(pages[digest] for digest in message.digests)
+        await agent.say(wire.Objects("photos", message.request, objects, (), True))
+
+
+async def test_a_known_node_is_welcomed_with_its_volumes(world: World) -> None:
+    _, welcome = await world.join()
+    assert [one.name for one in welcome.volumes] == ["photos"]
+    assert welcome.acked == (("photos", 0, None),)
+    [event] = await world.core.saw(Connected)
+    assert isinstance(event, Connected)
+    assert event.address == "127.0.0.1:7342"
+
+
+@pytest.mark.parametrize(
+    ("hello", "code"),
+    [
+        (wire.Hello(1, 1, "t", "n9", "a", ("xxh3-128",), ":1", 0, None, ()), "unknown_node"),
+        (wire.Hello(2, 3, "t", "n1", "a", ("xxh3-128",), ":1", 0, None, ()), "protocol"),
+        (wire.Hello(1, 1, "t", "n1", "a", ("blake3",), ":1", 0, None, ()), "digest"),
+    ],
+)
+async def test_who_can_not_be_served_is_told_why(world: World, hello: wire.Hello, code: str) -> None:
+    agent = await world.dial()
+    await agent.say(hello)
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == code
+    assert world.core.events == []
+
+
+async def test_a_second_agent_with_the_same_name_is_refused_and_told_of(world: World) -> None:
+    await world.join()
+    agent = await world.dial()
+    await agent.say(wire.Hello(1, 1, "t", "n1", "agent-b", ("xxh3-128",), ":1", 0, None, ()))
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "duplicate_node"
+    await world.core.saw(DuplicateRefused)
+
+
+async def test_the_same_agent_dialling_again_replaces_its_session(world: World) -> None:
+    first, _ = await world.join()
+    await world.join()
+    assert await first.ended()
+    assert world.sessions.connected() == ["n1"]
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x91\x63", b"x" * 100])
+async def test_garbage_ends_the_session_and_nothing_is_believed(world: World, frame: bytes) -> None:
+    agent, _ = await world.join()
+    await agent.socket.send_bytes(frame)
+    assert await agent.ended()
+    await world.core.saw(Disconnected)
+
+
+async def test_an_acknowledged_root_is_in_the_store(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree(500)
+    await announce(agent, built, pages)
+    stored = world.core.store.node_root("n1", "photos")
+    assert stored is not None
+    assert (stored.seq, stored.root) == (1, built.root)
+    assert world.core.store.has(built.root)
+    [event] = await world.core.saw(RootStored)
+    assert isinstance(event, RootStored)
+    assert event.root == built.root
+
+
+async def test_a_scan_is_reported_only_after_the_commits_it_found(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree(500)
+    await agent.say(wire.Beat((wire.VolumeBeat("photos", 1, 5),)))
+    await announce(agent, built, pages)
+    await world.core.saw(Scanned)
+    kinds = [type(event) for event in world.core.events if isinstance(event, (RootStored, Scanned))]
+    assert kinds == [RootStored, Scanned]
+
+
+async def test_after_a_reconnect_the_agent_hears_what_is_stored(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree(500)
+    await announce(agent, built, pages)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    _, welcome = await world.join()
+    assert welcome.acked == (("photos", 1, built.root),)
+
+
+async def test_objects_are_given_in_bounded_bundles_and_what_is_missing_is_said(world: World) -> None:
+    agent, _ = await world.join()
+    made, built, pages = tree(20_000)
+    await announce(agent, built, pages)
+    wanted = tuple(digest for digest, _ in made.pages(built.root, lambda _: False))[:200]
+    await agent.say(wire.Want("photos", 7, (*wanted, bytes(16))))
+    found: list[bytes] = []
+    bundles = 0
+    while True:
+        message = await agent.hear()
+        assert isinstance(message, wire.Objects)
+        found += message.objects
+        bundles += 1
+        if message.last:
+            break
+    assert message.missing == (bytes(16),)
+    assert [XXH3_128.of(blob) for blob in found] == list(wanted)
+    assert bundles > 1
+
+
+async def test_what_an_agent_reports_reaches_the_core_unchanged(world: World) -> None:
+    agent, _ = await world.join()
+    answer = wire.FenceAnswer(3, True, "hook ran", True)
+    await agent.say(answer)
+    [event] = await world.core.saw(FromAgent)
+    assert event == FromAgent("n1", answer)
+
+
+async def test_a_volume_that_is_not_the_nodes_breaks_the_protocol(world: World) -> None:
+    agent, _ = await world.join()
+    await agent.say(wire.Announce("secrets", 1, bytes(16), "scan", 0))
+    assert await agent.ended()
+
+
+async def test_draining_says_goodbye(world: World) -> None:
+    agent, _ = await world.join()
+    await world.sessions.drain()
+    assert isinstance(await agent.hear(), wire.Goodbye)
+    assert await agent.ended()

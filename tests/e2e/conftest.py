@@ -1,0 +1,47 @@
+"""Fixtures of the end-to-end tests. Whatever a test does, at its end no log may hold a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import Fleet, MakeFleet, finish
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[MakeFleet]:
+    """`make_fleet(nodes=4, ...)`: a Fleet under tmp_path, ended and checked afterwards."""
+    made: list[Fleet] = []
+
+    def make(**settings: Any) -> Fleet:
+        fleet = Fleet(tmp_path / f"fleet-{len(made)}", **settings)
+        made.append(fleet)
+        return fleet
+
+    yield make
+    for fleet in made:
+        finish(fleet, request.node.stash.get(FAILED, False))
+
+
+@pytest.fixture(scope="module")
+def lone_coordinator(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
+    """A coordinator whose three nodes never came, for requests that change nothing."""
+    fleet = Fleet(tmp_path_factory.mktemp("lone"), nodes=3)
+    try:
+        fleet.start(nodes=[])
+        yield fleet
+    finally:
+        finish(fleet, failed=False)

@@ -1,0 +1,123 @@
+"""Nodes that are only behind are converged without suspicion: joiners, stragglers, those that were away."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from fleet import MakeFleet, VolumeSpec
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_node_added_by_reload_joins_with_an_empty_tree(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3)
+    fleet.start()
+    fleet.wait_in_rank()
+    newcomer = fleet.add_node("node-04", tree=False)
+    fleet.reload()
+    newcomer.start()
+    fleet.wait("four nodes compared", lambda: fleet.api.fleet()["coverage"], lambda c: c["compared"] == 4)
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == set()
+    assert fleet.api.incidents(kind="divergence") == []
+
+
+def test_a_joiners_own_files_go_to_its_trash(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3)
+    fleet.start()
+    fleet.wait_in_rank()
+    newcomer = fleet.add_node("node-04")
+    (newcomer.path() / "its own.txt").write_bytes(b"written before it joined")
+    (newcomer.path() / "large.bin").write_bytes(b"an older idea")
+    fleet.reload()
+    newcomer.start()
+    fleet.wait("four nodes compared", lambda: fleet.api.fleet()["coverage"], lambda c: c["compared"] == 4)
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == set()
+    listed = fleet.run("trash", "list", "node-04", "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert "its own.txt" in listed.stdout
+
+
+def test_a_node_that_was_away_while_the_majority_moved_is_lagging(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=4, volumes=[VolumeSpec(extra={"lag_grace_s": 0.5})])
+    fleet.start()
+    fleet.wait_in_rank()
+    away = fleet[3]
+    away.daemon.stop()
+    fleet.wait_state(away, "unreachable")
+    for node in [*fleet.nodes.values()][:3]:
+        (node.path() / "dir-1" / "file-001.bin").write_bytes(b"moved on")
+        (node.path() / "new.bin").write_bytes(b"new")
+        (node.path() / "large.bin").unlink()
+    pristine = fleet.pristine()
+    (pristine / "dir-1" / "file-001.bin").write_bytes(b"moved on")
+    (pristine / "new.bin").write_bytes(b"new")
+    (pristine / "large.bin").unlink()
+    fleet.wait(
+        "the three agree on a new truth",
+        lambda: [v["differing_paths"] for n in fleet.api.fleet()["nodes"][:3] for v in n["volumes"]],
+        lambda counts: counts == [0, 0, 0],
+    )
+    fleet.assert_equal_trees(nodes=["node-01", "node-02", "node-03"])
+    away.start()
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == set()
+
+
+def test_a_node_that_returns_does_not_revive_what_was_deleted(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3, volumes=[VolumeSpec(extra={"lag_grace_s": 0.5})])
+    fleet.start()
+    fleet.wait_in_rank()
+    away = fleet[0]
+    away.daemon.kill()
+    for node in (fleet[1], fleet[2]):
+        (node.path() / "large.bin").unlink()
+    (fleet.pristine() / "large.bin").unlink()
+    fleet.wait(
+        "the deletion is the truth",
+        lambda: fleet.api.fleet()["volumes"][0],
+        lambda volume: volume["undetermined"] == 0 and volume["in_rank_nodes"] == 2,
+    )
+    away.start()
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert not (away.path() / "large.bin").exists()
+    assert fleet.accused() == set()
+
+
+def test_a_stopped_node_is_unreachable_and_the_rest_goes_on(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=4, fleet={"lb_unreachable_grace_s": 1.0})
+    fleet.start()
+    fleet.wait_in_rank()
+    fleet[1].daemon.kill()
+    fleet.wait_state("node-02", "unreachable")
+    fleet.wait("/lb after the grace", lambda: fleet.api.lb("node-02"), lambda status: status == 503)
+    seen = fleet.api.fleet()
+    assert not seen["in_rank"]
+    assert seen["coverage"] == {"compared": 3, "expected": 4}
+    assert fleet.run("status").returncode == 1
+    (fleet[2].path() / "large.bin").write_bytes(b"damage while one is away")
+    fleet.wait_incident(node="node-03", state="closed")
+    assert fleet.accused() == {"node-03"}
+    fleet[1].start()
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    named = fleet.api.incidents(node="node-03")[0]["paths"]
+    assert [base64.b64decode(path["path_b64"]) for path in named] == [b"large.bin"]
+
+
+def test_a_frozen_agent_is_unreachable_until_it_thaws(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3)
+    fleet.start()
+    fleet.wait_in_rank()
+    fleet[0].daemon.pause()
+    fleet.wait_state("node-01", "unreachable", timeout_s=40)
+    fleet[0].daemon.resume()
+    fleet.wait_in_rank()
+    assert fleet.accused() == set()

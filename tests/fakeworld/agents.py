@@ -1,0 +1,265 @@
+"""A fake agent: files as entries in dicts, and the answers of a real agent after some invented time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from closeranks_coordinator.model import Connected, Disconnected, FromAgent, RootStored, Scanned
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import SPECIAL_BITS, Kind, decode_entry
+
+if TYPE_CHECKING:
+    from .world import FakeWorld
+
+Files = dict[bytes, bytes]  # key to value
+WIDTH = 16
+
+
+@dataclass(slots=True)
+class FakeAgent:
+    """One node. `disk` may be written by a test at any time; nobody knows before the next scan."""
+
+    world: FakeWorld
+    name: str
+    disk: dict[str, Files]
+    scan_interval_s: float = 1.0
+    order_s: float = 0.3  # how long a converge or a verification takes
+    agent_id: str = ""
+    session: str | None = None
+    fence: wire.FenceState | None = None
+    highest_token: int = 0
+    problems: dict[str, wire.Problem] = field(default_factory=dict)
+    fails: wire.Problem | None = None  # every converge fails with it
+    withholds: bool = False  # special mode bits are not written
+    deaf: bool = False  # orders are not answered
+    membership: wire.Membership | None = None
+    told: dict[str, bytes] = field(default_factory=dict)  # the root that the coordinator has stored
+    scan_at: dict[str, float] = field(default_factory=dict)  # start of the last complete scan
+    got: list[wire.CoordinatorMessage] = field(default_factory=list)
+    bytes_moved: int = 0
+    trash: list[tuple[str, bytes, bytes]] = field(default_factory=list)
+    withheld: dict[str, set[bytes]] = field(default_factory=dict)
+    _running: dict[str, wire.Converge | wire.Verify] = field(default_factory=dict)
+    _process: int = 0  # the incarnation: what an earlier one had planned does not happen
+
+    def __post_init__(self) -> None:
+        self.agent_id = self.agent_id or f"id-{self.name}"
+
+    # --- the process and its connection --------------------------------------------------------
+
+    def start(self) -> None:
+        """The process starts: it scans at once, then at every interval."""
+        self._process += 1
+        self._again(self._scan_all, 0.0)
+        self.connect()
+
+    def stop(self) -> None:
+        """The process is killed; its disk, its fence and its identity stay."""
+        self.disconnect()
+        self._process += 1
+        self._running.clear()
+        self.scan_at.clear()
+
+    def connect(self) -> None:
+        world = self.world
+        if self.session is not None:
+            return
+        self.session = world.new_session()
+        volumes = tuple(sorted(self.disk))
+        world.event(
+            Connected(
+                self.name, self.session, self.agent_id, f"{self.name}:7342", self.highest_token, self.fence, volumes
+            )
+        )  # fmt: skip
+        for volume in volumes:
+            known = world.node_roots.get((self.name, volume))
+            if known is not None:
+                world.event(RootStored(self.name, volume, known, "known", world.mono))
+            self._status(volume)
+            self._stream(volume, "scan")
+            self._beat(volume)
+
+    def disconnect(self) -> None:
+        if self.session is not None:
+            session, self.session = self.session, None
+            self.world.event(Disconnected(self.name, session))
+
+    # --- scans ---------------------------------------------------------------------------------
+
+    def write(self, volume: str, path: str, value: bytes | None) -> None:
+        key = path.encode().replace(b"/", b"\0")
+        if value is None:
+            self.disk[volume].pop(key, None)
+        else:
+            self.disk[volume][key] = value
+
+    def problem(self, volume: str, code: str | None) -> None:
+        """From now on the volume has this problem, or none."""
+        if code is None:
+            self.problems.pop(volume, None)
+        else:
+            self.problems[volume] = wire.Problem(code, f"{volume}: {code}")
+        if self.session is not None:
+            self._status(volume)
+
+    def _scan_all(self) -> None:
+        for volume in sorted(self.disk):
+            self.scan(volume)
+        self._again(self._scan_all, self.scan_interval_s)
+
+    def scan(self, volume: str) -> None:
+        if volume in self.problems and self.problems[volume].code == "not_mounted":
+            return
+        self.scan_at[volume] = self.world.mono
+        if self.session is not None:
+            self._stream(volume, "scan")
+            self._beat(volume)
+
+    def _stream(self, volume: str, cause: str) -> None:
+        """Tell of the present root, if a scan has seen one and it is news."""
+        world = self.world
+        if volume not in self.scan_at:
+            return
+        if volume in self.problems and self.problems[volume].code == "not_mounted":
+            return
+        root = world.plant(self.disk[volume])
+        if world.node_roots.get((self.name, volume)) != root:
+            world.node_roots[(self.name, volume)] = root
+            world.event(RootStored(self.name, volume, root, cause, world.mono))
+
+    def _beat(self, volume: str) -> None:
+        if volume in self.scan_at:
+            self.world.event(Scanned(self.name, volume, self.scan_at[volume]))
+
+    def _status(self, volume: str) -> None:
+        files = self.disk[volume]
+        self._say(
+            wire.VolumeStatus(
+                volume, self.problems.get(volume), len(files), len(files), 0, (), 0, 10**9, 10**8, 5
+            )
+        )  # fmt: skip
+
+    def _say(self, message: wire.AgentMessage) -> None:
+        if self.session is not None:
+            self.world.event(FromAgent(self.name, message))
+
+    # --- orders --------------------------------------------------------------------------------
+
+    def take(self, message: wire.CoordinatorMessage) -> None:
+        """A message of the coordinator arrives."""
+        self.got.append(message)
+        match message:
+            case wire.Membership():
+                if self.membership is None or message.term >= self.membership.term:
+                    self.membership = message
+            case wire.Fence():
+                if message.token >= self.highest_token:
+                    self.highest_token = message.token
+                    self.fence = wire.FenceState(message.token, message.reason, message.incident, 0)
+                    self._say(wire.FenceAnswer(message.token, True, "", True))
+            case wire.Unfence():
+                if message.token >= self.highest_token:
+                    self.fence = None
+                    self._say(wire.FenceAnswer(message.token, False, "", True))
+            case wire.Converge() | wire.Verify():
+                running = self._running.get(message.volume)
+                if self.deaf or (running is not None and same_order(running, message)):
+                    return
+                self._running[message.volume] = message
+                self._again(lambda: self._carry_out(message), self.order_s)
+            case wire.Cancel():
+                for volume, order in list(self._running.items()):
+                    if order.action == message.action:
+                        del self._running[volume]
+
+    def _carry_out(self, order: wire.Converge | wire.Verify) -> None:
+        if self._running.get(order.volume) is not order:
+            return
+        del self._running[order.volume]
+        if isinstance(order, wire.Verify):
+            self._verify(order)
+        else:
+            self._converge(order)
+
+    def _converge(self, order: wire.Converge) -> None:
+        if order.token and order.token < self.highest_token:
+            self._say(wire.ConvergeResult(order.action, order.volume, "failed", None, 0, 0, 0, 0, "old token", None, (), 0, 0))
+            return
+        if order.mode == "divergence":
+            assert self.fence is not None, "a divergence is repaired behind a fence only"
+            assert self.fence.token == order.token
+        if self.fails is not None and not order.dry_run:
+            self._say(wire.ConvergeResult(order.action, order.volume, "failed", None, 0, 0, 0, 0, "", self.fails, (), 0, 0))
+            return
+        files, target = self.disk[order.volume], dict(self.world.tree.walk(order.target_root))
+        steps = sorted(key for key in files.keys() | target.keys() if files.get(key) != target.get(key))
+        fetched = [key for key in steps if key in target and _fetches(files.get(key), target[key])]
+        moved = sum(decode_entry(target[key], WIDTH).size for key in fetched)
+        if order.dry_run:
+            plan = tuple(wire.PlanStep("fetch" if key in target else "remove", key, 0, 0, "") for key in steps)
+            self._say(wire.ConvergeResult(order.action, order.volume, "done", None, 0, 0, 0, 0, "", None, plan, len(steps), moved))
+            return
+        withheld = self.withheld.setdefault(order.volume, set())
+        trashed = 0
+        for key in steps:
+            if key in files:
+                self.trash.append((order.volume, key, files[key]))
+                trashed += 1
+            if key not in target:
+                del files[key]
+            elif self.withholds and _special(target[key]):
+                files[key] = _without_special(target[key])
+                withheld.add(key)
+            else:
+                files[key] = target[key]
+        self.bytes_moved += moved
+        self._stream(order.volume, "converge")
+        self._say(
+            wire.ConvergeResult(
+                order.action, order.volume, "done", None, moved, len(steps), trashed, len(withheld), "", None, (), 0, 0
+            )
+        )  # fmt: skip
+
+    def _verify(self, order: wire.Verify) -> None:
+        self.scan_at[order.volume] = self.world.mono
+        self._stream(order.volume, "scan")
+        self._beat(order.volume)
+        root = self.world.node_roots.get((self.name, order.volume))
+        withheld = tuple(sorted(self.withheld.get(order.volume, ())))
+        self._say(wire.VerifyResult(order.action, order.volume, root, 0, 0, True, "", withheld))
+
+    def _again(self, what: Callable[[], None], delay_s: float) -> None:
+        """Later, if this process still lives then."""
+        process = self._process
+
+        def run() -> None:
+            if process == self._process:
+                what()
+
+        self.world.later(delay_s, run)
+
+
+def same_order(running: wire.Converge | wire.Verify, order: wire.Converge | wire.Verify) -> bool:
+    return running.action == order.action and type(running) is type(order)
+
+
+def _fetches(ours: bytes | None, theirs: bytes) -> bool:
+    wanted = decode_entry(theirs, WIDTH)
+    return wanted.kind is Kind.FILE and (ours is None or decode_entry(ours, WIDTH).digest != wanted.digest)
+
+
+def _special(value: bytes) -> bool:
+    mode = decode_entry(value, WIDTH).mode
+    return mode is not None and bool(mode & SPECIAL_BITS)
+
+
+def _without_special(value: bytes) -> bytes:
+    from dataclasses import replace
+
+    from closeranks_proto.entries import encode_entry
+
+    entry = decode_entry(value, WIDTH)
+    assert entry.mode is not None
+    return encode_entry(replace(entry, mode=entry.mode & ~SPECIAL_BITS))
