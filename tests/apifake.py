@@ -8,10 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-from aiohttp import web
+import msgspec
+import yarl
 from aiohttp.test_utils import TestServer
+
 from closeranks_coordinator.api import build_app
 from closeranks_coordinator.config import CoordinatorConfig, Token
 from closeranks_coordinator.events import EventLog
@@ -21,6 +24,7 @@ from closeranks_coordinator.model import (
     Connected,
     Event,
     FleetConfig,
+    FromAgent,
     Now,
     Observe,
     Persist,
@@ -43,7 +47,9 @@ NODES = ("node-01", "node-02", "node-03")
 WALL_MS = 1_772_366_400_000  # 2026-03-01T12:00:00Z
 
 
-def volume_config(name: str = "photos", policy: str = "quorum", on_divergence: str = "quarantine") -> VolumeConfig:
+def volume_config(
+    name: str = "photos", policy: str = "quorum", on_divergence: str = "quarantine"
+) -> VolumeConfig:
     return VolumeConfig(
         name, policy, NODES, on_divergence, 1.0, 600.0, 1.0, "resync", 10.0, 1 << 20, (), ("mode",), False, None,
         604800.0,
@@ -132,10 +138,14 @@ async def three_nodes(core: FakeCore) -> None:
     for number, node in enumerate(NODES, 1):
         for volume in core.config.fleet.volumes:
             volumes = tuple(found.name for found in core.config.fleet.volumes)
-            await core.step(Connected(node, f"s{number}", f"agent-{number}", f"127.0.0.1:{7000 + number}", 0, None, volumes))
+            await core.step(
+                Connected(
+                    node, f"s{number}", f"agent-{number}", f"127.0.0.1:{7000 + number}", 0, None, volumes
+                )
+            )
             await core.give_root(node, FILES, volume.name)
             status = wire.VolumeStatus(volume.name, None, 4, 3, 3, (), 0, 10**9, 5 * 10**8, 12)
-            del status
+            await core.step(FromAgent(node, status))
     for _ in range(4):
         await core.step(Tick(), 1.0)
 
@@ -174,9 +184,6 @@ class Client:
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, aiohttp.ClientResponse]:
         """(status, body, answer); a body that is not bytes is sent as JSON."""
-        import msgspec
-        import yarl
-
         sent = dict(headers or {})
         data = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
         if data is not None:
@@ -187,12 +194,7 @@ class Client:
         ) as answer:
             return answer.status, await answer.read(), answer
 
-    async def json(self, path: str) -> object:
-        import msgspec
-
+    async def json(self, path: str) -> Any:
         status, body, _ = await self.ask("GET", path)
         assert status == 200, body
         return msgspec.json.decode(body)
-
-
-__all__ = ["FILES", "NODES", "WALL_MS", "Client", "FakeCore", "break_ranks", "fleet_config", "three_nodes", "volume_config", "web"]

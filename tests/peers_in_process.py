@@ -157,9 +157,9 @@ Described = dict[bytes, tuple[object, ...]]
 def describe(root: Path | bytes) -> Described:
     """Every path below `root` with kind, mode and content, read by this test's own code."""
     found: Described = {}
-    base = os.fsencode(root)
-
-    def look(fd: int, prefix: bytes) -> None:
+    todo = [(os.open(root, os.O_RDONLY | os.O_DIRECTORY), b"")]
+    while todo:
+        fd, prefix = todo.pop()
         for entry in os.listdir(fd):
             name = os.fsencode(entry)
             if not prefix and name == b".closeranks":
@@ -168,11 +168,7 @@ def describe(root: Path | bytes) -> Described:
             path = prefix + name
             if stat.S_ISDIR(status.st_mode):
                 found[path] = ("directory", stat.S_IMODE(status.st_mode))
-                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-                try:
-                    look(inner, path + b"/")
-                finally:
-                    os.close(inner)
+                todo.append((os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd), path + b"/"))
             elif stat.S_ISLNK(status.st_mode):
                 found[path] = ("symlink", os.readlink(name, dir_fd=fd))
             elif stat.S_ISREG(status.st_mode):
@@ -181,11 +177,6 @@ def describe(root: Path | bytes) -> Described:
                     found[path] = ("file", stat.S_IMODE(status.st_mode), file.read())
             else:
                 found[path] = ("special",)
-
-    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        look(fd, b"")
-    finally:
         os.close(fd)
     return found
 

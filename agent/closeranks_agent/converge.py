@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import aiohttp
 
-from closeranks_proto.errors import MissingObject, ProtocolError
+from closeranks_proto.errors import MissingObject, ProtocolError, UserError
 from closeranks_proto.limits import FRAME_MAX_ITEMS
 from closeranks_proto.messages import (
     Converge,
@@ -26,6 +26,9 @@ from closeranks_proto.messages import (
     Member,
     PlanStep,
     Problem,
+    TrashItem,
+    TrashList,
+    TrashRestore,
     Verify,
     VerifyResult,
 )
@@ -34,6 +37,7 @@ from closeranks_proto.paths import escape
 from .athand import WINDOW, local_content, rules_of, windows
 from .plan import Saw, plan, step_for_people
 from .records import StateUnavailable, VolumeGone, problem_of
+from .restore import restore_in_place, restore_to
 from .rounds import Rounds
 from .tally import Tally
 from .target import Want, collect
@@ -44,6 +48,7 @@ from .volume import Volume
 log = logging.getLogger("closeranks.converge")
 
 PLAN_SHOWN_BYTES = 4 * 1024 * 1024  # of keys and notes in one answer
+LIST_MAX = 1000
 World = (VolumeGone, StateUnavailable, OSError, TimeoutError, MissingObject, ProtocolError)
 
 
@@ -101,6 +106,20 @@ class Converger:
             except World as error:
                 _, detail = _told(error, self.volume)
                 return VerifyResult(order.action, order.volume, None, 0, 0, False, detail, ())
+
+    async def list_trash(self, order: TrashList) -> tuple[tuple[TrashItem, ...], str | None]:
+        """A page of the volume's trash and the next cursor. Raises VolumeGone, OSError."""
+        limit = max(1, min(order.limit, LIST_MAX))
+        return await asyncio.to_thread(self.trash.items, order.incident, limit, order.cursor)
+
+    async def restore_trash(self, order: TrashRestore, outside: Sequence[bytes]) -> tuple[TrashItem, ...]:
+        """Give items back; `outside` are directories that the restored must not lie in. Raises UserError."""
+        try:
+            if order.in_place:
+                return await self.volume.run(restore_in_place, self.volume, self.trash, order.ids)
+            return await asyncio.to_thread(restore_to, self.volume, self.trash, order.ids, order.to, outside)
+        except World as error:
+            raise UserError(_told(error, self.volume)[1]) from error
 
     async def _run(self, order: Converge, tally: Tally) -> ConvergeResult:
         if self.volume.root is None:

@@ -24,6 +24,7 @@ from closeranks_proto.paths import parent_key, path_of
 
 from . import attributes, beneath
 from .beneath import Spot
+from .durable import sync_directories
 from .ignore import IgnoreRules
 from .lift import Lifts
 from .plan import Step, Verb
@@ -351,10 +352,8 @@ class Installer:
     def _sync(self, works: Sequence[_Work]) -> None:
         if not works:
             return
-        for parent in sorted({parent_key(work.step.key) for work in works}):
-            beneath.sync_directory(self._room.root_fd, path_of(parent))
-        os.fsync(self._room.stage_fd)
-        os.fsync(self._room.items_fd)
+        parents = {path_of(parent_key(work.step.key)) for work in works}
+        sync_directories(self._room.root_fd, parents, (self._room.stage_fd, self._room.items_fd))
 
 
 def is_same(seen: StatSignature | None, status: os.stat_result | None) -> bool:

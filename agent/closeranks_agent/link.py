@@ -121,7 +121,7 @@ class Link:
                 pause = refusal.retry_after_s
             except (aiohttp.ClientError, OSError, TimeoutError, ProtocolError) as error:
                 self._trouble(
-                    f"no session with the coordinator at {self._agent.config.coordinator}: {error or type(error).__name__}"
+                    f"no session with the coordinator at {self._agent.config.coordinator}: {_why(error)}"
                 )
             if time.monotonic() - started > limits.RECONNECT_MAX_S:
                 delay = limits.RECONNECT_MIN_S
@@ -382,6 +382,17 @@ class _Session:
             size += len(blob)
         missing = tuple(digest for digest, blob in blobs if blob is None)
         self.post(wire.Objects(want.volume, want.request, tuple(bundle), missing, True))
+
+
+def _why(error: Exception) -> str:
+    """A failed connection in words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({error.certificate_error})"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "it can not be reached"
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return f"what answers there is no closeranks coordinator (HTTP status {error.status})"
+    return str(error) or "no answer in time"
 
 
 def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:

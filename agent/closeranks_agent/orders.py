@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,10 @@ class Orders:
         except asyncio.CancelledError:
             log.info("order %s on %s was cancelled", order.action, order.volume)
             raise
+        except Exception:
+            # A fault of ours ends this order, not the agent: a node that says nothing helps nobody.
+            log.exception("order %s on %s ended by a fault of the agent", order.action, order.volume)
+            result = _failed(order, "the agent met a fault of its own; its log says more")
         finally:
             current = self._running.get(order.volume)
             if current is not None and current.order is order:
@@ -148,7 +153,16 @@ class Orders:
         return wire.TrashAnswer(order.request, tuple(items), None, "")
 
     async def _restore_trash(self, order: wire.TrashRestore) -> wire.TrashAnswer:
-        raise NotImplementedError
+        agent = self._agent
+        if order.volume not in agent.volumes:
+            raise UserError(f"{agent.config.node} has no volume {order.volume}")
+        if order.in_place and agent.state.fence is None:
+            raise UserError("a restore in place needs the node to be quarantined by hand first")
+        outside = [os.fsencode(agent.config.state_dir)]
+        for volume in agent.volumes.values():
+            outside += [volume.path, volume.private]
+        items = await self._converger(order.volume).restore_trash(order, outside)
+        return wire.TrashAnswer(order.request, items, None, "")
 
 
 def _failed(order: Order, detail: str) -> wire.AgentMessage:

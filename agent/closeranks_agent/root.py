@@ -17,7 +17,7 @@ from closeranks_proto.messages import Problem
 from closeranks_proto.paths import escape
 
 from .index import Index
-from .private import PRIVATE_NAME, Identity
+from .private import PRIVATE_NAME, Identity, ensure_private
 from .records import VolumeGone, problem_of
 
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,11 +25,28 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class VolumeRoot:
-    """Where volume `name` lies, and which file an operator removes to found it anew."""
+    """Where volume `name` lies, and which file an operator removes to found it anew.
+
+    `private_dir` None means the root's own `.closeranks`.
+    """
 
     name: str
     path: bytes
     index_path: Path
+    private_dir: bytes | None
+
+    @property
+    def private(self) -> bytes:
+        """Where the private directory is."""
+        return self.private_dir or self.path + b"/" + PRIVATE_NAME
+
+    def ensure_private(self, index: Index | None) -> None:
+        """Make or find the private directory. Raises UserError, OSError, VolumeGone."""
+        fd = self.open(index)
+        try:
+            ensure_private(fd, self.path, self.private_dir, self.name)
+        finally:
+            os.close(fd)
 
     def open(self, index: Index | None) -> int:
         """A descriptor of the root. Raises VolumeGone where it can not be opened or is not that of `index`."""

@@ -69,6 +69,7 @@ class Agent:
     async def close(self) -> None:
         await self.orders.close()
         for volume in self.volumes.values():
+            volume.listener = None  # nobody listens any more
             await volume.run(volume.close)
 
     @property

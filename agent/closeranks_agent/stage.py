@@ -19,6 +19,7 @@ from closeranks_proto.entries import decode_entry
 
 from . import attributes, beneath, syscalls
 from .beneath import pread_full, read_span
+from .durable import sync_files
 from .fetch import ChunkWant
 from .plan import FileNeed, Place, Step
 from .room import FILE_OVERHEAD_BYTES, Room
@@ -212,24 +213,30 @@ class Stage:
                 os.close(fd)
         return bad
 
-    def finish(self, batch: Sequence[Staged]) -> None:
-        """Attributes, then everything to disk. One pass starts the writing, the second waits for it."""
-        fds: list[int] = []
+    def finish(self, batch: Sequence[Staged]) -> list[tuple[Staged, OSError]]:
+        """Attributes, then everything to disk; those whose attributes could not be set are given back.
+
+        Raises OSError where the disk could not take them.
+        """
+        fds: dict[int, Staged] = {}
+        failed: list[tuple[Staged, OSError]] = []
         try:
             for staged in batch:
                 self._check_stopped()
-                fd = self._open(staged.name)
-                fds.append(fd)
-                self._dress(fd, staged.step)
-                syscalls.start_writeback(fd)
-            for fd in fds:
-                self._check_stopped()
-                os.fsync(fd)
+                try:
+                    fd = self._open(staged.name)
+                    fds[fd] = staged
+                    self._dress(fd, staged.step)
+                except OSError as error:
+                    failed.append((staged, error))
+            self._check_stopped()
+            sync_files(list(fds), self._workroom.stage_fd)
         finally:
             for fd in fds:
                 os.close(fd)
             for staged in batch:
                 self.forget(staged)
+        return failed
 
     def forget(self, staged: Staged) -> None:
         """Its promise of room is used, or given up."""

@@ -97,6 +97,11 @@ def allocate(fd: int, offset: int, length: int, keep_size: bool) -> bool:
     return True
 
 
+def sync_filesystem(fd: int) -> None:
+    """syncfs: everything on the filesystem of `fd` is on disk when it returns."""
+    _check(_libc.syncfs(ctypes.c_int(fd)))
+
+
 def start_writeback(fd: int) -> None:
     """Begin to write a file's dirty pages without waiting: the fsync that follows finds little to do."""
     result = _libc.sync_file_range(

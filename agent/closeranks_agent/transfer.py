@@ -78,9 +78,10 @@ class Transfer:
         try:
             complete = await self._complete(staged)
             if complete:
-                await self._in_thread(self._stage.finish, complete)
-                applied = await self._volume.run(self._installer.apply, [one.step for one in complete])
-                self._note(applied)
+                unfinished = dict(await self._finish(complete))
+                ready = [one.step for one in complete if one.step.key not in unfinished]
+                self._note(list(unfinished.values()))
+                self._note(await self._volume.run(self._installer.apply, ready))
         except OSError as error:
             if error.errno not in FULL_ERRNOS:
                 raise
@@ -88,6 +89,10 @@ class Transfer:
         finally:
             for one in staged:
                 self._stage.forget(one)
+
+    async def _finish(self, complete: Sequence[Staged]) -> list[tuple[bytes, Result]]:
+        lost = await self._in_thread(self._stage.finish, complete)
+        return [(one.step.key, failed(one.step, error)) for one, error in lost]
 
     def _begin(self, steps: Sequence[Step]) -> tuple[list[Staged], list[Result]]:
         staged: list[Staged] = []

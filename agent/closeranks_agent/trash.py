@@ -179,7 +179,7 @@ class Trash:
                     continue
                 if len(found) == limit:
                     return tuple(found), found[-1].id
-                found.append(_item(self._volume.name, kept))
+                found.append(item_of(self._volume.name, kept))
         return tuple(found), None
 
     def kept(self) -> Iterator[Kept]:
@@ -330,7 +330,8 @@ def _remove(items_fd: int, name: bytes) -> None:
         os.rmdir(name, dir_fd=items_fd)
 
 
-def _item(volume: str, kept: Kept) -> TrashItem:
+def item_of(volume: str, kept: Kept) -> TrashItem:
+    """The item as operators see it."""
     discard = kept.discard
     return TrashItem(
         kept.id,

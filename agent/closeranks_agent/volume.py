@@ -38,7 +38,7 @@ from .findings import Findings
 from .hashing import EntryReader, Stopped, TooLarge, read_entry
 from .history import History
 from .ignore import IgnoreRules
-from .private import PRIVATE_NAME, Identity, ensure_private
+from .private import Identity
 from .recorder import Recorder, changes_of
 from .records import (
     BusyFile,
@@ -87,10 +87,10 @@ class Volume:
     ) -> None:
         self.name = name
         self.path = path
-        self.private_dir = None if private_dir is None else os.fsencode(private_dir)
-        self.private = self.private_dir or path + b"/" + PRIVATE_NAME
         self.index_path = Path(state_dir) / f"volume-{name}.sqlite"
-        self._root = VolumeRoot(name, path, self.index_path)
+        private = None if private_dir is None else os.fsencode(private_dir)
+        self._root = VolumeRoot(name, path, self.index_path, private)
+        self.private = self._root.private
         self.listener: Callable[[], None] | None = None
         self.problem: Problem | None = None
         self.unreadable: tuple[Unreadable, ...] = ()
@@ -208,13 +208,6 @@ class Volume:
     def drop_staged(self) -> None:
         self.history.objects.drop_staged()
 
-    def pin(self, root: bytes) -> None:
-        """Keep the pages of a root that is at hand until it is unpinned."""
-        self.history.objects.pin(root)
-
-    def unpin(self, root: bytes) -> None:
-        self.history.objects.unpin(root)
-
     # --- journal -------------------------------------------------------------------------------
 
     @property
@@ -265,11 +258,7 @@ class Volume:
 
     def ensure_private(self) -> None:
         """Make or find the private directory. Raises UserError, OSError, VolumeGone."""
-        fd = self.open_root()
-        try:
-            ensure_private(fd, self.path, self.private_dir, self.name)
-        finally:
-            os.close(fd)
+        self._root.ensure_private(None if self._history is None else self._history.index)
 
     def _open_private(self, fatal: bool) -> None:
         try:

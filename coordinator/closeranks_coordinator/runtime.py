@@ -45,6 +45,8 @@ log = logging.getLogger("closeranks.coordinator")
 
 TICK_S = 1.0
 BATCH_MAX_STEPS = 64  # decided together, then one write
+QUEUE_HIGH = 2000  # events; beyond it sessions are not read on
+ROOM_POLL_S = 0.05
 COLLECT_FIRST_S = 300.0
 COLLECT_EVERY_S = 3600.0
 TRASH_TIMEOUT_S = 30.0
@@ -108,6 +110,11 @@ class Coordinator:
     def feed(self, event: Event) -> None:
         """Queue an event for the core."""
         self._queue.put_nowait((event, None))
+
+    async def room(self) -> None:
+        """Wait while too much is queued for the core: agents are read no faster than they are judged."""
+        while self._queue.qsize() > QUEUE_HIGH:
+            await asyncio.sleep(ROOM_POLL_S)
 
     async def ask(self, event: Event) -> object:
         """The core's answer to an operator's request, once everything it promised is durable."""
@@ -248,7 +255,8 @@ class Coordinator:
             due = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(time.monotonic() - due)
-            self.feed(Tick())
+            if self._queue.empty():
+                self.feed(Tick())
 
     def _wake_at(self, mono: float) -> None:
         """One timer: the earliest moment that the core asked for."""

@@ -33,6 +33,7 @@ log = logging.getLogger("closeranks.sessions")
 OUTBOX_MAX_FRAMES = 4096
 OUTBOX_MAX_BYTES = 64 * limits.MIB
 STORE_RETRY_S = 1.0
+IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
 
 
 class Core(Protocol):
@@ -44,6 +45,7 @@ class Core(Protocol):
     @property
     def fleet_config(self) -> FleetConfig: ...
     def feed(self, event: Event) -> None: ...
+    async def room(self) -> None: ...
     def settings_of(self, volume: str) -> wire.VolumeSettings: ...
 
 
@@ -75,6 +77,8 @@ class Session:
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
+        # What is read without waiting may have lain in the socket since we last waited: ages count from then.
+        self._arrived = clock()
         self._tree = tree
 
     def post(self, message: wire.CoordinatorMessage) -> None:
@@ -187,12 +191,16 @@ class Session:
 
     async def _read(self) -> None:
         while True:
+            await self._core.room()
+            asked = self._clock()
             try:
                 frame = await self._socket.receive(timeout=limits.SILENT_AFTER_S)
             except TimeoutError:
                 raise TimeoutError(f"nothing heard for {limits.SILENT_AFTER_S:.0f} s") from None
             if frame.type is not WSMsgType.BINARY:
                 return
+            if self._clock() - asked > IDLE_S:
+                self._arrived = self._clock()
             await self._take(decode_agent_message(frame.data))
 
     async def _take(self, message: wire.AgentMessage) -> None:
@@ -223,14 +231,13 @@ class Session:
         return self._streams[volume]
 
     async def _carry_out(self, volume: str, outcomes: list[Outcome]) -> None:
-        arrived = self._clock()
         for outcome in outcomes:
             match outcome:
                 case Accepted():
                     # The last accepted root in the store follows the session, never the other way round.
                     root = (self.node, volume, self._hello.agent_id, outcome.seq, outcome.root)
                     await self._store(Batch(objects=outcome.objects, node_roots=[root]))
-                    observed = arrived - outcome.observed_age_ms / 1000
+                    observed = self._arrived - outcome.observed_age_ms / 1000
                     self._core.feed(RootStored(self.node, volume, outcome.root, outcome.cause, observed))
                     self.post(wire.Ack(volume, outcome.seq))
                     self._release_scan(volume)
@@ -282,12 +289,14 @@ class Session:
             await asyncio.sleep(0.01)
 
     def _beat(self, beat: wire.Beat) -> None:
-        now = self._clock()
         for volume in beat.volumes:
             stream = self._stream(volume.name)
             if volume.scan_started_age_ms is None:
                 continue
-            self._waiting_scans[volume.name] = (volume.last_seq, now - volume.scan_started_age_ms / 1000)
+            self._waiting_scans[volume.name] = (
+                volume.last_seq,
+                self._arrived - volume.scan_started_age_ms / 1000,
+            )
             if stream.seq >= volume.last_seq:
                 self._release_scan(volume.name)
 

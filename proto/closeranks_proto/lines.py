@@ -62,7 +62,14 @@ def log_line(
 
 
 def fault_text(error: BaseException, frames: int = 4) -> str:
-    """An exception as one line: what it is, and the innermost `frames` places that it came through."""
+    """An exception as one line: what it is, and the innermost `frames` places that it came through.
+
+    A group is told by the first exception in it that is none, with how many there were.
+    """
+    others = 0
+    while isinstance(error, BaseExceptionGroup):
+        others += len(error.exceptions) - 1
+        error = error.exceptions[0]
     places: list[str] = []
     trace = error.__traceback__
     while trace is not None:
@@ -70,4 +77,7 @@ def fault_text(error: BaseException, frames: int = 4) -> str:
         places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
     way = " < ".join(reversed(places[-frames:]))
-    return printable(f"{type(error).__name__}: {error}" + (f" at {way}" if way else ""))
+    told = f"{type(error).__name__}: {error}" + (f" at {way}" if way else "")
+    if error.__cause__ is not None and frames > 1:
+        told += f"; caused by {fault_text(error.__cause__, 1)}"
+    return printable(told + (f"; and {others} more" if others else ""))

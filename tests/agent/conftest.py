@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from closeranks_agent.volume import Volume
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
 from closeranks_proto.digests import ALGORITHMS, DigestAlgorithm
@@ -55,7 +56,9 @@ def make_volume(tmp_path: Path, tree_dir: Path) -> Iterator[Callable[..., Volume
         state_dir = state or tmp_path / "state"
         state_dir.mkdir(exist_ok=True)
         root = os.fsencode(path or tree_dir)
-        volume = Volume("photos", root, state_dir, volume_settings(**changed), ALGORITHMS[digest], private_dir)
+        volume = Volume(
+            "photos", root, state_dir, volume_settings(**changed), ALGORITHMS[digest], private_dir
+        )
         opened.append(volume)
         return volume
 
@@ -64,7 +67,9 @@ def make_volume(tmp_path: Path, tree_dir: Path) -> Iterator[Callable[..., Volume
         volume.close()
 
 
-def read_tree(root: bytes, chunk_bytes: int, algorithm: DigestAlgorithm, track: Sequence[str]) -> dict[bytes, bytes]:
+def read_tree(
+    root: bytes, chunk_bytes: int, algorithm: DigestAlgorithm, track: Sequence[str]
+) -> dict[bytes, bytes]:
     """Every (key, value) by os.walk and nothing of the agent's."""
     found: dict[bytes, bytes] = {}
     for directory, names, files in os.walk(root):
@@ -78,7 +83,9 @@ def read_tree(root: bytes, chunk_bytes: int, algorithm: DigestAlgorithm, track: 
     return found
 
 
-def _value_of(path: bytes, chunk_bytes: int, algorithm: DigestAlgorithm, track: Sequence[str]) -> bytes | None:
+def _value_of(
+    path: bytes, chunk_bytes: int, algorithm: DigestAlgorithm, track: Sequence[str]
+) -> bytes | None:
     status = os.lstat(path)
     owner = (status.st_uid, status.st_gid) if "owner" in track else None
     mode = stat.S_IMODE(status.st_mode) if "mode" in track else None

@@ -100,16 +100,13 @@ async def test_relative_paths_of_4095_bytes(tmp_path: Path) -> None:
         for base in ("n1", "n2"):
             (tmp_path / base).mkdir()
         longest = b"/".join([b"d" * 254] * 16) + b"/" + b"f" * 15
-        narrow = b"/".join([b"n"] * 2000) + b"/leaf"
+        narrow = b"/".join([b"narrow"] * 550) + b"/leaf"
         assert len(longest) == 4095
         deep(tmp_path / "n1", longest, b"long")
         deep(tmp_path / "n1", narrow, b"narrow")
         deep(tmp_path / "n2", longest[:-1] + b"g", b"other")
         await two(nodes, tmp_path)
         await converged(nodes, tmp_path)
-        for base in ("n1", "n2"):  # rmtree of pytest is not up to this
-            for directory in (b"d" * 254, b"n"):
-                os.system(f"rm -rf {tmp_path / base / os.fsdecode(directory)}")
 
 
 async def test_zeros_stay_holes(tmp_path: Path) -> None:
@@ -312,5 +309,6 @@ async def test_many_changes_in_several_windows_end_at_the_target(tmp_path: Path)
         await two(nodes, tmp_path)
         dry = await nodes.converge("n2", "n1", dry_run=True, window=10)
         wide = await nodes.converge("n2", "n1", dry_run=True, window=1000)
-        assert (dry.plan_steps, sorted(dry.plan)) == (wide.plan_steps, sorted(wide.plan))
+        assert {(one.verb, one.key) for one in dry.plan} == {(one.verb, one.key) for one in wide.plan}
+        assert dry.plan_steps == wide.plan_steps
         await converged(nodes, tmp_path, window=10)

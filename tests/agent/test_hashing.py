@@ -6,7 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from closeranks_agent.hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, opened_file, read_entry
+
+from closeranks_agent.hashing import (
+    EntryReader,
+    NotRegular,
+    Reading,
+    Stopped,
+    TooLarge,
+    opened_file,
+    read_entry,
+)
 from closeranks_agent.records import is_settled
 from closeranks_proto.content import chunk_count, decode_chunk_list
 from closeranks_proto.digests import BLAKE3, XXH3_128
@@ -211,7 +220,9 @@ def test_one_path_is_read_by_its_key(tree_dir: Path, root_fd: int) -> None:
     (tree_dir / "d" / "l").symlink_to("nowhere")
     by = reader()
     found = {key: read_entry(by, root_fd, key) for key in (b"d", b"d\0f", b"d\0l", b"d\0gone", b"no\0where")}
-    kinds = {key: None if record is None else decode_entry(record.value, 16).kind for key, record in found.items()}
+    kinds = {
+        key: None if record is None else decode_entry(record.value, 16).kind for key, record in found.items()
+    }
     assert kinds == {
         b"d": Kind.DIRECTORY, b"d\0f": Kind.FILE, b"d\0l": Kind.SYMLINK, b"d\0gone": None, b"no\0where": None,
     }  # fmt: skip

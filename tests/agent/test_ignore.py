@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from closeranks_agent.ignore import IgnoreRules
-from closeranks_proto.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from closeranks_agent.ignore import IgnoreRules
+from closeranks_proto.errors import UserError
 
 
 def ignored(patterns: list[str], path: bytes, is_directory: bool = False) -> bool:
@@ -95,7 +96,11 @@ _PATTERNS = st.builds(
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is the oracle")
-@settings(max_examples=int(os.environ.get("EXAMPLES", "40")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("EXAMPLES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     patterns=st.lists(_PATTERNS, min_size=1, max_size=4),
     paths=st.lists(st.lists(_NAMES, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12),

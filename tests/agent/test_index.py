@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from closeranks_agent.database import Damaged
 from closeranks_agent.index import PAGE_ROWS, Delta, Index, Listing
 from closeranks_agent.records import Record, StatSignature
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
-from hypothesis import given
-from hypothesis import strategies as st
 
 STAT = StatSignature(1, 2, 3, 4, 5)
 FILE = encode_entry(Entry(Kind.FILE, 3, b"d" * 16, 0o644))
@@ -61,7 +62,9 @@ _PATHS = st.sets(
 
 
 @given(paths=_PATHS)
-def test_items_come_in_the_order_of_keys(paths: set[tuple[bytes, ...]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_items_come_in_the_order_of_keys(
+    paths: set[tuple[bytes, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     whole = {path[:depth] for path in paths for depth in range(1, len(path) + 1)}
     index = Index(tmp_path_factory.mktemp("index") / "index.sqlite")
     try:

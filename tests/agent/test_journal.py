@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from closeranks_agent import journal as module
 from closeranks_agent.index import Index
 from closeranks_agent.journal import Journal, cut
@@ -60,7 +61,13 @@ def test_pending_gives_what_is_behind_a_number(index: Index) -> None:
     assert [record.seq for record in found] == [3, 4]
     first = found[0]
     assert isinstance(first, Commit)
-    assert (first.volume, first.base_root, first.root, first.edits, first.cause) == ("v", b"r2", b"r3", (EDIT,), "scan")
+    assert (first.volume, first.base_root, first.root, first.edits, first.cause) == (
+        "v",
+        b"r2",
+        b"r3",
+        (EDIT,),
+        "scan",
+    )
 
 
 def test_ages_are_of_the_moment_of_asking(index: Index) -> None:
@@ -74,7 +81,8 @@ def test_ages_are_of_the_moment_of_asking(index: Index) -> None:
 def test_after_a_reboot_ages_come_from_the_wall_clock(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(Journal(index, "v", Clock()), index, b"r0", b"r1", seen=1000.0)
     monkeypatch.setattr(module, "boot_id", lambda: "another boot")
-    monkeypatch.setattr(time, "time", lambda moment=time.time() + 7.0: moment)
+    later = time.time() + 7.0
+    monkeypatch.setattr(time, "time", lambda: later)
     clock = Clock()
     clock.now = 3.0
     assert Journal(index, "v", clock).pending(0, 9)[0].observed_age_ms == pytest.approx(7000, abs=500)
@@ -97,7 +105,9 @@ def test_an_announcement_is_numbered_above_what_somebody_else_has_seen(index: In
     assert journal.last_seq == 58
 
 
-def test_a_journal_that_is_too_long_becomes_an_announcement(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_is_too_long_becomes_an_announcement(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "JOURNAL_MAX_BYTES", 1000)
     clock = Clock()
     journal = Journal(index, "v", clock)

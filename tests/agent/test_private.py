@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from closeranks_agent.private import Identity, ensure_private
 from closeranks_agent.volume import Volume
 from closeranks_proto.errors import UserError
@@ -21,7 +22,9 @@ def root_fd(tree_dir: Path) -> Iterator[int]:
 
 
 def ensure(root_fd: int, tree_dir: Path, elsewhere: Path | None = None) -> None:
-    ensure_private(root_fd, os.fsencode(tree_dir), None if elsewhere is None else os.fsencode(elsewhere), "photos")
+    ensure_private(
+        root_fd, os.fsencode(tree_dir), None if elsewhere is None else os.fsencode(elsewhere), "photos"
+    )
 
 
 def test_it_is_made_for_the_owner_alone_with_stage_and_trash(tree_dir: Path, root_fd: int) -> None:
@@ -62,7 +65,11 @@ def test_what_a_crash_left_half_made_is_completed(tree_dir: Path, root_fd: int, 
     if left == "an empty mark":
         (tree_dir / ".closeranks" / "OWNER").touch()
     ensure(root_fd, tree_dir)
-    assert (tree_dir / ".closeranks" / "OWNER").read_text().startswith("closeranks private directory\nvolume photos\n")
+    assert (
+        (tree_dir / ".closeranks" / "OWNER")
+        .read_text()
+        .startswith("closeranks private directory\nvolume photos\n")
+    )
 
 
 def test_elsewhere_it_must_not_lie_inside_the_volume(tree_dir: Path, root_fd: int) -> None:
@@ -78,7 +85,9 @@ def test_elsewhere_it_belongs_to_one_volume(tree_dir: Path, root_fd: int, tmp_pa
         ensure_private(root_fd, os.fsencode(tree_dir), os.fsencode(tmp_path / "private"), "music")
 
 
-def test_elsewhere_a_foreign_directory_in_the_tree_is_refused_all_the_same(tree_dir: Path, root_fd: int, tmp_path: Path) -> None:
+def test_elsewhere_a_foreign_directory_in_the_tree_is_refused_all_the_same(
+    tree_dir: Path, root_fd: int, tmp_path: Path
+) -> None:
     (tree_dir / ".closeranks").mkdir()
     (tree_dir / ".closeranks" / "x").write_bytes(b"x")
     with pytest.raises(UserError, match="Move it away"):
@@ -93,7 +102,9 @@ def test_elsewhere_it_must_be_on_the_same_filesystem(tree_dir: Path, root_fd: in
         ensure(root_fd, tree_dir, tmp_path / "other" / "private")
 
 
-def test_a_volume_over_a_foreign_private_directory_does_not_open(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_volume_over_a_foreign_private_directory_does_not_open(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     (tree_dir / ".closeranks").mkdir()
     (tree_dir / ".closeranks" / "x").write_bytes(b"x")
     with pytest.raises(UserError, match="Move it away"):

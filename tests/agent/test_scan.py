@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from closeranks_agent import listing as listing_module
 from closeranks_agent import recorder as recorder_module
 from closeranks_agent import scan as scan_module
@@ -49,7 +50,9 @@ def plant(tree_dir: Path) -> None:
 # --- what is found -------------------------------------------------------------------------------
 
 
-def test_the_root_is_that_of_what_lies_on_disk(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
+def test_the_root_is_that_of_what_lies_on_disk(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
     plant(tree_dir)
     volume = scanned(make_volume())
     assert volume.root == expected_root(volume)
@@ -72,14 +75,26 @@ def test_what_is_tracked_is_in_the_root(
     assert volume.root == expected_root(volume)
 
 
-def test_blake3_and_other_chunk_lengths(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
+def test_blake3_and_other_chunk_lengths(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
     plant(tree_dir)
     volume = scanned(make_volume(digest="blake3", chunk_bytes=8192))
     assert volume.root == expected_root(volume)
 
 
 def test_hostile_names(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
-    names = [b"\xff\xfe", b"new\nline", b"esc\x1b[31m", b"n" * 255, "é".encode(), "e\u0301".encode(), b"Twin", b"twin", b" "]
+    names = [
+        b"\xff\xfe",
+        b"new\nline",
+        b"esc\x1b[31m",
+        b"n" * 255,
+        "é".encode(),
+        "e\u0301".encode(),
+        b"Twin",
+        b"twin",
+        b" ",
+    ]
     for name in names:
         (tree_dir / os.fsdecode(name)).write_bytes(name)
     volume = scanned(make_volume())
@@ -108,7 +123,9 @@ def test_paths_of_the_longest_length_below_a_long_root(tmp_path: Path, make_volu
     assert [(found.why, len(found.key)) for found in report.unreadable] == [("unreadable", MAX_PATH_BYTES)]
 
 
-def test_nothing_is_followed_out_of_the_volume(tree_dir: Path, tmp_path: Path, make_volume: MakeVolume) -> None:
+def test_nothing_is_followed_out_of_the_volume(
+    tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_bytes(b"x")
     (tree_dir / "door").symlink_to(tmp_path / "outside")
@@ -137,7 +154,9 @@ def test_special_files_are_reported_and_left_alone(tree_dir: Path, make_volume: 
     assert volume.scan().unreadable_count == 2  # and again, though nothing changed
 
 
-def test_the_private_directory_is_not_scanned_but_only_at_the_root(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_the_private_directory_is_not_scanned_but_only_at_the_root(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     (tree_dir / "d" / ".closeranks").mkdir(parents=True)
     (tree_dir / "d" / ".closeranks" / "f").write_bytes(b"x")
     volume = scanned(make_volume())
@@ -171,7 +190,9 @@ def test_hard_links_are_counted(tree_dir: Path, make_volume: MakeVolume, expecte
     assert volume.root == expected_root(volume)
 
 
-def test_a_file_that_is_too_long_is_reported(tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_long_is_reported(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tree_dir / "huge").write_bytes(b"x" * 10_000)
     volume = make_volume()
     volume._reader.max_file_bytes = 9_999
@@ -193,7 +214,9 @@ def test_a_rescan_of_an_unchanged_tree_looks_into_nothing(tree_dir: Path, make_v
     assert volume.last_seq == seq
 
 
-def test_only_what_changed_is_hashed(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
+def test_only_what_changed_is_hashed(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
     plant(tree_dir)
     settle(tree_dir)
     volume = scanned(make_volume())
@@ -203,7 +226,9 @@ def test_only_what_changed_is_hashed(tree_dir: Path, make_volume: MakeVolume, ex
     assert volume.root == expected_root(volume)
 
 
-def test_the_same_size_and_mtime_with_other_bytes_are_seen(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
+def test_the_same_size_and_mtime_with_other_bytes_are_seen(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
     path = tree_dir / "f"
     path.write_bytes(b"one")
     os.utime(path, ns=(10**18, 10**18))
@@ -215,7 +240,9 @@ def test_the_same_size_and_mtime_with_other_bytes_are_seen(tree_dir: Path, make_
     assert volume.root == expected_root(volume)
 
 
-def test_a_file_read_within_the_tick_of_its_ctime_is_read_once_more(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_file_read_within_the_tick_of_its_ctime_is_read_once_more(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     (tree_dir / "f").write_bytes(b"x")
     volume = scanned(make_volume())
     record = volume.record(b"f")
@@ -256,7 +283,9 @@ def test_a_mode_change_is_seen(tree_dir: Path, make_volume: MakeVolume, expected
     assert volume.root == expected_root(volume)
 
 
-def test_kinds_that_change_take_what_was_beneath_along(tree_dir: Path, make_volume: MakeVolume, expected_root: Expected) -> None:
+def test_kinds_that_change_take_what_was_beneath_along(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
     plant(tree_dir)
     volume = scanned(make_volume())
     subprocess.run(["rm", "-r", str(tree_dir / "d")], check=True)
@@ -268,10 +297,18 @@ def test_kinds_that_change_take_what_was_beneath_along(tree_dir: Path, make_volu
     os.mkfifo(tree_dir / "link")
     scanned(volume)
     assert volume.root == expected_root(volume)
-    assert [key for key, _ in volume.history.index.items()] == [b"d", b"dangling", b"empty", b"empty\0x", b"void"]
+    assert [key for key, _ in volume.history.index.items()] == [
+        b"d",
+        b"dangling",
+        b"empty",
+        b"empty\0x",
+        b"void",
+    ]
 
 
-def test_children_are_removed_before_their_directory(tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_are_removed_before_their_directory(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every root between two commits is a tree without orphans."""
     for number in range(30):
         (tree_dir / "d" / f"{number % 3}").mkdir(parents=True, exist_ok=True)
@@ -296,7 +333,9 @@ def test_keys_to_reread_are_read_whatever_their_stat_says(tree_dir: Path, make_v
     assert (report.hashed_files, report.hashed_bytes, report.changed) == (1, 5, 0)
 
 
-def test_a_full_scan_looks_into_every_directory_and_reads_no_content(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_full_scan_looks_into_every_directory_and_reads_no_content(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     plant(tree_dir)
     settle(tree_dir)
     volume = scanned(make_volume())
@@ -346,7 +385,9 @@ def test_an_unreadable_file_keeps_its_entry_and_is_reported(
     failing(monkeypatch, number, b"empty")
     report = volume.scan()
     assert report.complete
-    assert [(found.key, found.why, found.detail) for found in report.unreadable] == [(b"empty", "unreadable", text)]
+    assert [(found.key, found.why, found.detail) for found in report.unreadable] == [
+        (b"empty", "unreadable", text)
+    ]
     assert volume.root == root
     monkeypatch.undo()
     assert volume.scan().changed == 1
@@ -417,7 +458,9 @@ def rewriting(tree_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_busy_file_keeps_its_old_entry_for_a_while(tree_dir: Path, make_volume: MakeVolume, rewriting: Path) -> None:
+def test_a_busy_file_keeps_its_old_entry_for_a_while(
+    tree_dir: Path, make_volume: MakeVolume, rewriting: Path
+) -> None:
     volume = make_volume()
     report = volume.scan()
     assert report.busy == {b"busy"} == volume.busy
@@ -442,7 +485,11 @@ def test_a_file_that_never_rests_is_recorded_as_read_after_its_time(
 
 
 def test_a_busy_file_that_comes_to_rest_is_read(
-    tree_dir: Path, make_volume: MakeVolume, rewriting: Path, monkeypatch: pytest.MonkeyPatch, expected_root: Expected
+    tree_dir: Path,
+    make_volume: MakeVolume,
+    rewriting: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_root: Expected,
 ) -> None:
     volume = scanned(make_volume())
     monkeypatch.undo()
@@ -451,7 +498,9 @@ def test_a_busy_file_that_comes_to_rest_is_read(
     assert volume.root == expected_root(volume)
 
 
-def test_a_file_written_by_another_thread_all_the_time_does_not_stall_a_scan(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_file_written_by_another_thread_all_the_time_does_not_stall_a_scan(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     path = tree_dir / "growing"
     path.write_bytes(b"x" * 100_000)
     stop = threading.Event()
@@ -527,7 +576,9 @@ def test_an_edit_brings_its_chunk_list(
 
 
 @pytest.mark.root
-def test_another_filesystem_below_the_root_is_reported_and_left_alone(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_another_filesystem_below_the_root_is_reported_and_left_alone(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     from fleet.tmpfs import Tmpfs
 
     (tree_dir / "f").write_bytes(b"x")

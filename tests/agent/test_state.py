@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from closeranks_agent.state import AgentState, StateLocked, opened_state
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from closeranks_agent import history as history_module
 from closeranks_agent import recorder as recorder_module
 from closeranks_agent import volume as volume_module
@@ -57,7 +58,13 @@ def apply(volume: Volume, *changes: Change) -> None:
 
 def test_before_the_first_scan_there_is_no_root(make_volume: MakeVolume) -> None:
     volume = make_volume()
-    assert (volume.root, volume.summary, volume.first_seq, volume.last_seq, volume.base_root) == (None, None, 1, 0, None)
+    assert (volume.root, volume.summary, volume.first_seq, volume.last_seq, volume.base_root) == (
+        None,
+        None,
+        1,
+        0,
+        None,
+    )
     assert not volume.follows(0, None)
 
 
@@ -88,7 +95,12 @@ def test_a_change_is_a_commit_from_the_old_root_to_the_new(volume: Volume, tree_
     volume.scan()
     (step,) = volume.pending(1, 9)
     assert isinstance(step, Commit)
-    assert (step.seq, step.base_root, step.root, [edit.key for edit in step.edits]) == (2, base, volume.root, [b"x"])
+    assert (step.seq, step.base_root, step.root, [edit.key for edit in step.edits]) == (
+        2,
+        base,
+        volume.root,
+        [b"x"],
+    )
     assert volume.base_root == base
     assert volume.follows(1, base)
 
@@ -156,7 +168,9 @@ def test_an_announced_root_that_is_past_is_announced_anew_after_a_restart(
     assert (only.seq, only.root) == (3, again.root)
 
 
-def test_a_damaged_index_is_set_aside_and_the_volume_read_anew(volume: Volume, make_volume: MakeVolume) -> None:
+def test_a_damaged_index_is_set_aside_and_the_volume_read_anew(
+    volume: Volume, make_volume: MakeVolume
+) -> None:
     root = volume.root
     volume.close()
     volume.index_path.write_bytes(b"garbage" * 5000)
@@ -223,7 +237,9 @@ def test_more_than_a_snapshot_of_edits_is_announced(volume: Volume, monkeypatch:
     assert volume.summary.files == 3 + 11
 
 
-def test_a_chunk_list_that_no_frame_could_carry_is_announced(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_list_that_no_frame_could_carry_is_announced(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(history_module, "EDIT_MAX_BYTES", 1000)
     value = encode_entry(Entry(Kind.FILE, 10**6, XXH3_128.of(b"c" * 2000), 0o644))
     apply(volume, Change(b"big", Record(b"big", value, STAT, b"c" * 2000, True)))
@@ -242,23 +258,27 @@ def test_staged_objects_are_at_hand_until_they_are_dropped(volume: Volume) -> No
         volume.tree.source(b"digest")
 
 
-def test_pages_that_nobody_needs_are_swept_and_pinned_ones_stay(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_nobody_needs_are_swept_and_pinned_ones_stay(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
     pinned, roots = volume.root or b"", []
-    volume.pin(pinned)
+    volume.history.objects.pin(pinned)
     for number in range(20):
         apply(volume, Change(b"x", a_file(b"x", number + 10)))
         roots.append(volume.root or b"")
     assert volume.object(pinned) is not None
     assert volume.object(roots[-1]) is not None
     assert volume.object(roots[0]) is None
-    volume.unpin(pinned)
+    volume.history.objects.unpin(pinned)
     for number in range(5):
         apply(volume, Change(b"x", a_file(b"x", number + 100)))
     assert volume.object(pinned) is None
 
 
-def test_an_announced_root_stays_at_hand_until_it_is_acknowledged(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_announced_root_stays_at_hand_until_it_is_acknowledged(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
     volume.announce()
     announced = volume.root or b""
@@ -271,7 +291,9 @@ def test_an_announced_root_stays_at_hand_until_it_is_acknowledged(volume: Volume
     assert volume.object(announced) is None
 
 
-def test_chunk_lists_stay_for_a_coordinator_that_may_ask_until_all_is_acknowledged(volume: Volume, tree_dir: Path) -> None:
+def test_chunk_lists_stay_for_a_coordinator_that_may_ask_until_all_is_acknowledged(
+    volume: Volume, tree_dir: Path
+) -> None:
     record = volume.record(b"d\0e\0long")
     assert record is not None
     digest = decode_entry(record.value, 16).digest
@@ -329,7 +351,9 @@ def test_a_missing_root_is_a_problem_until_it_is_back(volume: Volume, tree_dir: 
     assert volume.scan().complete
 
 
-def test_a_root_missing_at_the_start_is_picked_up_when_it_appears(tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_root_missing_at_the_start_is_picked_up_when_it_appears(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
     tree_dir.rmdir()
     volume = make_volume()
     assert volume.problem is not None
@@ -341,7 +365,9 @@ def test_a_root_missing_at_the_start_is_picked_up_when_it_appears(tree_dir: Path
     assert (tree_dir / ".closeranks" / "trash").is_dir()
 
 
-def test_a_root_that_is_a_symlink_is_a_problem(tmp_path: Path, tree_dir: Path, make_volume: MakeVolume) -> None:
+def test_a_root_that_is_a_symlink_is_a_problem(
+    tmp_path: Path, tree_dir: Path, make_volume: MakeVolume
+) -> None:
     (tmp_path / "link").symlink_to(tree_dir)
     volume = make_volume(path=tmp_path / "link")
     assert volume.problem is not None
@@ -435,7 +461,9 @@ def test_patterns_that_let_a_path_in_again_bring_it_back(
     assert volume.root == expected_root(volume)
 
 
-def test_an_ignore_that_is_none_is_refused_and_changes_nothing(volume: Volume, settings_of: Callable[..., Any]) -> None:
+def test_an_ignore_that_is_none_is_refused_and_changes_nothing(
+    volume: Volume, settings_of: Callable[..., Any]
+) -> None:
     before = volume.settings
     with pytest.raises(UserError):
         volume.configure(settings_of(ignore=("!",)), XXH3_128)
@@ -491,7 +519,7 @@ async def test_closing_ends_a_running_scan_and_keeps_what_it_read(
     await volume.run(volume.close)
     assert not (await scan).complete
     monkeypatch.undo()
-    time.sleep(0.03)
+    await asyncio.sleep(0.03)
     again = make_volume()
     assert again.root is None
     report = again.scan()
@@ -505,7 +533,11 @@ async def test_closing_ends_a_running_scan_and_keeps_what_it_read(
 
 @pytest.mark.root
 def test_a_full_state_directory_is_a_problem_that_passes(
-    tree_dir: Path, tmp_path: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch, expected_root: Expected
+    tree_dir: Path,
+    tmp_path: Path,
+    make_volume: MakeVolume,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_root: Expected,
 ) -> None:
     from fleet.tmpfs import Tmpfs
 
@@ -525,9 +557,9 @@ def test_a_full_state_directory_is_a_problem_that_passes(
         assert volume.status().problem == report.problem
         # What was not recorded was not promised either: root and journal go as far as the disk took them.
         assert volume.pending(0, 99)[-1].root == volume.root
+        many = [Change(b"a%d" % number, a_file(b"a%d" % number)) for number in range(2000)]
         with pytest.raises(StateUnavailable, match="full"):
-            for number in range(50):
-                apply(volume, Change(b"a%d" % number, a_file(b"a%d" % number)))
+            apply(volume, *many)
         volume.acknowledge(seq)
         ballast.unlink()
         disk.resize(16 << 20)
@@ -541,7 +573,9 @@ def test_a_full_state_directory_is_a_problem_that_passes(
 
 
 @pytest.mark.root
-def test_an_agent_starts_on_a_full_state_directory(tree_dir: Path, tmp_path: Path, make_volume: MakeVolume) -> None:
+def test_an_agent_starts_on_a_full_state_directory(
+    tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
     from fleet.tmpfs import Tmpfs
 
     plant(tree_dir)

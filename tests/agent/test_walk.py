@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from closeranks_agent import walk
 from closeranks_agent.walk import Walk
 from closeranks_proto.paths import path_of
@@ -23,7 +24,9 @@ class Recording:
     def directory(self, key: bytes, fd: int) -> Sequence[bytes]:
         self.keys.append(key)
         with os.scandir(fd) as entries:
-            names = sorted(os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False))
+            names = sorted(
+                os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)
+            )
         self._at(key)
         return names
 
@@ -97,13 +100,17 @@ def test_two_thousand_levels_need_few_descriptors(tree_dir: Path, root_fd: int) 
         Walk(root_fd, seen).run()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        subprocess.run(["rm", "-rf", str(tree_dir / "m")], check=True)  # too deep for Python's and pytest's own
+        subprocess.run(
+            ["rm", "-rf", str(tree_dir / "m")], check=True
+        )  # too deep for Python's and pytest's own
     assert not seen.failed
     assert len(seen.keys) == 1 + 2 * depth
     assert max(len(path_of(key)) for key in seen.keys) == 2 * depth - 1
 
 
-def test_a_directory_moved_away_during_the_walk_leads_nowhere_else(tree_dir: Path, root_fd: int, tmp_path: Path) -> None:
+def test_a_directory_moved_away_during_the_walk_leads_nowhere_else(
+    tree_dir: Path, root_fd: int, tmp_path: Path
+) -> None:
     make_chain(root_fd, 60, leaves=[b"z"])
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -111,7 +118,9 @@ def test_a_directory_moved_away_during_the_walk_leads_nowhere_else(tree_dir: Pat
     moved = b"\0".join([b"m"] * 10)
 
     def move(key: bytes) -> None:
-        if len(key) == 2 * 60 - 1 and key.endswith(b"m"):  # the innermost: its ancestors' descriptors are closed
+        if len(key) == 2 * 60 - 1 and key.endswith(
+            b"m"
+        ):  # the innermost: its ancestors' descriptors are closed
             os.rename(os.fsdecode(os.fsencode(tree_dir) + b"/" + path_of(moved)), outside / "taken")
 
     seen = Recording(move)

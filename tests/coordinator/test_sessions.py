@@ -62,6 +62,9 @@ class Core:
     def feed(self, event: Event) -> None:
         self.events.append(event)
 
+    async def room(self) -> None:
+        return
+
     def settings_of(self, volume: str) -> wire.VolumeSettings:
         return volume_settings(VOLUME)
 
@@ -98,9 +101,14 @@ class World:
         self, core: Core, sessions: Sessions, client: TestClient[web.Request, web.Application]
     ) -> None:
         self.core, self.sessions, self.client = core, sessions, client
+        self.agents: list[Agent] = []
 
     async def dial(self) -> Agent:
-        return Agent(await self.client.ws_connect("/v1/agent"))
+        self.agents.append(Agent(await self.client.ws_connect("/v1/agent")))
+        return self.agents[-1]
+
+    async def hang_up(self) -> None:
+        await asyncio.gather(*(agent.socket.close() for agent in self.agents))
 
     async def join(self, hello: wire.Hello = HELLO) -> tuple[Agent, wire.Welcome]:
         agent = await self.dial()
@@ -118,7 +126,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     app = web.Application()
     app.add_routes(sessions.routes())
     async with TestClient(TestServer(app)) as client:
-        yield World(core, sessions, client)
+        world = World(core, sessions, client)
+        yield world
+        await world.hang_up()
         await sessions.drain()
     await store.close()
 

@@ -6,9 +6,25 @@ import base64
 
 import pytest
 
-from fleet import MakeFleet, VolumeSpec
+from fleet import Fleet, MakeFleet, VolumeSpec
 
 pytestmark = pytest.mark.e2e
+
+
+def _truth(fleet: Fleet) -> str:
+    root: str = fleet.api.fleet()["volumes"][0]["truth_root"]
+    return root
+
+
+def _await_new_truth(fleet: Fleet, before: str, nodes: int) -> None:
+    """The truth has moved, and that many nodes hold it in full."""
+    fleet.wait(
+        f"a new truth on {nodes} nodes",
+        lambda: (fleet.api.fleet()["volumes"][0], [n["volumes"][0]["root"] for n in fleet.api.fleet()["nodes"]]),
+        lambda seen: seen[0]["truth_root"] != before
+        and seen[0]["undetermined"] == 0
+        and seen[1].count(seen[0]["truth_root"]) == nodes,
+    )
 
 
 def test_a_node_added_by_reload_joins_with_an_empty_tree(make_fleet: MakeFleet) -> None:
@@ -47,6 +63,7 @@ def test_a_node_that_was_away_while_the_majority_moved_is_lagging(make_fleet: Ma
     fleet = make_fleet(nodes=4, volumes=[VolumeSpec(extra={"lag_grace_s": 0.5})])
     fleet.start()
     fleet.wait_in_rank()
+    before = _truth(fleet)
     away = fleet[3]
     away.daemon.stop()
     fleet.wait_state(away, "unreachable")
@@ -58,11 +75,7 @@ def test_a_node_that_was_away_while_the_majority_moved_is_lagging(make_fleet: Ma
     (pristine / "dir-1" / "file-001.bin").write_bytes(b"moved on")
     (pristine / "new.bin").write_bytes(b"new")
     (pristine / "large.bin").unlink()
-    fleet.wait(
-        "the three agree on a new truth",
-        lambda: [v["differing_paths"] for n in fleet.api.fleet()["nodes"][:3] for v in n["volumes"]],
-        lambda counts: counts == [0, 0, 0],
-    )
+    _await_new_truth(fleet, before, 3)
     fleet.assert_equal_trees(nodes=["node-01", "node-02", "node-03"])
     away.start()
     fleet.wait_in_rank()
@@ -74,16 +87,13 @@ def test_a_node_that_returns_does_not_revive_what_was_deleted(make_fleet: MakeFl
     fleet = make_fleet(nodes=3, volumes=[VolumeSpec(extra={"lag_grace_s": 0.5})])
     fleet.start()
     fleet.wait_in_rank()
+    before = _truth(fleet)
     away = fleet[0]
     away.daemon.kill()
     for node in (fleet[1], fleet[2]):
         (node.path() / "large.bin").unlink()
     (fleet.pristine() / "large.bin").unlink()
-    fleet.wait(
-        "the deletion is the truth",
-        lambda: fleet.api.fleet()["volumes"][0],
-        lambda volume: volume["undetermined"] == 0 and volume["in_rank_nodes"] == 2,
-    )
+    _await_new_truth(fleet, before, 2)
     away.start()
     fleet.wait_in_rank()
     fleet.assert_equal_trees()
@@ -92,7 +102,7 @@ def test_a_node_that_returns_does_not_revive_what_was_deleted(make_fleet: MakeFl
 
 
 def test_a_stopped_node_is_unreachable_and_the_rest_goes_on(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(nodes=4, fleet={"lb_unreachable_grace_s": 1.0})
+    fleet = make_fleet(nodes=5, fleet={"lb_unreachable_grace_s": 1.0})
     fleet.start()
     fleet.wait_in_rank()
     fleet[1].daemon.kill()
@@ -100,7 +110,7 @@ def test_a_stopped_node_is_unreachable_and_the_rest_goes_on(make_fleet: MakeFlee
     fleet.wait("/lb after the grace", lambda: fleet.api.lb("node-02"), lambda status: status == 503)
     seen = fleet.api.fleet()
     assert not seen["in_rank"]
-    assert seen["coverage"] == {"compared": 3, "expected": 4}
+    assert seen["coverage"] == {"compared": 4, "expected": 5}
     assert fleet.run("status").returncode == 1
     (fleet[2].path() / "large.bin").write_bytes(b"damage while one is away")
     fleet.wait_incident(node="node-03", state="closed")

@@ -36,7 +36,7 @@ def test_an_unknown_node_is_refused_until_it_is_listed(make_fleet: MakeFleet) ->
     fleet.wait_in_rank()
     stranger = fleet.add_node("node-09")
     stranger.start()
-    fleet.wait("the refusal is logged", lambda: "unknown_node" in stranger.daemon.log())
+    fleet.wait("the refusal is logged", lambda: "refused this agent" in stranger.daemon.log())
     assert "node-09" not in fleet.api.nodes()
     fleet.reload()
     fleet.wait("four compared", lambda: fleet.api.fleet()["coverage"], lambda c: c["compared"] == 4)

@@ -74,7 +74,8 @@ def test_an_even_split_accuses_nobody(make_fleet: MakeFleet) -> None:
         assert (node.path() / "large.bin").read_bytes() == b"one half says this"
     assert fleet.run("status").returncode == 1
     (fleet[0].path() / "large.bin").write_bytes((fleet.pristine() / "large.bin").read_bytes())
-    fleet.wait_in_rank()  # three of four: the last one is named and repaired
+    fleet.wait_incident(node="node-02", state="closed")  # three of four: the last one is named and repaired
+    fleet.wait_in_rank()
     fleet.assert_equal_trees()
     assert fleet.accused() == {"node-02"}
 

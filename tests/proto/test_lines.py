@@ -57,6 +57,20 @@ def test_a_fault_is_one_line_with_its_innermost_places() -> None:
     assert "\n" not in text
 
 
+def test_a_fault_tells_what_is_inside_a_group_and_behind_it() -> None:
+    try:
+        try:
+            {}["key"]
+        except KeyError as error:
+            raise ValueError("wrong") from error
+    except ValueError as error:
+        inner = error
+    text = fault_text(ExceptionGroup("tasks", [ExceptionGroup("more", [inner, OSError()]), OSError()]))
+    assert text.startswith("ValueError: wrong at test_lines.py:")
+    assert "; caused by KeyError: 'key' at test_lines.py:" in text
+    assert text.endswith("; and 2 more")
+
+
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
     root = logging.getLogger()
