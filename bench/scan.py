@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from closeranks_agent.volume import Volume
@@ -88,6 +89,7 @@ def scan_all(root: Path, state: Path, count: int, shape: str) -> dict[str, float
             (root / place_of(shape, number)).write_bytes(b"changed")
         rounds.append(measured(volume.scan))
     found["rescan, 0.1% changed, s"] = statistics.median(wall for wall, _ in rounds)
+    found["rescan, 0.1% changed, CPU s"] = statistics.median(cpu for _, cpu in rounds)
     volume.close()
     again: list[Volume] = []
     found["open a known volume, s"], _ = measured(
@@ -110,11 +112,8 @@ def others(root: Path) -> dict[str, float]:
     }
     for name, command in commands.items():
         if shutil.which(command[0]):
-            run = [
-                measured(lambda argv=command: subprocess.run(argv, stdout=subprocess.DEVNULL, check=True))
-                for _ in range(3)
-            ]  # type: ignore[misc]
-            found[name] = statistics.median(wall for wall, _ in run)
+            run = partial(subprocess.run, command, stdout=subprocess.DEVNULL, check=True)
+            found[name] = statistics.median(measured(run)[0] for _ in range(3))
     return found
 
 
@@ -128,7 +127,7 @@ def main() -> int:
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(scan_all(*given.child, given.files, given.shape)))
+        print(json.dumps(scan_all(given.child[0], given.child[1], given.files, given.shape)))
         return 0
     with tempfile.TemporaryDirectory(prefix="closeranks-scan-", dir=given.directory) as work:
         root, state = Path(work) / "tree", Path(work) / "state"

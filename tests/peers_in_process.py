@@ -6,17 +6,25 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from closeranks_agent.converge import Converger
 from closeranks_agent.serve import ChunkServer
 from closeranks_agent.volume import Volume
 from closeranks_proto.digests import XXH3_128
-from closeranks_proto.messages import Converge, ConvergeProgress, ConvergeResult, Member, Verify, VolumeSettings
+from closeranks_proto.messages import (
+    Converge,
+    ConvergeProgress,
+    ConvergeResult,
+    Member,
+    Verify,
+    VolumeSettings,
+)
 
 KIB = 1024
 CHUNK = 64 * KIB
@@ -62,7 +70,9 @@ class Nodes:
             served[peer] = served.get(peer, 0) + payload
 
         node = Node(name, root, volume, None, "", served)  # type: ignore[arg-type]
-        server = ChunkServer(lambda: {"v": volume}, lambda: self.members, lambda: 1, lambda: node.fenced, count)
+        server = ChunkServer(
+            lambda: {"v": volume}, lambda: self.members, lambda: 1, lambda: node.fenced, count
+        )
         app = web.Application()
         app.add_routes(server.routes())
         node.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
@@ -117,7 +127,7 @@ class Nodes:
         order = Converge("a1", "v", target, "divergence", incident, 1, chosen, dry_run)
         return await self.converger(name, **options).run(order, self.progress.append)
 
-    async def verify(self, name: str, incident: str = "i1"):  # noqa: ANN201
+    async def verify(self, name: str, incident: str = "i1"):
         return await self.converger(name).verify(Verify("a1", "v", incident, 1))
 
     async def scan(self, *names: str) -> None:
@@ -133,8 +143,6 @@ class Nodes:
 
 
 def replace_settings(settings: VolumeSettings, **changes: object) -> VolumeSettings:
-    import msgspec
-
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -168,7 +176,9 @@ def describe(root: Path | bytes) -> Described:
             path = prefix + name
             if stat.S_ISDIR(status.st_mode):
                 found[path] = ("directory", stat.S_IMODE(status.st_mode))
-                todo.append((os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd), path + b"/"))
+                todo.append(
+                    (os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd), path + b"/")
+                )
             elif stat.S_ISLNK(status.st_mode):
                 found[path] = ("symlink", os.readlink(name, dir_fd=fd))
             elif stat.S_ISREG(status.st_mode):
@@ -179,6 +189,15 @@ def describe(root: Path | bytes) -> Described:
                 found[path] = ("special",)
         os.close(fd)
     return found
+
+
+def sparse(path: Path, size: int, at: int = 0, data: bytes = b"") -> None:
+    """A file of `size` zeros without blocks, but for `data`."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+        if data:
+            file.seek(at)
+            file.write(data)
 
 
 def contents_below(root: Path) -> list[bytes]:
@@ -205,5 +224,15 @@ def fill(root: Path, tree: dict[str, bytes | None]) -> None:
 
 
 Fault = Callable[[str], None]
-__all__ = ["CHUNK", "KIB", "SETTINGS", "Fault", "Node", "Nodes", "contents_below", "describe", "fill", "nodes_in"]
-_ = replace
+__all__ = [
+    "CHUNK",
+    "KIB",
+    "SETTINGS",
+    "Fault",
+    "Node",
+    "Nodes",
+    "contents_below",
+    "describe",
+    "fill",
+    "nodes_in",
+]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def move_new(old: bytes, old_dir_fd: int, new: bytes, new_dir_fd: int) -> None:
         if error.errno not in syscalls.UNSUPPORTED:
             raise
     status_of_old = os.stat(old, dir_fd=old_dir_fd, follow_symlinks=False)
-    if os.path.stat.S_ISDIR(status_of_old.st_mode):
+    if stat.S_ISDIR(status_of_old.st_mode):
         # rename of a directory replaces an empty directory only: mkdir claims the name first.
         os.mkdir(new, 0o700, dir_fd=new_dir_fd)
         os.rename(old, new, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd)

@@ -35,6 +35,7 @@ from closeranks_proto.messages import (
 from closeranks_proto.paths import escape
 
 from .athand import WINDOW, local_content, rules_of, windows
+from .ledger import LedgerDamaged
 from .plan import Saw, plan, step_for_people
 from .records import StateUnavailable, VolumeGone, problem_of
 from .restore import restore_in_place, restore_to
@@ -49,15 +50,14 @@ log = logging.getLogger("closeranks.converge")
 
 PLAN_SHOWN_BYTES = 4 * 1024 * 1024  # of keys and notes in one answer
 LIST_MAX = 1000
-World = (VolumeGone, StateUnavailable, OSError, TimeoutError, MissingObject, ProtocolError)
+World = (VolumeGone, StateUnavailable, LedgerDamaged, OSError, MissingObject, ProtocolError)
 
 
 class Converger:
     """Converges and verifies one volume, one order at a time.
 
     `members`, `term` and `open_incidents` give the membership of this moment; `want` gets objects from the
-    coordinator, leaving out those that it lacks. `fault` is for tests: called at points where a kill must
-    do no harm.
+    coordinator, leaving out those that it lacks.
     """
 
     def __init__(
@@ -69,18 +69,23 @@ class Converger:
         http: aiohttp.ClientSession,
         term: Callable[[], int] = lambda: 0,
         open_incidents: Callable[[], Collection[str]] = tuple,
-        fault: Callable[[str], None] = lambda _: None,
         window: int = WINDOW,
     ) -> None:
         self.volume = volume
         self.self_name = self_name
         self.members, self.term, self.open_incidents = members, term, open_incidents
         self.http = http
-        self.fault = fault
         self.window = window
         self.trash = Trash(volume)
         self._want: Want = want
         self._lock = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """To be called when the agent starts: a disk that is full later can then still be repaired.
+
+        Raises VolumeGone, OSError.
+        """
+        await asyncio.to_thread(self.trash.prepare)
 
     async def run(self, order: Converge, progress: Callable[[ConvergeProgress], None]) -> ConvergeResult:
         """Carry out the order. Cancellable at any point; what is finished stays."""
@@ -112,11 +117,21 @@ class Converger:
         limit = max(1, min(order.limit, LIST_MAX))
         return await asyncio.to_thread(self.trash.items, order.incident, limit, order.cursor)
 
+    async def tidy_trash(self) -> int:
+        """Evict what is old and belongs to no open incident; to be called now and then. Bytes freed.
+
+        Raises VolumeGone, LedgerDamaged, OSError.
+        """
+        return await asyncio.to_thread(self.trash.evict, set(self.open_incidents()))
+
     async def restore_trash(self, order: TrashRestore, outside: Sequence[bytes]) -> tuple[TrashItem, ...]:
         """Give items back; `outside` are directories that the restored must not lie in. Raises UserError."""
         try:
             if order.in_place:
-                return await self.volume.run(restore_in_place, self.volume, self.trash, order.ids)
+                if self._lock.locked():
+                    raise UserError("the volume is being converged or verified; ask again when that is over")
+                async with self._lock:
+                    return await self.volume.run(restore_in_place, self.volume, self.trash, order.ids)
             return await asyncio.to_thread(restore_to, self.volume, self.trash, order.ids, order.to, outside)
         except World as error:
             raise UserError(_told(error, self.volume)[1]) from error
@@ -161,6 +176,8 @@ def _told(error: BaseException, volume: Volume) -> tuple[Problem | None, str]:
     match error:
         case VolumeGone(problem=problem) | StateUnavailable(problem=problem):
             return problem, str(error)
+        case LedgerDamaged():
+            return Problem("private_dir", str(error)), str(error)
         case MissingObject():
             return (
                 None,

@@ -95,6 +95,17 @@ class Database:
         assert self._connection.in_transaction
         self._connection.executemany(statement, (tuple(one) for one in bindings))
 
+    def reserve(self, size_bytes: int) -> None:
+        """Take room on the disk that later small transactions use again, even when it is full by then."""
+        with self.transaction():
+            self._connection.execute("CREATE TABLE IF NOT EXISTS reserve (ballast BLOB)")
+            self._connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (size_bytes,))
+        with self.transaction():
+            self._connection.execute("DROP TABLE reserve")
+        # Now file and log have their length; the log begins anew without being cut.
+        with self._lock, self._named_errors():
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[None]:
         """Everything within, or nothing. Raises StateUnavailable when it could not be written."""

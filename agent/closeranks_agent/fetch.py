@@ -33,11 +33,14 @@ log = logging.getLogger("closeranks.fetch")
 
 REQUEST_SECONDS = 2.0
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
+REQUEST_NAMES_BYTES = 512 * 1024  # paths in one request, which is one small body
 REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more peers
 SCAN_MAX = 4096  # wants looked at to fill one bundle
 BATCH_CHUNKS = 64  # chunks that are verified and written in one hop to a thread
 BATCH_BYTES = 4 * 1024 * 1024
 PATIENCE_S = 30.0
+NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its way
+READ_BUFFER_BYTES = 1024 * 1024  # of each stream, before the socket is left to wait
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -186,21 +189,22 @@ class Fetcher:
         budget = min(REQUEST_MAX_BYTES, peer.rate_bytes_s * REQUEST_SECONDS)
         taken: list[_Item] = []
         passed: list[_Item] = []
-        while self._queue and len(taken) < most and budget > 0 and len(passed) < SCAN_MAX:
+        names = REQUEST_NAMES_BYTES
+        while self._queue and len(taken) < most and budget > 0 and names > 0 and len(passed) < SCAN_MAX:
             item = self._queue.popleft()
             if peer.name in item.tried:
                 passed.append(item)
             else:
                 taken.append(item)
                 budget -= item.want.length
+                names -= len(item.want.key)
         self._queue.extendleft(reversed(passed))
         return taken
 
     def _give_up(self) -> None:
         usable = {peer.name for peer in self._peers.usable()}
-        silent = not self._streams and self._now() - self._last_gain > self._patience_s
-        if not usable and not self._streams:
-            silent = True
+        patience = self._patience_s if usable else min(NO_PEER_PATIENCE_S, self._patience_s)
+        silent = not self._streams and self._now() - self._last_gain > patience
         kept: deque[_Item] = deque()
         while self._queue and (silent or len(kept) < SCAN_MAX):
             item = self._queue.popleft()
@@ -258,7 +262,12 @@ class Fetcher:
         headers = {NODE_HEADER: self._self_name, TERM_HEADER: str(self._term())}
         url = f"http://{peer.address}{PATH}"
         async with self._http.post(
-            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            read_bufsize=READ_BUFFER_BYTES,
         ) as response:
             if response.status != 200:
                 raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)

@@ -19,13 +19,14 @@ from typing import Final
 from closeranks_proto.content import ChunkList, encode_chunk_list, max_file_bytes
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.entries import MODE_BITS, Entry, Kind, encode_entry
-from closeranks_proto.limits import MAX_XATTRS_BYTES, MIB
+from closeranks_proto.limits import MAX_TARGET_BYTES, MAX_XATTRS_BYTES, MIB
 from closeranks_proto.paths import escape, path_of
 
 from . import beneath
 from .records import BusyFile, Record, StatSignature, clock_ns, is_settled, pack_signature
 
 BUFFER_BYTES: Final = 1 * MIB
+_MTIME_MAX: Final = 2**63 - 1
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What replicas share. Security labels and `trusted` belong to the machine, capabilities to its operator.
 XATTR_PREFIXES: Final = (b"user.", b"system.posix_acl_")
@@ -78,7 +79,7 @@ class EntryReader:
                 digest,
                 status.st_mode & MODE_BITS if self.mode else None,
                 owner=(status.st_uid, status.st_gid) if self.owner else None,
-                mtime_ns=status.st_mtime_ns if self.mtime else None,
+                mtime_ns=_mtime_of(status) if self.mtime else None,
                 xattrs=xattrs,
             )
         )
@@ -99,13 +100,15 @@ class EntryReader:
         """Of a symlink, by its name below `fd`."""
         at = clock_ns()
         target = os.readlink(name, dir_fd=fd)
+        if not 0 < len(target) <= MAX_TARGET_BYTES:
+            raise TooLarge(errno.ENAMETOOLONG, f"a link target of {len(target)} bytes")
         value = encode_entry(
             Entry(
                 Kind.SYMLINK,
                 len(target),
                 target=target,
                 owner=(status.st_uid, status.st_gid) if self.owner else None,
-                mtime_ns=status.st_mtime_ns if self.mtime else None,
+                mtime_ns=_mtime_of(status) if self.mtime else None,
                 xattrs=self._xattrs_of(_proc_path(fd, name)) if self.xattrs else None,
             )
         )
@@ -206,6 +209,11 @@ class EntryReader:
         return tuple(found)
 
 
+def _mtime_of(status: os.stat_result) -> int:
+    """Nanoseconds, as far as an entry can tell them: from 1677 to 2262."""
+    return max(-_MTIME_MAX - 1, min(_MTIME_MAX, status.st_mtime_ns))
+
+
 def open_file(name: bytes, dir_fd: int) -> int:
     """The file `name` for reading: no symlink, no waiting, and no new access time where that is allowed."""
     try:
@@ -231,9 +239,9 @@ def read_entry(reader: EntryReader, root_fd: int, key: bytes) -> Record | None:
     try:
         with beneath.spot(root_fd, key) as spot:
             status = os.stat(spot.name, dir_fd=spot.parent_fd, follow_symlinks=False)
-            if status.st_dev != os.fstat(root_fd).st_dev:
-                return None
             if stat.S_ISDIR(status.st_mode):
+                if status.st_dev != os.fstat(root_fd).st_dev:
+                    return None
                 return reader.directory_record(key, spot.parent_fd, spot.name, status)
             if stat.S_ISLNK(status.st_mode):
                 return reader.symlink_record(key, spot.parent_fd, spot.name, status)

@@ -82,6 +82,11 @@ class History:
         self.rederive = made is not None and made != self._made_under
         self.tree = Tree(algorithm, self.objects.source, CACHE_PAGES)
 
+    def rederiving(self) -> None:
+        """A scan begins; until it has ended, rows of old and new settings stand side by side."""
+        if self.rederive:
+            self.remember("made_under", self._made_under | {"track": None, "ignore": None})
+
     def rederived(self) -> None:
         """Everything was looked at under the present settings."""
         if self.rederive:
@@ -184,7 +189,8 @@ class History:
     def announce(self, after_seq: int) -> None:
         """One announcement of the present root instead of everything that was not acknowledged."""
         with self.index.database.lock:
-            assert self.root is not None, "there is nothing to announce before the first scan has finished"
+            if self.root is None:
+                return  # the first scan announces at its end
             with self._transaction():
                 self.journal.announce(self.root, "scan", time.monotonic(), after_seq)
 

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from . import keeper
 
 OUTPUT_MAX_BYTES = 500
 
@@ -21,11 +24,15 @@ class HookOutcome:
 
 
 async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> HookOutcome:
-    """Run `argv` with `environment` added to ours; kill its whole group after `timeout_s`."""
+    """Run `argv` with `environment` added to ours; kill its whole group after `timeout_s`, or with us."""
     if not argv:
         return HookOutcome(True, "")
     try:
         process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-IS",
+            keeper.__file__,
+            str(os.getpid()),
             *argv,
             env={**os.environ, **environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -33,8 +40,8 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-    except OSError as error:
-        return HookOutcome(False, f"hook {argv[0]} could not be started: {error.strerror}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument or in the reason
+        return HookOutcome(False, f"hook {argv[0]} could not be started: {error}")
     assert process.stdout is not None
     try:
         async with asyncio.timeout(timeout_s):
@@ -49,6 +56,9 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+    if output.startswith(keeper.NOT_STARTED):
+        reason = os.strerror(int(output.removeprefix(keeper.NOT_STARTED)))
+        return HookOutcome(False, f"hook {argv[0]} could not be started: {reason}")
     said = output.decode("utf-8", "replace").strip().replace("\n", " / ")
     if status:
         return HookOutcome(

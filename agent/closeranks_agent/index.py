@@ -30,7 +30,9 @@ from .database import Database
 from .records import Record, StatSignature
 
 FORMAT = 1
-PAGE_ROWS = 1024
+PAGE_ROWS = 1024  # about 250 bytes each
+DEEP_LEVELS = 16
+DEEP_PAGE_ROWS = 16
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE entries (
@@ -110,17 +112,17 @@ class Index:
     def is_empty(self) -> bool:
         return self.database.row("SELECT 1 FROM entries LIMIT 1") is None
 
-    def directory(self, key: bytes) -> Iterator[Row]:
+    def directory(self, key: bytes, page_rows: int = PAGE_ROWS) -> Iterator[Row]:
         """The rows of directory `key`, names ascending, read in pages: writing meanwhile is allowed."""
         place, last = directory_id(key), b""
         while True:
             page = self.database.rows(
                 "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
-                (place, last, PAGE_ROWS),
+                (place, last, page_rows),
             )
             for name, value, stat, settled in page:
                 yield Row(cast(bytes, name), cast(bytes, value), cast(bytes, stat), bool(settled))
-            if len(page) < PAGE_ROWS:
+            if len(page) < page_rows:
                 return
             last = cast(bytes, page[-1][0])
 
@@ -164,7 +166,9 @@ class Index:
                 key = prefix + row.name
                 yield key, row.value
                 if is_directory(row.value):
-                    stack.append((key + b"\0", self.directory(key)))
+                    # Each level holds what is left of its page: deep trees take small ones.
+                    page_rows = PAGE_ROWS if len(stack) < DEEP_LEVELS else DEEP_PAGE_ROWS
+                    stack.append((key + b"\0", self.directory(key, page_rows)))
                     break
             else:
                 stack.pop()

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -70,7 +70,7 @@ class _Work:
 
 
 class Installer:
-    """Applies steps during one converge. `fault` is called at every point where a kill must do no harm."""
+    """Applies steps during one converge."""
 
     def __init__(
         self,
@@ -80,10 +80,9 @@ class Installer:
         written: Written,
         lifts: Lifts,
         incident: str,
-        fault: Callable[[str], None],
     ) -> None:
         self._volume, self._room, self._trash = volume, room, trash
-        self._written, self._lifts, self._incident, self._fault = written, lifts, incident, fault
+        self._written, self._lifts, self._incident = written, lifts, incident
         self._ignore = IgnoreRules(volume.settings.ignore)
         self._width = volume.algorithm.width
         self._special_bits = volume.settings.special_bits
@@ -97,7 +96,6 @@ class Installer:
         os.close(self._volume.open_root())
         self._results, self._changes = [], {}
         works = self._admit([work for work in map(self._check, steps) if work is not None])
-        self._fault("announced")
         arrived: list[tuple[str, Discard]] = []
         for work in works:
             result = self._attempt(work)
@@ -106,15 +104,12 @@ class Installer:
                 assert work.discard is not None
                 arrived.append((work.item.decode(), work.discard))
                 self.moved[work.step.key] = work.item
-            self._fault("applied")
         self._sync(works)
-        self._fault("synced")
         if works:
             self._trash.settle(arrived, self._incident)
         changes = [Change(key, record) for key, record in sorted(self._changes.items())]
         if changes:
             self._volume.apply(changes, "converge", observed)
-        self._fault("recorded")
         return self._results
 
     # --- compare ---------------------------------------------------------------------------------

@@ -16,14 +16,19 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 
+from closeranks_proto.errors import CloseranksError, CodecError
 from closeranks_proto.wire import unpack_bounded
 
 from . import syscalls
 
 _FRAME = struct.Struct(">II")  # length, crc32
 RECORD_MAX_BYTES = 128 * 1024  # a key, an entry with attributes, and change
-AHEAD_BYTES = 1024 * 1024  # room reserved beyond the end: some thousands of records
+AHEAD_BYTES = 256 * 1024  # room reserved beyond the end: some two thousand records
 _READ_BYTES = 256 * 1024
+
+
+class LedgerDamaged(CloseranksError):
+    """A ledger holds whole records that this program does not understand."""
 
 
 class Ledger:
@@ -75,7 +80,16 @@ class Ledger:
     def read(self) -> Iterator[object]:
         """All records, oldest first, decoded. A damaged one ends the list: nothing behind it is trusted."""
         for record, _ in self._frames():
-            yield unpack_bounded(record, RECORD_MAX_BYTES)
+            try:
+                yield unpack_bounded(record, RECORD_MAX_BYTES)
+            except CodecError as error:
+                raise self.damaged() from error
+
+    def damaged(self) -> LedgerDamaged:
+        return LedgerDamaged(
+            f"{os.fsdecode(self._name)} in the trash of the volume has a record of an unknown kind: was it written by "
+            "a newer closeranks? Use that one, or move the file away: its items are then listed under made-up paths."
+        )
 
     def replace(self, records: Iterable[bytes]) -> None:
         """Atomically become the list of `records`. Raises OSError and is then unchanged."""

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import aiohttp
 import uvloop
 from aiohttp import web
 
-from closeranks_proto.errors import UserError
+from closeranks_proto.errors import CloseranksError, UserError
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
 from .config import AgentConfig
@@ -26,6 +27,8 @@ from .state import AgentState, StateLocked
 from .web import build_app
 
 log = logging.getLogger("closeranks.agent")
+
+STOP_MAX_S = 9.5  # DRAIN_TIMEOUT_S and what closing the ports takes
 
 
 def run(config: AgentConfig) -> int:
@@ -40,7 +43,7 @@ def run(config: AgentConfig) -> int:
     except StateLocked as error:
         log.error("%s", error)
         return 4
-    except (UserError, OSError) as error:
+    except (CloseranksError, OSError) as error:
         log.error("the state directory %s can not be used: %s", config.state_dir, error)
         return 1
     try:
@@ -88,6 +91,7 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if work.done():
+        agent.stop()
         fault = work.exception()
         setup = _user_error(fault)
         if setup is not None:
@@ -96,6 +100,8 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
         log.error("the agent stops because of a fault of its own", exc_info=fault)
         return 1
     log.info("stopping")
+    _leave_in_time()
+    agent.stop()
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError, TimeoutError):
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
@@ -103,6 +109,21 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
             await agent.close()
     log.info("stopped")
     return 0
+
+
+def _leave_in_time() -> None:
+    """SIGTERM ends the process within 10 s, also when a thread hangs in a dead file system.
+
+    What was promised is on disk; the next start goes on from there.
+    """
+
+    def leave() -> None:
+        log.warning("a disk or a peer did not answer in time; stopped without it")
+        os._exit(0)
+
+    watch = threading.Timer(STOP_MAX_S, leave)
+    watch.daemon = True
+    watch.start()
 
 
 def _user_error(fault: BaseException | None) -> UserError | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from closeranks_proto import messages as wire
-from closeranks_proto.errors import UserError
+from closeranks_proto.errors import CloseranksError, UserError
 
 from .converge import Converger
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("closeranks.orders")
 
 FLUSH_MAX_S = 10.0
+LIST_MAX = 1000  # items in one answer; the longest keys make 4 MiB
+TRASH_MAX_ASKED = 16
 Order = wire.Converge | wire.Verify
 
 
@@ -40,11 +42,14 @@ class Orders:
         self._agent = agent
         self._running: dict[str, _Running] = {}
         self._convergers: dict[str, Converger] = {}
+        self._asked = 0  # questions about the trash under way
 
     def start(self, order: Order) -> None:
         running = self._running.get(order.volume)
         if (
             running is not None
+            and not running.task.done()
+            and not running.task.cancelling()
             and running.order.action == order.action
             and type(running.order) is type(order)
         ):
@@ -54,37 +59,40 @@ class Orders:
             log.warning("order %s refused: %s", order.action, refusal)
             self._agent.link.post(_failed(order, refusal))
             return
-        self._running[order.volume] = _Running(order, self._agent.spawn(self._run(order, running)))
+        if running is not None and not running.task.cancelling():
+            running.task.cancel()  # once: a second time would cut short how it ends
+        before = None if running is None else running.task
+        self._running[order.volume] = _Running(order, self._agent.spawn(self._run(order, before)))
 
     def cancel(self, action: str) -> None:
         for running in self._running.values():
-            if running.order.action == action:
+            if running.order.action == action and not running.task.cancelling():
                 running.task.cancel()
 
-    async def close(self) -> None:
-        for running in self._running.values():
-            running.task.cancel()
+    async def forget(self, volume: str) -> None:
+        """The volume is about to be closed: end what runs on it."""
+        running = self._running.get(volume)
+        if running is not None:
+            if not running.task.cancelling():
+                running.task.cancel()
+            await asyncio.wait({running.task})
+        self._convergers.pop(volume, None)
 
     def _refusal(self, order: Order) -> str:
         if order.volume not in self._agent.volumes:
             return f"this node has no volume {order.volume}"
-        state = self._agent.state
-        if order.token and order.token < state.highest_token:
-            return f"the order carries fence token {order.token}, this node has seen {state.highest_token}"
+        fence = self._agent.state.fence
+        held = 0 if fence is None else fence.token
+        behind_fence = isinstance(order, wire.Converge) and order.mode == "divergence"
+        if order.token != held and (order.token or behind_fence):
+            return f"the order carries fence token {order.token}, this node holds {held or 'no fence'}"
         return ""
 
-    async def _run(self, order: Order, before: _Running | None) -> None:
-        if before is not None:
-            before.task.cancel()
-            await asyncio.gather(before.task, return_exceptions=True)
+    async def _run(self, order: Order, before: asyncio.Task[None] | None) -> None:
         try:
-            converger = self._converger(order.volume)
-            match order:
-                case wire.Converge():
-                    result: wire.AgentMessage = await converger.run(order, self._agent.link.post)
-                case wire.Verify():
-                    result = await converger.verify(order)
-                    self._agent.link.scanned()
+            if before is not None:
+                await asyncio.wait({before})  # unlike gather, it keeps our own cancellation to itself
+            result = await self._carry_out(order)
         except asyncio.CancelledError:
             log.info("order %s on %s was cancelled", order.action, order.volume)
             raise
@@ -99,6 +107,18 @@ class Orders:
         # What the coordinator hears of the result must not be older than what it knows of the tree.
         await self._agent.link.flushed(order.volume, FLUSH_MAX_S)
         self._agent.link.post(result)
+
+    async def _carry_out(self, order: Order) -> wire.AgentMessage:
+        if order.volume not in self._agent.volumes:
+            return _failed(order, f"this node has no volume {order.volume} any more")
+        converger = self._converger(order.volume)
+        match order:
+            case wire.Converge():
+                return await converger.run(order, self._agent.link.post)
+            case wire.Verify():
+                result = await converger.verify(order)
+                self._agent.link.scanned()
+                return result
 
     def _converger(self, name: str) -> Converger:
         if name not in self._convergers:
@@ -121,15 +141,36 @@ class Orders:
 
     async def trash(self, order: wire.TrashList | wire.TrashRestore) -> None:
         """Answer about the trash. Whatever goes wrong is told in words."""
+        if self._asked >= TRASH_MAX_ASKED:
+            busy = "the node is busy with other questions about its trash; ask again"
+            self._agent.link.post(wire.TrashAnswer(order.request, (), None, busy))
+            return
+        self._asked += 1
         try:
             match order:
                 case wire.TrashList():
                     answer = await self._list_trash(order)
                 case wire.TrashRestore():
                     answer = await self._restore_trash(order)
-        except (UserError, OSError) as error:
+        except (CloseranksError, OSError) as error:
             answer = wire.TrashAnswer(order.request, (), None, str(error))
+        except Exception:
+            log.exception("a question about the trash ended by a fault of the agent")
+            answer = wire.TrashAnswer(
+                order.request, (), None, "the agent met a fault of its own; its log says more"
+            )
+        finally:
+            self._asked -= 1
         self._agent.link.post(answer)
+
+    async def tidy(self, volume: str) -> None:
+        """Make ready for a full disk, and let go of what is too old to be wanted."""
+        converger = self._converger(volume)
+        try:
+            await converger.prepare()
+            await converger.tidy_trash()
+        except (CloseranksError, OSError) as error:
+            log.warning("%s: its trash can not be tidied now: %s", volume, error)
 
     async def _list_trash(self, order: wire.TrashList) -> wire.TrashAnswer:
         """One page: ids of different volumes are never compared, so several volumes are asked one by one."""
@@ -137,18 +178,19 @@ class Orders:
         names = [order.volume] if order.volume else sorted(agent.volumes)
         if order.volume and order.volume not in agent.volumes:
             raise UserError(f"{agent.config.node} has no volume {order.volume}")
+        limit = max(1, min(order.limit, LIST_MAX))
         start, _, cursor = order.cursor.partition("/")
         items: list[wire.TrashItem] = []
         for name in (one for one in names if one >= start):
             trash = self._converger(name).trash
-            room = order.limit - len(items)
-            page, following = await agent.volumes[name].run(
+            room = limit - len(items)
+            page, following = await asyncio.to_thread(
                 trash.items, order.incident, room, cursor if name == start else ""
             )
             items += page
             if following is not None:
                 return wire.TrashAnswer(order.request, tuple(items), f"{name}/{following}", "")
-            if len(items) == order.limit and name != names[-1]:
+            if len(items) == limit and name != names[-1]:
                 return wire.TrashAnswer(order.request, tuple(items), f"{names[names.index(name) + 1]}/", "")
         return wire.TrashAnswer(order.request, tuple(items), None, "")
 

@@ -190,7 +190,12 @@ def _same_content(own: Entry, target: Entry) -> bool:
 
 
 def _must_wait(key: bytes, own: Entry | None, target: Entry | None, cut: bytes | None) -> bool:
-    if cut is None or own is None or own.kind is not Kind.DIRECTORY or not (cut + b"\0").startswith(key + b"\0"):
+    if (
+        cut is None
+        or own is None
+        or own.kind is not Kind.DIRECTORY
+        or not (cut + b"\0").startswith(key + b"\0")
+    ):
         return False
     # Its contents go on behind the cut: it can neither go nor be closed yet. (Unchanged ones never come here.)
     return target is None or target.kind is not Kind.DIRECTORY or _same_content(own, target)

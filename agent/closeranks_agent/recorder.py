@@ -24,7 +24,7 @@ SLICE_S: Final = 1.0
 INTERIM_S: Final = 10.0
 INTERIM_BUILD_SHARE: Final = 0.1  # of the time, at most, goes into building interim trees
 ROWS_MAX: Final = 2048
-ROWS_MAX_BYTES: Final = 4 * MIB  # of chunk lists
+ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
 class Recorder:
@@ -47,12 +47,14 @@ class Recorder:
     def put(self, record: Record, differs: bool) -> None:
         """A path as it is now; `differs` where its value is not the row's."""
         self._delta.rows[record.key] = record
+        self._row_bytes += len(record.key) + len(record.value) + len(record.chunks or b"")
         if differs:
             self._edit(record.key, record.value, record.chunks)
         self._flush_if_due()
 
     def remove(self, key: bytes) -> None:
         self._delta.rows[key] = None
+        self._row_bytes += len(key)
         self._edit(key, None, None)
         self._flush_if_due()
 
@@ -64,7 +66,6 @@ class Recorder:
         if self._first_mono is None:
             self._first_mono = time.monotonic()
         if self._stow:
-            self._row_bytes += len(chunks or b"")
             return
         if not self._edits:
             self._seen_mono = time.monotonic()

@@ -20,7 +20,8 @@ from typing import Final
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Problem, Unreadable
 
-_SIGNATURE = struct.Struct("<qqqQQ")
+_SIGNATURE = struct.Struct("<QQQQQ")
+_WORD: Final = 2**64 - 1  # times before 1970 and after 2554 wrap around: they only have to be told apart
 # Kernel clocks tick every 1 to 10 ms; twice the slowest. Filesystems that keep whole seconds tick every 2 s.
 TICK_NS: Final = 20_000_000
 COARSE_TICK_NS: Final = 2_000_000_000
@@ -44,7 +45,13 @@ class StatSignature:
     def of(cls, status: os.stat_result) -> StatSignature:
         if stat.S_ISDIR(status.st_mode):
             return cls(0, 0, 0, status.st_ino, status.st_dev)
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+        return cls(
+            status.st_size,
+            status.st_mtime_ns & _WORD,
+            status.st_ctime_ns & _WORD,
+            status.st_ino,
+            status.st_dev,
+        )
 
     def pack(self) -> bytes:
         return _SIGNATURE.pack(self.size, self.mtime_ns, self.ctime_ns, self.inode, self.device)
@@ -57,7 +64,11 @@ class StatSignature:
 def pack_signature(status: os.stat_result) -> bytes:
     """`StatSignature.of(status).pack()` of anything but a directory, without the detour."""
     return _SIGNATURE.pack(
-        status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+        status.st_size,
+        status.st_mtime_ns & _WORD,
+        status.st_ctime_ns & _WORD,
+        status.st_ino,
+        status.st_dev,
     )
 
 

@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Literal
 
 from closeranks_proto.messages import Converge, ConvergeResult, Problem
@@ -61,16 +61,9 @@ class Rounds:
 
     async def _open(self, stack: AsyncExitStack) -> Workroom:
         """Open everything; the stack closes it in the opposite order."""
-        opened = self._trash.opened()
-        room = await asyncio.to_thread(opened.__enter__)
-        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
-        open_incidents = {*self._owner.open_incidents(), self._order.incident}
-        await asyncio.to_thread(self._trash.evict, open_incidents)
-        await asyncio.to_thread(forget_closed, room.trash_fd, {*open_incidents, ""})
-        self._written = await asyncio.to_thread(Written, room.trash_fd, self._order.incident)
-        stack.callback(self._written.close)
-        self._lifts = await asyncio.to_thread(Lifts, room.trash_fd, room.root_fd)
-        stack.callback(self._lifts.close)
+        opening = asyncio.create_task(asyncio.to_thread(self._open_files))
+        stack.push_async_callback(self._close_files, opening)  # also when it is cancelled while it opens
+        room, self._written, self._lifts = await asyncio.shield(opening)
         stack.push_async_callback(self._restore)
         await self._volume.run(self._lifts.restore)
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"converge-{self._volume.name}")
@@ -83,7 +76,6 @@ class Rounds:
             self._written,
             self._lifts,
             self._order.incident,
-            self._owner.fault,
         )
         stage = Stage(
             room,
@@ -110,6 +102,26 @@ class Rounds:
             self._volume, stage, self._fetcher, self._installer, threads, self._note, self._tally.came
         )
         return room
+
+    def _open_files(self) -> tuple[Workroom, Written, Lifts]:
+        """In a thread. What a killed run left behind is recovered here, and what is too old evicted."""
+        incident = self._order.incident
+        open_incidents = {*self._owner.open_incidents(), incident}
+        with ExitStack() as stack:
+            room = stack.enter_context(self._trash.opened())
+            self._trash.evict(open_incidents)
+            forget_closed(room.trash_fd, {*open_incidents, ""})
+            written = Written(room.trash_fd, incident)
+            stack.callback(written.close)
+            lifts = Lifts(room.trash_fd, room.root_fd)
+            stack.callback(lifts.close)
+            self._files = stack.pop_all()
+        return room, written, lifts
+
+    async def _close_files(self, opening: asyncio.Task[object]) -> None:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await asyncio.to_thread(self._files.close)
 
     async def _restore(self) -> None:
         """Give directories their modes back; on the volume's thread, so that a batch under way has ended."""

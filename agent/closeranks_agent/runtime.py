@@ -1,4 +1,4 @@
-"""The agent as one running object: volumes, scans, the fence, and what the coordinator orders.
+"""The agent as one running object: volumes, the session, the fence, and what the coordinator orders.
 
 Everything that touches a volume's tree runs on that volume's own thread, one thing at a time. The event
 loop only moves messages. The agent needs no coordinator to keep scanning, to keep its fence or to serve
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Coroutine, Mapping
@@ -17,24 +16,24 @@ from collections.abc import Coroutine, Mapping
 import aiohttp
 
 from closeranks_proto import messages as wire
-from closeranks_proto.digests import DigestAlgorithm, algorithm_named
-from closeranks_proto.errors import UserError
+from closeranks_proto.digests import DigestAlgorithm
+from closeranks_proto.errors import ProtocolError, UserError
 from closeranks_proto.messages import Member
 
-from .config import AgentConfig, AgentVolumeConfig
-from .hooks import HookOutcome, run_hook
+from .config import AgentConfig
+from .fence import FenceGate
 from .link import Link
 from .metrics import AgentMetrics, disk_of
 from .orders import Orders
+from .records import ScanReport
 from .state import AgentState
 from .volume import Volume
+from .volumes import Volumes, check_settings
 
 log = logging.getLogger("closeranks.agent")
 
 FIXED_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir", "volumes")
-PROBLEM_RETRY_S = 10.0  # a volume in trouble is looked at again at least this often
-# A scan that takes longer than its interval still leaves the machine some air.
-MIN_REST_SHARE = 0.2
+TIDY_EVERY_S = 3600.0  # trash
 
 
 class Agent:
@@ -45,15 +44,16 @@ class Agent:
         self.state = state
         self.http = http
         self.metrics = AgentMetrics(self)
-        self.algorithm: DigestAlgorithm | None = None
-        self.volumes: dict[str, Volume] = {}
         self.address = ""
         self.link = Link(self, random.Random())
         self.orders = Orders(self)
-        self._scanners: dict[str, asyncio.Task[None]] = {}
-        self._kicks: dict[str, asyncio.Event] = {}
+        self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
+        self._volumes = Volumes(
+            config.volumes, config.state_dir, self.spawn, self.link.notify, self._scanned, self.orders.forget
+        )
         self._group: asyncio.TaskGroup | None = None
         self._unassigned: tuple[str, ...] = ()
+        self._tidied: dict[str, float] = {}
         self._anew = True  # the next membership is the first of its session
 
     # --- life ----------------------------------------------------------------------------------
@@ -61,28 +61,47 @@ class Agent:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
+            self._gate.resume()
             known = self.state.settings
             if known is not None:
-                await self._configure(known.digest, known.volumes)
+                try:
+                    check_settings(known.digest, known.volumes)
+                    await self._volumes.configure(known.digest, known.volumes)
+                    await self._volumes.started()
+                except ProtocolError as error:
+                    log.warning(
+                        "the settings on disk are of no use, waiting for the coordinator's: %s", error
+                    )
             group.create_task(self.link.run())
 
+    def stop(self) -> None:
+        """Nothing long begins any more, and what runs ends soon. Before `run` is cancelled."""
+        self._volumes.stop()
+
     async def close(self) -> None:
-        await self.orders.close()
-        for volume in self.volumes.values():
-            volume.listener = None  # nobody listens any more
-            await volume.run(volume.close)
+        await self._volumes.close()
 
     @property
     def ready(self) -> str | None:
         """None when this node may be used; otherwise why not."""
         if self.state.fence is not None:
             return f"fenced: {self.state.fence.reason}"
-        waiting = sorted(name for name, volume in self.volumes.items() if volume.root is None)
+        waiting = self._volumes.waiting()
         if waiting or not self.volumes:
             return "the first scan has not finished: " + (
                 ", ".join(waiting) or "no settings from the coordinator yet"
             )
         return None
+
+    @property
+    def volumes(self) -> Mapping[str, Volume]:
+        """Those at hand, by name."""
+        return self._volumes.open
+
+    @property
+    def algorithm(self) -> DigestAlgorithm | None:
+        """The fleet's; None until a coordinator has ever answered."""
+        return self._volumes.algorithm
 
     def members(self) -> Mapping[str, Member]:
         return self.state.members
@@ -110,9 +129,11 @@ class Agent:
         return wire.VolumeHello(name, volume.root, volume.last_seq, volume.first_seq, volume.base_root)
 
     async def welcomed(self, welcome: wire.Welcome) -> None:
+        """Take over what a session begins with. Raises ProtocolError for what no coordinator sends."""
+        check_settings(welcome.digest, welcome.volumes)
         self._anew = True
+        await self._volumes.configure(welcome.digest, welcome.volumes)
         await asyncio.to_thread(self.state.set_settings, welcome.digest, welcome.volumes)
-        await self._configure(welcome.digest, welcome.volumes)
         missing = tuple(
             sorted(
                 {volume.name for volume in self.config.volumes} - {volume.name for volume in welcome.volumes}
@@ -127,17 +148,12 @@ class Agent:
                     self.config.node,
                 )
 
-    def beat(self) -> wire.Beat:
-        now = time.monotonic()
-        beats: list[wire.VolumeBeat] = []
-        for name, volume in sorted(self.volumes.items()):
-            started = volume.last_scan_started()
-            age = None if started is None or volume.problem is not None else int((now - started) * 1000) + 1
-            beats.append(wire.VolumeBeat(name, volume.last_seq, age))
-        return wire.Beat(tuple(beats))
+    def settled(self, name: str) -> Volume | None:
+        """The volume when its root was made under the settings in force."""
+        return self._volumes.settled(name)
 
     def status(self, name: str) -> wire.VolumeStatus | None:
-        return self.volumes[name].status() if name in self.volumes else None
+        return self._volumes.status(name)
 
     def disk(self, name: str) -> tuple[int, int] | None:
         """(total, free) bytes of the filesystem that holds a volume; None while it can not be asked."""
@@ -150,9 +166,9 @@ class Agent:
                 anew, self._anew = self._anew, False
                 await asyncio.to_thread(self.state.set_membership, message, anew)
             case wire.Fence():
-                self.spawn(self._fence(message))
+                await self._gate.raise_fence(message)
             case wire.Unfence():
-                self.spawn(self._unfence(message))
+                await self._gate.lift_fence(message)
             case wire.Converge() | wire.Verify():
                 self.orders.start(message)
             case wire.Cancel():
@@ -163,8 +179,19 @@ class Agent:
                 raise AssertionError(f"{type(message).__name__} is the link's to handle")
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        assert self._group is not None
-        return self._group.create_task(work)
+        """Run beside everything else. A fault in it is told and ends nothing but it."""
+        assert self._group is not None, "the agent runs"
+        task = self._group.create_task(_guarded(work))
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+        return task
+
+    def _scanned(self, name: str, report: ScanReport) -> None:
+        self.metrics.scanned(name, report)
+        self.link.scanned()
+        now = time.monotonic()
+        if report.complete and now - self._tidied.get(name, -TIDY_EVERY_S) >= TIDY_EVERY_S:
+            self._tidied[name] = now
+            self.spawn(self.orders.tidy(name))
 
     def reread(self) -> None:
         """SIGHUP: take over what may change while the agent runs (hooks), keep the old on an error."""
@@ -183,129 +210,9 @@ class Agent:
         self.config = fresh
         log.info("configuration read again from %s", fresh.file)
 
-    # --- volumes -------------------------------------------------------------------------------
 
-    async def _configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
-        self.algorithm = algorithm_named(digest)
-        own = {volume.name: volume for volume in self.config.volumes}
-        for one in settings:
-            if one.name in own:
-                await self._open(own[one.name], _effective(one, own[one.name]), self.algorithm)
-        for name in sorted(set(self.volumes) - {one.name for one in settings}):
-            self._scanners.pop(name).cancel()
-            volume = self.volumes.pop(name)
-            await volume.run(volume.close)
-
-    async def _open(
-        self, own: AgentVolumeConfig, settings: wire.VolumeSettings, algorithm: DigestAlgorithm
-    ) -> None:
-        volume = self.volumes.get(own.name)
-        if volume is None:
-            volume = await asyncio.to_thread(
-                Volume,
-                own.name,
-                os.fsencode(own.path),
-                self.config.state_dir,
-                settings,
-                algorithm,
-                own.private_dir,
-            )
-            loop = asyncio.get_running_loop()
-
-            def changed() -> None:
-                loop.call_soon_threadsafe(self.link.notify)
-
-            volume.listener = changed
-            self.volumes[own.name] = volume
-            self._kicks[own.name] = asyncio.Event()
-            self._scanners[own.name] = self.spawn(self._scan_for_ever(volume))
-        elif volume.settings != settings or volume.algorithm is not algorithm:
-            await volume.run(volume.configure, settings, algorithm)
-            self._kicks[own.name].set()
-
-    async def _scan_for_ever(self, volume: Volume) -> None:
-        kick = self._kicks[volume.name]
-        while True:
-            kick.clear()
-            report = await volume.run(volume.scan)
-            self.metrics.scanned(volume.name, report)
-            self.link.scanned()
-            interval = volume.settings.scan_interval_s
-            if report.problem is not None:
-                interval = min(interval, PROBLEM_RETRY_S)
-            rest = max(report.started_mono + interval - time.monotonic(), report.duration_s * MIN_REST_SHARE)
-            try:
-                async with asyncio.timeout(rest):
-                    await kick.wait()
-            except TimeoutError:
-                continue
-
-    # --- the fence -----------------------------------------------------------------------------
-
-    async def _fence(self, order: wire.Fence) -> None:
-        """Persist the fence, then run the hook. An order older than what we have seen is refused."""
-        current = self.state.fence
-        if order.token < self.state.highest_token and (current is None or current.token != order.token):
-            log.warning(
-                "a late fence order (token %d, seen %d) is ignored", order.token, self.state.highest_token
-            )
-            return
-        if current is None or current.token != order.token:
-            fence = wire.FenceState(order.token, order.reason, order.incident, time.time_ns() // 1_000_000)
-            await asyncio.to_thread(self.state.set_fence, fence)
-            log.warning(
-                "this node is quarantined: %s (incident %s, fence token %d)",
-                order.reason,
-                order.incident,
-                order.token,
-            )
-            outcome = await self._hook(
-                self.config.hooks.on_quarantine, order.incident, order.token, order.reason
-            )
-        else:
-            outcome = HookOutcome(True, "")
-        self.link.post(wire.FenceAnswer(order.token, True, outcome.text, outcome.ok))
-
-    async def _unfence(self, order: wire.Unfence) -> None:
-        current = self.state.fence
-        if order.token < self.state.highest_token:
-            log.warning(
-                "a late release order (token %d, seen %d) is ignored", order.token, self.state.highest_token
-            )
-            return
-        outcome = HookOutcome(True, "")
-        if current is not None:
-            await asyncio.to_thread(self.state.set_fence, None)
-            log.info("this node is released from quarantine (incident %s)", order.incident)
-            outcome = await self._hook(
-                self.config.hooks.on_release, order.incident, order.token, current.reason
-            )
-        self.link.post(wire.FenceAnswer(order.token, False, outcome.text, outcome.ok))
-
-    async def _hook(self, argv: tuple[str, ...], incident: str, token: int, reason: str) -> HookOutcome:
-        environment = {
-            "CLOSERANKS_NODE": self.config.node,
-            "CLOSERANKS_INCIDENT": incident,
-            "CLOSERANKS_FENCE_TOKEN": str(token),
-            "CLOSERANKS_REASON": reason,
-        }
-        outcome = await run_hook(argv, environment, self.config.hooks.timeout_s)
-        if outcome.text:
-            log.log(logging.INFO if outcome.ok else logging.WARNING, "%s", outcome.text)
-        return outcome
-
-
-def _effective(settings: wire.VolumeSettings, own: AgentVolumeConfig) -> wire.VolumeSettings:
-    """The coordinator's settings with what this node's own file overrides."""
-    if own.scan_interval_s is None:
-        return settings
-    return wire.VolumeSettings(
-        settings.name,
-        settings.chunk_bytes,
-        settings.ignore,
-        settings.track,
-        own.scan_interval_s,
-        settings.special_bits,
-        settings.trash_max_bytes,
-        settings.trash_keep_s,
-    )
+async def _guarded(work: Coroutine[None, None, None]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("a part of the agent ended by a fault of its own")

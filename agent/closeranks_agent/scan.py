@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final
 
-from closeranks_proto.limits import MAX_PATH_BYTES, MIB, SNAPSHOT_EDITS
+from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MIB, SNAPSHOT_EDITS
 from closeranks_proto.paths import parent_key
 
 from . import beneath
@@ -122,6 +122,8 @@ class Scan:
             if here.clean and seen.stats is None:
                 here.clean = look(fd, skip, self._reader.xattrs).digest == seen.digest
         except OSError as error:
+            if not key:
+                raise  # without its root nothing is known of the volume
             self._left_out(key, error)
             return ()
         self.findings.ignored += here.ignored
@@ -173,11 +175,10 @@ class Scan:
             here.ignored += 1
             if row is not None:
                 self._remove(key, row)
-        elif len(key) > MAX_PATH_BYTES:
+        elif len(key) > MAX_PATH_BYTES or len(name) > MAX_NAME_BYTES:
             here.clean = False
-            self.findings.report(
-                key[:MAX_PATH_BYTES], "unreadable", f"its path is longer than {MAX_PATH_BYTES} bytes"
-            )
+            why = f"its path or name is longer than {MAX_PATH_BYTES} or {MAX_NAME_BYTES} bytes"
+            self.findings.report(key[:MAX_PATH_BYTES], "unreadable", why)
         elif stat.S_ISREG(mode):
             self._file(here, name, status, row)
         elif stat.S_ISDIR(mode):

@@ -187,13 +187,13 @@ def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> 
             if data is None:
                 parts.append(HEADER.pack(Status.MISSING, position, 0))
             else:
-                parts.append(HEADER.pack(Status.CHUNK, position, len(data)) + data)
+                parts += (HEADER.pack(Status.CHUNK, position, len(data)), data)
                 payload += len(data)
             position += 1
     finally:
         os.close(root_fd)
-    # Many small records leave in one write; a large chunk goes alone, without one more copy.
-    return (parts if payload > len(parts) * 65536 else [b"".join(parts)]), payload, position
+    # Many small records leave in one write; large chunks go alone, without one more copy.
+    return (parts if payload > len(parts) * 32768 else [b"".join(parts)]), payload, position
 
 
 def _read_chunk(volume: Volume, root_fd: int, chunk: ChunkName) -> bytes | None:

@@ -66,6 +66,7 @@ class Stage:
         self._special_bits = special_bits
         self._moved = moved
         self._stopped = stopped
+        self._names = {os.fsencode(name) for name in os.listdir(workroom.stage_fd)}
         self.room = Room(workroom.stage_fd)
 
     # --- beginning -------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ class Stage:
         need = step.need
         assert need is not None
         name = stage_name(step.key, need.digest)
-        fd = self._open_old(name, need.size)
+        fd = self._open_old(name, need.size) if name in self._names else None
         if fd is not None:
             try:
                 present = {index for index in self._indices(need) if self._is_there(fd, need, index)}
@@ -97,6 +98,9 @@ class Stage:
 
     def _begin_new(self, step: Step, need: FileNeed, name: bytes) -> tuple[Staged, bool]:
         """(the staged file, whether its room is reserved on disk)."""
+        if need.chunks is None and need.fetch:  # a small file is made when its bytes come
+            return self._missing(step, need, name, [0]), False
+        self._names.add(name)
         fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._workroom.stage_fd)
         try:
             os.ftruncate(fd, need.size)
@@ -112,12 +116,14 @@ class Stage:
         """What an earlier run left under this name, if it is of use."""
         try:
             fd = self._open(name)
-        except FileNotFoundError:
+        except FileNotFoundError:  # installed, and planned again since
+            self._names.discard(name)
             return None
         if os.fstat(fd).st_size == size:
             return fd
         os.close(fd)
         os.unlink(name, dir_fd=self._workroom.stage_fd)
+        self._names.discard(name)
         return None
 
     def _open(self, name: bytes) -> int:
@@ -131,6 +137,12 @@ class Stage:
             finally:
                 os.close(fd)
             return os.open(name, _FLAGS, dir_fd=self._workroom.stage_fd)
+
+    def _open_to_write(self, name: bytes) -> int:
+        if name in self._names:
+            return self._open(name)
+        self._names.add(name)
+        return os.open(name, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._workroom.stage_fd)
 
     def _indices(self, need: FileNeed) -> Iterator[int]:
         yield from need.fetch
@@ -168,7 +180,11 @@ class Stage:
                     missing.append(index)
                 else:
                     _pwrite_full(fd, data, need.span(index)[0])
-        staged = Staged(step, need, name, sorted(missing))
+        return self._missing(step, need, name, sorted(missing))
+
+    @staticmethod
+    def _missing(step: Step, need: FileNeed, name: bytes, missing: list[int]) -> Staged:
+        staged = Staged(step, need, name, missing)
         staged.wants = [
             ChunkWant(step.key, index, need.chunk_digest(index), need.span(index)[1])
             for index in staged.missing
@@ -206,7 +222,7 @@ class Stage:
             if self._algorithm.of(data) != want.digest:
                 bad.append(want)
                 continue
-            fd = self._open(staged.name)
+            fd = self._open_to_write(staged.name)
             try:
                 _pwrite_full(fd, data, staged.need.span(want.index)[0])
             finally:

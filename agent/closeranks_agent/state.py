@@ -1,8 +1,9 @@
 """What an agent must not forget: who it is, its fence, the highest fence token, who its peers are.
 
-One small database in the state directory, which one process at a time may use. Everything is durable when
-the call that sets it returns: a fence that did not survive a crash would be no fence. Tokens and membership
-terms only grow; a lower one is a late message and changes nothing.
+One small database in the state directory, which one process at a time may use. Fence and token are durable
+when the call that sets them returns: a fence that did not survive a crash would be no fence; room for them is
+reserved while the disk has some. Membership and settings are kept where possible. Tokens and membership terms
+only grow; a lower one is a late message and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings
 
 from .database import Damaged, Database
+from .records import StateUnavailable
 
 log = logging.getLogger("closeranks.state")
 
 FORMAT = 1
 SCHEMA = "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 LOCK_NAME = "lock"
+RESERVE_BYTES = 256 * 1024
 _ENCODE = msgspec.msgpack.Encoder().encode
 T = TypeVar("T")
 
@@ -45,6 +48,15 @@ class KnownSettings(msgspec.Struct, frozen=True, array_like=True):
     volumes: tuple[VolumeSettings, ...]
 
 
+class OwedHook(msgspec.Struct, frozen=True, array_like=True):
+    """The hook of a fence that was put up (`fenced`) or lifted, until it has ended."""
+
+    fenced: bool
+    token: int
+    incident: str
+    reason: str
+
+
 class AgentState:
     """Thread-safe. Raises StateLocked, UserError, StateUnavailable, OSError."""
 
@@ -56,6 +68,7 @@ class AgentState:
         try:
             self._database = _open(self.path / "agent.sqlite")
             try:
+                self._reserve()
                 self._load()
             except BaseException:
                 self._database.close()
@@ -72,9 +85,17 @@ class AgentState:
         self.agent_id: str = agent_id
         self._fence = self._fact("fence", FenceState)
         self._highest_token = self._fact("highest_token", int) or 0
+        self._owed_hook = self._fact("owed_hook", OwedHook)
         self._settings = self._fact("settings", KnownSettings)
         self._membership = self._fact("membership", Membership) or Membership(0, (), ())
         self._members = _by_name(self._membership)
+
+    def _reserve(self) -> None:
+        """A full disk must not keep a fence from being written."""
+        try:
+            self._database.reserve(RESERVE_BYTES)
+        except StateUnavailable as error:
+            log.warning("%s", error)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -93,17 +114,36 @@ class AgentState:
         """The highest fence token that this node has ever seen."""
         return self._highest_token
 
-    def set_fence(self, fence: FenceState | None) -> None:
-        """Put up the fence, or lift it."""
-        with self._lock, self._database.transaction():
-            if fence is None:
-                self._database.execute("DELETE FROM facts WHERE name = 'fence'")
-            else:
-                self._put("fence", fence)
-                self._put("highest_token", max(self._highest_token, fence.token))
-        self._fence = fence
-        if fence is not None:
-            self._highest_token = max(self._highest_token, fence.token)
+    @property
+    def owed_hook(self) -> OwedHook | None:
+        """A hook that was promised with the last change of the fence and has not ended yet."""
+        return self._owed_hook
+
+    def set_fence(self, fence: FenceState | None, owed: OwedHook | None = None) -> None:
+        """Put up the fence, or lift it; `owed` is recorded with it, in place of what was owed before.
+
+        Raises StateUnavailable where that could not be recorded. A fence is in force nevertheless, until this
+        process ends; lifting one that can not be recorded leaves it up.
+        """
+        with self._lock:
+            tokens = [one.token for one in (fence, owed) if one is not None]
+            if fence is not None:
+                self._fence = fence
+                self._highest_token = max(self._highest_token, *tokens)
+            with self._database.transaction():
+                self._put_or_delete("fence", fence)
+                self._put_or_delete("owed_hook", owed)
+                self._put("highest_token", max(self._highest_token, *tokens, 0))
+            self._fence, self._owed_hook = fence, owed
+            self._highest_token = max(self._highest_token, *tokens, 0)
+
+    def hook_ended(self, owed: OwedHook) -> None:
+        """This hook is not owed any more."""
+        with self._lock:
+            if self._owed_hook == owed:
+                with self._database.transaction():
+                    self._put_or_delete("owed_hook", None)
+                self._owed_hook = None
 
     def saw_token(self, token: int) -> None:
         """Remember the highest token."""
@@ -138,8 +178,8 @@ class AgentState:
             if membership.term < self._membership.term and not anew:
                 return False
             if membership != self._membership:
-                self._store("membership", membership)
                 self._membership, self._members = membership, _by_name(membership)
+                self._store_if_possible("membership", membership)
             return True
 
     @property
@@ -151,8 +191,8 @@ class AgentState:
         settings = KnownSettings(digest, volumes)
         with self._lock:
             if settings != self._settings:
-                self._store("settings", settings)
                 self._settings = settings
+                self._store_if_possible("settings", settings)
 
     # --- storing -------------------------------------------------------------------------------
 
@@ -170,6 +210,19 @@ class AgentState:
 
     def _store(self, name: str, value: object) -> None:
         with self._database.transaction():
+            self._put(name, value)
+
+    def _store_if_possible(self, name: str, value: object) -> None:
+        """What the coordinator says again at the next session anyhow: a full disk is no reason to fail."""
+        try:
+            self._store(name, value)
+        except StateUnavailable as error:
+            log.warning("the agent's %s is not on disk: %s", name, error)
+
+    def _put_or_delete(self, name: str, value: object) -> None:
+        if value is None:
+            self._database.execute("DELETE FROM facts WHERE name = ?", (name,))
+        else:
             self._put(name, value)
 
     def _put(self, name: str, value: object) -> None:

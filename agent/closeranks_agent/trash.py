@@ -26,11 +26,10 @@ from threading import RLock
 import msgpack
 
 from closeranks_proto.entries import Kind
-from closeranks_proto.errors import CodecError
 from closeranks_proto.messages import TrashItem
 
 from . import beneath
-from .ledger import Ledger
+from .ledger import Ledger, LedgerDamaged
 from .volume import Volume
 from .workroom import Workroom, open_workroom
 
@@ -114,6 +113,11 @@ class Trash:
                     state.ledger.close()
                     state.room.close()
 
+    def prepare(self) -> None:
+        """Make the ledger and reserve room in it, while there still is some. Raises VolumeGone, OSError."""
+        with self.opened():
+            pass
+
     @property
     def max_bytes(self) -> int:
         """The bound in force."""
@@ -158,10 +162,6 @@ class Trash:
                 self._count(state, item_id.encode(), discard.charge, incident)
             state.ledger.append([msgpack.packb(("settled", state.next_number - 1))])
 
-    def place(self, item_id: str) -> tuple[int, bytes]:
-        """(directory descriptor, name) of an item, for as long as the trash is open."""
-        return self._open_state().room.items_fd, item_id.encode()
-
     def has_room(self, charge: int, count: int) -> bool:
         """Whether `count` more items of `charge` bytes in all fit."""
         with self._lock:
@@ -183,12 +183,13 @@ class Trash:
         return tuple(found), None
 
     def kept(self) -> Iterator[Kept]:
-        """The items that are really here, oldest first. The trash must be open and stay so."""
-        state = self._open_state()
-        for record in state.ledger.read():
-            kept = _decode(record)
-            if kept is not None and kept.id.encode() in state.names:
-                yield kept
+        """The items that are really here, oldest first. The trash must be open; it is locked meanwhile."""
+        with self._lock:
+            state = self._open_state()
+            for record in state.ledger.read():
+                kept = _decode(record)
+                if kept is not None and kept.id.encode() in state.names:
+                    yield kept
 
     # --- evicting --------------------------------------------------------------------------------
 
@@ -367,7 +368,9 @@ def _decode(record: object) -> Kept | None:
         case ("settled", int()):
             return None
         case _:
-            raise CodecError("the trash's ledger has a record of an unknown shape")
+            raise LedgerDamaged(
+                f"the trash's ledger has a record of an unknown shape: {type(record).__name__}"
+            )
 
 
 def _settled(record: object) -> int:

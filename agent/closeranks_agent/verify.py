@@ -16,7 +16,7 @@ from closeranks_proto.entries import Kind, decode_entry, entry_kind, entry_size
 from closeranks_proto.messages import Verify, VerifyResult
 from closeranks_proto.paths import escape, path_of
 
-from . import beneath
+from . import beneath, syscalls
 from .plan import is_withheld
 from .records import BusyFile, Change
 from .trash import Trash
@@ -71,6 +71,7 @@ def _reread(volume: Volume, keys: Sequence[bytes], reread: _Reread) -> None:
     changes: list[Change] = []
     root_fd = volume.open_root()
     try:
+        syscalls.sync_filesystem(root_fd)  # only clean pages can be dropped
         for key in keys:
             known = volume.record(key)
             if known is not None and entry_kind(known.value) is Kind.DIRECTORY:
@@ -113,7 +114,6 @@ def drop_cache(root_fd: int, key: bytes) -> None:
             return  # gone or a symlink: there is nothing to drop
         raise
     try:
-        os.fdatasync(fd)  # dirty pages are not dropped
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)

@@ -319,6 +319,8 @@ class Volume:
             except StateUnavailable as error:
                 problem = error.problem
                 self._retry_after = time.monotonic() + PROBLEM_RETRY_S
+            except OSError as error:
+                problem = problem_of(error, f"volume {self.name}: {escape(self.path)} can not be scanned")
             except Damaged as error:
                 log.error("%s; it is set aside and the volume is read anew", error)
                 self._damaged = True
@@ -341,6 +343,7 @@ class Volume:
         root_fd = self.open_root()
         try:
             self._open_private(fatal=False)
+            history.rederiving()
             history.index_made_from(Identity.of(root_fd))
             setup = ScanSetup(
                 history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,

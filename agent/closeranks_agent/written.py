@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterable
 
 import msgpack
 
-from closeranks_proto.errors import CodecError
-
 from .ledger import Ledger
 
 _PREFIX = b"written-"
@@ -54,7 +52,7 @@ class Written:
                 case ("withheld", bytes(key), bytes(target)):
                     withheld[key] = target
                 case _:
-                    raise CodecError("the list of written paths has a record of an unknown shape")
+                    raise self._ledger.damaged()
         return sorted(keys), withheld
 
     def close(self) -> None:

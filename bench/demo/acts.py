@@ -68,6 +68,7 @@ class Play:
         self.watch = Watch(fleet.api, EventReader(fleet.api))
         self._started = 0.0
         self._paths_shown: set[str] = set()
+        self._unconfirmed_told = False
 
     def close(self) -> None:
         self.watch.reader.close()
@@ -176,6 +177,7 @@ class Play:
         while True:
             for news in self.watch.turn():
                 self._tell(news)
+            self._tell_unconfirmed()
             if done():
                 self.screen.still()
                 return
@@ -196,6 +198,18 @@ class Play:
         self.screen.say(f"{news.event.replace('_', ' ')}: {news.text}", STYLES.get(news.event, ""))
         if news.event in ("named", "recurrence"):
             self._tell_paths(news.incident)
+
+    def _tell_unconfirmed(self) -> None:
+        """Once, before the naming: something differs, and nobody is accused yet."""
+        view = self.watch.nodes.get(self.outcome.node)
+        if view is None or self._unconfirmed_told or "named" in self.outcome.at:
+            return
+        count = view["volumes"][0]["differing_paths"]
+        if count:
+            self._unconfirmed_told = True
+            self.screen.say(
+                f"divergence seen: {view['node']} differs in {count} paths; unconfirmed while it settles"
+            )
 
     def _tell_state(self, news: StateChange) -> None:
         if news.node != self.outcome.node:

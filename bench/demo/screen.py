@@ -54,7 +54,7 @@ class Screen:
         self.console.print(text, style="bold")
 
     def say(self, text: str, style: str = "") -> None:
-        line = Text(f"{time.monotonic() - self.origin:7.1f} s  ", style="dim")
+        line = Text().append(f"{time.monotonic() - self.origin:7.1f} s  ", style="dim")
         line.append(text, style=style)
         self.console.print(line)
 

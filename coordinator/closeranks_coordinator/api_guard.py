@@ -14,6 +14,7 @@ import logging
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from closeranks_proto.kinds import is_loopback
 
@@ -97,7 +98,7 @@ def as_error(error: web.HTTPException) -> ApiError:
 
 
 @web.middleware
-async def answers(request: web.Request, handler: web.Handler) -> web.StreamResponse:
+async def answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every refusal and every fault becomes JSON; a fault says nothing of our inside, the log says all."""
     try:
         return await handler(request)

@@ -9,28 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from closeranks_proto.errors import MissingObject
+
 from .truth import Differ
 
 HISTORY_MAX_ROOTS = 512
-HISTORY_MAX_CHANGES = 200_000
+HISTORY_MAX_CHANGES = 100_000  # about 400 bytes each: 40 MB after a change of the whole volume
+
+Order = tuple[int, bytes]
 
 
 class TruthHistory:
     """The truth's earlier entries. Order numbers grow with each move of the truth."""
 
-    def __init__(self, differ: Differ, roots: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, differ: Differ, roots: Sequence[Order]) -> None:
         self._differ = differ
         self.roots = list(roots)  # (order, root), oldest first; the last is the present truth
         self._values: dict[bytes, list[tuple[int, bytes | None]]] | None = None
+        self._changes = 0
 
     def move(self, root: bytes) -> None:
         """The truth is `root` from now on."""
+        self._index()
         order = self.roots[-1][0] + 1 if self.roots else 1
-        if self._values is not None and self.roots:
+        if self.roots:
             self._add(self.roots[-1], (order, root))
         self.roots.append((order, root))
-        if len(self.roots) > HISTORY_MAX_ROOTS or self._changes() > HISTORY_MAX_CHANGES:
+        if len(self.roots) > HISTORY_MAX_ROOTS or self._changes > HISTORY_MAX_CHANGES:
             self.forget(self.roots[min(len(self.roots) - 1, len(self.roots) // 4 + 1)][0])
+
+    def clear(self) -> None:
+        """There is no truth, and there never was one."""
+        self.roots, self._values, self._changes = [], None, 0
 
     def forget(self, before: int) -> None:
         """Drop roots with a lower order number; the present truth stays."""
@@ -39,21 +49,28 @@ class TruthHistory:
 
     def latest_order(self, key: bytes, value: bytes | None) -> int | None:
         """The newest order number under which the truth of `key` was `value`; None: it never was."""
-        if self._values is None:
-            self._values = {}
-            for earlier, later in zip(self.roots, self.roots[1:], strict=False):
-                self._add(earlier, later)
-        found = self._values.get(key)
+        found = self._index().get(key)
         if found is None:
             return None
         orders = [order for order, held in found if held == value]
         return orders[-1] if orders else None
 
-    def _add(self, earlier: tuple[int, bytes], later: tuple[int, bytes]) -> None:
+    def _index(self) -> dict[bytes, list[tuple[int, bytes | None]]]:
+        """The index, made anew where it is not at hand. Roots whose pages are gone are forgotten."""
+        while self._values is None:
+            self._values, self._changes = {}, 0
+            for earlier, later in zip(self.roots, self.roots[1:], strict=False):
+                try:
+                    self._add(earlier, later)
+                except MissingObject:
+                    self.forget(later[0])
+                    break
+        return self._values
+
+    def _add(self, earlier: Order, later: Order) -> None:
         assert self._values is not None, "called while the index is being made"
-        for key, (before, after) in self._differ.diff(earlier[1], later[1]).items():
+        changed = self._differ.diff(earlier[1], later[1])
+        for key, (before, after) in changed.items():
             known = self._values.setdefault(key, [(earlier[0], before)])
             known.append((later[0], after))
-
-    def _changes(self) -> int:
-        return 0 if self._values is None else len(self._values)
+        self._changes += len(changed)

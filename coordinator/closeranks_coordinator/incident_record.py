@@ -249,7 +249,7 @@ _DECODER = msgspec.msgpack.Decoder(Incident)
 def _path_view(key: bytes, path: IncidentPath) -> PathView:
     name = path_of(key)
     code = b64encode(name).decode("ascii")
-    return PathView(escape(name), code, path.change, path.aspects, path.chunks, path.count)
+    return PathView(escape(name), code, path.change, path.aspects, path.chunks, count=path.count)
 
 
 def _summary(incident: Incident) -> str | None:

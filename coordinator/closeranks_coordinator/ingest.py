@@ -12,6 +12,7 @@ one. Rejected: accepting edits without the stored base (an agent's bug would go 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -77,10 +78,12 @@ class Ingest:
         self._algorithm = algorithm
         self._chunk_bytes = chunk_bytes
         self._has = has
+        self._source = source
         self._tree = tree or Tree(algorithm, source)
         self._announced: Announce | None = None
         self._closure: Closure | None = None
         self._request = 0
+        self._first_request = 1  # of the closure under way
 
     def commit(self, commit: Commit) -> list[Outcome]:
         """Judge one commit. Raises CodecError where its edits could not come from a correct agent."""
@@ -92,6 +95,7 @@ class Ingest:
             return [Resync(self.volume, commit.seq, "the commit does not start from the root stored last")]
         chunk_lists = self._check_edits(commit.edits)
         if self._has(commit.root):
+            self._tree.summary(commit.root)  # CodecError where the stored object is no page
             objects: dict[bytes, bytes] = {}
         else:
             try:
@@ -106,19 +110,30 @@ class Ingest:
         self.seq, self.root = commit.seq, commit.root
         return [Accepted(commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects)]
 
+    def _prove(self, commit: Commit, chunk_lists: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
+        """The new objects of a commit, none for a root that is stored; None where the edits do not lead to it."""
+        if self._has(commit.root):
+            self._tree.summary(commit.root)  # a stored object that is no page can not be a root
+            return {}
+        edited = self._tree.edit(commit.base_root, [(edit.key, edit.value) for edit in commit.edits])
+        return {**chunk_lists, **edited.pages} if edited.root == commit.root else None
+
     def announce(self, announce: Announce) -> list[Outcome]:
-        """Take an announced root: known trees at once, others by have/want."""
+        """Take an announced root: known trees at once, others by have/want. Raises CodecError for no tree's."""
         if announce.seq <= self.seq:
             return [Known(self.seq)]
         if len(announce.root) != self._algorithm.width:
             raise CodecError(f"an announced root of {len(announce.root)} bytes")
-        self._announced = announce
-        self._closure = Closure(self._algorithm, announce.root, self._has, self._chunk_bytes)
+        if self._has(announce.root):
+            with contextlib.suppress(MissingObject):  # found damaged just now: it will be asked for
+                self._tree.summary(announce.root)
+        self._announced, self._first_request = announce, self._request + 1
+        self._closure = Closure(self._algorithm, announce.root, self._has, self._chunk_bytes, self._source)
         return self._advance({})
 
-    def receive(self, objects: Iterable[bytes], missing: Iterable[bytes]) -> list[Outcome]:
-        """Objects that came for our Want."""
-        if self._closure is None or self._announced is None:
+    def receive(self, request: int, objects: Iterable[bytes], missing: Iterable[bytes]) -> list[Outcome]:
+        """Objects that came for our Want `request`."""
+        if self._closure is None or self._announced is None or request < self._first_request:
             return []  # asked for an announcement that a newer one has replaced
         if any(True for _ in missing):
             seq = self._announced.seq

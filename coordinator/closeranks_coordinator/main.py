@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import threading
 from pathlib import Path
 
 import uvloop
@@ -25,6 +27,8 @@ from .store import StateLocked, Store
 from .store_sqlite import open_store
 
 log = logging.getLogger("closeranks.coordinator")
+
+STOP_MAX_S = 9.5  # DRAIN_TIMEOUT_S and what closing the ports takes
 
 
 def run(config: CoordinatorConfig) -> int:
@@ -79,8 +83,7 @@ async def _serve(config: CoordinatorConfig, store: Store) -> int:
         coordinator.ready = True
         return await _until_stopped(coordinator, stop)
     finally:
-        for runner in runners:
-            await runner.cleanup()
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
 async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
@@ -92,6 +95,7 @@ async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
         log.error("the coordinator stops because of a fault of its own", exc_info=work.exception())
         return 1
     log.info("stopping")
+    _leave_in_time()
     coordinator.ready = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_TIMEOUT_S):
@@ -100,3 +104,15 @@ async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
     await asyncio.gather(work, return_exceptions=True)
     log.info("stopped")
     return 0
+
+
+def _leave_in_time() -> None:
+    """SIGTERM ends the process within 10 s, also when a disk or a peer hangs: what was promised is on disk."""
+
+    def leave() -> None:
+        log.warning("a disk or a peer did not answer in time; stopped without it")
+        os._exit(0)
+
+    watch = threading.Timer(STOP_MAX_S, leave)
+    watch.daemon = True
+    watch.start()

@@ -38,7 +38,8 @@ class Metrics:
     """The registry. Call `attach` once the coordinator stands; until then only what was observed shows."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # else every counter has a gauge beside it that says when it began
+        # Else every counter has a gauge beside it that says when it began.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         detected = Histogram(
             PREFIX + "divergence_detected_seconds",

@@ -150,7 +150,7 @@ def _answered_in_full(schema: dict[str, Any]) -> None:
         schema["required"] = sorted(schema["properties"])
 
 
-def _all_views(kind: type) -> Iterable[type]:
+def _all_views(kind: type[View]) -> Iterable[type[View]]:
     for below in kind.__subclasses__():
         yield below
         yield from _all_views(below)

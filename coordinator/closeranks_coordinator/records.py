@@ -31,21 +31,30 @@ class FenceRecord(msgspec.Struct):
 
 
 class RecoveryRecord(msgspec.Struct):
-    """A node's way back to the truth. `volumes` are those to look after."""
+    """A node's way back to the truth. `volumes` are those to look after.
+
+    `begun` and `applied`: volumes of which the timeline has told that their converge began, and ended.
+    """
 
     purpose: Purpose
     action: str
     incident: str | None
     volumes: list[str]
     started_ms: int
+    begun: list[str] = []
+    applied: list[str] = []
 
 
 class NodeVolume(msgspec.Struct):
-    """`held` None: never in rank. `withheld`: keys that may differ in special mode bits."""
+    """`held` None: never in rank. `withheld`: keys that may differ in special mode bits.
+
+    `settings` are those that `root` was scanned by; "" until the first scan.
+    """
 
     root: bytes | None = None
     held: bytes | None = None
-    withheld: list[bytes] = []
+    settings: str = ""
+    withheld: tuple[bytes, ...] = ()
     status: wire.VolumeStatus | None = None
     problem_since_ms: int | None = None
     last_scan_ms: int | None = None

@@ -8,8 +8,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.kinds import is_name
 
 from . import recovery, views
-from .fencing import drop_recovery, fence, quorum_survives, unfence
-from .incidents import Incident
+from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, unfence
 from .model import (
     ActionView,
     BaselineCreateAsked,
@@ -22,11 +21,10 @@ from .model import (
     ResyncAsked,
     VolumeView,
 )
-from .records import ActionRecord, BaselineRecord
-from .verdicts import undetermined_paths
-from .world import ACTIONS_MAX, Node, Volume, World
+from .nodes import Node, Volume
+from .records import BaselineRecord
+from .world import World
 
-REASON_MAX = 500
 BASELINES_MAX = 1000
 
 
@@ -37,21 +35,19 @@ def quarantine(world: World, asked: QuarantineAsked) -> ActionView | Refusal:
         return _unknown_node(asked.node)
     if not asked.reason.strip() or len(asked.reason) > REASON_MAX:
         return Refusal(400, "bad_reason", f"A quarantine needs a reason of 1 to {REASON_MAX} characters.")
-    if node.fenced and node.record.fence is not None and node.record.fence.by_hand:
+    found = node.record.fence
+    if found is not None and found.by_hand:
         return Refusal(409, "already_quarantined", f"{node.name} is quarantined by hand already.")
-    if not node.fenced and not quorum_survives(world, node):
-        return _quorum_lost(node)
-    if node.fenced:
+    if found is not None:
         drop_recovery(world, node, "an operator took over")
-        found = node.record.fence
-        assert found is not None
         found.by_hand, found.release, found.reason, found.verified = True, "by_hand", asked.reason, False
-        if node.record.phase != "quarantined":
-            world.move(node, "quarantined")
+        world.move(node, "quarantined")
         world.touch_node(node)
+    elif not quorum_survives(world, node):
+        return _quorum_lost(node)
     else:
-        incident = _open_divergence(world, node)
-        fence(world, node, asked.reason, incident, by_hand=True, release="by_hand")
+        accused = world.diverged(node)
+        fence(world, node, asked.reason, accused[0] if accused else None, by_hand=True, release="by_hand")
     return _done(world, "quarantine", node)
 
 
@@ -64,20 +60,19 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
         return Refusal(
             409, "not_quarantined", f"{node.name} is not quarantined: there is nothing to release."
         )
+    if node.record.recovery is not None:
+        return Refusal(
+            409, "not_verified",
+            f"{node.name} is being brought back and has not been verified yet: `closeranks nodes {node.name}` says "
+            "how far it is.",
+        )  # fmt: skip
     for volume in world.volumes_of(node):
-        unproven = (
-            node.session is None or volume.truth is None or node.volume(volume.config.name).root is None
-        )
-        if unproven or world.left(node, volume, "divergence"):
+        if not world.compared(node, volume) or world.left(node, volume, "divergence") != 0:
             return Refusal(
                 409, "not_verified",
-                f"{node.name} does not equal the truth of {volume.config.name}. Bring it back first: "
+                f"{node.name} is not known to equal the truth of {volume.name}. Bring it back first: "
                 f"closeranks resync {node.name}",
             )  # fmt: skip
-    drop_recovery(world, node, "an operator released the node")
-    for volume in world.volumes_of(node):
-        if node.volume(volume.config.name).held is None:
-            node.volume(volume.config.name).held = volume.truth
     unfence(world, node, f"An operator released {node.name}.")
     return _done(world, "release", node)
 
@@ -89,67 +84,70 @@ def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:
         return _unknown_node(asked.node)
     volumes = world.volumes_of(node)
     if asked.volume is not None:
-        volumes = [volume for volume in volumes if volume.config.name == asked.volume]
+        volumes = [volume for volume in volumes if volume.name == asked.volume]
         if not volumes:
             return Refusal(404, "unknown_volume", f"{node.name} has no volume {asked.volume!r}.")
     if node.session is None:
         return Refusal(
             409, "unreachable", f"{node.name} is not connected: it can only be resynced when it is back."
         )
-    untrue = [volume.config.name for volume in volumes if volume.truth is None]
+    untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
         return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
-    if asked.dry_run:
-        return _dry_run(world, node, volumes)
+    unknown = [volume.name for volume in volumes if node.volume(volume.name).root is None]
+    if unknown:
+        return Refusal(409, "not_scanned", f"{node.name} has not finished its first scan of {unknown[0]}.")
     running = node.record.recovery
+    if running is not None and asked.dry_run:
+        return Refusal(409, "busy", f"{node.name} is being resynced right now (action {running.action}).")
     if running is not None:
         return views.action_view(world, running.action) or _unknown_node(node.name)
-    return _resync(world, node, volumes)
+    return _dry_run(world, node, volumes) if asked.dry_run else _resync(world, node, volumes)
 
 
 def _resync(world: World, node: Node, volumes: list[Volume]) -> ActionView | Refusal:
-    names = [volume.config.name for volume in volumes]
-    if node.fenced:
-        assert node.record.fence is not None
+    names = [volume.name for volume in volumes]
+    if node.record.fence is not None:
         node.record.fence.verified = False
         return _begin(world, node, "divergence", names)
     if node.record.phase == "suspect":
         if not quorum_survives(world, node):
             return _quorum_lost(node)
-        incident = _open_divergence(world, node)
-        fence(world, node, "an operator asked for a resync", incident, by_hand=False, release="automatic")
-        return _begin(world, node, "divergence", names)
+        accused = world.diverged(node)
+        reason = "an operator asked for a resync"
+        fence(world, node, reason, accused[0] if accused else None, by_hand=False, release="automatic")
+        return _begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
     if any(len(node.view(name).clocks) for name in names):
         return Refusal(
             409, "unconfirmed",
             f"{node.name} differs, but not for long enough to be judged: its files may be on their way to "
             "the others. Ask again in a moment.",
         )  # fmt: skip
-    behind = [volume.config.name for volume in volumes if world.left(node, volume, "divergence")]
-    if behind:
-        return _begin(world, node, "join" if node.record.phase == "joining" else "lag", behind)
-    return _done(world, "resync", node)
+    joins = [
+        one.name
+        for one in volumes
+        if node.volume(one.name).held is None and world.left(node, one, "join") != 0
+    ]
+    if joins:
+        return _begin(world, node, "join", joins)
+    behind = [volume.name for volume in volumes if world.left(node, volume, "lag") != 0]
+    return _begin(world, node, "lag", behind) if behind else _done(world, "resync", node)
 
 
 def _begin(
     world: World, node: Node, purpose: Literal["divergence", "lag", "join"], names: list[str]
 ) -> ActionView:
-    action = recovery.begin(world, node, purpose, names)
-    found = views.action_view(world, action)
-    assert found is not None
-    return found
+    return views.action_of(recovery.begin(world, node, purpose, names))
 
 
 def _dry_run(world: World, node: Node, volumes: list[Volume]) -> ActionView:
     volume = next((one for one in volumes if world.left(node, one, "divergence")), volumes[0])
-    action = _new_action(world, "resync", node, volume.config.name, "running", dry_run=True)
+    action = world.new_action("resync", node, volume.name, "running", dry_run=True)
     target = world.target(node, volume, "divergence")
-    assert target is not None
-    sources = tuple(
-        one.name for one in world.members(volume) if one is not node and world.may_vote(one, volume)
-    )
+    assert target is not None, "a volume without a truth was refused"
+    sources = recovery.sources_for(world, node, volume)
     token = 0 if node.record.fence is None else node.record.fence.token
-    world.send(node, wire.Converge(action.id, volume.config.name, target, "manual", "", token, sources, True))
+    world.send(node, wire.Converge(action.id, volume.name, target, "manual", "", token, sources, True))
     return views.action_of(action)
 
 
@@ -167,7 +165,7 @@ def create_baseline(world: World, asked: BaselineCreateAsked) -> BaselineView | 
     if len(world.baselines) >= BASELINES_MAX:
         return Refusal(409, "too_many", f"There are {BASELINES_MAX} baselines; delete one first.")
     if asked.node is None:
-        if undetermined_paths(world, volume) or volume.undetermined:
+        if volume.undetermined:
             return Refusal(
                 409, "undetermined", f"{asked.volume} has paths without a majority: resolve them first."
             )
@@ -235,25 +233,5 @@ def _quorum_lost(node: Node) -> Refusal:
     )  # fmt: skip
 
 
-def _open_divergence(world: World, node: Node) -> Incident | None:
-    for incident in world.incidents.values():
-        if incident.is_open and incident.node == node.name and incident.kind in ("divergence", "regression"):
-            return incident
-    return None
-
-
-def _new_action(
-    world: World, kind: str, node: Node, volume: str | None, state: Literal["running", "done"], dry_run: bool = False
-) -> ActionRecord:  # fmt: skip
-    action = ActionRecord(world.next_id("action"), kind, node.name, volume, state, world.now.wall_ms, dry_run)
-    world.actions[action.id] = action
-    world.touch_action(action)
-    for old in list(world.actions)[: max(0, len(world.actions) - ACTIONS_MAX)]:
-        if world.actions[old].state in ("done", "failed"):
-            del world.actions[old]
-            world.touch("action", old)
-    return action
-
-
 def _done(world: World, kind: str, node: Node) -> ActionView:
-    return views.action_of(_new_action(world, kind, node, None, "done"))
+    return views.action_of(world.new_action(kind, node, None, "done"))

@@ -94,6 +94,7 @@ class Coordinator:
         self.metrics.attach(self)
         self._queue: asyncio.Queue[tuple[Event, asyncio.Future[object] | None]] = asyncio.Queue()
         self._wake: tuple[float, asyncio.TimerHandle] | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
 
     # --- for sessions and the API --------------------------------------------------------------
 
@@ -107,6 +108,13 @@ class Coordinator:
     def settings_of(self, volume: str) -> wire.VolumeSettings:
         return next(volume_settings(found) for found in self.config.fleet.volumes if found.name == volume)
 
+    def known_root(self, node: str, volume: str) -> bytes | None:
+        """The root of this node's volume that the core goes by."""
+        view = self.fleet.node_view(clock(), node)
+        found = () if view is None else view.volumes
+        root = next((one.root for one in found if one.name == volume), None)
+        return None if root is None else bytes.fromhex(root)
+
     def feed(self, event: Event) -> None:
         """Queue an event for the core."""
         self._queue.put_nowait((event, None))
@@ -118,9 +126,12 @@ class Coordinator:
 
     async def ask(self, event: Event) -> object:
         """The core's answer to an operator's request, once everything it promised is durable."""
+        return await self._ask(event)
+
+    def _ask(self, event: Event) -> asyncio.Future[object]:
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((event, answer))
-        return await answer
+        return answer
 
     async def trash(self, node: str, message: wire.TrashList | wire.TrashRestore) -> wire.TrashAnswer | None:
         """What the node answers; None while it has no session or when it does not answer in time."""
@@ -160,6 +171,9 @@ class Coordinator:
         self.config = fresh
         await self.ask(Configured(fresh.fleet))
         self.sessions.retire(retired)
+        gone = sorted(set(self.store.node_roots()) - self._assigned())
+        if gone:
+            await self.store.write(Batch(forget=gone))
         # A session begins with the settings: whom they changed for dials again.
         self.sessions.restart(node for node, old in before.items() if old != self._settings_for(node))
         log.info("configuration read again from %s", fresh.file)
@@ -170,10 +184,15 @@ class Coordinator:
         async def reload() -> None:
             try:
                 await self.reload()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 log.error("configuration not changed: %s", error)
 
-        self._reloading = asyncio.get_running_loop().create_task(reload())
+        task = asyncio.get_running_loop().create_task(reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    def _assigned(self) -> set[tuple[str, str]]:
+        return {(node, volume.name) for volume in self.config.fleet.volumes for node in volume.nodes}
 
     def _settings_for(self, node: str) -> tuple[wire.VolumeSettings, ...]:
         return tuple(volume_settings(volume) for volume in self.config.fleet.volumes if node in volume.nodes)
@@ -275,6 +294,8 @@ class Coordinator:
         """Give back what nothing needs any more."""
         await asyncio.sleep(COLLECT_FIRST_S)
         while True:
-            report = await self.store.collect(self.fleet.live_roots(clock()))
+            now = clock()
+            before_ms = now.wall_ms - int(self.config.fleet.history_keep_s * 1000)
+            report = await self.store.collect(self.fleet.live_roots(now), before_ms)
             log.info("garbage collection: %s", report)
             await asyncio.sleep(COLLECT_EVERY_S)

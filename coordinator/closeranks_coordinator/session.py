@@ -18,14 +18,14 @@ from aiohttp import WSMsgType, web
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.errors import MissingObject, ProtocolError
+from closeranks_proto.errors import CodecError, MissingObject, ProtocolError
 from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.tree import Tree
-from closeranks_proto.wire import decode_agent_message, encode_message
+from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .ingest import Accepted, Ingest, Known, Outcome, Partial
 from .model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned
-from .store import Batch, NodeRoot, Store, StoreFault, StoreFull
+from .store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 
 log = logging.getLogger("closeranks.sessions")
 
@@ -33,6 +33,7 @@ log = logging.getLogger("closeranks.sessions")
 OUTBOX_MAX_FRAMES = 4096
 OUTBOX_MAX_BYTES = 64 * limits.MIB
 STORE_RETRY_S = 1.0
+CLOSE_MAX_S = 3.0
 IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
 
 
@@ -47,6 +48,8 @@ class Core(Protocol):
     def feed(self, event: Event) -> None: ...
     async def room(self) -> None: ...
     def settings_of(self, volume: str) -> wire.VolumeSettings: ...
+    def known_root(self, node: str, volume: str) -> bytes | None:
+        """What the core goes by: it may lag behind the store after a crash, or have forgotten on purpose."""
 
 
 class Session:
@@ -73,7 +76,8 @@ class Session:
         self._outbox_bytes = 0
         self._ending: asyncio.Event = asyncio.Event()
         self._reason = ""
-        self._waiting_scans: dict[str, tuple[int, float]] = {}
+        # Scans whose commits are not stored yet: the next to tell of, and the latest.
+        self._waiting_scans: dict[str, list[tuple[int, float]]] = {}
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
@@ -83,7 +87,12 @@ class Session:
 
     def post(self, message: wire.CoordinatorMessage) -> None:
         """Queue a message. A peer that does not read ends its own session."""
-        frame = encode_message(message)
+        try:
+            frame = encode_message(clipped(message))
+        except CodecError as error:
+            log.error("%s can not be told: %s", self.node, error)
+            self.end("what it has to know does not fit a frame")
+            return
         if self._outbox.full() or self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
             self.end("it does not read what it is sent")
             return
@@ -97,8 +106,10 @@ class Session:
 
     def expect_trash(self, answer: asyncio.Future[wire.TrashAnswer]) -> int:
         self._requests += 1
-        self._trash[self._requests] = answer
-        return self._requests
+        request = self._requests
+        self._trash[request] = answer
+        answer.add_done_callback(lambda _: self._trash.pop(request, None))
+        return request
 
     async def run(self) -> None:
         """Serve until either side ends it."""
@@ -115,6 +126,10 @@ class Session:
                 volumes,
             )
         )
+        for volume, stream in self._streams.items():
+            if stream.root is not None:  # a crash may have kept the core from hearing of it
+                known = RootStored(self.node, volume, stream.root, "known", self._clock())
+                self._core.feed(known)
         log.info("%s connected from %s with %s", self.node, self._address, ", ".join(volumes) or "no volume")
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -124,10 +139,10 @@ class Session:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             self._explain(results)
-            for answer in self._trash.values():
+            for answer in list(self._trash.values()):
                 if not answer.done():
                     answer.set_exception(ConnectionError(f"{self.node} disconnected before it answered"))
-            await self._socket.close(message=self._reason.encode()[:100])
+            await hang_up(self._socket, self._reason)
 
     async def _flush(self, writer: asyncio.Task[object]) -> None:
         """Give what is queued a moment to leave."""
@@ -139,7 +154,7 @@ class Session:
         for result in results:
             if isinstance(result, asyncio.CancelledError) or not isinstance(result, BaseException):
                 continue
-            if isinstance(result, (ProtocolError, ConnectionError, TimeoutError)):
+            if isinstance(result, (ProtocolError, ConnectionError, TimeoutError, StoreClosed)):
                 self._reason = self._reason or str(result)
             else:
                 log.error("session of %s ended by our own fault", self.node, exc_info=result)
@@ -156,7 +171,9 @@ class Session:
             stored = core.store.node_root(self.node, name)
             if stored is None or stored.agent_id != self._hello.agent_id:
                 stored = NodeRoot(self._hello.agent_id, 0, None)
-            if stored.root is not None and not core.store.has(stored.root):
+            # What the core does not know is announced again: a crash may have come between store and core.
+            known = stored.root is not None and stored.root == core.known_root(self.node, name)
+            if not known or stored.root is None or not core.store.has(stored.root):
                 stored = NodeRoot(stored.agent_id, stored.seq, None)
             acked.append((name, stored.seq, stored.root))
             self._streams[name] = Ingest(
@@ -185,8 +202,11 @@ class Session:
     async def _write(self) -> None:
         while True:
             frame = await self._outbox.get()
-            async with asyncio.timeout(limits.SILENT_AFTER_S):
-                await self._socket.send_bytes(frame)
+            try:
+                async with asyncio.timeout(limits.SILENT_AFTER_S):
+                    await self._socket.send_bytes(frame)
+            except TimeoutError:
+                raise TimeoutError("it does not read what it is sent") from None
             self._outbox_bytes -= len(frame)
 
     async def _read(self) -> None:
@@ -210,7 +230,8 @@ class Session:
             case wire.Announce():
                 await self._carry_out(message.volume, self._stream(message.volume).announce(message))
             case wire.Objects():
-                outcomes = self._stream(message.volume).receive(message.objects, message.missing)
+                stream = self._stream(message.volume)
+                outcomes = stream.receive(message.request, message.objects, message.missing)
                 await self._carry_out(message.volume, outcomes)
             case wire.Want():
                 await self._give(message)
@@ -250,11 +271,14 @@ class Session:
 
     async def _store(self, batch: Batch) -> None:
         """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""
+        told = False
         while True:
             try:
                 await self._core.store.write(batch)
             except (StoreFull, StoreFault) as error:
-                log.error("%s", error)
+                if not told:
+                    log.error("nothing of %s can be stored: %s", self.node, error)
+                told = True
                 await asyncio.sleep(STORE_RETRY_S)
             else:
                 return
@@ -293,19 +317,28 @@ class Session:
             stream = self._stream(volume.name)
             if volume.scan_started_age_ms is None:
                 continue
-            self._waiting_scans[volume.name] = (
-                volume.last_seq,
-                self._arrived - volume.scan_started_age_ms / 1000,
-            )
-            if stream.seq >= volume.last_seq:
-                self._release_scan(volume.name)
+            if volume.last_seq < stream.seq + (stream.root is None):
+                continue  # of a tree whose numbers do not go on from ours yet: it will be announced
+            waiting = self._waiting_scans.setdefault(volume.name, [])
+            del waiting[1:]  # an agent that is always behind still gets the first one through
+            waiting.append((volume.last_seq, self._arrived - volume.scan_started_age_ms / 1000))
+            self._release_scan(volume.name)
 
     def _release_scan(self, volume: str) -> None:
         """Tell the core of a scan once everything it found is stored."""
-        waiting = self._waiting_scans.get(volume)
-        if waiting is not None and self._streams[volume].seq >= waiting[0]:
-            del self._waiting_scans[volume]
-            self._core.feed(Scanned(self.node, volume, waiting[1]))
+        waiting = self._waiting_scans.get(volume, [])
+        while waiting and self._streams[volume].seq >= waiting[0][0]:
+            self._core.feed(Scanned(self.node, volume, waiting.pop(0)[1]))
+
+
+async def hang_up(socket: web.WebSocketResponse, reason: str) -> None:
+    """Close in bounded time, also where the other side reads nothing any more."""
+    message = reason.encode()[:100].decode(errors="ignore").encode()
+    try:
+        async with asyncio.timeout(CLOSE_MAX_S):
+            await socket.close(message=message)
+    except TimeoutError:
+        log.debug("a connection did not close in time")
 
 
 def _address(advertised: str, peer: str) -> str:

@@ -17,12 +17,15 @@ from aiohttp import WSMsgType, web
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import ProtocolError
+from closeranks_proto.kinds import parse_address
+from closeranks_proto.lines import printable
 from closeranks_proto.messages import PROTOCOL
+from closeranks_proto.settings import Invalid
 from closeranks_proto.tree import Tree
-from closeranks_proto.wire import decode_agent_message, encode_message
+from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .model import Disconnected, DuplicateRefused
-from .session import Core, Session
+from .session import CLOSE_MAX_S, Core, Session, hang_up
 
 log = logging.getLogger("closeranks.sessions")
 
@@ -106,15 +109,25 @@ class Sessions:
             log.warning("connection from %s refused: %s", peer, error or "it said nothing in time")
             await _refuse(socket, "bad_hello", str(error) or "no Hello in time", RETRY_AFTER_S)
             return socket
-        refusal = self._refusal(hello)
+        refusal = self._refusal(hello) or await self._free(hello)
         if refusal is not None:
-            log.warning("agent of %s at %s refused: %s", hello.node, peer, refusal.message)
+            log.warning("agent of %s at %s refused: %s", printable(hello.node), peer, refusal.message)
             if refusal.code == "duplicate_node":
                 self._core.feed(DuplicateRefused(hello.node, f"{refusal.message} It came from {peer}."))
             await _refuse(socket, refusal.code, refusal.message, refusal.retry_after_s)
             return socket
         await self._run(socket, hello, peer)
         return socket
+
+    async def _free(self, hello: wire.Hello) -> wire.Refused | None:
+        """End the same agent's older session. While we wait, others may do so too, or the node be retired."""
+        while (claim := self._claims.get(hello.node)) is not None and claim.session is not None:
+            claim.session.end("the same agent has opened a newer connection")
+            await claim.session.closed.wait()
+            refusal = self._refusal(hello)
+            if refusal is not None:
+                return refusal
+        return None
 
     async def _hello(self, socket: web.WebSocketResponse) -> wire.Hello:
         frame = await socket.receive(timeout=limits.HANDSHAKE_TIMEOUT_S)
@@ -123,6 +136,7 @@ class Sessions:
         hello = decode_agent_message(frame.data)
         if not isinstance(hello, wire.Hello):
             raise ProtocolError(f"the first message was a {type(hello).__name__}, not a Hello")
+        _check_address(hello.address)
         return hello
 
     def _refusal(self, hello: wire.Hello) -> wire.Refused | None:
@@ -177,10 +191,6 @@ class Sessions:
         return any(root is not None and root.agent_id != hello.agent_id for root in roots)
 
     async def _run(self, socket: web.WebSocketResponse, hello: wire.Hello, peer: str) -> None:
-        claim = self._claims.get(hello.node)
-        if claim is not None and claim.session is not None:
-            claim.session.end("the same agent has opened a newer connection")
-            await claim.session.closed.wait()
         session = Session(self._core, socket, hello, peer, self._tree, self._clock)
         self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
         try:
@@ -194,9 +204,19 @@ class Sessions:
             session.closed.set()
 
 
-async def _refuse(socket: web.WebSocketResponse, code: str, message: str, retry_after_s: float) -> None:
+def _check_address(text: str) -> None:
+    """host:port or :port; every peer is told of it. Raises ProtocolError."""
     try:
-        await socket.send_bytes(encode_message(wire.Refused(code, message, retry_after_s)))
-    except ConnectionError as error:
+        parse_address(f"localhost{text}" if text.startswith(":") else text)
+    except Invalid as error:
+        raise ProtocolError(f"the chunk server's address is of no use: {error}") from error
+
+
+async def _refuse(socket: web.WebSocketResponse, code: str, message: str, retry_after_s: float) -> None:
+    refused = wire.Refused(code, message, retry_after_s)
+    try:
+        async with asyncio.timeout(CLOSE_MAX_S):
+            await socket.send_bytes(encode_message(clipped(refused)))
+    except (ConnectionError, TimeoutError) as error:
         log.info("a refused connection was gone before it could be told why: %s", error)
-    await socket.close()
+    await hang_up(socket, message)

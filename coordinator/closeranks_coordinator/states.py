@@ -13,6 +13,7 @@ Phase = Literal["joining", "in_rank", "lagging", "suspect", "quarantined", "resy
 # (from, to): why it may happen.
 TRANSITIONS: dict[tuple[str, str], str] = {
     ("joining", "in_rank"): "its first root is the truth's",
+    ("joining", "lagging"): "it has joined, and is behind on another volume",
     ("joining", "suspect"): "a difference of its own was confirmed on another volume",
     ("joining", "resyncing"): "it has to be brought to the truth first",
     ("joining", "quarantined"): "an operator fenced it, or it brought a fence along",
@@ -32,6 +33,7 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     ("suspect", "quarantined"): "it is fenced",
     ("quarantined", "resyncing"): "it is brought back to the truth",
     ("quarantined", "in_rank"): "it was released",
+    ("quarantined", "joining"): "it was released, and has yet to join another volume",
     ("resyncing", "verifying"): "everything that differed was applied",
     ("resyncing", "quarantined"): "the resync was given up; the fence stays",
     ("resyncing", "lagging"): "the resync was given up; it is still behind",
@@ -42,7 +44,7 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     ("verifying", "resyncing"): "what was repaired differs again, or the truth moved on",
     ("verifying", "quarantined"): "proven; a person releases it",
     ("verifying", "lagging"): "the truth moved on meanwhile",
-    ("verifying", "joining"): "its settings changed",
+    ("verifying", "joining"): "its settings changed, or it has yet to join another volume",
     ("verifying", "suspect"): "a difference of its own was confirmed",
 }
 
@@ -58,3 +60,9 @@ def step(node: str, story: list[str], current: str, target: str) -> list[str]:
     if (current, target) not in TRANSITIONS:
         raise IllegalTransition(f"{node}: {current} to {target} is not a step; its story: {' '.join(story)}")
     return [*story[-(STORY_MAX - 1) :], target]
+
+
+def describe() -> str:
+    """The table as Markdown, for people."""
+    rows = [f"| `{start}` | `{end}` | {why} |" for (start, end), why in TRANSITIONS.items()]
+    return "\n".join(["| from | to | when |", "|---|---|---|", *rows])

@@ -114,7 +114,7 @@ class StoreCounts:
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What one collection found. `complete` False: it gave up because trees changed faster than it looked."""
+    """What one collection found. `complete` False: it was given up on the way; the log says why."""
 
     live: int
     removed: int
@@ -155,7 +155,7 @@ class Store(Protocol):
         """Drop roots of the past before that moment, then objects that no live root reaches.
 
         Live are the given roots, every node's present root and what is left of its past. Writes go on
-        meanwhile. Raises StoreFault.
+        meanwhile. What the disk or a damaged tree prevents is logged and done another time.
         """
 
     def counts(self) -> StoreCounts: ...

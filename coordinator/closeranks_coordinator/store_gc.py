@@ -191,13 +191,29 @@ def sweep(connection: apsw.Connection, digests: Iterable[bytes], young_from: int
     return objects, removed
 
 
-def prune_history(connection: apsw.Connection, before_ms: int, at_most: int) -> int:
-    """Drop roots of the past, but not the one that stood at `before_ms`. How many went."""
-    connection.execute(
-        "DELETE FROM root_history WHERE id IN ("
-        " SELECT old.id FROM root_history AS old WHERE old.wall_ms < ?1 AND EXISTS ("
-        "  SELECT 1 FROM root_history AS next WHERE next.node = old.node AND next.volume = old.volume"
-        "  AND next.id > old.id AND next.wall_ms <= ?1) LIMIT ?2)",
-        (before_ms, at_most),
-    )
-    return connection.changes()
+def prune_history(connection: apsw.Connection, before_ms: int | None, at_most: int, keep: int) -> int:
+    """Drop roots of the past, but not the one that stood at `before_ms`, and all but `keep` of each volume.
+
+    How many went: at most `at_most`, and fewer only when no more are to go.
+    """
+    gone = 0
+    if before_ms is not None:
+        connection.execute(
+            "DELETE FROM root_history WHERE id IN ("
+            " SELECT old.id FROM root_history AS old WHERE old.wall_ms < ?1 AND EXISTS ("
+            "  SELECT 1 FROM root_history AS next WHERE next.node = old.node AND next.volume = old.volume"
+            "  AND next.id > old.id AND next.wall_ms <= ?1) LIMIT ?2)",
+            (before_ms, at_most),
+        )
+        gone = connection.changes()
+    for name in list(connection.execute("SELECT DISTINCT node, volume FROM root_history")):
+        if gone < at_most:
+            connection.execute(
+                "DELETE FROM root_history WHERE id IN ("
+                " SELECT id FROM root_history WHERE node = ?1 AND volume = ?2 AND id <= ("
+                "  SELECT id FROM root_history WHERE node = ?1 AND volume = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)"
+                " LIMIT ?4)",
+                (*name, keep, at_most - gone),
+            )
+            gone += connection.changes()
+    return gone

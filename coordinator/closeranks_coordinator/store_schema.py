@@ -40,8 +40,9 @@ def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
     connection.set_busy_timeout(10_000)
     connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096")
     if not read_only:
-        # Only a new file takes these two: pages can be given back to the file system bit by bit.
-        connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
+        if not path.stat().st_size:
+            # Only a new file takes these: pages can be given back to the file system bit by bit.
+            connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         connection.execute(
             f"PRAGMA journal_size_limit = {16 * 1024 * 1024}; PRAGMA wal_autocheckpoint = 1000"
@@ -76,7 +77,10 @@ def prepare(path: Path, digest: str) -> int:
                 f'Set digest = "{stored}", or give a new state_dir: the agents send everything again'
             )
         epoch = int(connection.execute("SELECT value FROM meta WHERE name = 'epoch'").get or b"0") + 1
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
+        try:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
+        except apsw.FullError:
+            return epoch - 1  # a full disk must not keep us from starting: the last run's epoch goes on
         return epoch
     finally:
         connection.close()

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +41,11 @@ from .store import (
     StoreClosed,
     StoreCounts,
     StoredEvent,
+    StoreFault,
+    StoreFull,
 )
 from .store_gc import GivenUp, Marking, TouchedFilter, prune_history, sweep
+from .store_reserve import Reserve
 from .store_schema import SELECT_BODY, connect, prepare
 from .store_writer import Delta, Writer
 
@@ -52,6 +56,7 @@ CACHE_BYTES = 32 * 1024 * 1024
 QUEUED_MAX_BYTES = 64 * 1024 * 1024
 SWEEP_AT_ONCE = 256
 HISTORY_AT_ONCE = 1000
+HISTORY_KEPT = 10_000  # roots of one node's volume; more than one a minute for a week
 VACUUM_AT_ONCE = 256  # database pages, 1 MiB
 MARK_ROUNDS_MAX = 16
 
@@ -73,9 +78,16 @@ def open_store(
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = StateLock(state_dir)
     path = state_dir / "coordinator.sqlite"
+    reserve = Reserve(state_dir)
     try:
-        epoch = prepare(path, digest)
-        return SqliteStore(path, lock, algorithm_named(digest), epoch, cache_bytes, protect_s, mono, wall_ms)
+        try:
+            epoch = prepare(path, digest)
+        except (apsw.FullError, apsw.CantOpenError, apsw.IOError):
+            if not reserve.give_up():
+                raise
+            epoch = prepare(path, digest)
+        algorithm = algorithm_named(digest)
+        return SqliteStore(path, lock, reserve, algorithm, epoch, cache_bytes, protect_s, mono, wall_ms)
     except apsw.Error as error:
         lock.release()
         raise OSError(f"{path}: {error}") from error
@@ -91,6 +103,7 @@ class SqliteStore:
         self,
         path: Path,
         lock: StateLock,
+        reserve: Reserve,
         algorithm: DigestAlgorithm,
         epoch: int,
         cache_bytes: int,
@@ -107,7 +120,7 @@ class SqliteStore:
         self._guard = threading.Lock()  # of the reading connection and the cache
         self._reader = connect(path, read_only=True)
         self._damaged: set[bytes] = set()
-        self._writer = Writer(path, epoch, self._damaged.__contains__)
+        self._writer = Writer(path, epoch, reserve, self._damaged.__contains__)
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
@@ -123,6 +136,7 @@ class SqliteStore:
         self._doomed: set[bytes] = set()  # while it sweeps
         self._collecting = asyncio.Lock()
         self._marking: Marking | None = None
+        self._began, self._report = 0.0, GcReport(0, 0, 0, 0, 0.0, False)
         self._load()
 
     def _load(self) -> None:
@@ -300,49 +314,56 @@ class SqliteStore:
         async with self._collecting:
             if self._closed:
                 raise StoreClosed("the store is closed")
-            began = self._mono()
-            dropped = 0 if history_before_ms is None else await self._prune(history_before_ms)
-            if began - self._epoch_began >= self._protect_s:
-                await self._next_epoch(began)
-            young_from = self._writer.epoch - 1
-            before, present = self._touched
-            marking = Marking(
-                self._path,
-                self._algorithm.width,
-                young_from,
-                lambda digest: digest in before or digest in present,
-            )
-            self._marking, self._relied = marking, set()
+            self._began, self._report = self._mono(), GcReport(0, 0, 0, 0, 0.0, False)
             try:
-                doomed = await self._mark(marking, roots)
-                removed, removed_bytes = await self._sweep(doomed, young_from)
-            except GivenUp as error:
-                log.warning("nothing was collected: %s", error)
-                return GcReport(len(marking.marked), 0, 0, dropped, self._mono() - began, False)
+                await self._collect(roots, history_before_ms)
+            except (GivenUp, StoreFull, StoreFault) as error:
+                log.warning("the garbage collection was given up: %s", error)
+            else:
+                self._tell(complete=not self._closed)
             finally:
                 self._marking, self._relied = None, None
                 self._doomed = set()
-                marking.close()
-            await self._vacuum()
-            return GcReport(len(marking.marked), removed, removed_bytes, dropped, self._mono() - began, True)
+            self._tell(duration_s=self._mono() - self._began)
+            return self._report
 
-    async def _prune(self, before_ms: int) -> int:
-        dropped = 0
-        while True:
-            gone = await self._writer.call(lambda found: prune_history(found, before_ms, HISTORY_AT_ONCE))
-            dropped += gone
+    def _tell(self, **found: float | bool) -> None:
+        self._report = replace(self._report, **found)  # type: ignore[arg-type]
+
+    async def _collect(self, roots: list[bytes], history_before_ms: int | None) -> None:
+        await self._prune(history_before_ms)
+        if self._began - self._epoch_began >= self._protect_s:
+            await self._next_epoch(self._began)
+        young_from = self._writer.epoch - 1
+        before, present = self._touched
+        touched = lambda digest: digest in before or digest in present  # noqa: E731
+        marking = Marking(self._path, self._algorithm.width, young_from, touched)
+        self._marking, self._relied = marking, set()
+        try:
+            doomed = await self._mark(marking, roots)
+        finally:
+            marking.close()
+        self._tell(live=len(marking.marked))
+        await self._sweep(doomed, young_from)
+        await self._vacuum()
+
+    async def _prune(self, before_ms: int | None) -> None:
+        gone = HISTORY_AT_ONCE
+        while gone == HISTORY_AT_ONCE and not self._closed:
+            gone = await self._writer.call(
+                partial(prune_history, before_ms=before_ms, at_most=HISTORY_AT_ONCE, keep=HISTORY_KEPT)
+            )
             self._sums += Delta(history=-gone)
-            if gone < HISTORY_AT_ONCE:
-                return dropped
+            self._tell(history_removed=self._report.history_removed + gone)
 
     async def _next_epoch(self, now: float) -> None:
         epoch = self._writer.epoch + 1
 
         def begin(connection: apsw.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
-            self._writer.epoch = epoch
 
         await self._writer.call(begin)
+        self._writer.epoch = epoch  # only now: an epoch that was not recorded has not begun
         self._touched = (self._touched[1], TouchedFilter())
         self._epoch_began = now
 
@@ -367,22 +388,20 @@ class SqliteStore:
             doomed = await _finish(marking, partial(again, relied, doomed))
         raise GivenUp("trees change faster than they can be looked at; the next round will try again")
 
-    async def _sweep(self, doomed: set[bytes], young_from: int) -> tuple[int, int]:
-        objects = removed = 0
+    async def _sweep(self, doomed: set[bytes], young_from: int) -> None:
         digests = sorted(doomed)
         for at in range(0, len(digests), SWEEP_AT_ONCE):
             if self._closed:
                 break
             part = digests[at : at + SWEEP_AT_ONCE]
             gone, gone_bytes = await self._writer.call(partial(sweep, digests=part, young_from=young_from))
-            objects += gone
-            removed += gone_bytes
             self._sums += Delta(-gone, -gone_bytes)
+            report = self._report
+            self._tell(removed=report.removed + gone, removed_bytes=report.removed_bytes + gone_bytes)
             with self._guard:
                 for digest in part:
                     if digest in self._doomed:
                         self._cached_bytes -= len(self._cache.pop(digest, b""))
-        return objects, removed
 
     async def _vacuum(self) -> None:
         """Give free pages back to the file system once they are a quarter of the file, bit by bit."""

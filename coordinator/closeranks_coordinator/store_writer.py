@@ -2,7 +2,8 @@
 
 It takes whatever has queued up, makes one transaction of it, and only then tells the callers: sixteen
 commits that arrive together cost one fsync. When a shared transaction fails, its batches are tried one by
-one, so that a small record still gets through when a large batch does not fit.
+one, so that a small record still gets through when a large batch does not fit. On a full disk the room set
+aside (`store_reserve`) is for the core's records and for collecting garbage.
 
 SQLite allows one writer; a second writing connection would only add waiting and, before 3.51.3, a way to
 corrupt a WAL database. Rejected: writing on the event loop (an fsync takes 1 to 100 ms).
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from typing import TypeVar
 import apsw
 
 from .store import Batch, StoreFault, StoreFull
+from .store_reserve import Reserve
 from .store_schema import connect
 
 log = logging.getLogger("closeranks.store")
@@ -65,8 +66,10 @@ class _Call:
 class Writer:
     """Owns the writing connection. `epoch` is stamped on every object written (see `store_gc`)."""
 
-    def __init__(self, path: Path, epoch: int, rewrite: Callable[[bytes], bool]) -> None:
+    def __init__(self, path: Path, epoch: int, reserve: Reserve, rewrite: Callable[[bytes], bool]) -> None:
         self.epoch = epoch
+        self._reserve = reserve
+        self._tight = not reserve.hold() and reserve.free_bytes() < FULL_BELOW_BYTES
         self.commits = 0
         self._path = path
         self._rewrite = rewrite  # digests whose stored bytes were found damaged
@@ -97,7 +100,11 @@ class Writer:
                 with connection:
                     result = run(connection)
             except Exception as error:  # noqa: BLE001 - the caller gets it
-                loop.call_soon_threadsafe(settle, None, self.fault(error))
+                fault = self.fault(error)
+                if isinstance(fault, StoreFull) and self._give_up():
+                    work(connection)
+                else:
+                    loop.call_soon_threadsafe(settle, None, fault)
             else:
                 loop.call_soon_threadsafe(settle, result, None)
 
@@ -113,18 +120,28 @@ class Writer:
         """The typed error of a failed statement; what SQLite has no part in stays what it is."""
         if not isinstance(error, apsw.Error):
             return error
-        if isinstance(error, apsw.FullError) or self._free_bytes() < FULL_BELOW_BYTES:
-            return StoreFull(
-                errno.ENOSPC,
-                "no room left for the coordinator's state, so nothing new is acknowledged; "
-                "make room there and it goes on by itself",
-                str(self._path.parent),
-            )
+        if isinstance(error, apsw.FullError) or self._reserve.free_bytes() < FULL_BELOW_BYTES:
+            return self._full()
         return StoreFault(errno.EIO, f"the coordinator's database failed: {error}", str(self._path))
 
-    def _free_bytes(self) -> int:
-        found = os.statvfs(self._path.parent)
-        return found.f_bavail * found.f_frsize
+    def _full(self) -> StoreFull:
+        return StoreFull(
+            errno.ENOSPC,
+            "no room left for the coordinator's state, so nothing new is acknowledged; "
+            "make room there and it goes on by itself",
+            str(self._path.parent),
+        )
+
+    def _give_up(self) -> bool:
+        """Use the room set aside; from now on it is tight."""
+        self._tight = True
+        return self._reserve.give_up()
+
+    def _must_wait(self, batch: Batch) -> bool:
+        """While it is tight only batches with the core's records may go on; that ends with room for a reserve."""
+        if self._tight and self._reserve.hold():
+            self._tight = False
+        return self._tight and not batch.records
 
     # --- on the thread ---------------------------------------------------------------------------
 
@@ -160,11 +177,18 @@ class Writer:
 
     def _write_group(self, gathered: tuple[list[_Write], _Call | bool | None]) -> _Call | bool | None:
         group, after = gathered
+        if self._tight:
+            for one in [one for one in group if self._must_wait(one.batch)]:
+                group.remove(one)
+                one.done(self._full())
         try:
-            deltas = self._transact(group)
+            deltas = self._transact(group) if group else []
         except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
-            if len(group) == 1:
-                group[0].done(self.fault(error))
+            fault = self.fault(error)
+            if len(group) == 1 and isinstance(fault, StoreFull) and self._give_up():
+                self._write_group((group, None))
+            elif len(group) == 1:
+                group[0].done(fault)
             else:
                 for one in group:
                     self._write_group(([one], None))

@@ -13,14 +13,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from closeranks_proto.tree import Tree
 
-# Memoised differences: so many pairs of roots, and so many keys in all of them together.
+# Memoised differences: so many pairs of roots, and so many keys in all of them together. A key that no
+# page in memory shares takes about 350 bytes: 70 MB, reached only while a tenth of a million paths differ.
 MEMO_MAX_PAIRS = 256
-MEMO_MAX_KEYS = 500_000
+MEMO_MAX_KEYS = 200_000
+FOLLOW_MIN_KEYS = 2000  # a step of so many keys is always followed, never computed anew
 
 Values = tuple[bytes | None, bytes | None]
+Pair = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +37,87 @@ class Decision:
 
 
 class Differ:
-    """Differences of two roots, memoised: key to (ours, theirs), in the tree's order."""
+    """Differences of two roots, memoised: key to (ours, theirs). Mappings are shared: never change one."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self._memo: OrderedDict[tuple[bytes, bytes], dict[bytes, Values]] = OrderedDict()
+        self._memo: OrderedDict[Pair, Mapping[bytes, Values]] = OrderedDict()
         self._keys = 0
 
     def diff(self, ours: bytes, theirs: bytes) -> Mapping[bytes, Values]:
         """All keys whose values differ. Raises MissingObject where a page is not stored."""
         if ours == theirs:
             return {}
-        pair = (ours, theirs)
-        found = self._memo.get(pair)
+        found = self._known((ours, theirs))
         if found is None:
             found = {one.key: (one.ours, one.theirs) for one in self.tree.diff(ours, theirs)}
-            self._memo[pair] = found
-            self._keys += len(found) + 1
-            self._shrink()
-        else:
+            self._keep((ours, theirs), found)
+        return found
+
+    def follow(
+        self, known: Mapping[bytes, Values], before: Pair, after: Pair
+    ) -> tuple[Mapping[bytes, Values], tuple[bytes, ...] | None]:
+        """(`diff(*after)`, the keys that may have changed since), made from `known`, which is `diff(*before)`.
+
+        Costs the step from one pair to the other and a flat copy. The keys are None where the step is too
+        large to be worth following.
+        """
+        limit = FOLLOW_MIN_KEYS + len(known) // 2
+        ours, theirs = (self._within(old, new, limit) for old, new in zip(before, after, strict=True))
+        if ours is None or theirs is None:
+            return self.diff(*after), None
+        touched = tuple(dict.fromkeys((*ours, *theirs)))
+        if after[0] == after[1]:
+            return {}, touched
+        found = self._known(after)
+        if found is None:
+            made = dict(known)
+            for key in touched:
+                values = _step(known.get(key), ours.get(key), theirs.get(key))
+                if values[0] == values[1]:
+                    made.pop(key, None)
+                else:
+                    made[key] = values
+            found = made
+            self._keep(after, found)
+        return found, touched
+
+    def _within(self, ours: bytes, theirs: bytes, limit: int) -> Mapping[bytes, Values] | None:
+        """`diff`, or None where more than `limit` keys differ."""
+        if ours == theirs:
+            return {}
+        found = self._known((ours, theirs))
+        if found is None:
+            first = islice(self.tree.diff(ours, theirs), limit + 1)
+            found = {one.key: (one.ours, one.theirs) for one in first}
+            if len(found) <= limit:
+                self._keep((ours, theirs), found)
+        return found if len(found) <= limit else None
+
+    def _known(self, pair: Pair) -> Mapping[bytes, Values] | None:
+        found = self._memo.get(pair)
+        if found is not None:
             self._memo.move_to_end(pair)
         return found
 
-    def _shrink(self) -> None:
+    def _keep(self, pair: Pair, found: Mapping[bytes, Values]) -> None:
+        self._memo[pair] = found
+        self._keys += len(found) + 1
         while len(self._memo) > 1 and (len(self._memo) > MEMO_MAX_PAIRS or self._keys > MEMO_MAX_KEYS):
             _, dropped = self._memo.popitem(last=False)
             self._keys -= len(dropped) + 1
+
+
+def _step(known: Values | None, ours: Values | None, theirs: Values | None) -> Values:
+    """Both values of a key after a step of one side or both. What did not differ before was equal."""
+    assert ours is not None or theirs is not None, "a key without a step is not asked for"
+    if ours is not None:
+        mine_before, mine = ours
+    else:
+        mine_before = mine = theirs[0] if known is None and theirs is not None else (known or (None, None))[0]
+    if theirs is not None:
+        return mine, theirs[1]
+    return mine, mine_before if known is None else known[1]
 
 
 def quorum_of(nodes: int) -> int:
@@ -75,11 +134,14 @@ def decide_quorum(differ: Differ, votes: Mapping[str, bytes], need: int, current
         if size >= need:
             return Decision(root)
     if current is None:
-        if sum(groups.values()) < need:
+        if len(votes) < need:
             return Decision(None)
         reference = max(groups, key=lambda root: (groups[root], root))
     else:
         reference = current
+    against = len(votes) - groups.get(reference, 0)
+    if against < need and against <= len(votes) - need:
+        return Decision(reference)  # too few to outvote it anywhere, or to cost it its majority
     changes, undetermined = _tally(differ, groups, need, reference)
     if current is None:
         known = differ.tree
@@ -94,11 +156,10 @@ def _tally(
     differ: Differ, groups: Mapping[bytes, int], need: int, reference: bytes
 ) -> tuple[dict[bytes, bytes | None], frozenset[bytes]]:
     """(entries on which a majority disagrees with the reference, keys on which there is no majority)."""
-    diffs = [(differ.diff(reference, root), size) for root, size in groups.items()]
     voters = sum(groups.values())
     against: dict[bytes, dict[bytes | None, int]] = {}
-    for diff, size in diffs:
-        for key, (_, value) in diff.items():
+    for root, size in groups.items():
+        for key, (value, _) in differ.diff(root, reference).items():
             counts = against.setdefault(key, {})
             counts[value] = counts.get(value, 0) + size
     changes: dict[bytes, bytes | None] = {}

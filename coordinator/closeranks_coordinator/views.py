@@ -6,10 +6,10 @@ import base64
 from typing import Literal
 
 from closeranks_proto.lines import timestamp
-from closeranks_proto.messages import PlanStep, Unreadable, VolumeStatus
+from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from .diffs import totals
+from . import unclear
 from .model import (
     ActionView,
     BaselineView,
@@ -23,9 +23,10 @@ from .model import (
     State,
     VolumeView,
 )
+from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
-from .verdicts import undetermined_paths
-from .world import Node, Volume, World
+from .sizes import differing_bytes
+from .world import World
 
 UNREADABLE_SHOWN = 20
 
@@ -55,7 +56,7 @@ def node_view(world: World, node: Node) -> NodeView:
     state = state_of(world, node)
     since: int | None = record.since_ms
     if state == "unreachable":
-        gone = world.unreachable_since.get(node.name, world.now.mono)
+        gone = world.now.mono if node.unreachable_since is None else node.unreachable_since
         since = world.now.wall_ms - int((world.now.mono - gone) * 1000)
     return NodeView(
         node.name, state, _time(since), _time(record.last_contact_ms), node.session is not None,
@@ -81,27 +82,22 @@ def _quarantine(node: Node) -> QuarantineView | None:
 
 
 def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
-    name = volume.config.name
+    name = volume.name
     stored, view = node.volume(name), node.view(name)
-    status = stored.status
-    differing, behind = _differing(world, node, volume)
+    status, known = stored.status, view.analysis is not None
     unreadable = status.unreadable if status is not None else ()
     return NodeVolumeView(
         name=name,
         root=None if stored.root is None else stored.root.hex(),
-        differing_paths=differing,
-        unconfirmed_paths=None if stored.root is None else view.unconfirmed,
-        differing_bytes=_differing_bytes(world, node, volume) if differing else differing,
-        lagging_paths=behind,
-        lag_s=None
-        if differing is None
-        else round(world.now.mono - view.lag_since, 3)
-        if view.lag_since
-        else 0.0,
+        differing_paths=view.differing if known else None,
+        unconfirmed_paths=view.unconfirmed if known else None,
+        differing_bytes=differing_bytes(world, volume, view),
+        lagging_paths=view.behind if known else None,
+        lag_s=_lag_s(world, view),
         files=None if status is None else status.files,
         bytes=None if status is None else status.bytes,
         last_full_scan=_time(stored.last_scan_ms),
-        problem=_problem(status, stored),
+        problem=_problem(node, name, stored),
         unreadable=None if status is None else status.unreadable_count,
         unreadable_paths=tuple(_unreadable(one) for one in unreadable[:UNREADABLE_SHOWN]),
         withheld=len(stored.withheld),
@@ -109,38 +105,19 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
     )
 
 
-def _differing(world: World, node: Node, volume: Volume) -> tuple[int | None, int | None]:
-    """(paths in which the node differs, those of them in which it is only behind); None while unknown."""
-    stored = node.volume(volume.config.name)
-    if stored.root is None or volume.truth is None:
-        return None, None
-    analysis = node.view(volume.config.name).analysis
-    if analysis is None:
-        count = len(world.left(node, volume, "join"))
-        return count, count
-    unclear = sum(key in analysis.differing for key in volume.undetermined)
-    return len(analysis.differing) - unclear, len(analysis.lagging - volume.undetermined)
-
-
-def _differing_bytes(world: World, node: Node, volume: Volume) -> int | None:
-    """Bytes of the differing chunks, memoised by both roots."""
-    stored, truth = node.volume(volume.config.name), volume.truth
-    if stored.root is None or truth is None:
+def _lag_s(world: World, view: View) -> float | None:
+    if view.analysis is None:
         return None
-    view = node.view(volume.config.name)
-    if view.bytes is None or view.bytes[:2] != (stored.root, truth):
-        _, size = totals(
-            world.tree, stored.root, truth, width=world.algorithm.width, chunk_bytes=volume.config.chunk_bytes,
-            chunk_list=world.object, skip=volume.undetermined.__contains__,
-        )  # fmt: skip
-        view.bytes = (stored.root, truth, size)
-    return view.bytes[2]
+    return 0.0 if view.lag_since is None else round(world.now.mono - view.lag_since, 3)
 
 
-def _problem(status: VolumeStatus | None, stored: NodeVolume) -> ProblemView | None:
-    if status is None or status.problem is None:
+def _problem(node: Node, volume: str, stored: NodeVolume) -> ProblemView | None:
+    """What the node reports; else what its last converge could not get over."""
+    found = None if stored.status is None else stored.status.problem
+    if found is None and node.recovery is not None:
+        found = node.recovery.problem.get(volume)
+    if found is None:
         return None
-    found = status.problem
     return ProblemView(
         found.code, found.message, _time(stored.problem_since_ms), found.needed_bytes, found.free_bytes
     )
@@ -177,12 +154,12 @@ def volume_view(world: World, volume: Volume) -> VolumeView:
     record, config, truth = volume.record, volume.config, volume.truth
     summary = None if truth is None else world.tree.summary(truth)
     ranked = sum(
-        state_of(world, node) == "in_rank" and node.volume(config.name).root is not None
+        state_of(world, node) == "in_rank" and node.volume(volume.name).root is not None
         for node in world.members(volume)
     )
     return VolumeView(
-        config.name, config.policy, None if truth is None else truth.hex(), ranked,
-        len(undetermined_paths(world, volume)), config.nodes, volume.need, len(volume.voters),
+        volume.name, config.policy, None if truth is None else truth.hex(), ranked,
+        unclear.shown_count(world, volume), config.nodes, volume.need, len(volume.voters),
         None if summary is None else summary.files, None if summary is None else summary.bytes,
         record.pinned, config.on_divergence,
     )  # fmt: skip
@@ -229,12 +206,14 @@ def lb_status(world: World, name: str) -> Literal[200, 503] | None:
 
 
 def _serves(world: World, node: Node) -> bool:
-    if node.fenced or node.record.phase == "joining":
+    record = node.record
+    if record.fence is not None or record.phase in ("joining", "verifying"):
         return False
-    if world.unreachable(node):
-        gone = world.unreachable_since.get(node.name, world.now.mono)
-        if world.now.mono - gone > world.config.lb_unreachable_grace_s:
-            return False
+    if record.phase == "resyncing" and record.recovery is not None and record.recovery.purpose == "join":
+        return False
+    gone = node.unreachable_since
+    if gone is not None and world.now.mono - gone > world.config.lb_unreachable_grace_s:
+        return False
     lags = [view.lag_since for view in node.views.values() if view.lag_since is not None]
     return not lags or world.now.mono - min(lags) <= world.config.lb_max_lag_s
 

@@ -1,116 +1,37 @@
 """Everything that the core knows, and the questions that all its parts ask of it.
 
-What is not in a record (connections, clocks, scans, work under way) is made anew after a restart: nodes
-dial again and say where they stand, and a recovery starts its present round again.
+One object for the life of the core. Whatever a step touches here is written out by one Persist at the
+step's front; the effects gathered here leave behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.limits import GONE_GRACE_S
 from closeranks_proto.tree import ObjectSource, Tree
 
-from .history import TruthHistory
-from .incidents import Incident
-from .judge import Analysis, Clocks, same_but_special_bits
-from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send, VolumeConfig
-from .records import ActionRecord, BaselineRecord, Counters, NodeRecord, NodeVolume, Purpose, VolumeRecord
+from .incidents import Incident, Kind
+from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
+from .nodes import Node, Recovery, Volume
+from .records import ActionRecord, BaselineRecord, Counters, NodeRecord, Purpose, VolumeRecord
 from .states import Phase, step
-from .truth import Differ, quorum_of
+from .targets import target_of
+from .truth import Differ
 
 STARTUP_GRACE_S = 10.0  # after a start nodes keep their stored state for so long
 STALE_MIN_S = 60.0
 ACTIONS_MAX = 1000
 INCIDENTS_MAX = 1000
+PLANS_MAX = 10  # dry runs whose plans are kept
 UNTRUSTED = ("not_mounted",)  # problems under which a scan says nothing about the node
+DIVERGED: tuple[Kind, ...] = ("divergence", "regression")
 
-
-@dataclass(slots=True)
-class Recovery:
-    """What of a recovery is not persisted: the round it is in. Times are monotonic."""
-
-    stage: Literal["converge", "verify", "settle"] = "converge"
-    asked: str | None = None  # the volume whose answer is awaited
-    attempt: int = 0
-    not_before: float = 0.0
-    to_verify: list[str] = field(default_factory=list)
-    verified_at: float = 0.0
-    bytes_before: int = 0  # moved by earlier rounds
-    bytes_now: int = 0
-    progress: dict[str, wire.ConvergeProgress] = field(default_factory=dict)
-    noted: str = ""  # last trouble told in the timeline
-
-
-@dataclass(slots=True)
-class View:
-    """A node's volume as judged last; made anew whenever root, truth or held change."""
-
-    basis: tuple[bytes | None, ...] = ()
-    analysis: Analysis | None = None
-    clocks: Clocks = field(default_factory=Clocks)
-    lag_since: float | None = None
-    seen: dict[bytes, None] = field(default_factory=dict)  # keys that differed in the open incident
-    confirmed: int = 0
-    unconfirmed: int = 0
-    confirmed_since: float | None = None
-    bytes: tuple[bytes, bytes, int] | None = None  # differing bytes, by (root, target)
-
-
-@dataclass(slots=True)
-class Node:
-    """One node: its record, its connection, its work."""
-
-    name: str
-    record: NodeRecord
-    session: str | None = None
-    gone_at: float = 0.0
-    grace_s: float = GONE_GRACE_S
-    has_volumes: tuple[str, ...] = ()
-    scanned: dict[str, float] = field(default_factory=dict)  # start of the last scan, monotonic
-    observed: dict[str, float] = field(default_factory=dict)  # when the oldest open difference was seen
-    views: dict[str, View] = field(default_factory=dict)
-    recovery: Recovery | None = None
-    blocked_by: str | None = None
-
-    def view(self, volume: str) -> View:
-        return self.views.setdefault(volume, View())
-
-    def volume(self, volume: str) -> NodeVolume:
-        return self.record.volumes.setdefault(volume, NodeVolume())
-
-    @property
-    def fenced(self) -> bool:
-        return self.record.fence is not None
-
-
-@dataclass(slots=True)
-class Volume:
-    """One volume: configuration, record, and the truth's earlier roots."""
-
-    config: VolumeConfig
-    record: VolumeRecord
-    history: TruthHistory
-    undetermined: frozenset[bytes] = frozenset()
-    unclear_since: dict[bytes, float] = field(default_factory=dict)  # undetermined keys, since when
-    voters: tuple[str, ...] = ()
-    votes_since: float | None = None  # since when a quorum could found the truth
-    rolling: dict[tuple[bytes, bytes | None], int] = field(default_factory=dict)
-    decided: tuple[object, ...] = ()
-
-    @property
-    def truth(self) -> bytes | None:
-        return self.record.roots[-1][1] if self.record.roots else None
-
-    @property
-    def need(self) -> int:
-        return quorum_of(len(self.config.nodes))
+IncidentKey = tuple[str, str | None, str | None]
 
 
 class World:
@@ -126,7 +47,6 @@ class World:
         self.tree = Tree(algorithm, self.object)
         self.differ = Differ(self.tree)
         self.now = now
-        self.started = now.mono
         self.nodes: dict[str, Node] = {}
         self.volumes: dict[str, Volume] = {}
         self.incidents: dict[str, Incident] = {}
@@ -136,9 +56,12 @@ class World:
         self.effects: list[Effect] = []
         self.wakes: list[float] = []
         self.told: tuple[wire.Member, ...] = ()  # membership as broadcast last
+        self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
-        self.unreachable_since: dict[str, float] = {}
         self._dirty: dict[tuple[str, str], None] = {}
+        self._published: dict[tuple[str, str], None] = {}
+        self._open: dict[IncidentKey, Incident] = {}
+        self._targets: dict[tuple[str, str], tuple[object, object, Purpose, bytes]] = {}
 
     # --- objects -------------------------------------------------------------------------------
 
@@ -170,9 +93,9 @@ class World:
         self.publish("action", action.id)
 
     def publish(self, kind: Literal["node", "volume", "incident", "action"], key: str) -> None:
-        effect = Publish(kind, key)
-        if effect not in self.effects:
-            self.effects.append(effect)
+        if (kind, key) not in self._published:
+            self._published[(kind, key)] = None
+            self.effects.append(Publish(kind, key))
 
     def send(self, node: Node, message: wire.CoordinatorMessage) -> None:
         if node.session is not None:
@@ -194,7 +117,78 @@ class World:
             record.story = step(node.name, record.story, record.phase, phase)
             record.phase = phase
             record.since_ms = self.now.wall_ms
+            if phase == "suspect":
+                node.suspect_since = self.now.mono
+            else:
+                node.blocked_by = None
             self.touch_node(node)
+
+    def new_action(
+        self, kind: str, node: Node, volume: str | None, state: Literal["running", "done"], dry_run: bool = False
+    ) -> ActionRecord:  # fmt: skip
+        """The next action; the oldest that has ended gives way."""
+        action = ActionRecord(self._next_id("action"), kind, node.name, volume, state, self.now.wall_ms, dry_run)
+        self.actions[action.id] = action
+        self.touch_action(action)
+        for old in list(self.actions)[: max(0, len(self.actions) - ACTIONS_MAX)]:
+            if self.actions[old].state in ("done", "failed"):
+                del self.actions[old]
+                self.touch("action", old)
+        return action
+
+    def forget_plans(self) -> None:
+        """Keep the plans of the newest dry runs only: one may have thousands of steps."""
+        planned = [action for action in self.actions.values() if action.plan is not None]
+        for action in planned[:-PLANS_MAX]:
+            action.plan = None
+            self.touch("action", action.id)
+
+    # --- incidents -----------------------------------------------------------------------------
+
+    def next_incident(self) -> str:
+        return self._next_id("incident")
+
+    def open(self, incident: Incident) -> None:
+        self.incidents[incident.id] = incident
+        self._open[_key_of(incident)] = incident
+        self.count("closeranks_incidents_total", 1, kind=incident.kind)
+        self.touch_incident(incident)
+        self._incident_of(incident)
+        if len(self.incidents) > INCIDENTS_MAX:
+            self._prune()
+
+    def close(self, incident: Incident) -> None:
+        incident.close(self.now.wall_ms)
+        self._open.pop(_key_of(incident), None)
+        self.touch_incident(incident)
+        self._incident_of(incident)
+
+    def _incident_of(self, incident: Incident) -> None:
+        """A node keeps the trash of its open incidents: it must know them."""
+        if incident.node is not None and incident.kind in DIVERGED:
+            self.untold[incident.node] = None
+
+    def _prune(self) -> None:
+        for key in list(self.incidents)[: len(self.incidents) - INCIDENTS_MAX]:
+            if not self.incidents[key].is_open:
+                del self.incidents[key]
+                self.touch("incident", key)
+
+    def open_incident(self, kind: Kind, node: str | None, volume: str | None) -> Incident | None:
+        return self._open.get((kind, node, volume))
+
+    def open_incidents(self) -> list[Incident]:
+        return list(self._open.values())
+
+    def diverged(self, node: Node, volume: str | None = None) -> list[Incident]:
+        """The open incidents that accuse this node, on one volume or any."""
+        return [
+            incident
+            for incident in self._open.values()
+            if incident.node == node.name
+            and incident.kind in DIVERGED
+            and (volume is None or incident.volume == volume)
+        ]
 
     # --- persistence ---------------------------------------------------------------------------
 
@@ -202,6 +196,7 @@ class World:
         """What the step under way must make durable; None when nothing."""
         records = tuple((kind, key, self._encode(kind, key)) for kind, key in self._dirty)
         objects, self._fresh, self._dirty = self._fresh, {}, {}
+        self._published = {}
         return Persist(objects, records) if objects or records else None
 
     def _encode(self, kind: str, key: str) -> bytes | None:
@@ -227,18 +222,18 @@ class World:
     def load(self, records: Iterable[tuple[str, str, bytes]]) -> dict[str, VolumeRecord]:
         """Take back what was persisted; the volumes' records for the caller to place."""
         volumes: dict[str, VolumeRecord] = {}
-        for kind, key, blob in records:
+        for kind, key, blob in sorted(records, key=lambda record: (record[0], len(record[1]), record[1])):
             match kind:
                 case "node":
-                    record = msgspec.msgpack.decode(blob, type=NodeRecord)
-                    node = Node(key, record, gone_at=self.now.mono, grace_s=STARTUP_GRACE_S)
-                    if record.recovery is not None:
-                        node.recovery = Recovery()
-                    self.nodes[key] = node
+                    self.nodes[key] = self._loaded_node(key, msgspec.msgpack.decode(blob, type=NodeRecord))
                 case "volume":
                     volumes[key] = msgspec.msgpack.decode(blob, type=VolumeRecord)
                 case "incident":
-                    self.incidents[key] = Incident.decode(blob)
+                    incident = self.incidents[key] = Incident.decode(blob)
+                    if incident.is_open:
+                        self._open[_key_of(incident)] = incident
+                    if incident.is_open and incident.kind == "duplicate_node" and incident.node is not None:
+                        self.duplicates[incident.node] = self.now.mono
                 case "action":
                     self.actions[key] = msgspec.msgpack.decode(blob, type=ActionRecord)
                 case "baseline":
@@ -247,7 +242,27 @@ class World:
                     self.counters = msgspec.msgpack.decode(blob, type=Counters)
                 case _:
                     self.log("warning", f"a stored record of unknown kind {kind!r} is left alone")
+        self._take_up()
         return volumes
+
+    def _loaded_node(self, name: str, record: NodeRecord) -> Node:
+        now = self.now.mono
+        return Node(name, record, gone_at=now, grace_s=STARTUP_GRACE_S, suspect_since=now)
+
+    def _take_up(self) -> None:
+        """Go on with recoveries; what else was running has ended with the former process."""
+        running: dict[str, None] = {}
+        for node in self.nodes.values():
+            work = node.record.recovery
+            if work is not None:
+                node.recovery = Recovery()
+                running[work.action] = None
+                if work.action in self.actions:
+                    node.recovery.bytes_before = self.actions[work.action].bytes_moved
+        for action in self.actions.values():
+            if action.state in ("queued", "running") and action.id not in running:
+                action.state, action.error = "failed", "the coordinator was restarted"
+                self.touch_action(action)
 
     # --- questions -----------------------------------------------------------------------------
 
@@ -261,75 +276,76 @@ class World:
         """Whether people see this node as unreachable: gone for longer than the grace, or without its tree."""
         if node.session is None:
             return self.now.mono - node.gone_at >= node.grace_s
-        return any(self.untrusted(node, volume.config.name) for volume in self.volumes_of(node))
+        return any(self.untrusted(node, volume.name) for volume in self.volumes_of(node))
 
     def untrusted(self, node: Node, volume: str) -> bool:
         status = node.volume(volume).status
         return status is not None and status.problem is not None and status.problem.code in UNTRUSTED
 
     def stale(self, node: Node, volume: Volume) -> bool:
-        """Whether its last complete scan is too long ago, or none is known, for its root to count."""
-        scanned = node.scanned.get(volume.config.name)
-        limit = max(STALE_MIN_S, self.config.stale_after_scans * volume.config.scan_interval_s)
-        return scanned is None or self.now.mono - scanned > limit
+        """Whether its last complete scan is too long ago, or none is known, for its root to count.
+
+        A volume in trouble may be unable to scan: it is waited for less long.
+        """
+        scanned = node.scanned.get(volume.name)
+        if scanned is None:
+            return True
+        status, interval_s = node.volume(volume.name).status, volume.config.scan_interval_s
+        took_s = (status.scan_duration_ms or 0) / 1000 if status is not None else 0.0
+        if status is not None and status.problem is not None:
+            limit = 2 * interval_s + 2 * took_s
+        else:
+            limit = max(STALE_MIN_S, self.config.stale_after_scans * interval_s, 3 * took_s)
+        return self.now.mono - scanned > limit
 
     def compared(self, node: Node, volume: Volume) -> bool:
         """Whether what we know of this node's volume is current."""
+        stored = node.volume(volume.name)
         return (
             node.session is not None
-            and node.volume(volume.config.name).root is not None
-            and not self.untrusted(node, volume.config.name)
+            and stored.root is not None
+            and stored.settings == volume.settings
+            and not self.untrusted(node, volume.name)
             and not self.stale(node, volume)
         )
 
     def may_vote(self, node: Node, volume: Volume) -> bool:
         if node.fenced or not self.compared(node, volume):
             return False
-        return volume.truth is None or node.volume(volume.config.name).held is not None
+        return volume.truth is None or node.volume(volume.name).held is not None
 
-    def left(self, node: Node, volume: Volume, purpose: Purpose) -> list[bytes]:
-        """Keys in which the node still has to follow the truth: not those that nobody can judge.
-
-        A node that is only behind keeps its own new entries: they may be on their way to a majority.
-        """
-        stored, truth = node.volume(volume.config.name), volume.truth
-        if truth is None or stored.root is None or stored.root == truth:
-            return []
-        differing = self.differ.diff(stored.root, truth)
-        analysis = node.view(volume.config.name).analysis
-        if purpose == "lag" and analysis is not None:
-            return sorted(analysis.lagging)
-        withheld = frozenset(stored.withheld)
-        return [
-            key
-            for key, values in differing.items()
-            if key not in volume.undetermined
-            and not (key in withheld and same_but_special_bits(values, self.algorithm.width))
-        ]
+    def left(self, node: Node, volume: Volume, purpose: Purpose) -> int | None:
+        """In how many paths the node still has to follow the truth; None while nobody knows."""
+        view = node.view(volume.name)
+        if view.analysis is None:
+            return None
+        if self.target(node, volume, purpose) == view.analysis.root:
+            return 0
+        return view.behind if purpose == "lag" else view.differing
 
     def target(self, node: Node, volume: Volume, purpose: Purpose) -> bytes | None:
-        """The root to converge this node to: the truth, with its own entries where it may keep them."""
-        truth, root = volume.truth, node.volume(volume.config.name).root
-        if truth is None or root is None:
-            return truth
-        differing = self.differ.diff(root, truth)
-        follow = frozenset(self.left(node, volume, purpose))
-        keeps = volume.undetermined if purpose != "lag" else frozenset(differing) - follow
-        own = [(key, values[0]) for key, values in differing.items() if key in keeps]
-        if not own:
-            return truth
-        edited = self.tree.edit(truth, own)
-        self.keep(edited.pages)
-        return edited.root
+        """The root to converge this node to; None while there is no truth."""
+        view = node.view(volume.name)
+        analysis = view.analysis
+        if analysis is None:
+            return volume.truth
+        key = (node.name, volume.name)
+        known = self._targets.get(key)
+        if known is not None and known[0] is analysis and known[1] is volume.undetermined and known[2] == purpose:
+            return known[3]
+        edited = target_of(self.tree, analysis, purpose, volume.undetermined)
+        root = analysis.truth if edited is None else edited.root
+        if edited is not None:
+            self.keep(edited.pages)
+        self._targets[key] = (analysis, volume.undetermined, purpose, root)
+        return root
 
-    def open_incident(self, kind: str, node: str | None, volume: str | None) -> Incident | None:
-        for incident in self.incidents.values():
-            if incident.is_open and (incident.kind, incident.node, incident.volume) == (kind, node, volume):
-                return incident
-        return None
-
-    def next_id(self, kind: Literal["incident", "action"]) -> str:
+    def _next_id(self, kind: Literal["incident", "action"]) -> str:
         number = getattr(self.counters, kind) + 1
         setattr(self.counters, kind, number)
         self.touch("counters", "")
         return f"{kind[0]}-{number:06d}"
+
+
+def _key_of(incident: Incident) -> IncidentKey:
+    return incident.kind, incident.node, incident.volume

@@ -61,8 +61,11 @@ _Expected = _Place | _List
 class Closure:
     """One walk. `have(digest)` promises that the whole subtree is at hand.
 
-    With `chunk_bytes` the chunk lists of longer files belong to it. With `source`, pages at hand are also
-    compared with what new pages say about them; without, only what comes is checked.
+    With `chunk_bytes` the chunk lists of longer files belong to it. With `source`, what is at hand is also
+    compared with what the peer says about it: a root, pages and chunk lists under new pages. Without it
+    only what comes is checked, so that a lie about the rest gives a tree whose refs are wrong.
+
+    Raises CodecError for a root at hand that can be none.
     """
 
     def __init__(
@@ -85,9 +88,11 @@ class Closure:
         self._held_bytes = 0
         self._ready: list[tuple[bytes, bytes]] = []
         self._sound = True  # nothing wrong has come
+        place = _Place(TREE_MAX_LEVELS, b"", None, None, True, None)
         if not have(root):
-            place = _Place(TREE_MAX_LEVELS, b"", None, None, True, None)
             self._pending[TREE_MAX_LEVELS + 1].append((root, place))
+        elif source is not None:
+            _check_place(decode_page(source(root)), place)
 
     @property
     def done(self) -> bool:

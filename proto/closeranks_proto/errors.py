@@ -33,5 +33,13 @@ class MissingObject(CloseranksError):
         self.digest = digest
 
 
+class DamagedObject(MissingObject):
+    """An object whose stored bytes do not have its digest any more: as good as missing, and nobody's lie."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(digest)
+        self.args = (f"the stored object {digest.hex()} is damaged: its bytes have another digest",)
+
+
 class UserError(CloseranksError):
     """A mistake in configuration, arguments or set-up; the text says which, and what is allowed."""

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from .limits import FRAME_MAX_ITEMS, MAX_TEXT_BYTES
+from .lines import shortened
 
 PROTOCOL = 1  # the only version so far; Hello states the range that the agent speaks
 
@@ -25,12 +26,25 @@ Mode = Literal["divergence", "lag", "join", "manual"]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], msgspec.Meta(max_length=FRAME_MAX_ITEMS)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
-Whole = Annotated[int, msgspec.Meta(le=2**63 - 1)]  # what the store can hold
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what the store can hold
+Told = Annotated[
+    int, msgspec.Meta(ge=0, le=2**53)
+]  # a fence token that a node tells of: there is always a next
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # neither NaN nor infinite
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all messages and their parts."""
+
+
+class Worded(Message, frozen=True):
+    """Base of those that carry words for people: what is too long for a frame is cut where it is made."""
+
+    def __post_init__(self) -> None:
+        for name in ("message", "detail", "note", "hook", "error", "reason"):
+            text = getattr(self, name, None)
+            if isinstance(text, str) and len(text) > MAX_TEXT_BYTES:
+                msgspec.structs.force_setattr(self, name, shortened(text, MAX_TEXT_BYTES))
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -71,10 +85,10 @@ class VolumeHello(Message, frozen=True):
     base_root: bytes | None
 
 
-class FenceState(Message, frozen=True):
+class FenceState(Worded, frozen=True):
     """The fence that a node keeps on disk."""
 
-    token: Whole
+    token: Told
     reason: Text
     incident: Text
     since_unix_ms: Whole  # shown to people, never compared
@@ -89,7 +103,7 @@ class Member(Message, frozen=True):
     may_fetch: bool  # give it chunks (a fenced node may while it is being converged)
 
 
-class Problem(Message, frozen=True):
+class Problem(Worded, frozen=True):
     """What keeps a volume from working, in words for an operator."""
 
     code: Text  # no_space unreadable io_error not_mounted trash_full read_only private_dir ...
@@ -98,7 +112,7 @@ class Problem(Message, frozen=True):
     free_bytes: Whole | None = None
 
 
-class Unreadable(Message, frozen=True):
+class Unreadable(Worded, frozen=True):
     """A path that a scan or a converge left out, and why.
 
     `why`: unreadable (`detail` has the errno's text), special (device, socket, fifo), other_filesystem,
@@ -129,7 +143,7 @@ class TrashItem(Message, frozen=True):
     why: Text  # replaced removed
 
 
-class PlanStep(Message, frozen=True):
+class PlanStep(Worded, frozen=True):
     """One step of a converge plan, as the dry run shows it."""
 
     verb: Text  # make_directory fetch copy link set_attributes replace remove
@@ -154,7 +168,7 @@ class Hello(Message, frozen=True, tag=1):
     address: (
         Text  # advertised host:port of the chunk server; ":port" lets the coordinator add the host it sees
     )
-    highest_token: Whole
+    highest_token: Told
     fence: FenceState | None
     volumes: Many[VolumeHello]
 
@@ -205,7 +219,7 @@ class VolumeStatus(Message, frozen=True, tag=5):
     scan_duration_ms: Whole | None
 
 
-class FenceAnswer(Message, frozen=True, tag=6):
+class FenceAnswer(Worded, frozen=True, tag=6):
     """The node has persisted (fenced=True) or lifted its fence; how the hook went, in words, "" without one."""
 
     token: Whole
@@ -225,7 +239,7 @@ class ConvergeProgress(Message, frozen=True, tag=7):
     bytes_remaining: Whole
 
 
-class ConvergeResult(Message, frozen=True, tag=8):
+class ConvergeResult(Worded, frozen=True, tag=8):
     """The end of a converge or of its dry run.
 
     `state`: done (the target was reached as far as this run could see), partial (some steps could not be
@@ -247,7 +261,7 @@ class ConvergeResult(Message, frozen=True, tag=8):
     plan_bytes: Whole
 
 
-class VerifyResult(Message, frozen=True, tag=9):
+class VerifyResult(Worded, frozen=True, tag=9):
     """What a full scan and the re-reading of everything that converge wrote gave. Sent after its commits."""
 
     action: Text
@@ -260,7 +274,7 @@ class VerifyResult(Message, frozen=True, tag=9):
     withheld: Many[bytes]  # keys whose set-uid, set-gid or sticky bit was not written
 
 
-class TrashAnswer(Message, frozen=True, tag=10):
+class TrashAnswer(Worded, frozen=True, tag=10):
     request: Whole
     items: Many[TrashItem]
     next_cursor: Text | None
@@ -303,7 +317,7 @@ class Welcome(Message, frozen=True, tag=40):
     acked: Many[tuple[Text, Whole, bytes | None]]
 
 
-class Refused(Message, frozen=True, tag=41):
+class Refused(Worded, frozen=True, tag=41):
     """No session. `code`: unknown_node duplicate_node protocol digest bad_hello draining."""
 
     code: Text
@@ -318,7 +332,7 @@ class Ack(Message, frozen=True, tag=42):
     seq: Whole
 
 
-class Resync(Message, frozen=True, tag=43):
+class Resync(Worded, frozen=True, tag=43):
     """The commit `seq` does not follow from what is stored: please Announce the present root instead."""
 
     volume: Text
@@ -334,7 +348,7 @@ class Membership(Message, frozen=True, tag=44):
     open_incidents: Many[Text]  # of this node: their trash must stay
 
 
-class Fence(Message, frozen=True, tag=45):
+class Fence(Worded, frozen=True, tag=45):
     token: Whole
     reason: Text
     incident: Text

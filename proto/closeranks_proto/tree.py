@@ -5,7 +5,7 @@ the source has; what it makes it returns, storing is the caller's. Equal sets of
 whatever the order of their making (`pages` has the rule, `edits` the making, `difference` the comparison).
 
 A page from the source is trusted to have been checked when it came (`closure`), but its digest is
-compared at every read: damaged storage raises CodecError and is never taken for content.
+compared at every read: damaged storage raises DamagedObject and is never taken for content.
 
 Threads: all methods may be called from any thread; they share only the cache, which has a lock.
 """
@@ -22,7 +22,7 @@ from .difference import Difference, differences
 from .digests import DigestAlgorithm
 from .edits import Press, read_child
 from .entries import large_files
-from .errors import CodecError
+from .errors import DamagedObject
 from .pages import Page, Totals, decode_page
 
 __all__ = ["Difference", "Edited", "ObjectSource", "Summary", "Totals", "Tree"]
@@ -209,5 +209,5 @@ class Tree:
     def _read(self, digest: bytes) -> bytes:
         blob = self.source(digest)
         if self.algorithm.of(blob) != digest:
-            raise CodecError(f"the stored object {digest.hex()} is damaged: its bytes have another digest")
+            raise DamagedObject(digest)
         return blob

@@ -19,6 +19,7 @@ from .limits import FRAME_MAX_ITEMS, MAX_FRAME_BYTES, MAX_OBJECT_BYTES, MAX_TEXT
 from .messages import AgentMessage, CoordinatorMessage, Message
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 _ENCODER = msgspec.msgpack.Encoder()
 _AGENT: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
 _COORDINATOR: msgspec.msgpack.Decoder[CoordinatorMessage] = msgspec.msgpack.Decoder(CoordinatorMessage)
@@ -32,6 +33,35 @@ def encode_message(message: Message) -> bytes:
             f"a {type(message).__name__} of {len(frame)} bytes exceeds the frame limit of {MAX_FRAME_BYTES}"
         )
     return frame
+
+
+def clipped(message: M) -> M:
+    """The message with every text in it fit to be sent: not longer than allowed, and well-formed.
+
+    For those with words for people in them: a path of 4,095 bytes may be escaped to four times as much, and
+    an answer that its receiver refuses would be no answer.
+    """
+    changes = {
+        name: fit
+        for name in message.__struct_fields__
+        if (fit := _fit(value := getattr(message, name))) is not value
+    }
+    return msgspec.structs.replace(message, **changes) if changes else message
+
+
+def _fit(value: object) -> object:
+    match value:
+        case str():
+            text = value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+            text = text if len(text) <= MAX_TEXT_BYTES else text[: MAX_TEXT_BYTES - 1] + "…"
+            return value if text == value else text
+        case Message():
+            return clipped(value)
+        case tuple():
+            fit = tuple(map(_fit, value))
+            return fit if any(one is not old for one, old in zip(fit, value, strict=True)) else value
+        case _:
+            return value
 
 
 def decode_agent_message(frame: bytes) -> AgentMessage:

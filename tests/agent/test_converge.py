@@ -14,7 +14,13 @@ def blob(seed: int, size: int) -> bytes:
 
 async def test_a_rogue_nodes_damage_is_undone_and_kept_in_the_trash(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
-        tree = {"a/one": b"1" * 100, "a/two": os.urandom(3 * CHUNK), "b": b"", "c/d/e": b"deep", "empty": None}
+        tree = {
+            "a/one": b"1" * 100,
+            "a/two": os.urandom(3 * CHUNK),
+            "b": b"",
+            "c/d/e": b"deep",
+            "empty": None,
+        }
         for name in ("n1", "n2", "n3"):
             (tmp_path / name).mkdir()
             fill(tmp_path / name, tree)

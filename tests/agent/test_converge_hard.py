@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from peers_in_process import CHUNK, Nodes, contents_below, describe, fill, nodes_in
+
+from peers_in_process import CHUNK, Nodes, contents_below, describe, fill, nodes_in, replace_settings, sparse
 
 
 async def two(nodes: Nodes, tmp_path: Path) -> tuple[Path, Path]:
@@ -60,15 +61,24 @@ async def test_every_kind_becomes_every_other(tmp_path: Path, window: int) -> No
 
 async def test_names_that_are_not_text_and_names_of_255_bytes(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
-        names = [b"\xff\xfe\x80", b"new\nline", b"tab\t\\", b"\x1b[2J", b"x" * 255, b" ", b"-rf", b"...", "é".encode()]
+        names = [
+            b"\xff\xfe\x80",
+            b"new\nline",
+            b"tab\t\\",
+            b"\x1b[2J",
+            b"x" * 255,
+            b" ",
+            b"-rf",
+            b"...",
+            "é".encode(),
+        ]
         for base in ("n1", "n2"):
             (tmp_path / base).mkdir()
         for name in names:
             Path(os.fsdecode(os.fsencode(tmp_path / "n1") + b"/" + name)).write_bytes(b"content of " + name)
             directory = os.fsencode(tmp_path / "n2") + b"/dir"
             os.makedirs(directory, exist_ok=True)
-            with open(directory + b"/" + name, "wb") as file:
-                file.write(b"goes")
+            Path(os.fsdecode(directory + b"/" + name)).write_bytes(b"goes")
         await two(nodes, tmp_path)
         await converged(nodes, tmp_path)
 
@@ -112,12 +122,8 @@ async def test_relative_paths_of_4095_bytes(tmp_path: Path) -> None:
 async def test_zeros_stay_holes(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
         (tmp_path / "n1").mkdir()
-        with open(tmp_path / "n1/sparse", "wb") as file:
-            file.truncate(200 * CHUNK)
-            file.seek(100 * CHUNK)
-            file.write(b"island")
-        with open(tmp_path / "n1/nothing", "wb") as file:
-            file.truncate(64 * CHUNK)
+        sparse(tmp_path / "n1/sparse", 200 * CHUNK, 100 * CHUNK, b"island")
+        sparse(tmp_path / "n1/nothing", 64 * CHUNK)
         await two(nodes, tmp_path)
         result = await nodes.converge("n2", "n1")
         assert result.state == "done"
@@ -179,7 +185,9 @@ async def test_random_trees_become_each_other(tmp_path: Path, seed: int) -> None
                 case 1:
                     path.symlink_to(rng.choice(("..", "nowhere", "/etc")))
                 case _:
-                    path.write_bytes(rng.choice((b"", b"x", rng.randbytes(rng.randrange(3 * CHUNK)), bytes(CHUNK))))
+                    path.write_bytes(
+                        rng.choice((b"", b"x", rng.randbytes(rng.randrange(3 * CHUNK)), bytes(CHUNK)))
+                    )
                     path.chmod(rng.choice((0o644, 0o400, 0o755)))
             del at
 
@@ -250,13 +258,18 @@ async def test_special_bits_are_withheld_unless_allowed(tmp_path: Path) -> None:
         result = await nodes.converge("n2", "n1")
         assert (result.state, result.withheld) == ("done", 3)
         found = describe(tmp_path / "n2")
-        assert [found[name][1] for name in (b"tool", b"dir", b"fresh", b"planted")] == [0o755, 0o775, 0o750, 0o644]
+        assert [found[name][1] for name in (b"tool", b"dir", b"fresh", b"planted")] == [
+            0o755,
+            0o775,
+            0o750,
+            0o644,
+        ]
         verified = await nodes.verify("n2")
         assert verified.withheld == (b"dir", b"fresh", b"tool")
         volume = nodes.nodes["n2"].volume
-        from peers_in_process import replace_settings
-
-        await volume.run(volume.configure, replace_settings(volume.settings, special_bits=True), volume.algorithm)
+        await volume.run(
+            volume.configure, replace_settings(volume.settings, special_bits=True), volume.algorithm
+        )
         await converged(nodes, tmp_path)
         assert (await nodes.verify("n2")).withheld == ()
 

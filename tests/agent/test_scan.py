@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_agent import hashing as hashing_module
 from closeranks_agent import listing as listing_module
 from closeranks_agent import recorder as recorder_module
 from closeranks_agent import scan as scan_module
 from closeranks_agent.hashing import EntryReader, Reading
-from closeranks_agent.records import Record
+from closeranks_agent.records import Record, StatSignature
 from closeranks_agent.volume import Volume
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.limits import MAX_PATH_BYTES, SNAPSHOT_EDITS
@@ -241,13 +242,15 @@ def test_the_same_size_and_mtime_with_other_bytes_are_seen(
 
 
 def test_a_file_read_within_the_tick_of_its_ctime_is_read_once_more(
-    tree_dir: Path, make_volume: MakeVolume
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree_dir / "f").write_bytes(b"x")
+    monkeypatch.setattr(hashing_module, "clock_ns", lambda: (tree_dir / "f").stat().st_ctime_ns)
     volume = scanned(make_volume())
     record = volume.record(b"f")
     assert record is not None
     assert not record.settled
+    monkeypatch.undo()
     settle(tree_dir)
     assert volume.scan().hashed_files == 1
     assert volume.scan().hashed_files == 0
@@ -434,6 +437,45 @@ def test_a_file_that_is_gone_when_it_is_opened_is_simply_gone(
     report = volume.scan()
     assert report.unreadable == ()
     assert volume.record(b"empty") is None
+
+
+def test_a_root_that_can_not_be_listed_is_a_problem(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tree_dir)
+    volume = scanned(make_volume())
+    root, calls, real = volume.root, [0], os.scandir
+
+    def fail(fd: int) -> object:
+        calls[0] += 1
+        if calls[0] > 1 and os.readlink(f"/proc/self/fd/{fd}") == str(tree_dir):
+            raise OSError(5, "Input/output error")
+        return real(fd)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    report = volume.scan()
+    assert not report.complete
+    assert report.problem is not None
+    assert report.problem.code == "io_error"
+    assert volume.root == root
+
+
+@pytest.mark.parametrize("mtime_ns", [-(10**18), 2**63, 14 * 10**18])
+def test_mtimes_far_from_now_do_no_harm(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, mtime_ns: int
+) -> None:
+    (tree_dir / "f").write_bytes(b"x")
+    (tree_dir / "l").symlink_to("x")
+    for name in ("f", "l"):
+        os.utime(tree_dir / name, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+    settle(tree_dir)
+    volume = scanned(make_volume(track=("mode", "mtime")))
+    assert volume.scan().changed == 0
+    record = volume.record(b"f")
+    assert record is not None
+    status = (tree_dir / "f").lstat()
+    assert decode_entry(record.value, 16).mtime_ns == min(status.st_mtime_ns, 2**63 - 1)
+    assert record.stat == StatSignature.of(status)
 
 
 # --- busy files ----------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_agent.records import StateUnavailable
 from closeranks_agent.state import AgentState, StateLocked, opened_state
 from closeranks_proto.errors import UserError
-from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings
+from closeranks_proto.messages import FenceState, Member, Membership, Problem, VolumeSettings
 
 FENCE = FenceState(7, "two paths differ", "inc-1", 1_700_000_000_000)
 
@@ -101,3 +102,44 @@ def test_a_fence_outlives_kill_minus_9(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=False)
     with opened_state(tmp_path) as state:
         assert state.fence == FENCE
+
+
+@pytest.mark.root
+def test_a_fence_can_be_put_up_on_a_full_disk(tmp_path: Path) -> None:
+    from fleet.tmpfs import Tmpfs
+
+    with Tmpfs(tmp_path / "state", 2 << 20) as disk:
+        with opened_state(disk.path) as state:
+            disk.fill(0)
+            state.set_fence(FENCE)
+            state.saw_token(11)
+        with opened_state(disk.path) as state:
+            assert (state.fence, state.highest_token) == (FENCE, 11)
+
+
+def test_a_fence_that_could_not_be_recorded_is_in_force_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise StateUnavailable(Problem("no_space", "full"))
+
+    with opened_state(tmp_path) as state:
+        with monkeypatch.context() as patch:
+            patch.setattr(state, "_put", fail)
+            with pytest.raises(StateUnavailable):
+                state.set_fence(FENCE)
+        assert (state.fence, state.highest_token) == (FENCE, 7)
+
+
+def test_membership_and_settings_that_could_not_be_recorded_count_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise StateUnavailable(Problem("no_space", "full"))
+
+    with opened_state(tmp_path) as state:
+        monkeypatch.setattr(state, "_put", fail)
+        assert state.set_membership(Membership(3, (), ("inc-1",)))
+        state.set_settings("blake3", ())
+        assert (state.membership_term, state.open_incidents) == (3, ("inc-1",))
+        assert state.settings is not None

@@ -17,6 +17,7 @@ from closeranks_agent import history as history_module
 from closeranks_agent import recorder as recorder_module
 from closeranks_agent import volume as volume_module
 from closeranks_agent.hashing import EntryReader
+from closeranks_agent.index import Delta
 from closeranks_agent.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
@@ -193,6 +194,22 @@ def test_rows_that_do_not_give_the_recorded_root_are_announced_and_compared_agai
     assert [type(step) for step in again.pending(0, 9)] == [Announce]
     again.scan()
     assert again.root == root
+
+
+def test_a_mass_change_that_was_cut_off_is_announced_as_far_as_it_came(
+    volume: Volume, make_volume: MakeVolume, expected_root: Expected
+) -> None:
+    root, seq = volume.root, volume.last_seq
+    volume.history.stow(Delta({b"x": None}))
+    assert (volume.root, volume.last_seq) == (root, seq)  # nothing of it is visible yet
+    volume.close()
+    again = make_volume()
+    (only,) = again.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert (only.seq, only.root) == (seq + 1, again.root)
+    assert again.root != root
+    again.scan(full=True)
+    assert again.root == expected_root(again)
 
 
 # --- apply ---------------------------------------------------------------------------------------
@@ -469,6 +486,20 @@ def test_an_ignore_that_is_none_is_refused_and_changes_nothing(
         volume.configure(settings_of(ignore=("!",)), XXH3_128)
     assert volume.settings == before
     assert volume.scan().complete
+
+
+def test_settings_that_go_back_and_forth_around_a_stopped_scan_leave_no_mixture(
+    volume: Volume, settings_of: Callable[..., Any], expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "ROWS_MAX", 1)
+    volume.configure(settings_of(track=("mtime",)), XXH3_128)
+    stops = iter([False, False])  # at the scan's start, in the root directory, and then
+    monkeypatch.setattr(volume._stop, "is_set", lambda: next(stops, True))
+    volume.scan()
+    monkeypatch.undo()
+    volume.configure(settings_of(), XXH3_128)
+    assert volume.scan().complete
+    assert volume.root == expected_root(volume)
 
 
 def test_a_scan_interrupted_while_settings_are_derived_begins_again(

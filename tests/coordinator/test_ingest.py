@@ -55,7 +55,7 @@ class World:
             assert wants, "neither accepted nor wanting"
             self.wanted += sum(len(want.digests) for want in wants)
             objects = [self.theirs[digest] for want in wants for digest in want.digests]
-            outcomes = list(ingest.receive(objects, ()))
+            outcomes = list(ingest.receive(wants[-1].request, objects, ()))
 
     def announced(self) -> Ingest:
         ingest = self.ingest()
@@ -131,7 +131,7 @@ def test_an_announcement_whose_tree_went_away_is_asked_for_again() -> None:
     ingest = world.ingest()
     outcomes = ingest.announce(Announce("photos", 1, world.root, "scan", 0))
     assert any(isinstance(outcome, Want) for outcome in outcomes)
-    [outcome] = ingest.receive((), (world.root,))
+    [outcome] = ingest.receive(1, (), (world.root,))
     assert isinstance(outcome, Resync)
     assert outcome.seq == 1
 
@@ -165,3 +165,32 @@ def test_a_large_file_must_bring_its_own_chunk_list() -> None:
     [outcome] = ingest.commit(world.commit(2, Edit(b"big", entry, chunks)))
     assert isinstance(outcome, Accepted)
     assert outcome.objects[XXH3_128.of(chunks)] == chunks
+
+
+@pytest.mark.parametrize("how", ["commit", "announce"])
+def test_a_stored_object_that_is_no_tree_can_not_become_a_root(how: str) -> None:
+    world = World()
+    ingest = world.announced()
+    chunks = encode_chunk_list(ChunkList(2 * CHUNK, CHUNK, 16, XXH3_128.of(b"a") * 2))
+    digest = XXH3_128.of(chunks)
+    world.stored[digest] = chunks
+    with pytest.raises(CodecError):
+        if how == "commit":
+            edit = Edit(b"dir\0new", value(b"new"))
+            ingest.commit(Commit("photos", 2, world.root, digest, (edit,), "scan", 0))
+        else:
+            ingest.announce(Announce("photos", 2, digest, "scan", 0))
+    assert ingest.root == world.root
+
+
+def test_objects_that_come_late_for_an_earlier_announcement_are_passed_over() -> None:
+    world = World()
+    ingest = world.ingest()
+    [first] = ingest.announce(Announce("photos", 1, world.root, "scan", 0))
+    assert isinstance(first, Want)
+    late = [world.theirs[digest] for digest in first.digests]
+    world.commit(2, Edit(b"dir\0new", value(b"new")))
+    [second] = ingest.announce(Announce("photos", 3, world.root, "scan", 0))
+    assert isinstance(second, Want)
+    assert ingest.receive(first.request, late, ()) == []
+    assert world.settle(ingest, [second]).root == world.root

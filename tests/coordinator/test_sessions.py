@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -58,12 +59,18 @@ class Core:
         self.algorithm: DigestAlgorithm = XXH3_128
         self.fleet_config = CONFIG
         self.events: list[Event] = []
+        self.forgot = False
 
     def feed(self, event: Event) -> None:
         self.events.append(event)
 
     async def room(self) -> None:
         return
+
+    def known_root(self, node: str, volume: str) -> bytes | None:
+        """What RootStored has told last, unless a test made us forget."""
+        roots = [event.root for event in self.events if isinstance(event, RootStored) and event.node == node]
+        return roots[-1] if roots and not self.forgot else None
 
     def settings_of(self, volume: str) -> wire.VolumeSettings:
         return volume_settings(VOLUME)
@@ -279,3 +286,90 @@ async def test_draining_says_goodbye(world: World) -> None:
     await world.sessions.drain()
     assert isinstance(await agent.hear(), wire.Goodbye)
     assert await agent.ended()
+
+
+async def test_connections_of_one_agent_at_once_leave_one_session(world: World) -> None:
+    await world.join()
+    agents = [await world.dial() for _ in range(3)]
+    for agent in agents:
+        await agent.say(HELLO)
+    await world.core.saw(Connected, 4)
+    await world.core.saw(Disconnected, 3)
+    open_sessions: set[str] = set()
+    for event in world.core.events:
+        if isinstance(event, Connected):
+            assert not open_sessions, "the older one ends first"
+            open_sessions.add(event.session)
+        elif isinstance(event, Disconnected):
+            open_sessions.discard(event.session)
+    assert len(open_sessions) == 1
+
+
+async def test_a_root_that_the_core_does_not_know_is_announced_again(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree()
+    await announce(agent, built, pages)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    world.core.forgot = True
+    again, welcome = await world.join()
+    assert welcome.acked == (("photos", 1, None),)
+    await announce(again, built, pages, 2)
+    assert len(await world.core.saw(RootStored, 2)) == 2
+
+
+async def test_a_scan_of_an_agent_that_counts_from_the_beginning_vouches_for_nothing(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree()
+    await announce(agent, built, pages, 5)
+    await agent.say(wire.Beat((wire.VolumeBeat("photos", 1, 5),)))
+    await agent.say(wire.FenceAnswer(1, True, "", True))
+    await world.core.saw(FromAgent)
+    assert not [event for event in world.core.events if isinstance(event, Scanned)]
+
+
+async def test_the_first_scan_of_an_agent_that_is_always_behind_gets_through(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree()
+    for seq in (1, 50, 100):
+        await agent.say(wire.Beat((wire.VolumeBeat("photos", seq, 5),)))
+    await announce(agent, built, pages, 1)
+    await world.core.saw(Scanned)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:99999", "http://host:1", "host:", "a b:1", ":x"])
+async def test_an_address_that_peers_can_not_dial_is_refused(world: World, address: str) -> None:
+    agent = await world.dial()
+    await agent.say(msgspec.structs.replace(HELLO, address=address))
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "bad_hello"
+
+
+async def test_questions_that_were_given_up_are_forgotten(world: World) -> None:
+    await world.join()
+    answer: asyncio.Future[wire.TrashAnswer] = asyncio.get_running_loop().create_future()
+    assert world.sessions.answer_trash("n1", answer) == 1
+    claim = world.sessions._claims["n1"]
+    assert claim.session is not None
+    answer.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not claim.session._trash
+
+
+async def test_draining_does_not_wait_for_a_peer_that_reads_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("closeranks_coordinator.session.CLOSE_MAX_S", 0.3)
+    made, built, pages = tree(60_000)
+    agent, _ = await world.join()
+    await announce(agent, built, pages)
+    pages_of = [digest for digest, _ in made.pages(built.root, lambda _: False)]
+    agent.socket._response.connection.transport.pause_reading()  # type: ignore[union-attr]
+    for request in range(40):
+        await agent.say(wire.Want("photos", request, tuple(pages_of[:256])))
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(4.0):
+        await world.sessions.drain()
+    agent.socket._response.close()

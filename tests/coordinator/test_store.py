@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from closeranks_coordinator import store_sqlite
-from closeranks_coordinator.store import Batch, StateLocked, StoreClosed, StoredEvent, StoreFull
+from closeranks_coordinator import store_reserve, store_sqlite
+from closeranks_coordinator.store import Batch, GcReport, StateLocked, StoreClosed, StoredEvent, StoreFull
 from closeranks_coordinator.store_gc import TouchedFilter
 from closeranks_coordinator.store_sqlite import SqliteStore, open_store
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
@@ -378,11 +379,11 @@ async def test_during_the_sweep_the_condemned_are_denied_and_can_be_brought_agai
     await store.collect([])
     original = store_sqlite.SqliteStore._sweep
 
-    async def sweep(self: SqliteStore, doomed: set[bytes], young_from: int) -> tuple[int, int]:
+    async def sweep(self: SqliteStore, doomed: set[bytes], young_from: int) -> None:
         assert not self.has(root)
         await self.write(Batch(objects=pages))
         assert self.has(root)
-        return await original(self, doomed, young_from)
+        await original(self, doomed, young_from)
 
     monkeypatch.setattr(store_sqlite.SqliteStore, "_sweep", sweep)
     assert (await store.collect([])).removed == 0
@@ -431,6 +432,22 @@ async def test_writes_go_on_while_a_collection_runs_and_room_is_given_back(tmp_p
     assert (tmp_path / "coordinator.sqlite").stat().st_size < large / 2
 
 
+async def test_a_node_that_never_stops_writing_keeps_a_bounded_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_sqlite, "HISTORY_KEPT", 5)
+    monkeypatch.setattr(store_sqlite, "HISTORY_AT_ONCE", 3)
+    store = await old_store(tmp_path)
+    for node in ("n1", "n2"):
+        roots = [(node, "v", "a", seq, bytes([seq]) * 16) for seq in range(1, 21)]
+        for root in roots:
+            await store.write(Batch(node_roots=[root]))
+    assert (await store.collect([])).history_removed == 30
+    assert [found.seq for found in store.root_history("n1", "v", 0)] == [16, 17, 18, 19, 20]
+    assert store.counts().history == 10
+    await store.close()
+
+
 @pytest.mark.parametrize("how", ["close", "cancel"])
 async def test_a_store_can_be_closed_in_the_middle_of_a_collection(tmp_path: Path, how: str) -> None:
     store = await old_store(tmp_path)
@@ -442,7 +459,11 @@ async def test_a_store_can_be_closed_in_the_middle_of_a_collection(tmp_path: Pat
         collecting.cancel()
     await store.close()
     report = (await asyncio.gather(collecting, return_exceptions=True))[0]
-    assert isinstance(report, asyncio.CancelledError) if how == "cancel" else not report.complete
+    if how == "cancel":
+        assert isinstance(report, asyncio.CancelledError)
+    else:
+        assert isinstance(report, GcReport)
+        assert not report.complete
     store = open_store(tmp_path, "xxh3-128")
     assert store.counts().objects == len(pages)
     await store.close()
@@ -545,60 +566,116 @@ async def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
         await store.close()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
-async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """2 MiB of room; `resize` changes it."""
+    monkeypatch.setattr(store_reserve, "RESERVE_BYTES", 256 * 1024)
     run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path))
-    try:
-        store = open_store(tmp_path, "xxh3-128")
-        kept: dict[bytes, bytes] = {}
-        number = 0
+    yield tmp_path
+    run("umount", "-l", str(tmp_path))
+
+
+def fill_with_zeros(file: Path) -> None:
+    with file.open("wb", buffering=0) as stream:
         while True:
-            number += 1
-            objects = dict(some_object(1000 * number + k, 4_000) for k in range(10))
-            try:
-                await store.write(Batch(objects=objects, records=[("n", "n", str(number).encode())]))
-            except StoreFull:
-                break
-            kept.update(objects)
-        assert kept
-        refused = objects
-        assert not any(store.has(digest) for digest in refused)
-        with pytest.raises(StoreFull, match="no room left"):
-            await store.write(Batch(objects=refused))
-        assert all(store.object(digest) == body for digest, body in kept.items())
-        assert store.counts().queued_bytes == 0
-        run("mount", "-o", "remount,size=16m", str(tmp_path))
-        await store.write(Batch(objects=refused))
-        assert all(store.object(digest) == body for digest, body in (kept | refused).items())
-        assert store.counts().objects == len(kept) + len(refused)
-        await store.close()
-        store = open_store(tmp_path, "xxh3-128")
-        assert store.records() == [("n", "n", str(number - 1).encode())]
-        assert all(store.has(digest) for digest in kept | refused)
-        await store.close()
-    finally:
-        run("umount", "-l", str(tmp_path))
+            stream.write(bytes(1024))
+
+
+def resize(disk: Path, size: str) -> None:
+    run("mount", "-o", f"remount,size={size}", str(disk))
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+
+
+async def fill(store: SqliteStore) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """Write trees until there is no room: (what was kept, what was refused)."""
+    kept: dict[bytes, bytes] = {}
+    for number in range(10_000):
+        objects = dict(some_object(1000 * number + k, 4_000) for k in range(10))
+        try:
+            await store.write(
+                Batch(objects=objects, node_roots=[("n", "v", "a", number, next(iter(objects)))])
+            )
+        except StoreFull:
+            return kept, objects
+        kept.update(objects)
+    raise AssertionError("the disk does not fill")
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
-async def test_a_small_batch_gets_through_when_a_large_one_beside_it_does_not_fit(tmp_path: Path) -> None:
-    run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path))
-    try:
-        store = open_store(tmp_path, "xxh3-128")
-        hold = threading.Event()
-        holding = asyncio.create_task(store._writer.call(lambda _: hold.wait(10)))
-        large = store.write(Batch(objects=dict(some_object(n, 4_000) for n in range(1_000))))
-        small = store.write(Batch(records=[("fence", "n1", b"7")]))
-        both = asyncio.gather(large, small, return_exceptions=True)
-        await asyncio.sleep(0.02)
-        hold.set()
-        await holding
-        results = await both
-        assert isinstance(results[0], StoreFull)
-        assert results[1] is None
-        assert store.records() == [("fence", "n1", b"7")]
-        await store.close()
-    finally:
-        run("umount", "-l", str(tmp_path))
+@needs_root
+async def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
+    store = open_store(small_disk, "xxh3-128")
+    kept, refused = await fill(store)
+    assert kept
+    assert not any(store.has(digest) for digest in refused)
+    with pytest.raises(StoreFull, match="no room left"):
+        await store.write(Batch(objects=refused))
+    assert all(store.object(digest) == body for digest, body in kept.items())
+    assert store.counts().queued_bytes == 0
+    resize(small_disk, "16m")
+    await store.write(Batch(objects=refused))
+    assert all(store.object(digest) == body for digest, body in (kept | refused).items())
+    assert store.counts().objects == len(kept) + len(refused)
+    await store.close()
+    store = open_store(small_disk, "xxh3-128")
+    assert all(store.has(digest) for digest in kept | refused)
+    await store.close()
+
+
+@pytest.mark.root
+@needs_root
+async def test_fences_can_be_recorded_on_a_full_disk(small_disk: Path) -> None:
+    store = open_store(small_disk, "xxh3-128")
+    kept, _ = await fill(store)
+    for token in range(20):
+        await store.write(Batch(records=[("fence", "n1", str(token).encode())]))
+        with pytest.raises(StoreFull):
+            await store.write(Batch(objects=dict([some_object(-token, 100)])))
+    await store.close()
+    store = open_store(small_disk, "xxh3-128")
+    assert store.records() == [("fence", "n1", b"19")]
+    assert all(store.has(digest) for digest in kept)
+    resize(small_disk, "16m")
+    await store.write(Batch(objects=dict([some_object(-1, 100)])))
+    assert (small_disk / "reserve").stat().st_size == 256 * 1024, "set aside again"
+    await store.close()
+
+
+@pytest.mark.root
+@needs_root
+async def test_it_starts_on_a_full_disk_and_collects_garbage_there(small_disk: Path) -> None:
+    store = open_store(small_disk, "xxh3-128")
+    (small_disk / "ballast").write_bytes(bytes(900_000))
+    _, root, pages = some_tree(3_000)
+    _, _, garbage = some_tree(3_000, seed=10_000)
+    await store.write(Batch(objects=pages, node_roots=[("n", "v", "a", 1, root)]))
+    await store.write(Batch(objects=garbage))
+    await store.close()
+    with pytest.raises(OSError, match="No space left"):
+        fill_with_zeros(small_disk / "more")
+    store = open_store(small_disk, "xxh3-128", protect_s=0.0)
+    assert store.has(root)
+    assert await collect_twice(store, []) == len(set(garbage) - set(pages))
+    await store.write(Batch(records=[("fence", "n1", b"1")]))
+    await store.close()
+
+
+@pytest.mark.root
+@needs_root
+async def test_a_small_batch_gets_through_when_a_large_one_beside_it_does_not_fit(small_disk: Path) -> None:
+    store = open_store(small_disk, "xxh3-128")
+    hold = threading.Event()
+    holding = asyncio.create_task(store._writer.call(lambda _: hold.wait(10)))
+    large = store.write(Batch(objects=dict(some_object(n, 4_000) for n in range(1_000))))
+    small = store.write(Batch(records=[("fence", "n1", b"7")]))
+    both = asyncio.gather(large, small, return_exceptions=True)
+    await asyncio.sleep(0.02)
+    hold.set()
+    await holding
+    results = await both
+    assert isinstance(results[0], StoreFull)
+    assert results[1] is None
+    assert store.records() == [("fence", "n1", b"7")]
+    await store.close()

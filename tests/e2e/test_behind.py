@@ -20,10 +20,15 @@ def _await_new_truth(fleet: Fleet, before: str, nodes: int) -> None:
     """The truth has moved, and that many nodes hold it in full."""
     fleet.wait(
         f"a new truth on {nodes} nodes",
-        lambda: (fleet.api.fleet()["volumes"][0], [n["volumes"][0]["root"] for n in fleet.api.fleet()["nodes"]]),
-        lambda seen: seen[0]["truth_root"] != before
-        and seen[0]["undetermined"] == 0
-        and seen[1].count(seen[0]["truth_root"]) == nodes,
+        lambda: (
+            fleet.api.fleet()["volumes"][0],
+            [n["volumes"][0]["root"] for n in fleet.api.fleet()["nodes"]],
+        ),
+        lambda seen: (
+            seen[0]["truth_root"] != before
+            and seen[0]["undetermined"] == 0
+            and seen[1].count(seen[0]["truth_root"]) == nodes
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fleet import Fleet, MakeFleet, Node, Rogue
+from fleet import Fleet, MakeFleet, Node, Rogue, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -44,6 +44,7 @@ def _quarantined(fleet: Fleet, node: Node) -> None:
     """The node's own hook holds it there for two seconds."""
     _damage(node)
     _quick(fleet, node, "quarantined", lambda seen: seen["state"] == "quarantined")
+    wait_until("the agent was told", lambda: node.api.status("/-/ready") == 503, every_s=0.02)
 
 
 def _resyncing(fleet: Fleet, node: Node) -> None:

@@ -23,7 +23,8 @@ def test_hooks_are_told_and_a_failing_one_stops_nothing(make_fleet: MakeFleet) -
     (node.path() / "large.bin").write_bytes(b"damage")
     incident = fleet.wait_incident(node=node.name, state="closed")
     fleet.wait_in_rank()
-    fenced, released = (line.split(" ", 4) for line in told.read_text().splitlines())
+    lines = fleet.wait("both hooks ran", lambda: told.read_text().splitlines(), lambda lines: len(lines) == 2)
+    fenced, released = (line.split(" ", 4) for line in lines)
     assert fenced[:4] == ["fenced", node.name, "1", incident["id"]]
     assert fenced[4], "the reason"
     assert released[:2] == ["released", node.name]

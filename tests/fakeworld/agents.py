@@ -86,6 +86,12 @@ class FakeAgent:
             session, self.session = self.session, None
             self.world.event(Disconnected(self.name, session))
 
+    def drop(self, seconds: float) -> None:
+        """The connection breaks, and is made again if the process still lives."""
+        if self.session is not None:
+            self.disconnect()
+            self._again(self.connect, seconds)
+
     # --- scans ---------------------------------------------------------------------------------
 
     def write(self, volume: str, path: str, value: bytes | None) -> None:

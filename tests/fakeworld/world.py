@@ -207,8 +207,8 @@ class FakeWorld:
         self.event(Tick())
 
     def _wake_at(self, mono: float) -> None:
-        if mono <= self.mono:
-            mono = self.mono + 0.001
+        assert mono > self.mono - 1e-6, "the core asks to be woken in the past: it would never sleep"
+        mono = max(mono, self.mono + 0.001)
         if not self.mono < self._wake <= mono:
             self._wake = mono
             self.later(mono - self.mono, lambda: self._woken(mono))
@@ -248,6 +248,14 @@ class FakeWorld:
         self.until(lambda: self.fleet.fleet_view(self.now()).in_rank)
         self.told.clear()
         return self
+
+    def add(self, name: str, files: Files) -> None:
+        """Another node on every volume: configured and started."""
+        nodes = tuple(sorted((*self.config.nodes, name)))
+        volumes = tuple(replace(volume, nodes=nodes) for volume in self.config.volumes)
+        self.agents[name] = FakeAgent(self, name, {volume.name: dict(files) for volume in volumes})
+        self.configure(replace(self.config, nodes=nodes, volumes=volumes))
+        self.start(name)
 
     def everywhere(self, path: str, value: bytes | None, *, volume: str = "photos", but: Iterable[str] = ()) -> None:
         """Write on all nodes at once, as the site's own replication does."""

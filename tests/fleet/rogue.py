@@ -34,7 +34,11 @@ class Deeds:
 
 
 def choose(rng: random.Random, tree: Path) -> tuple[list[Path], list[Path]]:
-    """Files of the tree in a random but repeatable order: large ones (several chunks), the rest."""
+    """Files of the tree in a random but repeatable order: large ones (several chunks), the rest.
+
+    Of files that are hard links of each other only the first: altering both would undo it.
+    """
+    inodes: set[tuple[int, int]] = set()
     large: list[Path] = []
     small: list[Path] = []
     for directory, directories, names in os.walk(tree):
@@ -43,8 +47,12 @@ def choose(rng: random.Random, tree: Path) -> tuple[list[Path], list[Path]]:
             continue
         for name in sorted(names):
             path = Path(directory, name)
-            if not path.is_symlink() and path.is_file() and os.access(path, os.W_OK):
-                (large if path.stat().st_size > 2 * CHUNK else small).append(path)
+            if path.is_symlink() or not path.is_file() or not os.access(path, os.W_OK):
+                continue
+            status = path.stat()
+            if (status.st_dev, status.st_ino) not in inodes:
+                inodes.add((status.st_dev, status.st_ino))
+                (large if status.st_size > 2 * CHUNK else small).append(path)
     rng.shuffle(large)
     rng.shuffle(small)
     return large, small

@@ -156,9 +156,9 @@ def link_trees(source: str | os.PathLike[str], targets: Iterable[str | os.PathLi
 
 
 def many_files(root: Path, entries: int) -> None:
-    """About that many entries: files of 100 bytes, 500 to a directory."""
+    """At least that many entries: files of 90 bytes, 500 to a directory."""
     per_directory = 500
-    for number in range(entries // (per_directory + 1)):
+    for number in range(-(-entries // (per_directory + 1))):
         place = root / f"{number // 20:02}" / f"{number:04}"
         place.mkdir(parents=True)
         base = os.fspath(place)

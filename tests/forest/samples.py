@@ -30,8 +30,8 @@ def _value(kind: inspect.Type, rng: random.Random) -> object:
             return "".join(rng.choice("abc \u00e9\u6f22") for _ in range(rng.randrange(8)))
         case inspect.BoolType():
             return rng.random() < 0.5
-        case inspect.IntType():
-            return rng.choice([0, 1, 127, 200, 70_000, 2**40, 2**63 - 1])
+        case inspect.IntType(le=most):
+            return rng.choice([0, 1, 127, 200, 70_000, 2**40, most or 2**63 - 1])
         case inspect.FloatType():
             return rng.randrange(1000) / 8
         case inspect.LiteralType(values=allowed):

@@ -157,6 +157,19 @@ def test_a_root_that_is_had_is_done_at_once() -> None:
     assert closure.receive([]) == []
 
 
+@pytest.mark.parametrize("kind", ["chunk list", "inner page with one child", "tree"])
+def test_a_root_that_is_had_is_looked_at(kind: str) -> None:
+    """A peer may announce any digest that was ever stored, also one that is no root."""
+    blob = {"chunk list": large_file(XXH3_128, random.Random(1), 3 * CHUNK)[2], "tree": GOOD}.get(kind)
+    blob = blob or inner(ref_to(FIRST))
+    store = {XXH3_128.of(blob): blob}
+    if kind == "tree":
+        assert Closure(XXH3_128, XXH3_128.of(blob), store.__contains__, CHUNK, store.__getitem__).done
+    else:
+        with pytest.raises(CodecError):
+            Closure(XXH3_128, XXH3_128.of(blob), store.__contains__, CHUNK, store.__getitem__)
+
+
 def test_an_interrupted_walk_goes_on_where_it_was() -> None:
     theirs, ours = Side(), Side()
     root = theirs.plant(dict.fromkeys(pool(), small_value(2)), {})
@@ -197,6 +210,7 @@ def walk(closure: Closure, store: Mapping[bytes, bytes]) -> list[bytes]:
     """Answer everything that is asked for; give the objects that were handed out."""
     got: list[bytes] = []
     while wanted := closure.wants():
+        assert len(set(wanted)) == len(wanted)
         got += [blob for _, blob in closure.receive([store[one] for one in wanted])]
     return got
 
@@ -215,7 +229,7 @@ def refused(
         closure.receive([])
 
 
-ENDING = sorted(keys_of_level(1, 40))
+ENDING = sorted(keys_of_level(1, 40))[5:]
 PLAIN = sorted(keys_of_level(0, 60))
 
 
@@ -325,6 +339,9 @@ def test_a_root_that_is_not_the_lowest_is_refused() -> None:
 def test_one_page_at_two_places_is_refused() -> None:
     key, ref = ref_to(FIRST)
     refused(inner((key, ref), (ENDING[1], ref)), FIRST)
+    low = min(PLAIN)
+    assert low < key
+    refused(inner((low, ref), (key, ref)), FIRST)
 
 
 def test_bytes_that_are_no_page_are_refused() -> None:

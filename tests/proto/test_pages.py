@@ -109,6 +109,13 @@ def test_caps_end_pages_where_no_key_does(count: int, length: int) -> None:
     assert found == ends_one_by_one(Page(0, keys, items))
 
 
+def test_the_item_that_reaches_a_cap_exactly_is_the_page_s_last() -> None:
+    keys = sorted(PLAIN)[:50] + sorted(PLAIN)[:15]
+    items: list[bytes | Ref] = [symlink(1024 - 12 - len(key)) for key in keys]
+    assert page_ends(0, keys, items) == [PAGE_MAX_BYTES // 1024]
+    assert page_ends(0, [b"a"] * PAGE_MAX_ITEMS, [symlink(1)] * PAGE_MAX_ITEMS) == [PAGE_MAX_ITEMS]
+
+
 def test_no_hash_is_so_round_that_a_level_is_without_end() -> None:
     """Above the hash's 60 bits only the caps end pages, so that even chosen keys can not build a tower."""
     assert page_ends(10, [b"a"] * PAGE_MAX_ITEMS, [REF] * PAGE_MAX_ITEMS) == [PAGE_MAX_ITEMS]

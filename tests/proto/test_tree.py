@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind, entry_size
-from closeranks_proto.errors import CodecError, MissingObject, PathError
+from closeranks_proto.errors import CodecError, DamagedObject, MissingObject, PathError
 from closeranks_proto.pages import decode_page
 from closeranks_proto.tree import Tree
 from forest.keys import keys_of_level, pool
@@ -187,6 +187,7 @@ def test_edits_that_change_nothing_give_the_same_root() -> None:
     same = [(key, small_value(2)) if key in pool()[::2] else (key, None) for key in pool()]
     made = forest.tree.edit(root, same)
     assert made.root == root
+    assert not any(decode_page(blob).level for blob in made.pages.values())  # the levels above were let be
     assert made.summary == forest.tree.summary(root)
 
 
@@ -353,7 +354,7 @@ def test_damaged_storage_is_an_error_and_missing_storage_another() -> None:
     root = forest.plant(dict.fromkeys(pool(), small_value(2)))
     blob = forest.objects[root]
     forest.objects[root] = blob[:-1] + bytes([blob[-1] ^ 1])
-    with pytest.raises(CodecError, match="damaged"):
+    with pytest.raises(DamagedObject, match="damaged"):
         forest.tree.lookup(root, pool()[0])
     del forest.objects[root]
     with pytest.raises(MissingObject) as caught:

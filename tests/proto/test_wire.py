@@ -132,7 +132,8 @@ def test_more_items_or_text_than_allowed_are_refused() -> None:
 def test_oversized_frames_are_neither_made_nor_read() -> None:
     with pytest.raises(CodecError, match="frame limit"):
         encode_message(Objects("v", 1, (bytes(MAX_FRAME_BYTES),), (), True))
-    refused(bytes(MAX_FRAME_BYTES + 1))
+    with pytest.raises(CodecError, match="at most"):
+        decode_agent_message(msgpack.packb([21, "v", 1, [bytes(MAX_FRAME_BYTES)], [], True]))
 
 
 HOSTILE = {

@@ -1,0 +1,388 @@
+"""One connection with the coordinator, from Welcome to its end: a window over each volume's journal.
+
+What must arrive is in the journals, numbered; at most `credit` commits are under way, an announcement travels
+alone, and everything not acknowledged is sent again by the next session. One task writes, and only it moves
+the windows' sending ends; one reads; one answers questions for objects. Before a volume's window opens, its
+journal is held against what the coordinator has; where it does not follow, the present root is announced.
+Until then nothing is said of its scans either: they would vouch for a root that is not this tree's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from closeranks_proto import limits
+from closeranks_proto import messages as wire
+from closeranks_proto.errors import ProtocolError
+from closeranks_proto.wire import clipped, decode_coordinator_message, encode_message
+
+from .database import Damaged
+from .records import StateUnavailable
+
+if TYPE_CHECKING:
+    from .runtime import Agent
+    from .volume import Volume
+
+log = logging.getLogger("closeranks.link")
+
+STATUS_MIN_S = 1.0  # between two statuses of one volume
+BEAT_MIN_S = 0.5
+OUTBOX_MAX_MESSAGES = 4096
+OBJECTS_AHEAD = 16  # frames of FRAME_TARGET_BYTES that wait for the wire before more objects are read
+CREDIT_MAX = 1024
+SEQ_MAX = 2**62  # numbers go on for ever from here
+GOODBYE_MAX_S = 60.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """What of a volume's journal is under way: sent up to `sent`, acknowledged up to `acked`."""
+
+    acked: int
+    sent: int
+    root: bytes | None  # what the coordinator has as of `acked`, when the window opens
+    announcing: int | None = None  # seq of an announcement under way
+    announced: int = 0  # seq of the last announcement that the coordinator asked for
+    open: bool = False  # the journal was held against what the coordinator has
+    resync: bool = False  # the coordinator asks for an announcement
+    trouble: str = ""
+    beaten: tuple[float | None, int] = (None, -1)  # scan and seq of the last beat
+
+
+@dataclass(slots=True)
+class _Wanted:
+    answer: asyncio.Future[dict[bytes, bytes]]
+    digests: frozenset[bytes]
+    found: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class Session:
+    """Use once: `run` until the connection ends, then `close`."""
+
+    def __init__(self, agent: Agent, socket: aiohttp.ClientWebSocketResponse, welcome: wire.Welcome) -> None:
+        if any(seq > SEQ_MAX for _, seq, _ in welcome.acked):
+            raise ProtocolError("the coordinator counts beyond all commits")
+        self._agent = agent
+        self._socket = socket
+        self._credit = max(1, min(welcome.credit_commits, CREDIT_MAX))
+        self._beat_interval_s = max(BEAT_MIN_S, min(welcome.beat_interval_s, limits.BEAT_INTERVAL_S))
+        self._windows = {name: _Window(seq, seq, root) for name, seq, root in welcome.acked}
+        self._outbox: deque[wire.AgentMessage] = deque()
+        self._wanted: dict[int, _Wanted] = {}
+        self._requests = 0
+        self._asked: asyncio.Queue[wire.Want] = asyncio.Queue(
+            limits.WANT_MAX_DIGESTS * max(1, len(self._windows))
+        )
+        self._statuses: dict[str, wire.VolumeStatus] = {}
+        self._status_due = 0.0
+        self._goodbye_s = 0.0
+        self._stuck = False
+        self._sent_some = asyncio.Event()
+        self._beat_due = self._full_beat_due = 0.0
+        self.wake = asyncio.Event()
+
+    def flushed(self, name: str) -> bool:
+        volume, window = self._agent.volumes.get(name), self._windows.get(name)
+        return volume is None or window is None or (window.open and window.acked >= volume.last_seq)
+
+    def post(self, message: wire.AgentMessage) -> None:
+        if len(self._outbox) >= OUTBOX_MAX_MESSAGES:
+            self._stuck = True  # the writer ends the session; what matters is asked for again
+        else:
+            self._outbox.append(message)
+        self.wake.set()
+
+    def scanned(self) -> None:
+        """A scan has completed: say so soon."""
+        self._beat_due = 0.0
+        self.wake.set()
+
+    def close(self) -> None:
+        for wanted in self._wanted.values():
+            if not wanted.answer.done():
+                wanted.answer.set_exception(ConnectionError("the session with the coordinator ended"))
+
+    async def run(self) -> float:
+        """Until the connection ends; how many seconds the coordinator asks to wait before the next try."""
+        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._answer_wants())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        log.info("the session with the coordinator ended")
+        return self._goodbye_s
+
+    async def want(self, volume: str, digests: tuple[bytes, ...]) -> dict[bytes, bytes]:
+        """Raises ConnectionError when the session ends before the answer."""
+        self._requests += 1
+        request = self._requests
+        wanted = _Wanted(asyncio.get_running_loop().create_future(), frozenset(digests))
+        self._wanted[request] = wanted
+        self.post(wire.Want(volume, request, digests))
+        try:
+            return await wanted.answer
+        finally:
+            del self._wanted[request]
+
+    # --- out -----------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while True:
+            self.wake.clear()
+            if self._stuck:
+                raise ConnectionError("the coordinator does not read what it is sent")
+            while self._outbox:
+                await self._send(clipped(self._outbox.popleft()))
+            self._sent_some.set()
+            sent = [await self._pump(name, window) for name, window in self._windows.items()]
+            await self._send_statuses()
+            await self._send_beat()
+            if any(sent):
+                continue
+            due = min(self._beat_due, self._full_beat_due, self._status_due or self._full_beat_due)
+            try:
+                async with asyncio.timeout(max(0.01, due - time.monotonic())):
+                    await self.wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _send(self, message: wire.AgentMessage) -> None:
+        frame = encode_message(message)
+        try:
+            async with asyncio.timeout(limits.SILENT_AFTER_S):
+                await self._socket.send_bytes(frame)
+        except TimeoutError:
+            raise TimeoutError("the coordinator does not read what it is sent") from None
+
+    async def _pump(self, name: str, window: _Window) -> bool:
+        """Send what the window allows of one journal; whether anything was sent."""
+        volume = self._agent.volumes.get(name)
+        if volume is None:
+            return False
+        if window.open and volume.last_seq < window.sent:
+            window.open, window.root = False, None  # a damaged index was made anew: its numbers begin again
+            window.acked, window.announcing = window.sent, None
+        if not window.open and self._agent.settled(name) is None:
+            return False
+        try:
+            sent = await self._send_journal(volume, window)
+        except (StateUnavailable, Damaged) as error:
+            if str(error) != window.trouble:
+                log.warning("%s: its journal can not be used now: %s", name, error)
+            window.trouble = str(error)
+            return False
+        window.trouble = ""
+        return sent
+
+    async def _send_journal(self, volume: Volume, window: _Window) -> bool:
+        if not window.open:
+            await asyncio.to_thread(self._open_window, volume, window)
+        elif window.resync:
+            await asyncio.to_thread(self._announce, volume, window, 0)
+            window.announced = window.sent + 1
+        room = self._credit - (window.sent - window.acked)
+        if window.announcing is not None or room <= 0 or volume.last_seq <= window.sent:
+            return False
+        records = await asyncio.to_thread(volume.pending, window.sent, room)
+        for record in records:
+            if window.resync:
+                break  # it would not be believed
+            window.sent = record.seq
+            if isinstance(record, wire.Announce):
+                window.announcing = record.seq
+            await self._send(record)
+            if window.announcing is not None:
+                break
+        return bool(records)
+
+    def _open_window(self, volume: Volume, window: _Window) -> None:
+        """Hold the journal against what the coordinator has stored; announce where it does not follow."""
+        volume.acknowledge(min(window.acked, volume.last_seq))
+        if not volume.follows(window.acked, window.root):
+            log.info(
+                "%s: what the coordinator has does not match our journal; announcing the present root",
+                volume.name,
+            )
+            self._announce(volume, window, window.acked)
+        window.open, window.resync = True, False
+
+    def _announce(self, volume: Volume, window: _Window, after_seq: int) -> None:
+        volume.announce(after_seq)
+        # Scans go on meanwhile: the announcement is the journal's first record, not always its last.
+        window.sent = window.acked = volume.first_seq - 1
+        window.resync, window.announcing = False, None
+
+    async def _send_statuses(self) -> None:
+        now = time.monotonic()
+        if now < self._status_due:
+            return
+        self._status_due = 0.0
+        for name in self._windows:
+            status = await asyncio.to_thread(self._agent.status, name)  # a dead file system answers never
+            last = self._statuses.get(name)
+            if status is None or (last is not None and not worth_telling(last, status)):
+                continue
+            self._statuses[name] = status
+            self._status_due = now + STATUS_MIN_S
+            await self._send(clipped(status))
+
+    async def _send_beat(self) -> None:
+        """At rest all volumes; after a scan only those with news, so that many volumes cost little."""
+        now = time.monotonic()
+        full = now >= self._full_beat_due
+        if not full and now < self._beat_due:
+            return
+        if full:
+            self._full_beat_due = now + self._beat_interval_s
+        self._beat_due = self._full_beat_due
+        beats: list[wire.VolumeBeat] = []
+        for name, window in self._windows.items():
+            volume = self._agent.volumes.get(name)
+            if volume is None or not window.open:
+                continue
+            started = volume.last_scan_started()
+            stands = (started, volume.last_seq)  # in this order: what the scan found is numbered
+            if not full and stands == window.beaten:
+                continue
+            window.beaten = stands
+            age = None if started is None or volume.problem is not None else int((now - started) * 1000) + 1
+            beats.append(wire.VolumeBeat(name, stands[1], None if age is None else max(0, age)))
+        if full or beats:
+            await self._send(wire.Beat(tuple(beats)))
+
+    # --- in ------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._socket.receive()
+            if frame.type is aiohttp.WSMsgType.ERROR:
+                raise ConnectionError(f"the connection failed: {frame.data}")
+            if frame.type is not aiohttp.WSMsgType.BINARY:
+                return
+            message = decode_coordinator_message(frame.data)
+            match message:
+                case wire.Ack():
+                    await self._acknowledged(message)
+                case wire.Resync():
+                    self._resync(message)
+                case wire.Objects():
+                    self._received(message)
+                case wire.Want():
+                    self._take_want(message)
+                case wire.Goodbye():
+                    self._goodbye_s = min(message.retry_after_s, GOODBYE_MAX_S)
+                case wire.Welcome() | wire.Refused():
+                    raise ProtocolError(f"a {type(message).__name__} in the middle of a session")
+                case _:
+                    await self._agent.order(message)
+
+    def _window_of(self, message: wire.Ack | wire.Resync) -> tuple[_Window, Volume]:
+        window, volume = self._windows.get(message.volume), self._agent.volumes.get(message.volume)
+        if window is None or volume is None:
+            raise ProtocolError(
+                f"{type(message).__name__} for volume {message.volume!r}, of which nothing was sent"
+            )
+        return window, volume
+
+    async def _acknowledged(self, ack: wire.Ack) -> None:
+        window, volume = self._window_of(ack)
+        if ack.seq > window.sent:
+            raise ProtocolError(f"an Ack of commit {ack.seq} of {ack.volume}, sent was {window.sent}")
+        window.acked = max(window.acked, ack.seq)
+        if window.announcing is not None and ack.seq >= window.announcing:
+            window.announcing = None
+        if window.open:
+            await asyncio.to_thread(volume.acknowledge, ack.seq)
+        self.wake.set()
+
+    def _resync(self, resync: wire.Resync) -> None:
+        window, _ = self._window_of(resync)
+        if resync.seq < window.announced or not window.open:
+            return  # about a commit sent before the announcement that answers it
+        log.warning("%s: the coordinator asks for an announcement: %s", resync.volume, resync.reason)
+        window.resync, window.announcing = True, None
+        self.wake.set()
+
+    def _received(self, objects: wire.Objects) -> None:
+        wanted = self._wanted.get(objects.request)
+        if wanted is None:
+            return  # its asker was cancelled
+        algorithm = self._agent.algorithm
+        assert algorithm is not None, "set by Welcome"
+        for blob in objects.objects:
+            digest = algorithm.of(blob)
+            if digest not in wanted.digests:
+                raise ProtocolError("the coordinator sent an object that was not asked for")
+            wanted.found[digest] = blob
+        if objects.last and not wanted.answer.done():
+            wanted.answer.set_result(wanted.found)
+
+    # --- objects for the coordinator -----------------------------------------------------------
+
+    def _take_want(self, want: wire.Want) -> None:
+        if want.volume not in self._agent.volumes or len(want.digests) > limits.WANT_MAX_DIGESTS:
+            raise ProtocolError("a Want that can not be answered")
+        try:
+            self._asked.put_nowait(want)
+        except asyncio.QueueFull:
+            raise ProtocolError("more objects are asked for at once than one tree needs") from None
+
+    async def _answer_wants(self) -> None:
+        """Frames of about FRAME_TARGET_BYTES, read as fast as they leave: a chunk list may have 16 MiB."""
+        while True:
+            want = await self._asked.get()
+            bundle: list[bytes] = []
+            missing: list[bytes] = []
+            size = 0
+            for digest in want.digests:
+                volume = self._agent.volumes.get(want.volume)
+                blob = None if volume is None else await self._object(volume, digest)
+                if blob is None:
+                    missing.append(digest)
+                    continue
+                if bundle and size + len(blob) > limits.FRAME_TARGET_BYTES:
+                    await self._room()
+                    self.post(wire.Objects(want.volume, want.request, tuple(bundle), (), False))
+                    bundle, size = [], 0
+                bundle.append(blob)
+                size += len(blob)
+            if bundle and missing:
+                self.post(wire.Objects(want.volume, want.request, tuple(bundle), (), False))
+                bundle = []
+            self.post(wire.Objects(want.volume, want.request, tuple(bundle), tuple(missing), True))
+
+    async def _object(self, volume: Volume, digest: bytes) -> bytes | None:
+        try:
+            return await asyncio.to_thread(volume.object, digest)
+        except (StateUnavailable, Damaged) as error:
+            log.warning("%s: an object can not be read now: %s", volume.name, error)
+            return None
+
+    async def _room(self) -> None:
+        while len(self._outbox) > OBJECTS_AHEAD:
+            self._sent_some.clear()
+            await self._sent_some.wait()
+
+
+def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
+    """Whether a status differs enough: anything but the duration, and free space by more than 1% of the disk."""
+    if abs(last.disk_free_bytes - now.disk_free_bytes) * 100 > max(1, now.disk_total_bytes):
+        return True
+    return _without_noise(last) != _without_noise(now)
+
+
+def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
+    problem = status.problem
+    steady = None if problem is None else (problem.code, problem.message)
+    return (steady, status.entries, status.files, status.bytes, status.unreadable, status.unreadable_count)

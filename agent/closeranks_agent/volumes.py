@@ -1,0 +1,246 @@
+"""This node's volumes: those that agent.toml names and the coordinator assigns, opened and scanned for ever.
+
+One task keeps one volume: it opens it, brings it under the settings in force and scans it, one after the
+other on the volume's own thread, so settings never change below a scan. What goes wrong with one volume is
+told in that volume's status and tried again; it never ends the agent, which must stay reachable to be
+fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+import msgspec
+
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import DigestAlgorithm, algorithm_named
+from closeranks_proto.errors import CloseranksError, ProtocolError
+from closeranks_proto.limits import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
+
+from .config import AgentVolumeConfig
+from .database import Damaged
+from .records import ScanReport, StateUnavailable
+from .volume import Volume
+
+log = logging.getLogger("closeranks.agent")
+
+PROBLEM_RETRY_S = 10.0  # a volume in trouble is looked at again at least this often
+# A scan that takes longer than its interval still leaves the machine some air.
+MIN_REST_SHARE = 0.2
+MIN_REST_S = 0.05
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A volume, what it is to be, and the task that keeps it."""
+
+    own: AgentVolumeConfig
+    settings: wire.VolumeSettings
+    algorithm: DigestAlgorithm
+    volume: Volume | None = None
+    applied: wire.VolumeSettings | None = None  # the settings that `volume` goes by
+    problem: wire.Problem | None = None
+    kick: asyncio.Event = field(default_factory=asyncio.Event)
+    tried: asyncio.Event = field(default_factory=asyncio.Event)  # opening it has succeeded or failed once
+    task: asyncio.Task[None] | None = None
+
+
+class Volumes:
+    """`open` are those at hand by name. `changed` is called on the loop, `scanned` after each scan."""
+
+    def __init__(
+        self,
+        own: tuple[AgentVolumeConfig, ...],
+        state_dir: str,
+        spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
+        changed: Callable[[], None],
+        scanned: Callable[[str, ScanReport], None],
+        dropped: Callable[[str], Coroutine[None, None, None]],
+    ) -> None:
+        self.open: dict[str, Volume] = {}
+        self.algorithm: DigestAlgorithm | None = None
+        self._own = {volume.name: volume for volume in own}
+        self._state_dir = state_dir
+        self._spawn, self._changed, self._scanned, self._dropped = spawn, changed, scanned, dropped
+        self._kept: dict[str, _Kept] = {}
+
+    async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
+        """Keep exactly these, by these settings, which `check_settings` has accepted."""
+        algorithm = self.algorithm = algorithm_named(digest)
+        wanted = {one.name: one for one in settings if one.name in self._own}
+        for name in sorted(set(self._kept) - set(wanted)):
+            await self._drop(name)
+        for name, one in sorted(wanted.items()):
+            effective = _effective(one, self._own[name])
+            kept = self._kept.get(name)
+            if kept is None:
+                kept = self._kept[name] = _Kept(self._own[name], effective, algorithm)
+                kept.task = self._spawn(self._keep(kept))
+            elif kept.settings != effective or kept.algorithm is not algorithm:
+                kept.settings, kept.algorithm = effective, algorithm
+                kept.kick.set()
+
+    async def started(self) -> None:
+        """Every volume was tried once."""
+        for kept in list(self._kept.values()):
+            await kept.tried.wait()
+
+    def stop(self) -> None:
+        """End the scans that run; none begins any more."""
+        for volume in self.open.values():
+            volume.stop()
+
+    async def close(self) -> None:
+        self.stop()
+        for volume in self.open.values():
+            volume.listener = None  # nobody listens any more
+        await asyncio.gather(*(volume.run(volume.close) for volume in self.open.values()))
+
+    # --- what is known -------------------------------------------------------------------------
+
+    def waiting(self) -> list[str]:
+        """Those whose first scan has not finished."""
+        return sorted(
+            name for name, kept in self._kept.items() if kept.volume is None or kept.volume.root is None
+        )
+
+    def settled(self, name: str) -> Volume | None:
+        """The volume when its root was made under the settings in force; None until then."""
+        kept = self._kept.get(name)
+        if kept is None or kept.volume is None or kept.volume.root is None:
+            return None
+        if kept.applied != kept.settings or kept.volume.algorithm is not kept.algorithm:
+            return None
+        try:
+            return None if kept.volume.history.rederive else kept.volume
+        except StateUnavailable:
+            return None  # its problem says so
+
+    def status(self, name: str) -> wire.VolumeStatus | None:
+        """For the coordinator; None while there is nothing to say. Asks the file system."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return None
+        if kept.volume is not None:
+            status = kept.volume.status()
+            return status if status.problem else msgspec.structs.replace(status, problem=kept.problem)
+        if kept.problem is None:
+            return None
+        return wire.VolumeStatus(name, kept.problem, None, None, None, (), 0, 0, 0, None)
+
+    # --- keeping one ---------------------------------------------------------------------------
+
+    async def _keep(self, kept: _Kept) -> None:
+        told = ""
+        while True:
+            kept.kick.clear()
+            try:
+                rest_s = await self._round(kept)
+                told = ""
+            except (CloseranksError, OSError) as error:
+                told = self._trouble(kept, str(error), told)
+                rest_s = PROBLEM_RETRY_S
+            except Exception as error:
+                # One volume's fault must not take the others, nor the fence, with it.
+                if repr(error) != told:
+                    log.exception("%s: a fault of the agent; it is tried again", kept.own.name)
+                told = repr(error)
+                rest_s = PROBLEM_RETRY_S
+            finally:
+                kept.tried.set()
+            try:
+                async with asyncio.timeout(rest_s):
+                    await kept.kick.wait()
+            except TimeoutError:
+                continue
+
+    def _trouble(self, kept: _Kept, text: str, told: str) -> str:
+        if text != told:
+            log.error("%s: %s", kept.own.name, text)
+            kept.problem = wire.Problem("set_up" if kept.volume is None else "settings", text)
+            self._changed()
+        return text
+
+    async def _round(self, kept: _Kept) -> float:
+        """Open or configure it where that is due, and scan; how long to rest."""
+        wanted, algorithm = kept.settings, kept.algorithm
+        if kept.volume is None:
+            kept.volume = await self._open(kept.own, wanted, algorithm)
+            self.open[kept.own.name] = kept.volume
+        elif kept.applied != wanted or kept.volume.algorithm is not algorithm:
+            await kept.volume.run(kept.volume.configure, wanted, algorithm)
+        kept.applied, kept.problem = wanted, None
+        kept.tried.set()
+        report = await kept.volume.run(kept.volume.scan)
+        self._scanned(kept.own.name, report)
+        interval_s = kept.settings.scan_interval_s
+        if report.problem is not None:
+            interval_s = min(interval_s, PROBLEM_RETRY_S)
+        due = report.started_mono + interval_s - time.monotonic()
+        return max(due, report.duration_s * MIN_REST_SHARE, MIN_REST_S)
+
+    async def _open(
+        self, own: AgentVolumeConfig, settings: wire.VolumeSettings, algorithm: DigestAlgorithm
+    ) -> Volume:
+        path, state_dir = os.fsencode(own.path), self._state_dir
+        loop = asyncio.get_running_loop()
+
+        def make() -> Volume:
+            try:
+                return Volume(own.name, path, state_dir, settings, algorithm, own.private_dir)
+            except Damaged as error:  # found while it was read; opened again, it is set aside
+                log.error("%s; it is opened once more", error)
+                return Volume(own.name, path, state_dir, settings, algorithm, own.private_dir)
+
+        opening = asyncio.ensure_future(asyncio.to_thread(make))
+        try:
+            volume = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
+
+        def changed() -> None:
+            loop.call_soon_threadsafe(self._changed)
+
+        volume.listener = changed
+        return volume
+
+    async def _drop(self, name: str) -> None:
+        """Close a volume that is no longer assigned."""
+        kept = self._kept.pop(name)
+        if kept.task is not None:
+            kept.task.cancel()
+            await asyncio.wait({kept.task})
+        volume = self.open.pop(name, None)
+        if volume is not None:
+            volume.stop()
+            await self._dropped(name)
+            volume.listener = None
+            await volume.run(volume.close)
+        log.info("%s is not assigned to this node any more", name)
+
+
+def _close_unwanted(opening: asyncio.Future[Volume]) -> None:
+    """It was opened after nobody wanted it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+def check_settings(digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
+    """What a correct coordinator never sends is refused before anything goes by it. Raises ProtocolError."""
+    algorithm_named(digest)
+    for one in settings:
+        if not MIN_CHUNK_BYTES <= one.chunk_bytes <= MAX_CHUNK_BYTES or one.chunk_bytes % MIN_CHUNK_BYTES:
+            raise ProtocolError(f"volume {one.name!r} with chunks of {one.chunk_bytes} bytes")
+
+
+def _effective(settings: wire.VolumeSettings, own: AgentVolumeConfig) -> wire.VolumeSettings:
+    """The coordinator's settings with what this node's own file overrides."""
+    if own.scan_interval_s is None:
+        return settings
+    return msgspec.structs.replace(settings, scan_interval_s=own.scan_interval_s)

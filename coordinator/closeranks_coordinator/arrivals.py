@@ -1,0 +1,164 @@
+"""What agents tell: that they are there, where their trees stand, what they scanned, how they are.
+
+Each arrival changes the world and nothing else; what follows from it is `fleet`'s to run. Arrivals of
+nodes or volumes that the configuration does not know (any more) are passed over.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from closeranks_proto import messages as wire
+from closeranks_proto.limits import GONE_GRACE_S
+
+from . import answers, fencing
+from .model import Connected, Disconnected, FromAgent, RootStored, Scanned
+from .nodes import Node
+from .world import World
+
+
+def connected(world: World, event: Connected) -> None:
+    node = world.nodes.get(event.node)
+    if node is None:
+        return  # retired while it dialled
+    record = node.record
+    node.session, node.connected_at = event.session, world.now.mono
+    node.scanned = {}
+    record.agent_id, record.address = event.agent_id, event.address
+    record.last_contact_ms = world.now.wall_ms
+    for volume in world.volumes_of(node):
+        if volume.name not in event.volumes:
+            world.log("warning", f"{node.name} has no volume {volume.name}: add it to its agent.toml")
+    fencing.reconcile(world, node, event.fence, event.highest_token)
+    if node.recovery is not None:
+        node.recovery.asked, node.recovery.not_before = None, 0.0
+    world.untold[node.name] = None
+    world.touch_node(node)
+
+
+def disconnected(world: World, event: Disconnected) -> None:
+    node = world.nodes.get(event.node)
+    if node is None or node.session != event.session:
+        return
+    node.session = None
+    node.gone_at, node.grace_s = world.now.mono, GONE_GRACE_S
+    node.scanned = {}
+    if node.recovery is not None:
+        node.recovery.asked, node.recovery.progress = None, {}
+    for action in world.actions.values():
+        if action.dry_run and action.node == node.name and action.state == "running":
+            action.state, action.error = "failed", f"{node.name} disconnected before it answered"
+            world.touch_action(action)
+    world.publish("node", node.name)
+
+
+def root_stored(world: World, event: RootStored) -> None:
+    """A root that is known already is no news: a session begins with the last one that is stored."""
+    node = _assigned(world, event.node, event.volume)
+    if node is None:
+        return
+    node.record.last_contact_ms = world.now.wall_ms
+    stored = node.volume(event.volume)
+    if stored.root == event.root:
+        return
+    stored.root = event.root
+    node.observed.setdefault(event.volume, event.observed_mono)
+    world.touch_node(node)
+    world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
+
+
+def scanned(world: World, event: Scanned) -> None:
+    """A scan counts for the settings that were in force when its session began."""
+    node = _assigned(world, event.node, event.volume)
+    if node is None or node.session is None:
+        return
+    node.record.last_contact_ms = world.now.wall_ms
+    stored, settings = node.volume(event.volume), world.volumes[event.volume].settings
+    if stored.settings != settings:
+        if stored.settings and event.started_mono < node.connected_at:
+            return
+        stored.settings = settings
+        world.touch_node(node)
+    before = node.scanned.get(event.volume, event.started_mono)
+    node.scanned[event.volume] = max(before, event.started_mono)
+    stored.last_scan_ms = world.now.wall_ms
+
+
+def from_agent(world: World, event: FromAgent) -> None:
+    node = world.nodes.get(event.node)
+    if node is None:
+        return
+    node.record.last_contact_ms = world.now.wall_ms
+    match event.message:
+        case wire.VolumeStatus():
+            _status(world, node, event.message)
+        case wire.FenceAnswer():
+            _fence_answered(world, node, event.message)
+        case wire.ConvergeProgress():
+            answers.progressed(world, node, event.message)
+        case wire.ConvergeResult():
+            answers.converged(world, node, event.message)
+        case wire.VerifyResult():
+            answers.verified(world, node, event.message)
+
+
+def _assigned(world: World, name: str, volume: str) -> Node | None:
+    """The node, if this volume is one of its volumes."""
+    if volume not in world.volumes or name not in world.volumes[volume].config.nodes:
+        return None
+    return world.nodes.get(name)
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+def _status(world: World, node: Node, status: wire.VolumeStatus) -> None:
+    if _assigned(world, node.name, status.volume) is None:
+        return
+    stored = node.volume(status.volume)
+    before = stored.status
+    stored.status = status
+    old = None if before is None else before.problem
+    if (None if old is None else old.code) != (None if status.problem is None else status.problem.code):
+        _problem_changed(world, node, status)
+    if before is None or _lasting(before) != _lasting(status):
+        world.publish("node", node.name)
+
+
+def _lasting(status: wire.VolumeStatus) -> wire.VolumeStatus:
+    """Without what changes with every breath."""
+    return msgspec.structs.replace(status, disk_free_bytes=0, scan_duration_ms=None)
+
+
+def _problem_changed(world: World, node: Node, status: wire.VolumeStatus) -> None:
+    stored, problem = node.volume(status.volume), status.problem
+    stored.problem_since_ms = None if problem is None else world.now.wall_ms
+    world.touch_node(node)
+    if problem is None:
+        if node.recovery is not None:
+            node.recovery.not_before = 0.0  # what held it up is gone
+            node.recovery.problem.pop(status.volume, None)
+        return
+    world.log("warning", f"{node.name}, {status.volume}: {problem.message}")
+    for incident in world.diverged(node, status.volume):
+        incident.note(world.now.wall_ms, "note", problem.message)
+        world.touch_incident(incident)
+
+
+def _fence_answered(world: World, node: Node, answer: wire.FenceAnswer) -> None:
+    record = node.record
+    fence = record.fence
+    if answer.fenced and fence is not None and answer.token == fence.token:
+        fence.acknowledged = True
+        incident = world.incidents.get(fence.incident or "")
+    elif not answer.fenced and record.unfence == answer.token:
+        record.unfence = None
+        incident = None
+    else:
+        return
+    world.touch_node(node)
+    if answer.hook:
+        world.log("info" if answer.hook_ok else "warning", f"{node.name}: {answer.hook}")
+    if answer.hook and incident is not None:
+        incident.note(world.now.wall_ms, "note", f"{node.name}: {answer.hook}.")
+        world.touch_incident(incident)

@@ -1,0 +1,139 @@
+"""Naming who breaks ranks: opens the incident of a confirmed difference, and keeps it up to date.
+
+One incident is open for each node, volume and kind. Whoever writes goes on writing: new paths join the
+open incident, and a path that comes back after it was put right is counted as a recurrence. Without a
+fence, the incident closes when the difference is gone; behind one, at the release.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from closeranks_proto.limits import INCIDENT_MAX_PATHS
+
+from . import incidents
+from .clocks import Confirmation
+from .diffs import DiffRow, row
+from .incidents import Incident
+from .judge import Analysis
+from .nodes import Node, Volume
+from .words import human_duration, plural
+from .world import World
+
+RECENT_INCIDENTS = 20  # closed ones that are searched for paths that come back
+SAMPLES = 5
+
+
+def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
+    """Open the incident of a confirmed divergence, once."""
+    view = node.view(volume.name)
+    analysis = view.analysis
+    if world.diverged(node, volume.name):
+        return
+    assert analysis is not None, "clocks run for an analysed node"
+    assert found.since is not None, "what is confirmed was first seen at some time"
+    now, lasted = world.now, world.now.mono - found.since
+    own = list(view.clocks)
+    rows = _rows(world, volume, analysis, own)
+    describe = incidents.regression if len(own) == len(analysis.regressed) else incidents.divergence
+    incident = describe(
+        id=world.next_incident(),
+        node=node.name,
+        volume=volume.name,
+        now_ms=now.wall_ms,
+        first_seen_ms=now.wall_ms - int(lasted * 1000),
+        rows=rows,
+        path_count=len(own),
+        bytes=sum(one.bytes for one in rows),
+        on_divergence=volume.config.on_divergence,
+        evidence=_evidence(world, volume, node, analysis, [one.key for one in rows], lasted),
+    )
+    incident.keep(analysis.root)
+    incident.keep(analysis.truth)
+    _recall(world, incident)
+    view.seen = dict.fromkeys(own)
+    world.open(incident)
+    observed = node.observed.get(volume.name, found.since)
+    world.count("closeranks_divergence_detected_seconds", max(0.0, now.mono - observed))
+    told = f"{plural(len(own), 'path')} for {human_duration(lasted)}"
+    world.log("warning", f"{node.name} breaks ranks on {volume.name}: {told} ({incident.id})")
+
+
+def _recall(world: World, incident: Incident) -> None:
+    """Paths of this node that were put right in an earlier incident have come back."""
+    earlier = [
+        one
+        for one in world.incidents.values()
+        if (one.node, one.volume) == (incident.node, incident.volume) and not one.is_open
+    ][-RECENT_INCIDENTS:]
+    known = dict.fromkeys(key for one in earlier for key in one.paths)
+    back = [key for key in incident.paths if key in known]
+    if back:
+        incident.recur(world.now.wall_ms, back)
+
+
+def _rows(world: World, volume: Volume, analysis: Analysis, keys: Iterable[bytes]) -> list[DiffRow]:
+    """The first INCIDENT_MAX_PATHS of these keys as rows."""
+    width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
+    return [
+        row(key, *analysis.differing[key], world.object, width, chunk_bytes)
+        for key in heapq.nsmallest(INCIDENT_MAX_PATHS, keys)
+    ]
+
+
+def _evidence(
+    world: World, volume: Volume, node: Node, analysis: Analysis, keys: list[bytes], lasted_s: float
+) -> incidents.Evidence:
+    voters = [voter for voter in volume.voters if voter != node.name]
+    assigned = len(volume.config.nodes)
+    if volume.config.policy == "baseline":
+        decided_by = f"baseline {volume.record.pinned}"
+    else:
+        decided_by = f"quorum: {volume.need} of {assigned} nodes must hold an entry; {len(voters)} others voted"
+    return incidents.evidence(
+        compared=sum(world.compared(one, volume) for one in world.members(volume)),
+        assigned=assigned,
+        voters=voters,
+        need=volume.need,
+        decided_by=decided_by,
+        node_root=analysis.root,
+        truth_root=analysis.truth,
+        algorithm=world.algorithm,
+        lasted_s=lasted_s,
+        samples=[(key, *analysis.differing[key]) for key in keys[:SAMPLES]],
+    )
+
+
+def follow(world: World, volume: Volume, node: Node, before: Analysis | None, after: Analysis) -> None:
+    """Take a node's newest differences into its open incident: new paths, and paths that came back."""
+    found = world.diverged(node, volume.name)
+    if not found or before is None:
+        return
+    incident, view = found[0], node.view(volume.name)
+    touched = after.own_keys() if after.touched is None else after.touched
+    own = [key for key in touched if after.is_own(key) and key not in volume.undetermined]
+    back = [key for key in own if key in view.seen and key not in before.differing]
+    fresh = [key for key in own if key not in view.seen]
+    if fresh:
+        view.seen.update(dict.fromkeys(fresh))
+        room = INCIDENT_MAX_PATHS - len(incident.paths)
+        rows = _rows(world, volume, after, fresh)[:room] if room > 0 else []
+        size = incident.differing_bytes + sum(one.bytes for one in rows)
+        incident.observe_paths(rows, max(incident.path_count, len(view.seen)), size)
+    if back:
+        incident.recur(world.now.wall_ms, sorted(back))
+        text = f"{node.name}: {plural(len(back), 'path')} came back after repair ({incident.id})"
+        world.log("warning", text)
+    if fresh or back:
+        world.touch_incident(incident)
+
+
+def healed(world: World, volume: Volume, node: Node) -> None:
+    """Nothing of this node's own doing is left. Behind a fence the release closes the incident."""
+    if node.fenced or not world.compared(node, volume):
+        return
+    for incident in world.diverged(node, volume.name):
+        incident.note(world.now.wall_ms, "note", "The difference is gone without our doing.")
+        world.close(incident)
+        node.view(volume.name).seen = {}

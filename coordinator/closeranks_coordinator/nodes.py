@@ -1,0 +1,155 @@
+"""Nodes and volumes as the core holds them: a record that survives, and around it what does not.
+
+What is not in a record (connections, clocks, scans, the round of a recovery) is made anew after a
+restart: nodes dial again and say where they stand, and a recovery starts its present round again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from closeranks_proto import messages as wire
+from closeranks_proto.limits import GONE_GRACE_S
+
+from .clocks import Clocks
+from .history import TruthHistory
+from .judge import Analysis
+from .model import VolumeConfig
+from .records import NodeRecord, NodeVolume, VolumeRecord
+from .truth import Values, quorum_of
+
+
+@dataclass(slots=True)
+class Recovery:
+    """The round that a recovery is in. Times are monotonic.
+
+    `quiet_since`: since when nothing of the node's own has differed. `goal`: the truth when the
+    verification under way was asked for; `proven`: the truth that each volume was found to equal.
+    """
+
+    stage: Literal["converge", "verify", "settle"] = "converge"
+    asked: str | None = None  # the volume whose answer is awaited
+    asked_at: float = 0.0  # or when it was last heard of
+    target: bytes | None = None  # of the converge under way
+    attempt: int = 0
+    not_before: float = 0.0
+    to_verify: list[str] = field(default_factory=list)
+    goal: bytes | None = None
+    proven: dict[str, bytes | None] = field(default_factory=dict)
+    quiet_since: float | None = None
+    catch_ups: int = 0  # rounds behind a truth that moved on while it was quiet
+    bytes_before: int = 0  # moved by earlier rounds
+    progress: dict[str, wire.ConvergeProgress] = field(default_factory=dict)
+    problem: dict[str, wire.Problem] = field(default_factory=dict)  # by volume, of its last round
+    noted: str = ""  # last trouble told in the timeline
+
+
+@dataclass(slots=True)
+class SizeOf:
+    """Differing bytes of one pair of roots, and the keys that have changed since, with what they were."""
+
+    total: int
+    changed: dict[bytes, Values | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class View:
+    """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it."""
+
+    basis: tuple[object, ...] = ()
+    analysis: Analysis | None = None
+    undetermined: frozenset[bytes] = frozenset()  # as the clocks know it
+    unclear: int = 0
+    lag_unclear: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
+    lag_since: float | None = None
+    seen: dict[bytes, None] = field(default_factory=dict)  # own paths of the open incident
+    confirmed: int = 0
+    unconfirmed: int = 0
+    size: SizeOf | None = None
+
+    @property
+    def own(self) -> int:
+        """Paths that differ by the node's own doing, those that nobody can judge left out."""
+        return self.differing - self.behind
+
+    @property
+    def behind(self) -> int:
+        """Paths in which the node is only late, those that nobody can judge left out."""
+        return 0 if self.analysis is None else len(self.analysis.lagging) - self.lag_unclear
+
+    @property
+    def differing(self) -> int:
+        """All paths in which the node differs from the truth, those that nobody can judge left out."""
+        return 0 if self.analysis is None else len(self.analysis.differing) - self.unclear
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: its record, its connection, its work."""
+
+    name: str
+    record: NodeRecord
+    session: str | None = None
+    connected_at: float = 0.0
+    gone_at: float = 0.0
+    grace_s: float = GONE_GRACE_S
+    scanned: dict[str, float] = field(default_factory=dict)  # start of the last scan, monotonic
+    observed: dict[str, float] = field(default_factory=dict)  # when the oldest open difference was seen
+    views: dict[str, View] = field(default_factory=dict)
+    recovery: Recovery | None = None
+    suspect_since: float = 0.0
+    unreachable_since: float | None = None
+    blocked_by: str | None = None
+
+    def view(self, volume: str) -> View:
+        return self.views.setdefault(volume, View())
+
+    def volume(self, volume: str) -> NodeVolume:
+        return self.record.volumes.setdefault(volume, NodeVolume())
+
+    @property
+    def fenced(self) -> bool:
+        return self.record.fence is not None
+
+
+@dataclass(slots=True)
+class Volume:
+    """One volume: configuration, record, and the truth's earlier roots.
+
+    `unclear` are the clocks of undetermined paths; `rolling` counts holders of new entries that are
+    spreading, as counted when the nodes' analyses were those in `rolling_basis`.
+    """
+
+    config: VolumeConfig
+    record: VolumeRecord
+    history: TruthHistory
+    undetermined: frozenset[bytes] = frozenset()
+    unclear: Clocks = field(default_factory=Clocks)
+    unclear_of: frozenset[bytes] = frozenset()  # what these clocks were started for
+    unclear_count: int = 0  # undetermined for settle_s
+    unpinned_since: float | None = None
+    voters: tuple[str, ...] = ()
+    votes_since: float | None = None  # since when a quorum could found the truth
+    rolling: dict[tuple[bytes, bytes | None], int] = field(default_factory=dict)
+    rolling_basis: list[Analysis] = field(default_factory=list)
+    decided: tuple[object, ...] = ()
+    settings: str = ""  # what decides which entries a tree has
+
+    @property
+    def truth(self) -> bytes | None:
+        return self.record.roots[-1][1] if self.record.roots else None
+
+    @property
+    def need(self) -> int:
+        return quorum_of(len(self.config.nodes))
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+def settings_of(config: VolumeConfig) -> str:
+    """What decides which entries a tree has: a change of it is a new truth, never a divergence."""
+    return repr((config.chunk_bytes, config.ignore, config.track))

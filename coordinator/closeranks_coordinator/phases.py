@@ -1,0 +1,55 @@
+"""What a node is called while neither a fence nor a repair behind one decides.
+
+The phase follows from the node's volumes: confirmed differences of its own make a suspect, a volume
+never joined makes a joiner, lag makes it lagging. A suspect stays one while anything of its own differs,
+even where nobody can judge it any more: nodes stay what they were.
+"""
+
+from __future__ import annotations
+
+from .fencing import drop_recovery
+from .nodes import Node, Volume
+from .states import Phase
+from .world import World
+
+
+def update_phase(world: World, node: Node) -> None:
+    """Call a node what its volumes say."""
+    if node.fenced or node.session is None:
+        return
+    volumes = world.volumes_of(node)
+    _join(world, node, volumes)
+    suspect = _is_suspect(node, volumes)
+    if node.record.recovery is not None:
+        if not suspect:
+            return
+        drop_recovery(world, node, "a difference of its own was confirmed")
+    world.move(node, "suspect" if suspect else _phase(node, volumes))
+
+
+def _phase(node: Node, volumes: list[Volume]) -> Phase:
+    if any(node.volume(volume.name).held is None for volume in volumes):
+        return "joining"
+    if any(node.view(volume.name).behind for volume in volumes):
+        return "lagging"
+    return "in_rank"
+
+
+def _is_suspect(node: Node, volumes: list[Volume]) -> bool:
+    views = [node.view(volume.name) for volume in volumes]
+    if any(view.confirmed for view in views):
+        return True
+    return node.record.phase == "suspect" and any(
+        view.analysis is not None and view.analysis.divergent for view in views
+    )
+
+
+def _join(world: World, node: Node, volumes: list[Volume]) -> None:
+    """A node whose root is the truth's has joined that volume."""
+    if node.record.recovery is not None:
+        return
+    for volume in volumes:
+        stored = node.volume(volume.name)
+        if stored.held is None and world.compared(node, volume) and world.left(node, volume, "join") == 0:
+            stored.held = volume.truth
+            world.touch_node(node)

@@ -1,0 +1,114 @@
+"""Who is there: membership as peers must know it, nodes that are silent, names that are claimed twice."""
+
+from __future__ import annotations
+
+from closeranks_proto import messages as wire
+
+from . import incidents
+from .incidents import Incident
+from .nodes import Node
+from .world import World
+
+OUTAGE_AFTER_S = 10.0
+DUPLICATE_QUIET_S = 60.0
+
+
+def announce(world: World) -> None:
+    """Send the membership to everybody when it has changed, else to those who have to hear it again."""
+    members = tuple(
+        wire.Member(
+            node.name, node.record.address, node.fenced, not node.fenced or node.record.recovery is not None
+        )
+        for node in world.nodes.values()
+    )
+    if members != world.told:
+        world.told = members
+        world.counters.term += 1
+        world.touch("counters", "")
+        world.untold = dict.fromkeys(world.nodes)
+    untold, world.untold = world.untold, {}
+    for name in untold:
+        node = world.nodes.get(name)
+        if node is not None and node.session is not None:
+            kept = tuple(incident.id for incident in world.diverged(node))
+            world.send(node, wire.Membership(world.counters.term, world.told, kept))
+
+
+def watch(world: World) -> None:
+    """Open and close what tells of silent nodes and of names claimed twice."""
+    for node in world.nodes.values():
+        if world.unreachable(node):
+            _missing(world, node)
+        else:
+            _present(world, node)
+    for name, at in list(world.duplicates.items()):
+        due = at + DUPLICATE_QUIET_S
+        if world.now.mono < due:
+            world.wake(due)
+            continue
+        del world.duplicates[name]
+        incident = world.open_incident("duplicate_node", name, None)
+        if incident is not None:
+            incident.note(world.now.wall_ms, "note", "The second agent has not tried again.")
+            world.close(incident)
+
+
+def _present(world: World, node: Node) -> None:
+    if node.unreachable_since is not None:
+        node.unreachable_since = None
+        world.publish("node", node.name)
+    incident = world.open_incident("outage", node.name, None)
+    if incident is not None and node.session is not None:
+        incident.note(world.now.wall_ms, "note", f"{node.name} is back.")
+        world.close(incident)
+    if node.session is None:
+        world.wake(node.gone_at + node.grace_s)
+
+
+def _missing(world: World, node: Node) -> None:
+    if node.unreachable_since is None:
+        node.unreachable_since = node.gone_at if node.session is None else world.now.mono
+        world.publish("node", node.name)
+    since = node.unreachable_since
+    if not node.record.agent_id or world.open_incident("outage", node.name, None) is not None:
+        return
+    if world.now.mono < since + OUTAGE_AFTER_S:
+        world.wake(since + OUTAGE_AFTER_S)
+        return
+    incident = incidents.outage(
+        id=world.next_incident(),
+        node=node.name,
+        since_ms=world.now.wall_ms - int((world.now.mono - since) * 1000),
+        now_ms=world.now.wall_ms,
+        volumes=[volume.name for volume in world.volumes_of(node)],
+    )
+    _explain(world, node, incident)
+    world.open(incident)
+
+
+def _explain(world: World, node: Node, incident: Incident) -> None:
+    """A node that is there but has lost its tree is not silent: say what it says."""
+    for volume in world.volumes_of(node):
+        status = node.volume(volume.name).status
+        if node.session is not None and status is not None and status.problem is not None:
+            incident.summary = (
+                f"{node.name} can not read its copy of volume {volume.name}: {status.problem.message}"
+            )
+            incident.advice = (
+                f"An empty or missing directory is not taken for deleted files: {node.name} has no vote and nothing is "
+                f"written there. Mount or restore the volume on {node.name}; the incident then closes by itself."
+            )
+            incident.note(world.now.wall_ms, "note", status.problem.message)
+
+
+def refuse_duplicate(world: World, name: str, detail: str) -> None:
+    """A second agent claimed this name."""
+    if name not in world.nodes:
+        return
+    world.duplicates[name] = world.now.mono
+    if world.open_incident("duplicate_node", name, None) is None:
+        world.open(
+            incidents.duplicate_node(
+                id=world.next_incident(), node=name, now_ms=world.now.wall_ms, detail=detail
+            )
+        )

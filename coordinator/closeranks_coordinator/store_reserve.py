@@ -1,0 +1,58 @@
+"""Room set aside, so that a full disk keeps the coordinator from learning but not from fencing.
+
+A file of RESERVE_BYTES lies beside the database. When the disk is full it is given up: from then on only
+the core's own records (fences, incidents, verdicts) and the garbage collection, which gives room back, may
+write; trees of nodes have to wait. It is set aside again once there is room for it twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger("closeranks.store")
+
+RESERVE_BYTES = 8 * 1024 * 1024
+
+
+class Reserve:
+    """The reserve of one state directory. `held` False: it is given up, or there was never room for it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "reserve"
+        self.held = self._path.exists()
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self._path.parent)
+        return found.f_bavail * found.f_frsize
+
+    def hold(self) -> bool:
+        """Set the room aside if there is enough of it."""
+        if self.held:
+            return True
+        if self.free_bytes() < 2 * RESERVE_BYTES:
+            return False
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, RESERVE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("no room could be set aside: %s", error)
+            self._path.unlink(missing_ok=True)
+            return False
+        self.held = True
+        return True
+
+    def give_up(self) -> bool:
+        """Free the room; whether there was any."""
+        if not self.held:
+            return False
+        self._path.unlink(missing_ok=True)
+        self.held = False
+        log.warning(
+            "the disk is full: the room set aside in %s is used now, for fences first", self._path.parent
+        )
+        return True

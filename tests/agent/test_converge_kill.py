@@ -1,0 +1,20 @@
+"""A converge that is killed anywhere is finished by the next one, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_any_change_the_next_run_reaches_the_target_and_nothing_is_lost(tmp_path: Path) -> None:
+    sweep = [sys.executable, str(Path(__file__).with_name("kill_sweep.py")), str(tmp_path), "5"]
+    ended = subprocess.run(sweep, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["violations"] == []
+    assert found["killed"] > 25

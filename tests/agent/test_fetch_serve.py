@@ -1,0 +1,318 @@
+"""Chunks between peers: who may ask, what is sent, and what happens when a peer lets us down."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from closeranks_agent.chunkwire import (
+    HEADER,
+    NODE_HEADER,
+    PATH,
+    ChunkName,
+    ChunkRequest,
+    Status,
+    decode_request,
+    encode_request,
+)
+from closeranks_agent.fetch import ChunkWant, Fetcher
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.errors import ProtocolError
+from closeranks_proto.limits import CHUNK_STREAMS_MAX
+from closeranks_proto.messages import Member
+from peers_in_process import CHUNK, Nodes, fill, nodes_in
+
+OF = XXH3_128.of
+
+
+def request_for(*names: tuple[bytes, int, bytes], volume: str = "v", chunk_bytes: int = CHUNK) -> bytes:
+    chunks = tuple(ChunkName(*name) for name in names)
+    return encode_request(ChunkRequest(volume, "xxh3-128", chunk_bytes, chunks))
+
+
+async def ask(nodes: Nodes, server: str, body: bytes, asker: str = "n2") -> tuple[int, bytes]:
+    assert nodes.http is not None
+    url = f"http://{nodes.nodes[server].address}{PATH}"
+    async with nodes.http.post(url, data=io.BytesIO(body), headers={NODE_HEADER: asker}) as answer:
+        return answer.status, await answer.read()
+
+
+def records(stream: bytes) -> list[tuple[Status, int, bytes]]:
+    found = []
+    at = 0
+    while at < len(stream):
+        status, position, length = HEADER.unpack_from(stream, at)
+        at += HEADER.size
+        found.append((Status(status), position, stream[at : at + length]))
+        at += length
+    return found
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+async def test_it_sends_what_matches_and_says_missing_for_everything_else(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        large = os.urandom(CHUNK + 10)
+        fill(
+            tmp_path / "n1",
+            {"f": b"content", "large": large, "d": None, ".hidden": b"h", "changed": b"before"},
+        )
+        os.symlink("/etc/passwd", tmp_path / "n1/link")
+        await nodes.add("n1")
+        await nodes.add("n2")
+        (tmp_path / "n1/changed").write_bytes(b"after!")
+        (tmp_path / "n1/unscanned").write_bytes(b"new")
+        status, stream = await ask(
+            nodes,
+            "n1",
+            request_for(
+                (b"f", 0, OF(b"content")),
+                (b"large", 1, OF(large[CHUNK:])),
+                (b"f", 0, OF(b"other")),
+                (b"large", 7, OF(b"")),
+                (b"changed", 0, OF(b"before")),
+                (b"changed", 0, OF(b"after!")),
+                (b"unscanned", 0, OF(b"new")),
+                (b"link", 0, OF(Path("/etc/passwd").read_bytes()[:CHUNK])),
+                (b"d", 0, OF(b"")),
+                (b"nowhere\0at\0all", 0, OF(b"")),
+                (b".closeranks\0OWNER", 0, OF((tmp_path / "n1/.closeranks/OWNER").read_bytes())),
+            ),
+        )
+        assert status == 200
+        assert records(stream) == [
+            (Status.CHUNK, 0, b"content"),
+            (Status.CHUNK, 1, large[CHUNK:]),
+            (Status.MISSING, 2, b""),
+            (Status.MISSING, 3, b""),
+            (Status.MISSING, 4, b""),
+            (Status.CHUNK, 5, b"after!"),
+            *((Status.MISSING, at, b"") for at in range(6, 11)),
+            (Status.END, 0, b""),
+        ]
+        assert nodes.nodes["n1"].served == {"n2": 7 + 10 + 6}
+
+
+@pytest.mark.parametrize(
+    ("arrange", "asker", "body", "status"),
+    [
+        (lambda nodes: None, "stranger", None, 403),
+        (lambda nodes: None, "", None, 403),
+        (lambda nodes: nodes.fence("n2", may_fetch=False), "n2", None, 403),
+        (lambda nodes: nodes.fence("n2", may_fetch=True), "n2", None, 200),
+        (lambda nodes: setattr(nodes.nodes["n1"], "fenced", True), "n2", None, 409),
+        (lambda nodes: None, "n2", request_for((b"f", 0, b"x" * 16), volume="other"), 404),
+        (lambda nodes: None, "n2", request_for((b"f", 0, b"x" * 16), chunk_bytes=4096), 409),
+        (lambda nodes: None, "n2", b"\xc1 not msgpack", 400),
+        (lambda nodes: None, "n2", request_for((b"..\0etc\0passwd", 0, b"x" * 16)), 400),
+        (lambda nodes: None, "n2", b"\x00" * 2_000_000, 413),
+    ],
+)
+async def test_whom_it_refuses(
+    tmp_path: Path, arrange: Callable[[Nodes], None], asker: str, body: bytes | None, status: int
+) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"f": b"content"})
+        await nodes.add("n1")
+        await nodes.add("n2")
+        arrange(nodes)
+        found, answer = await ask(nodes, "n1", body or request_for((b"f", 0, OF(b"content"))), asker)
+        assert found == status
+        assert status == 200 or b'"error"' in answer
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x90", b"\x95\x01\xa1v\xa1d\x10\x90", b"\xdd\xff\xff\xff\xff"])
+def test_a_damaged_request_raises_a_typed_error(damage: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(damage)
+
+
+def test_every_truncation_of_a_request_raises_a_typed_error() -> None:
+    body = request_for((b"f", 0, OF(b"content")), (b"g\0h", 3, OF(b"x")))
+    assert decode_request(body).chunks[1] == ChunkName(b"g\0h", 3, OF(b"x"))
+    for length in range(len(body)):
+        with pytest.raises(ProtocolError):
+            decode_request(body[:length])
+
+
+async def test_more_streams_than_its_bound_are_told_to_come_again(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"large": os.urandom(200 * CHUNK)})
+        node = await nodes.add("n1")
+        await nodes.add("n2")
+        data = (tmp_path / "n1/large").read_bytes()
+        names = [(b"large", at, OF(data[at * CHUNK : (at + 1) * CHUNK])) for at in range(200)]
+        body = request_for(*names)
+        url = f"http://{node.address}{PATH}"
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            held = []
+            for _ in range(CHUNK_STREAMS_MAX):  # held open: nobody reads them
+                answer = await http.post(url, data=body, headers={NODE_HEADER: "n2"})
+                assert answer.status == 200
+                held.append(answer)
+            async with http.post(url, data=body, headers={NODE_HEADER: "n2"}) as answer:
+                assert answer.status == 503
+                assert answer.headers["Retry-After"] == "1"
+            for answer in held:
+                answer.close()
+
+
+# --- the fetcher ---------------------------------------------------------------------------------
+
+
+class Sources:
+    """Made-up peers, and a fetcher that asks them."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.runners: list[web.AppRunner] = []
+        self.got: dict[int, bytes] = {}
+        self.moved = 0
+        self.asked: dict[str, int] = {}
+
+    async def add(
+        self, name: str, behave: Callable[[web.Request, web.StreamResponse, ChunkRequest], Awaitable[None]]
+    ) -> None:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            asked = decode_request(await request.read())
+            self.asked[name] = self.asked.get(name, 0) + len(asked.chunks)
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await behave(request, response, asked)
+            return response
+
+        app = web.Application(client_max_size=4 << 20)
+        app.router.add_post(PATH, handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.runners.append(runner)
+        self.members[name] = Member(name, f"127.0.0.1:{runner.addresses[0][1]}", False, True)
+
+    async def fetch(self, count: int, patience_s: float = 2.0) -> list[ChunkWant]:
+        wants = [ChunkWant(b"f", at, OF(content(at)), len(content(at))) for at in range(count)]
+
+        async def write(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+            bad = [want for want, data in parts if OF(data) != want.digest]
+            self.got.update((want.index, data) for want, data in parts if want not in bad)
+            return bad
+
+        def received(length: int) -> None:
+            self.moved += length
+
+        async with (
+            aiohttp.ClientSession() as http,
+            Fetcher(
+                "v",
+                "xxh3-128",
+                CHUNK,
+                "me",
+                [*self.members, "me", "absent"],
+                lambda: self.members,
+                lambda: 1,
+                http,
+                received,
+                timeout_s=0.3,
+                patience_s=patience_s,
+            ) as fetcher,
+        ):
+            try:
+                return await asyncio.wait_for(fetcher.fetch(wants, write), 20)
+            finally:
+                for runner in self.runners:
+                    await runner.cleanup()
+
+
+def content(at: int) -> bytes:
+    return b"%d" % at * (at % 50 + 1)
+
+
+async def honest(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    for position, name in enumerate(asked.chunks):
+        data = content(name.index)
+        await response.write(HEADER.pack(Status.CHUNK, position, len(data)) + data)
+    await response.write(HEADER.pack(Status.END, 0, 0))
+
+
+async def lying(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    for position, name in enumerate(asked.chunks):
+        length = len(content(name.index))
+        await response.write(HEADER.pack(Status.CHUNK, position, length) + b"?" * length)
+    await response.write(HEADER.pack(Status.END, 0, 0))
+
+
+async def denying(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    for position in range(len(asked.chunks)):
+        await response.write(HEADER.pack(Status.MISSING, position, 0))
+    await response.write(HEADER.pack(Status.END, 0, 0))
+
+
+async def silent(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    data = content(asked.chunks[0].index)
+    await response.write(HEADER.pack(Status.CHUNK, 0, len(data)) + data)
+    await asyncio.sleep(5)
+
+
+async def hanging_up(request: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    await response.write(HEADER.pack(Status.CHUNK, 0, 10) + b"half")
+    assert request.transport is not None
+    request.transport.close()
+
+
+async def babbling(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    await response.write(HEADER.pack(9, 60000, 1 << 30) + os.urandom(100))
+
+
+async def endless(_: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+    await response.write(HEADER.pack(Status.CHUNK, 0, (1 << 32) - 1))
+    await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("bad", [lying, denying, silent, hanging_up, babbling, endless])
+async def test_what_one_peer_fails_to_give_another_gives(bad: Callable[..., Awaitable[None]]) -> None:
+    sources = Sources()
+    await sources.add("bad", bad)
+    await sources.add("good", honest)
+    assert await sources.fetch(500) == []
+    assert sources.got == {at: content(at) for at in range(500)}
+    assert sources.asked["bad"] > 0
+
+
+async def test_several_peers_share_the_work_and_nothing_is_asked_twice() -> None:
+    sources = Sources()
+    for name in ("p1", "p2", "p3", "p4"):
+        await sources.add(name, honest)
+    assert await sources.fetch(3000) == []
+    assert sources.moved == sum(len(content(at)) for at in range(3000))
+    assert min(sources.asked.values()) > 100
+    assert sum(sources.asked.values()) == 3000
+
+
+@pytest.mark.parametrize("bad", [lying, denying, hanging_up])
+async def test_what_nobody_gives_is_given_back(bad: Callable[..., Awaitable[None]]) -> None:
+    sources = Sources()
+    await sources.add("bad", bad)
+    assert len(await sources.fetch(20, patience_s=0.5)) == 20
+    assert sources.got == {}
+
+
+async def test_without_any_usable_peer_it_ends_soon() -> None:
+    sources = Sources()
+    assert len(await sources.fetch(5, patience_s=0.2)) == 5
+
+
+async def test_a_fenced_peer_is_left_at_once_and_never_asked() -> None:
+    sources = Sources()
+    await sources.add("fenced", honest)
+    await sources.add("good", honest)
+    sources.members["fenced"] = Member("fenced", sources.members["fenced"].address, True, True)
+    assert await sources.fetch(200) == []
+    assert set(sources.asked) == {"good"}

@@ -1,0 +1,183 @@
+"""Orders of a coordinator: one at a time on a volume, refused when late, never the agent's end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent.converge import Converger
+from closeranks_proto import messages as wire
+from link_world import Talk, World, until, world_of
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with world_of(tmp_path) as made:
+        (made.tree / "a").write_bytes(b"1")
+        yield made
+
+
+async def settled(world: World) -> tuple[Talk, bytes]:
+    talk = await world.coordinator.talk(0)
+    announce = await talk.hear(wire.Announce)
+    await talk.say(wire.Ack("photos", announce.seq))
+    return talk, announce.root
+
+
+def converge(action: str, root: bytes, mode: wire.Mode = "lag", token: int = 0) -> wire.Converge:
+    return wire.Converge(action, "photos", root, mode, "", token, (), False)
+
+
+class Slow:
+    """A converge that runs until it is told to end, and takes its time to be cancelled."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[str] = []
+        self.inside = self.most = self.ending = self.cut = 0
+        self.go = asyncio.Event()
+        lock = asyncio.Lock()
+
+        async def run(
+            _: Converger, order: wire.Converge, progress: Callable[[wire.ConvergeProgress], None]
+        ) -> wire.ConvergeResult:
+            async with lock:
+                self.runs.append(order.action)
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+                try:
+                    await self.go.wait()
+                    return wire.ConvergeResult(
+                        order.action, "photos", "done", None, 0, 0, 0, 0, "", None, (), 0, 0
+                    )
+                finally:
+                    self.ending += 1
+                    try:
+                        await asyncio.sleep(0.3)
+                    except asyncio.CancelledError:
+                        self.cut += 1
+                        raise
+                    finally:
+                        self.inside -= 1
+
+        monkeypatch.setattr(Converger, "run", run)
+
+
+async def test_a_result_comes_behind_its_commits(world: World) -> None:
+    async with world.agent() as agent:
+        talk, root = await settled(world)
+        (world.tree / "b").write_bytes(b"2")
+        await talk.say(wire.Verify("a-1", "photos", "", 0))
+        commit = await talk.hear(wire.Commit)
+        await asyncio.sleep(0.2)
+        assert not talk.all(wire.VerifyResult)
+        await talk.say(wire.Ack("photos", commit.seq))
+        result = await talk.hear(wire.VerifyResult)
+        assert result.root == commit.root != root
+        assert agent.link.connected
+
+
+async def test_a_repeated_order_is_run_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root), converge("a-1", root))
+        await until(lambda: slow.runs)
+        slow.go.set()
+        await talk.hear(wire.ConvergeResult)
+        await asyncio.sleep(0.1)
+        assert slow.runs == ["a-1"]
+
+
+async def test_newer_orders_replace_older_ones_which_end_in_peace(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root))
+        await until(lambda: slow.runs)
+        await talk.say(converge("a-2", root), converge("a-3", root))
+        await until(lambda: slow.ending)
+        slow.go.set()
+        result = await talk.hear(wire.ConvergeResult)
+        assert result.action == "a-3"
+        assert (slow.cut, slow.most) == (0, 1)
+
+
+async def test_an_order_that_is_cancelled_can_be_given_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root))
+        await until(lambda: slow.runs)
+        await talk.say(wire.Cancel("a-1"), converge("a-1", root))
+        slow.go.set()
+        await talk.hear(wire.ConvergeResult)
+
+
+@pytest.mark.parametrize(
+    ("mode", "token"), [("divergence", 0), ("divergence", 2), ("divergence", 4), ("lag", 2)]
+)
+async def test_an_order_of_another_fence_is_refused(world: World, mode: wire.Mode, token: int) -> None:
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(wire.Fence(3, "why", "", False))
+        await talk.hear(wire.FenceAnswer)
+        await talk.say(converge("a-1", root, mode, token))
+        assert (await talk.hear(wire.ConvergeResult)).state == "failed"
+        await talk.say(converge("a-2", root, mode, 3))
+        result = await talk.hear(wire.ConvergeResult, lambda one: one.action == "a-2")
+        assert result.state == "done"
+
+
+async def test_a_fault_ends_the_order_and_not_the_agent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(*_: object) -> wire.ConvergeResult:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(Converger, "run", run)
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root), wire.Verify("a-2", "elsewhere", "", 0))
+        assert (await talk.hear(wire.ConvergeResult)).state == "failed"
+        assert (await talk.hear(wire.VerifyResult)).root is None
+        await talk.say(wire.Verify("a-3", "photos", "", 0))
+        assert (await talk.hear(wire.VerifyResult, lambda one: one.action == "a-3")).root == root
+
+
+async def test_questions_about_the_trash_are_answered_whatever_goes_wrong(world: World) -> None:
+    async with world.agent():
+        talk, _ = await settled(world)
+        await talk.say(
+            wire.TrashList(1, "", "", 2**60, ""),
+            wire.TrashList(2, "elsewhere", "", 10, ""),
+            wire.TrashRestore(3, "photos", ("1",), "relative", False),
+            wire.TrashRestore(4, "photos", ("1",), "/nonexistent/\0", False),
+            wire.TrashRestore(5, "photos", ("1",), "", True),
+        )
+        await until(lambda: len(talk.all(wire.TrashAnswer)) == 5)
+        errors = {one.request: one.error for one in talk.all(wire.TrashAnswer)}
+        assert not errors.pop(1)
+        assert all(errors.values())
+
+
+async def test_a_lost_session_ends_a_converge_that_needs_objects_in_words(world: World) -> None:
+    async with world.agent():
+        talk, _ = await settled(world)
+        await talk.say(converge("a-1", bytes(16)))
+        want = await talk.hear(wire.Want)
+        await talk.say(wire.Objects("photos", want.request, (), want.digests, True))
+        result = await talk.hear(wire.ConvergeResult)
+        assert result.state == "failed"
+        await talk.say(converge("a-2", bytes(16)))
+        await talk.hear(wire.Want, lambda one: one.request != want.request)
+        await talk.socket.close()
+        second = await world.coordinator.talk(1)
+        await second.say(converge("a-2", bytes(16)))
+        await second.hear(wire.Want)

@@ -1,0 +1,190 @@
+"""The plan: a pure function of differences and of what is at hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from closeranks_agent.plan import Copy, FileNeed, LocalContent, Place, Rules, Saw, Verb, plan, step_for_people
+from closeranks_agent.records import StatSignature
+from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.errors import MissingObject
+
+CHUNK = 65536
+OF = XXH3_128.of
+SEEN = StatSignature(1, 2, 3, 4, 5)
+RULES = Rules(16, CHUNK, False)
+DIRECTORY = encode_entry(Entry(Kind.DIRECTORY, mode=0o755))
+CLOSED = encode_entry(Entry(Kind.DIRECTORY, mode=0o555))
+LINK = encode_entry(Entry(Kind.SYMLINK, 1, target=b"t"))
+LISTS: dict[bytes, ChunkList] = {}
+
+
+def file(data: bytes, mode: int = 0o644) -> bytes:
+    digests = b"".join(OF(data[at : at + CHUNK]) for at in range(0, max(1, len(data)), CHUNK))
+    digest = content_digest(XXH3_128, len(data), CHUNK, digests)
+    if len(data) > CHUNK:
+        LISTS[digest] = ChunkList(len(data), CHUNK, 16, digests)
+        assert OF(encode_chunk_list(LISTS[digest])) == digest
+    return encode_entry(Entry(Kind.FILE, len(data), digest, mode))
+
+
+def saw(key: bytes, own: bytes | None, target: bytes | None) -> Saw:
+    return Saw(key, own, target, SEEN if own is not None else None)
+
+
+def local(
+    whole: dict[bytes, Place] | None = None, chunk: dict[bytes, tuple[Place, int]] | None = None
+) -> LocalContent:
+    return LocalContent(LISTS.get, whole or {}, chunk or {}, lambda length: OF(bytes(length)))
+
+
+def order(*saws: Saw, cut: bytes | None = None) -> list[tuple[str, bytes]]:
+    return [(str(step.verb), step.key) for step in plan(saws, local(), RULES, cut).steps]
+
+
+def test_removals_come_deepest_first_then_directories_then_files_then_attributes_of_directories() -> None:
+    assert order(
+        saw(b"a", None, DIRECTORY),
+        saw(b"a\0f", None, file(b"x")),
+        saw(b"b", CLOSED, DIRECTORY),
+        saw(b"b\0sub", CLOSED, DIRECTORY),
+        saw(b"gone", DIRECTORY, None),
+        saw(b"gone\0deep", file(b"y"), None),
+        saw(b"l", None, LINK),
+    ) == [
+        ("remove", b"gone\0deep"),
+        ("remove", b"gone"),
+        ("make_directory", b"a"),
+        ("link", b"l"),
+        ("fetch", b"a\0f"),
+        ("set_attributes", b"b\0sub"),
+        ("set_attributes", b"b"),
+    ]
+
+
+def test_a_directory_that_becomes_a_file_is_empty_by_then() -> None:
+    assert order(saw(b"d", DIRECTORY, file(b"x")), saw(b"d\0x", LINK, None)) == [
+        ("remove", b"d\0x"),
+        ("fetch", b"d"),
+    ]
+
+
+def test_a_file_that_becomes_a_directory_is_one_before_its_content_comes() -> None:
+    assert order(saw(b"d", file(b"x"), DIRECTORY), saw(b"d\0x", None, LINK)) == [
+        ("make_directory", b"d"),
+        ("link", b"d\0x"),
+    ]
+
+
+@pytest.mark.parametrize("cut", [b"d", b"d\0x", b"d\0x\0y"])
+def test_a_directory_waits_for_what_lies_behind_the_cut(cut: bytes) -> None:
+    for target in (None, CLOSED, LINK):
+        found = plan([saw(b"d", DIRECTORY, target)], local(), RULES, cut)
+        assert (found.steps, [one.key for one in found.waiting]) == ((), [b"d"])
+
+
+def test_a_directory_before_the_cut_does_not_wait() -> None:
+    assert order(saw(b"d", DIRECTORY, None), cut=b"d.x") == [("remove", b"d")]
+
+
+def test_every_step_carries_what_was_seen() -> None:
+    (step,) = plan([saw(b"f", file(b"a"), file(b"b"))], local(), RULES).steps
+    assert (step.own, step.target, step.seen) == (file(b"a"), file(b"b"), SEEN)
+
+
+def need(own: bytes | None, target: bytes, at_hand: LocalContent) -> FileNeed:
+    (step,) = plan([saw(b"f", own, target)], at_hand, RULES).steps
+    assert step.need is not None
+    return step.need
+
+
+def chunks(text: str) -> bytes:
+    """A chunk for each letter; `0` is zeros; a last dot is a short tail."""
+    return b"".join(
+        bytes(CHUNK) if one == "0" else b"tail" if one == "." else one.encode() * CHUNK for one in text
+    )
+
+
+HERE = Place(False, b"f")
+THERE = Place(False, b"g")
+
+
+def test_only_differing_chunks_are_fetched() -> None:
+    found = need(file(chunks("abcd")), file(chunks("aXcdY")), local())
+    assert found.fetch == (1, 4)
+    assert found.copies == (Copy(0, 1, HERE, 0), Copy(2, 2, HERE, 2))
+    assert (found.fetch_bytes, found.stage_bytes) == (2 * CHUNK, 5 * CHUNK)
+
+
+def test_zeros_are_neither_fetched_nor_copied() -> None:
+    found = need(None, file(chunks("0a00b0")), local())
+    assert (found.fetch, found.copies, found.stage_bytes) == ((1, 4), (), 2 * CHUNK)
+
+
+def test_the_whole_content_elsewhere_is_copied() -> None:
+    target = file(chunks("abc."))
+    digest = next(digest for digest, one in LISTS.items() if one.size == 3 * CHUNK + 4)
+    found = need(None, target, local(whole={digest: THERE}))
+    assert (found.fetch, found.copies) == ((), (Copy(0, 4, THERE, 0),))
+    assert found.stage_bytes == 3 * CHUNK + 4
+
+
+def test_chunks_of_other_files_are_copied() -> None:
+    at_hand = local(chunk={OF(b"b" * CHUNK): (THERE, 7), OF(b"c" * CHUNK): (THERE, 8)})
+    found = need(file(b"short"), file(chunks("abc")), at_hand)
+    assert (found.fetch, found.copies) == ((0,), (Copy(1, 2, THERE, 7),))
+
+
+def test_empty_files_need_nothing() -> None:
+    (step,) = plan([saw(b"f", None, file(b""))], local(), RULES).steps
+    assert (step.verb, step.need and step.need.fetch) == (Verb.COPY, ())
+
+
+def test_mode_alone_is_set_without_content() -> None:
+    assert order(saw(b"f", file(b"x", 0o600), file(b"x", 0o644))) == [("set_attributes", b"f")]
+
+
+@pytest.mark.parametrize(
+    ("own", "target", "withheld"),
+    [
+        (0o755, 0o4755, True),
+        (0o4755, 0o755, False),
+        (0o2755, 0o4755, False),
+        (0o2775, 0o3775, True),
+        (0o644, 0o4755, False),
+    ],
+)
+def test_special_bits_are_withheld_when_nothing_else_is_to_be_written(
+    own: int, target: int, withheld: bool
+) -> None:
+    found = plan([saw(b"f", file(b"x", own), file(b"x", target))], local(), RULES)
+    assert (bool(found.withheld), bool(found.steps)) == (withheld, not withheld)
+    allowed = plan([saw(b"f", file(b"x", own), file(b"x", target))], local(), Rules(16, CHUNK, True))
+    assert allowed.withheld == ()
+
+
+def test_a_missing_chunk_list_is_said() -> None:
+    with pytest.raises(MissingObject):
+        plan([saw(b"f", None, encode_entry(Entry(Kind.FILE, 10 * CHUNK, b"u" * 16, 0o644)))], local(), RULES)
+
+
+def test_people_are_told_what_becomes_of_what() -> None:
+    steps = plan(
+        [
+            saw(b"a", file(b"x", 0o600), file(b"x", 0o644)),
+            saw(b"b", LINK, file(b"y")),
+            saw(b"c", DIRECTORY, None),
+            saw(b"d", None, file(b"z")),
+        ],
+        local(whole={OF(b"z"): Place(True, b"000000000001")}),
+        RULES,
+    ).steps
+    told = {one.key: (one.verb, one.note) for one in (step_for_people(step, 16) for step in steps)}
+    assert told == {
+        b"a": ("set_attributes", "mode 0600 to 0644"),
+        b"b": ("fetch", "replaces a symlink, which goes to the trash"),
+        b"c": ("remove", "directory goes to the trash"),
+        b"d": ("copy", "new; content from the trash"),
+    }
