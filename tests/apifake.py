@@ -93,6 +93,9 @@ class FakeCore:
     def now(self) -> Now:
         return Now(self.mono, WALL_MS + int((self.mono - 1000) * 1000))
 
+    async def settled(self) -> None:
+        return
+
     async def ask(self, event: Event) -> object:
         self.asked.append(event)
         return await self.step(event)

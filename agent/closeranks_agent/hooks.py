@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import keeper
 
 OUTPUT_MAX_BYTES = 500
+REAP_MAX_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await _reap(process)
     if output.startswith(keeper.NOT_STARTED):
         reason = os.strerror(int(output.removeprefix(keeper.NOT_STARTED)))
         return HookOutcome(False, f"hook {argv[0]} could not be started: {reason}")
@@ -65,3 +66,16 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
             False, f"hook {argv[0]} ended with status {status}" + (f": {said}" if said else "")
         )
     return HookOutcome(True, f"hook {argv[0]} ran")
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Collect a killed hook. Its exit is only seen once its pipe has been read to the end.
+
+    A grandchild that left the group may hold the pipe open: it is not waited for longer than REAP_MAX_S.
+    """
+    assert process.stdout is not None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_MAX_S):
+            while await process.stdout.read(65536):
+                pass
+            await process.wait()

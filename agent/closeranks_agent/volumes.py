@@ -45,6 +45,7 @@ class _Kept:
     volume: Volume | None = None
     applied: wire.VolumeSettings | None = None  # the settings that `volume` goes by
     problem: wire.Problem | None = None
+    looked: bool = False  # a scan has ended since the agent started
     kick: asyncio.Event = field(default_factory=asyncio.Event)
     tried: asyncio.Event = field(default_factory=asyncio.Event)  # opening it has succeeded or failed once
     task: asyncio.Task[None] | None = None
@@ -127,6 +128,8 @@ class Volumes:
         if kept is None:
             return None
         if kept.volume is not None:
+            if not kept.looked and kept.volume.root is not None:
+                return None  # what the coordinator was told before the restart stands until we have looked
             status = kept.volume.status()
             return status if status.problem else msgspec.structs.replace(status, problem=kept.problem)
         if kept.problem is None:
@@ -177,6 +180,7 @@ class Volumes:
         kept.applied, kept.problem = wanted, None
         kept.tried.set()
         report = await kept.volume.run(kept.volume.scan)
+        kept.looked = True
         self._scanned(kept.own.name, report)
         interval_s = kept.settings.scan_interval_s
         if report.problem is not None:

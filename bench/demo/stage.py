@@ -13,6 +13,7 @@ from pathlib import Path
 from demo.screen import Screen, amount
 from demo.settings import NODES, Settings, Wrong
 from fleet import Fleet, VolumeSpec, photo_tree, tree_size
+from fleet.config import Value
 from fleet.trees import NoRoom, TreeSize, check_room, copy_tree
 
 VOLUME = "photos"
@@ -76,7 +77,9 @@ def lay(settings: Settings, run: Path, screen: Screen) -> tuple[Fleet, TreeSize]
         f"tree: {size.files:,} files, {amount(size.bytes)}, {made} in {time.monotonic() - started:.1f} s"
     )
     interval = scan_interval_s(size.entries)
-    volume = VolumeSpec(VOLUME, "resync", settle_s=1.0, scan_interval_s=interval)
+    # special_bits: any tree may be given, and these are copies: set-uid bits are to be repaired as well.
+    extra: dict[str, Value] = {"special_bits": True}
+    volume = VolumeSpec(VOLUME, "resync", settle_s=1.0, scan_interval_s=interval, extra=extra)
     fleet = Fleet(
         run, NODES, [volume], {"max_quarantined": 1}, api_port=settings.port, leashed=not settings.keep
     )

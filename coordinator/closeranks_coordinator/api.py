@@ -34,6 +34,7 @@ def build_app(core: Core) -> web.Application:
         status = 500
         try:
             check_caller(request, core.config, needs_token=path not in open_paths)
+            await core.settled()
             found = await handler(request)
             status = found.status
         except (ApiError, web.HTTPException) as error:

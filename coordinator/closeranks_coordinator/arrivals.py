@@ -14,7 +14,7 @@ from closeranks_proto.limits import GONE_GRACE_S
 from . import answers, fencing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned
 from .nodes import Node
-from .world import World
+from .world import UNTRUSTED, World
 
 
 def connected(world: World, event: Connected) -> None:
@@ -62,6 +62,7 @@ def root_stored(world: World, event: RootStored) -> None:
     if stored.root == event.root:
         return
     stored.root = event.root
+    node.view(event.volume).by_us = event.cause == "converge"
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
     world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
@@ -139,6 +140,8 @@ def _problem_changed(world: World, node: Node, status: wire.VolumeStatus) -> Non
             node.recovery.not_before = 0.0  # what held it up is gone
             node.recovery.problem.pop(status.volume, None)
         return
+    if problem.code in UNTRUSTED:
+        node.scanned.pop(status.volume, None)  # what it scanned before says nothing about what is there later
     world.log("warning", f"{node.name}, {status.volume}: {problem.message}")
     for incident in world.diverged(node, status.volume):
         incident.note(world.now.wall_ms, "note", problem.message)

@@ -8,12 +8,11 @@ however many paths it touched.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 BUCKETS_MAX = 512  # beyond it, buckets that are confirmed become one
-
-Clock = tuple[float, float]  # first seen, restarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +25,21 @@ class Confirmation:
     next_at: float | None
 
 
+@dataclass(slots=True, eq=False)
+class _Bucket:
+    """Keys with one clock: when they were first seen, and when it was restarted last."""
+
+    first: float
+    start: float
+    count: int = 0
+
+
 class Clocks:
     """First-seen times of keys, monotonic."""
 
     def __init__(self) -> None:
-        self._of: dict[bytes, Clock] = {}
-        self._buckets: dict[Clock, int] = {}
+        self._of: dict[bytes, _Bucket] = {}
+        self._buckets: dict[_Bucket, None] = {}
 
     def __len__(self) -> int:
         return len(self._of)
@@ -50,61 +58,70 @@ class Clocks:
     def change(self, here: Iterable[bytes], gone: Iterable[bytes], now: float) -> None:
         """These keys differ now (a clock that runs runs on), those no longer."""
         for key in gone:
-            clock = self._of.pop(key, None)
-            if clock is not None:
-                self._leave(clock)
-        for key in here:
-            if key not in self._of:
-                self._enter(key, (now, now))
+            bucket = self._of.pop(key, None)
+            if bucket is not None:
+                self._leave(bucket, 1)
+        fresh = [key for key in here if key not in self._of]
+        if fresh:
+            self._enter(fresh, now, now)
 
-    def restart(self, key: bytes, now: float) -> None:
-        """Another node holds the same new entry: perhaps the fleet is on its way there."""
-        clock = self._of.get(key)
-        if clock is not None and clock[1] != now:
-            self._leave(clock)
-            self._enter(key, (clock[0], now))
+    def restart(self, keys: Iterable[bytes], now: float) -> None:
+        """Another node holds the same new entries: perhaps the fleet is on its way there.
+
+        A bucket that is restarted as a whole costs a look at its keys; what is left of one is made anew.
+        """
+        running = [key for key in keys if key in self._of]
+        for bucket, count in Counter(map(self._of.__getitem__, running)).items():
+            if bucket.start == now:
+                continue
+            if count == bucket.count:
+                bucket.start = now
+                continue
+            moved = [key for key in running if self._of[key] is bucket]
+            self._leave(bucket, len(moved))
+            self._enter(moved, bucket.first, now)
 
     def first_seen(self) -> float | None:
         """Since when anything differs."""
-        return min((first for first, _ in self._buckets), default=None)
+        return min((bucket.first for bucket in self._buckets), default=None)
 
     def confirm(
         self, now: float, settle_s: float, settle_max_s: float, scanned: float | None
     ) -> Confirmation:
         """Judge all keys. `scanned`: the oldest start of the other voters' last scans, None: one has none."""
-        confirmed: list[Clock] = []
+        confirmed: list[_Bucket] = []
         next_at: float | None = None
-        for clock in self._buckets:
-            due = min(clock[1] + settle_s, clock[0] + max(settle_s, settle_max_s))
+        for bucket in self._buckets:
+            due = min(bucket.start + settle_s, bucket.first + max(settle_s, settle_max_s))
             if now < due:
                 next_at = due if next_at is None else min(next_at, due)
-            elif scanned is not None and scanned > clock[0]:
-                confirmed.append(clock)
-        count = sum(self._buckets[clock] for clock in confirmed)
-        since = min((first for first, _ in confirmed), default=None)
-        if len(self._buckets) > BUCKETS_MAX:
+            elif scanned is not None and scanned > bucket.first:
+                confirmed.append(bucket)
+        count = sum(bucket.count for bucket in confirmed)
+        since = min((bucket.first for bucket in confirmed), default=None)
+        if len(self._buckets) > BUCKETS_MAX and len(confirmed) > 1:
             self._unite(confirmed)
         return Confirmation(count, len(self._of) - count, since, next_at)
 
     def lasting(self, since: float) -> list[bytes]:
         """The keys that were first seen at `since` or before."""
-        return [key for key, clock in self._of.items() if clock[0] <= since]
+        return [key for key, bucket in self._of.items() if bucket.first <= since]
 
-    def _unite(self, clocks: list[Clock]) -> None:
+    def _unite(self, buckets: list[_Bucket]) -> None:
         """Make one bucket of these, all of them due: they stay due."""
-        if len(clocks) < 2:
-            return
-        united = (min(first for first, _ in clocks), min(start for _, start in clocks))
-        old = frozenset(clocks)
-        self._of = {key: united if clock in old else clock for key, clock in self._of.items()}
-        count = sum(self._buckets.pop(clock) for clock in clocks)
-        self._buckets[united] = self._buckets.get(united, 0) + count
+        old = dict.fromkeys(buckets)
+        keys = [key for key, bucket in self._of.items() if bucket in old]
+        first, start = min(one.first for one in buckets), min(one.start for one in buckets)
+        for bucket in buckets:
+            del self._buckets[bucket]
+        self._enter(keys, first, start)
 
-    def _enter(self, key: bytes, clock: Clock) -> None:
-        self._of[key] = clock
-        self._buckets[clock] = self._buckets.get(clock, 0) + 1
+    def _enter(self, keys: list[bytes], first: float, start: float) -> None:
+        bucket = _Bucket(first, start, len(keys))
+        self._buckets[bucket] = None
+        self._of.update(dict.fromkeys(keys, bucket))
 
-    def _leave(self, clock: Clock) -> None:
-        self._buckets[clock] -= 1
-        if not self._buckets[clock]:
-            del self._buckets[clock]
+    def _leave(self, bucket: _Bucket, count: int) -> None:
+        bucket.count -= count
+        if not bucket.count:
+            del self._buckets[bucket]

@@ -49,11 +49,10 @@ class TruthHistory:
 
     def latest_order(self, key: bytes, value: bytes | None) -> int | None:
         """The newest order number under which the truth of `key` was `value`; None: it never was."""
-        found = self._index().get(key)
-        if found is None:
-            return None
-        orders = [order for order, held in found if held == value]
-        return orders[-1] if orders else None
+        for order, held in reversed(self._index().get(key, ())):
+            if held == value:
+                return order
+        return None
 
     def _index(self) -> dict[bytes, list[tuple[int, bytes | None]]]:
         """The index, made anew where it is not at hand. Roots whose pages are gone are forgotten."""

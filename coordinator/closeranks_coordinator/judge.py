@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from closeranks_proto.entries import SPECIAL_BITS, decode_entry
 
@@ -23,26 +24,27 @@ from .history import TruthHistory
 from .truth import Differ, Values
 
 Keys = AbstractSet[bytes]
+Differing = Mapping[bytes, Values]
+Touched = tuple[bytes, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Analysis:
     """How a node's root differs from the truth. `differing` is everything but withheld bits.
 
-    `held` is the node's new held root and `pages` what must be stored for it. `touched` are the keys of
-    which something may be otherwise than in the analysis before, None: any.
+    `held` is the node's new held root and `pages` what must be stored for it. Nodes that stand alike share
+    one analysis.
     """
 
     root: bytes
     truth: bytes
     held: bytes | None
     withheld: tuple[bytes, ...]
-    raw: Mapping[bytes, Values]  # key to (node's, truth's)
-    behind: Mapping[bytes, Values]  # key to (held, truth's)
-    differing: Mapping[bytes, Values]
+    raw: Differing  # key to (node's, truth's)
+    behind: Differing  # key to (held, truth's)
+    differing: Differing
     lagging: Keys
     regressed: Keys
-    touched: tuple[bytes, ...] | None
     pages: dict[bytes, bytes] = field(default_factory=dict)
 
     @property
@@ -58,58 +60,129 @@ class Analysis:
         return (key for key in self.differing if key not in lagging)
 
 
-def analyse(
-    differ: Differ,
-    history: TruthHistory,
-    root: bytes,
-    truth: bytes,
-    held: bytes | None,
-    withheld: tuple[bytes, ...],
-    width: int,
-    before: Analysis | None = None,
-) -> Analysis:
-    """Sort what differs into lag, regression and divergence, and move `held` along with the node."""
-    if before is not None and (before.withheld != withheld or before.held != held):
-        before = None
-    raw, behind, touched = _differences(differ, root, truth, held, before)
-    differing = _without_withheld(raw, withheld, width)
-    if held is None:
-        return Analysis(root, truth, None, withheld, raw, {}, differing, differing.keys(), frozenset(), touched)
-    lagging = set(before.lagging) if before is not None and touched is not None else set()
-    regressed = set(before.regressed) if before is not None and touched is not None else set()
-    moved: dict[bytes, bytes | None] = {}
-    for key in tuple(dict.fromkeys((*differing, *behind))) if touched is None else touched:
-        lagging.discard(key)
-        regressed.discard(key)
-        if key not in differing:
-            if key in behind:
-                moved[key] = behind[key][1]
-            continue
-        value = differing[key][0]
-        order = history.latest_order(key, value)
-        if key not in behind:
-            if order is not None:
-                regressed.add(key)
-            continue
-        held_value = behind[key][0]
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What an analysis is made of. `by_us`: a converge made this root.
+
+    A converge may put an earlier truth over a newer one while the truth moves on: that is lag, and never
+    held against the node.
+    """
+
+    root: bytes
+    truth: bytes
+    held: bytes | None
+    withheld: tuple[bytes, ...]
+    by_us: bool = False
+
+
+class Judge:
+    """Makes analyses, and remembers those in use: many nodes that take one step cost one analysis."""
+
+    def __init__(self, differ: Differ, width: int) -> None:
+        self._differ = differ
+        self._width = width
+        self._known: WeakValueDictionary[tuple[int, Stand], Analysis] = WeakValueDictionary()
+
+    def analyse(
+        self, history: TruthHistory, stand: Stand, before: Analysis | None = None
+    ) -> tuple[Analysis, Touched]:
+        """Sort what differs into lag, regression and divergence, and move `held` along with the node.
+
+        The keys are those of which something may be otherwise than in the analysis before, None: any.
+        """
+        if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
+            before = None
+        raw, behind, touched = _differences(self._differ, stand, before)
+        one = (id(history), stand)
+        found = None if stand.by_us else self._known.get(one)
+        if found is None:
+            found = self._sort(history, stand, before, raw, behind, touched)
+            self._known[one] = found
+        return found, touched
+
+    def _sort(
+        self, history: TruthHistory, stand: Stand, before: Analysis | None, raw: Differing, behind: Differing,
+        touched: Touched,
+    ) -> Analysis:  # fmt: skip
+        differing = _without_withheld(raw, stand.withheld, self._width)
+        root, truth, held = stand.root, stand.truth, stand.held
+        if held is None or not differing:
+            now = held if held is None else truth
+            return Analysis(
+                root, truth, now, stand.withheld, raw, {}, differing, differing.keys(), frozenset()
+            )
+        ours: Differing = {}
+        if stand.by_us and before is not None:
+            ours = self._differ.diff(before.root, root)
+        known = before is not None and touched is not None
+        sorting = _Sorting(
+            history, differing, behind, ours,
+            set(before.lagging) if known and before is not None else set(),
+            set(before.regressed) if known and before is not None else set(),
+        )  # fmt: skip
+        for key in (
+            (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
+        ):
+            sorting.place(key)
+        pages: dict[bytes, bytes] = {}
+        if sorting.moved:
+            edited = self._differ.tree.edit(held, sorted(sorting.moved.items()))
+            held, pages, behind = edited.root, edited.pages, _caught_up(behind, differing, sorting.moved)
+        return Analysis(
+            root,
+            truth,
+            held,
+            stand.withheld,
+            raw,
+            behind,
+            differing,
+            sorting.lagging,
+            sorting.regressed,
+            pages,
+        )
+
+
+@dataclass(slots=True)
+class _Sorting:
+    """One sorting under way. `moved` are the held entries that follow the node."""
+
+    history: TruthHistory
+    differing: Differing
+    behind: Differing
+    ours: Differing
+    lagging: set[bytes]
+    regressed: set[bytes]
+    moved: dict[bytes, bytes | None] = field(default_factory=dict)
+
+    def place(self, key: bytes) -> None:
+        self.lagging.discard(key)
+        self.regressed.discard(key)
+        values = self.differing.get(key)
+        late = self.behind.get(key)
+        if values is None:
+            if late is not None:
+                self.moved[key] = late[1]
+            return
+        value, held_value = values[0], values[1] if late is None else late[0]
         if value == held_value:
-            lagging.add(key)
-        elif order is not None and order > (history.latest_order(key, held_value) or 0):
-            lagging.add(key)
-            moved[key] = value
-        elif order is not None:
-            regressed.add(key)
-    pages: dict[bytes, bytes] = {}
-    if moved:
-        edited = differ.tree.edit(held, sorted(moved.items()))
-        held, pages, behind = edited.root, edited.pages, _caught_up(behind, moved)
-    return Analysis(root, truth, held, withheld, raw, behind, differing, lagging, regressed, touched, pages)
+            self.lagging.add(key)
+            return
+        order = self.history.latest_order(key, value)
+        if order is None:
+            return
+        further = late is not None and order > (self.history.latest_order(key, held_value) or 0)
+        if further or key in self.ours:
+            self.lagging.add(key)
+            self.moved[key] = value
+        else:
+            self.regressed.add(key)
 
 
 def _differences(
-    differ: Differ, root: bytes, truth: bytes, held: bytes | None, before: Analysis | None
-) -> tuple[Mapping[bytes, Values], Mapping[bytes, Values], tuple[bytes, ...] | None]:
+    differ: Differ, stand: Stand, before: Analysis | None
+) -> tuple[Differing, Differing, Touched]:
     """(node against truth, held against truth, the keys in which either has changed; None: any)."""
+    root, truth, held = stand.root, stand.truth, stand.held
     if before is None:
         return differ.diff(root, truth), {} if held is None else differ.diff(held, truth), None
     raw, steps = differ.follow(before.raw, (before.root, before.truth), (root, truth))
@@ -121,17 +194,15 @@ def _differences(
     return raw, behind, tuple(dict.fromkeys((*steps, *late)))
 
 
-def _without_withheld(
-    raw: Mapping[bytes, Values], withheld: tuple[bytes, ...], width: int
-) -> Mapping[bytes, Values]:
+def _without_withheld(raw: Differing, withheld: tuple[bytes, ...], width: int) -> Differing:
     excused = {key for key in withheld if key in raw and same_but_special_bits(raw[key], width)}
     return {key: values for key, values in raw.items() if key not in excused} if excused else raw
 
 
-def _caught_up(behind: Mapping[bytes, Values], moved: Mapping[bytes, bytes | None]) -> Mapping[bytes, Values]:
+def _caught_up(behind: Differing, differing: Differing, moved: Mapping[bytes, bytes | None]) -> Differing:
     left = dict(behind)
     for key, value in moved.items():
-        truth = left[key][1]
+        truth = differing[key][1] if key in differing else left[key][1]
         if value == truth:
             del left[key]
         else:

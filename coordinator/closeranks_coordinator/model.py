@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+
 from closeranks_proto import messages as wire
 
 State = Literal[
@@ -63,7 +64,9 @@ class FleetConfig:
     lb_unreachable_grace_s: float
     volumes: tuple[VolumeConfig, ...]  # sorted by name
     history_keep_s: float
-    stale_after_scans: float = 10.0  # a voter without a scan for so many intervals (at least 60 s) has no vote
+    stale_after_scans: float = (
+        10.0  # a voter without a scan for so many intervals (at least 60 s) has no vote
+    )
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -124,7 +127,9 @@ class FromAgent:
     """A message whose meaning is the core's."""
 
     node: str
-    message: wire.VolumeStatus | wire.FenceAnswer | wire.ConvergeProgress | wire.ConvergeResult | wire.VerifyResult
+    message: (
+        wire.VolumeStatus | wire.FenceAnswer | wire.ConvergeProgress | wire.ConvergeResult | wire.VerifyResult
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,20 @@ class PinAsked:
 
 
 Event = (
-    Connected | Disconnected | DuplicateRefused | RootStored | Scanned | FromAgent | Configured | Tick
-    | QuarantineAsked | ReleaseAsked | ResyncAsked | BaselineCreateAsked | BaselineDeleteAsked | PinAsked
+    Connected
+    | Disconnected
+    | DuplicateRefused
+    | RootStored
+    | Scanned
+    | FromAgent
+    | Configured
+    | Tick
+    | QuarantineAsked
+    | ReleaseAsked
+    | ResyncAsked
+    | BaselineCreateAsked
+    | BaselineDeleteAsked
+    | PinAsked
 )
 
 

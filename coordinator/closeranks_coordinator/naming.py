@@ -16,7 +16,7 @@ from . import incidents
 from .clocks import Confirmation
 from .diffs import DiffRow, row
 from .incidents import Incident
-from .judge import Analysis
+from .judge import Analysis, Touched
 from .nodes import Node, Volume
 from .words import human_duration, plural
 from .world import World
@@ -90,7 +90,9 @@ def _evidence(
     if volume.config.policy == "baseline":
         decided_by = f"baseline {volume.record.pinned}"
     else:
-        decided_by = f"quorum: {volume.need} of {assigned} nodes must hold an entry; {len(voters)} others voted"
+        decided_by = (
+            f"quorum: {volume.need} of {assigned} nodes must hold an entry; {len(voters)} others voted"
+        )
     return incidents.evidence(
         compared=sum(world.compared(one, volume) for one in world.members(volume)),
         assigned=assigned,
@@ -105,14 +107,16 @@ def _evidence(
     )
 
 
-def follow(world: World, volume: Volume, node: Node, before: Analysis | None, after: Analysis) -> None:
+def follow(
+    world: World, volume: Volume, node: Node, before: Analysis | None, after: Analysis, touched: Touched
+) -> None:
     """Take a node's newest differences into its open incident: new paths, and paths that came back."""
     found = world.diverged(node, volume.name)
     if not found or before is None:
         return
     incident, view = found[0], node.view(volume.name)
-    touched = after.own_keys() if after.touched is None else after.touched
-    own = [key for key in touched if after.is_own(key) and key not in volume.undetermined]
+    keys = after.own_keys() if touched is None else touched
+    own = [key for key in keys if after.is_own(key) and key not in volume.undetermined]
     back = [key for key in own if key in view.seen and key not in before.differing]
     fresh = [key for key in own if key not in view.seen]
     if fresh:

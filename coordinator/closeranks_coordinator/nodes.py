@@ -14,7 +14,7 @@ from closeranks_proto.limits import GONE_GRACE_S
 
 from .clocks import Clocks
 from .history import TruthHistory
-from .judge import Analysis
+from .judge import Analysis, Stand
 from .model import VolumeConfig
 from .records import NodeRecord, NodeVolume, VolumeRecord
 from .truth import Values, quorum_of
@@ -32,6 +32,7 @@ class Recovery:
     asked: str | None = None  # the volume whose answer is awaited
     asked_at: float = 0.0  # or when it was last heard of
     target: bytes | None = None  # of the converge under way
+    checked: tuple[object, ...] = ()  # what that target was held against last
     attempt: int = 0
     not_before: float = 0.0
     to_verify: list[str] = field(default_factory=list)
@@ -55,9 +56,12 @@ class SizeOf:
 
 @dataclass(slots=True)
 class View:
-    """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it."""
+    """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it.
 
-    basis: tuple[object, ...] = ()
+    `by_us`: the root that is to be judged next was made by a converge.
+    """
+
+    stand: Stand | None = None
     analysis: Analysis | None = None
     undetermined: frozenset[bytes] = frozenset()  # as the clocks know it
     unclear: int = 0
@@ -68,6 +72,8 @@ class View:
     confirmed: int = 0
     unconfirmed: int = 0
     size: SizeOf | None = None
+    by_us: bool = False
+    fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
 
     @property
     def own(self) -> int:
@@ -118,8 +124,8 @@ class Node:
 class Volume:
     """One volume: configuration, record, and the truth's earlier roots.
 
-    `unclear` are the clocks of undetermined paths; `rolling` counts holders of new entries that are
-    spreading, as counted when the nodes' analyses were those in `rolling_basis`.
+    `unclear` are the clocks of undetermined paths; `rolling` has the new entry that is spreading on a
+    path, and the most nodes that held it at once.
     """
 
     config: VolumeConfig
@@ -132,8 +138,7 @@ class Volume:
     unpinned_since: float | None = None
     voters: tuple[str, ...] = ()
     votes_since: float | None = None  # since when a quorum could found the truth
-    rolling: dict[tuple[bytes, bytes | None], int] = field(default_factory=dict)
-    rolling_basis: list[Analysis] = field(default_factory=list)
+    rolling: dict[bytes, tuple[bytes | None, int]] = field(default_factory=dict)
     decided: tuple[object, ...] = ()
     settings: str = ""  # what decides which entries a tree has
 

@@ -22,6 +22,7 @@ from .world import World
 NO_SOURCE_RETRY_S = 2.0
 REPEAT_AFTER_S = 30.0  # an order of which nothing is heard is sent again; who works on it passes it over
 CATCH_UPS_MAX = 3
+CANCEL_S = 0.5  # until a cancelled order has ended on the node
 
 
 # --- beginning ------------------------------------------------------------------------------------
@@ -107,6 +108,9 @@ def _advance(world: World, node: Node) -> bool:
         return False  # no truth, or no root: nobody knows what is left
     if work.quiet_since is not None and any(node.view(volume.name).own for volume in volumes):
         work.quiet_since = None  # what was repaired differs again
+    if work.asked is not None and work.stage == "converge" and _is_overtaken(world, node, record, work):
+        world.send(node, wire.Cancel(record.action))
+        work.asked, work.not_before = None, world.now.mono + CANCEL_S
     if work.asked is not None and world.now.mono >= work.asked_at + REPEAT_AFTER_S:
         work.asked = None
     if work.asked is not None or (fence is not None and not fence.acknowledged):
@@ -126,6 +130,26 @@ def _advance(world: World, node: Node) -> bool:
         work.stage, work.to_verify = "verify", [volume.name for volume in volumes]
         return True
     return _ask_verify(world, node, record, work)
+
+
+def _is_overtaken(world: World, node: Node, record: RecoveryRecord, work: Recovery) -> bool:
+    """Whether the converge under way would undo what the node holds rightly: the truth moved on meanwhile."""
+    volume = world.volumes.get(work.asked or "")
+    if volume is None or work.target is None:
+        return False
+    target, analysis = world.target(node, volume, record.purpose), node.view(volume.name).analysis
+    checked = (work.target, target, analysis)
+    if target is None or analysis is None or target == work.target or _same(checked, work.checked):
+        return False
+    work.checked = checked
+    for key, (_, wanted) in world.differ.diff(work.target, target).items():
+        if key not in analysis.raw or analysis.raw[key][0] == wanted:
+            return True
+    return False
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    return len(one) == len(other) and all(mine is theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recovery, volume: Volume) -> None:
@@ -236,7 +260,9 @@ def _finish_fenced(world: World, node: Node, record: RecoveryRecord, quiet_s: fl
     )
     note(world, record, "verified", text)
     _end(world, node, record)
-    fence.verified = not any(world.left(node, volume, "divergence") for volume in _others(world, node, record))
+    fence.verified = not any(
+        world.left(node, volume, "divergence") for volume in _others(world, node, record)
+    )
     if fence.verified and fence.release == "automatic":
         node.record.releases_ms = [*node.record.releases_ms, world.now.wall_ms][-100:]
         unfence(world, node, f"{node.name} is in rank again.")

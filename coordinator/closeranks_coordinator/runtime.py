@@ -9,6 +9,7 @@ made that is not on disk, sessions and the API go on, and `/-/ready` says why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -47,6 +48,7 @@ TICK_S = 1.0
 BATCH_MAX_STEPS = 64  # decided together, then one write
 QUEUE_HIGH = 2000  # events; beyond it sessions are not read on
 ROOM_POLL_S = 0.05
+SETTLED_MAX_S = 1.0
 COLLECT_FIRST_S = 300.0
 COLLECT_EVERY_S = 3600.0
 TRASH_TIMEOUT_S = 30.0
@@ -89,6 +91,8 @@ class Coordinator:
         )
         self.sessions = Sessions(self)
         self.problem: str | None = None
+        self._durable = asyncio.Event()  # set while nothing decided waits for the disk
+        self._durable.set()
         self.events = EventLog(store)
         self.metrics = Metrics()
         self.metrics.attach(self)
@@ -123,6 +127,15 @@ class Coordinator:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
         while self._queue.qsize() > QUEUE_HIGH:
             await asyncio.sleep(ROOM_POLL_S)
+
+    async def settled(self) -> None:
+        """Wait until what the core decided last is durable: no answer shows what a crash could take back.
+
+        At most SETTLED_MAX_S: with a full disk the coordinator must still be seen, and says so.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_MAX_S):
+                await self._durable.wait()
 
     async def ask(self, event: Event) -> object:
         """The core's answer to an operator's request, once everything it promised is durable."""
@@ -212,8 +225,10 @@ class Coordinator:
             taken = [await self._queue.get()]
             while len(taken) < BATCH_MAX_STEPS and not self._queue.empty():
                 taken.append(self._queue.get_nowait())
+            self._durable.clear()
             steps = [(self._step(event), answer) for event, answer in taken]
             await self._persist([effect for step, _ in steps for effect in step.effects])
+            self._durable.set()
             for step, answer in steps:
                 for effect in step.effects:
                     self._carry_out(effect)
@@ -296,6 +311,14 @@ class Coordinator:
         while True:
             now = clock()
             before_ms = now.wall_ms - int(self.config.fleet.history_keep_s * 1000)
-            report = await self.store.collect(self.fleet.live_roots(now), before_ms)
-            log.info("garbage collection: %s", report)
+            assigned = {(node, one.name) for one in self.config.fleet.volumes for node in one.nodes}
+            gone = sorted(set(self.store.node_roots()) - assigned)
+            try:
+                if gone:  # retired nodes and volumes: nothing is kept for their sake
+                    await self.store.write(Batch(forget=gone))
+                report = await self.store.collect(self.fleet.live_roots(now), before_ms)
+            except (StoreFull, StoreFault) as error:
+                log.error("nothing was collected: %s", error)
+            else:
+                log.info("garbage collection: %s", report)
             await asyncio.sleep(COLLECT_EVERY_S)

@@ -7,13 +7,16 @@ tuples. Nobody is named here (`naming`), fenced (`fencing`) or repaired (`recove
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from . import naming, unclear
-from .judge import Analysis, analyse
+from .judge import Analysis, Differing, Stand, Touched
 from .nodes import Node, View, Volume
 from .truth import Decision, decide_quorum
 from .world import World
 
+Unclear = frozenset[bytes]
+NOTHING = (b"", None)  # no entry's value: values of entries are never empty
 FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the fleet
 
 
@@ -27,7 +30,7 @@ def judge_volume(world: World, volume: Volume) -> None:
     for node in nodes:
         _look(world, volume, node)
     if volume.config.policy == "quorum":
-        _restart_rolling(world, volume, nodes)
+        _restart_rolling(volume, nodes, world.now.mono)
     for node in nodes:
         _confirm(world, volume, node)
 
@@ -106,24 +109,21 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    basis = (stored.root, truth, stored.held, stored.withheld)
-    if before is None or basis != view.basis:
-        after = analyse(
-            world.differ, volume.history, stored.root, truth, stored.held, stored.withheld,
-            world.algorithm.width, before,
-        )  # fmt: skip
+    stand = Stand(stored.root, truth, stored.held, stored.withheld, view.by_us)
+    if before is None or stand != view.stand:
+        after, touched = world.judge.analyse(volume.history, stand, before)
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
-        view.analysis = after
-        view.basis = (stored.root, truth, stored.held, stored.withheld)
+        view.analysis, view.by_us = after, False
+        view.stand = Stand(stored.root, truth, stored.held, stored.withheld)
         world.publish("node", node.name)
-        _remember_sizes(view, before, after)
-        naming.follow(world, volume, node, before, after)
-        _run_clocks(view, after, volume.undetermined, after.touched, world.now.mono)
+        _remember_sizes(view, before, after, touched)
+        naming.follow(world, volume, node, before, after, touched)
+        _run_clocks(view, before, after, volume.undetermined, touched, world.now.mono)
     elif view.undetermined is not volume.undetermined:
-        _run_clocks(view, before, volume.undetermined, (), world.now.mono)
+        _run_clocks(view, before, before, volume.undetermined, (), world.now.mono)
         world.publish("node", node.name)
     if not view.behind:
         view.lag_since = None
@@ -132,66 +132,79 @@ def _look(world: World, volume: Volume, node: Node) -> None:
 
 
 def _run_clocks(
-    view: View, analysis: Analysis, unclear_keys: frozenset[bytes], touched: tuple[bytes, ...] | None, now: float
-) -> None:  # fmt: skip
+    view: View, before: Analysis | None, after: Analysis, unclear_keys: Unclear, touched: Touched, now: float
+) -> None:
     """Clocks run for what a node brought itself and somebody can judge."""
+    if not after.differing and not len(view.clocks):
+        view.undetermined, view.unclear, view.lag_unclear = unclear_keys, 0, 0
+        return
     if touched is not None and view.undetermined is not unclear_keys:
         touched = (*touched, *(view.undetermined ^ unclear_keys))
     if touched is None:
-        own = (key for key in analysis.own_keys() if key not in unclear_keys)
+        own = [key for key in after.own_keys() if key not in unclear_keys]
         view.clocks.watch(own, now)
     else:
-        here = [key for key in touched if analysis.is_own(key) and key not in unclear_keys]
-        ours = frozenset(here)
-        view.clocks.change(here, (key for key in touched if key not in ours), now)
+        own = [key for key in touched if after.is_own(key) and key not in unclear_keys]
+        ours = frozenset(own)
+        view.clocks.change(own, (key for key in touched if key not in ours), now)
+    known: Differing = {} if before is None else before.differing
+    view.fresh += [key for key in own if known.get(key, NOTHING)[0] != after.differing[key][0]]
     view.undetermined = unclear_keys
-    view.unclear = sum(key in analysis.differing for key in unclear_keys)
-    view.lag_unclear = sum(key in analysis.lagging for key in unclear_keys)
+    view.unclear = sum(map(after.differing.__contains__, unclear_keys))
+    view.lag_unclear = sum(map(after.lagging.__contains__, unclear_keys))
 
 
-def _remember_sizes(view: View, before: Analysis | None, after: Analysis) -> None:
+def _remember_sizes(view: View, before: Analysis | None, after: Analysis, touched: Touched) -> None:
     """What the differing bytes were added up from, so that only what changes is added up again."""
-    if before is None or after.touched is None or view.size is None:
+    if before is None or touched is None or view.size is None:
         view.size = None
         return
-    for key in after.touched:
+    for key in touched:
         view.size.changed.setdefault(key, before.differing.get(key))
 
 
-def _restart_rolling(world: World, volume: Volume, nodes: list[Node]) -> None:
+# --- entries that spread --------------------------------------------------------------------------
+
+
+def _restart_rolling(volume: Volume, nodes: list[Node], now: float) -> None:
     """RULES 1.4: an entry that spreads restarts its clock with each new holder."""
-    views = [
-        (view, view.analysis)
-        for node in nodes
-        if not node.fenced and len((view := node.view(volume.name)).clocks) and view.analysis is not None
-    ]
+    views = [view for node in nodes if not node.fenced and len((view := node.view(volume.name)).clocks)]
+    fresh = [view for view in views if view.fresh]
     if len(views) < 2:
-        volume.rolling, volume.rolling_basis = {}, []
-        return
-    basis = [analysis for _, analysis in views]
-    if len(basis) == len(volume.rolling_basis) and all(map(_is, basis, volume.rolling_basis)):
-        return
-    volume.rolling_basis = basis
-    groups: dict[bytes, list[tuple[View, Analysis]]] = {}
-    for view, analysis in views:
-        groups.setdefault(analysis.root, []).append((view, analysis))
-    holders: dict[tuple[bytes, bytes | None], int] = {}
-    for group in groups.values():
-        clocks, differing = group[0][0].clocks, group[0][1].differing
-        for key in clocks:
-            one = (key, differing[key][0])
-            holders[one] = holders.get(one, 0) + len(group)
-    known = volume.rolling
-    grown = {one for one, size in holders.items() if size > known.get(one, 1)}
-    if grown:
-        for view, analysis in views:
-            for key in [key for key in view.clocks if (key, analysis.differing[key][0]) in grown]:
-                view.clocks.restart(key, world.now.mono)
-    volume.rolling = {one: max(size, known.get(one, 1)) for one, size in holders.items() if size > 1}
+        volume.rolling = {}
+    elif fresh:
+        _spread(volume, views, fresh, now)
+    for node in nodes:
+        node.view(volume.name).fresh = []
 
 
-def _is(one: Analysis, other: Analysis) -> bool:
-    return one is other
+def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) -> None:
+    """Count the holders of what some nodes have newly brought; restart the clocks of what has grown."""
+    groups = Counter(view.analysis for view in views)
+    grown: dict[bytes, bytes | None] = {}
+    for key, value in {
+        (key, view.analysis.differing[key][0]): None
+        for view in fresh
+        if view.analysis is not None
+        for key in view.fresh
+        if key in view.clocks
+    }:
+        holders = sum(
+            size
+            for analysis, size in groups.items()
+            if analysis is not None
+            and analysis.differing.get(key, NOTHING)[0] == value
+            and analysis.is_own(key)
+        )
+        known = volume.rolling.get(key)
+        if holders > (known[1] if known is not None and known[0] == value else 1):
+            volume.rolling[key] = (value, holders)
+            grown[key] = value
+    for view in views:
+        analysis = view.analysis
+        if grown and analysis is not None:
+            held = [key for key, value in grown.items() if analysis.differing.get(key, NOTHING)[0] == value]
+            view.clocks.restart(held, now)
 
 
 # --- confirmation ---------------------------------------------------------------------------------

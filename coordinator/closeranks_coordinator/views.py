@@ -86,6 +86,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
     stored, view = node.volume(name), node.view(name)
     status, known = stored.status, view.analysis is not None
     unreadable = status.unreadable if status is not None else ()
+    summary = None if stored.root is None else world.tree.summary(stored.root)
     return NodeVolumeView(
         name=name,
         root=None if stored.root is None else stored.root.hex(),
@@ -94,8 +95,8 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         differing_bytes=differing_bytes(world, volume, view),
         lagging_paths=view.behind if known else None,
         lag_s=_lag_s(world, view),
-        files=None if status is None else status.files,
-        bytes=None if status is None else status.bytes,
+        files=None if summary is None else summary.files,
+        bytes=None if summary is None else summary.bytes,
         last_full_scan=_time(stored.last_scan_ms),
         problem=_problem(node, name, stored),
         unreadable=None if status is None else status.unreadable_count,

@@ -16,6 +16,7 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
 from .incidents import Incident, Kind
+from .judge import Judge
 from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
 from .nodes import Node, Recovery, Volume
 from .records import ActionRecord, BaselineRecord, Counters, NodeRecord, Purpose, VolumeRecord
@@ -46,6 +47,7 @@ class World:
         self._fresh: dict[bytes, bytes] = {}
         self.tree = Tree(algorithm, self.object)
         self.differ = Differ(self.tree)
+        self.judge = Judge(self.differ, algorithm.width)
         self.now = now
         self.nodes: dict[str, Node] = {}
         self.volumes: dict[str, Volume] = {}
@@ -127,7 +129,9 @@ class World:
         self, kind: str, node: Node, volume: str | None, state: Literal["running", "done"], dry_run: bool = False
     ) -> ActionRecord:  # fmt: skip
         """The next action; the oldest that has ended gives way."""
-        action = ActionRecord(self._next_id("action"), kind, node.name, volume, state, self.now.wall_ms, dry_run)
+        action = ActionRecord(
+            self._next_id("action"), kind, node.name, volume, state, self.now.wall_ms, dry_run
+        )
         self.actions[action.id] = action
         self.touch_action(action)
         for old in list(self.actions)[: max(0, len(self.actions) - ACTIONS_MAX)]:
@@ -331,7 +335,12 @@ class World:
             return volume.truth
         key = (node.name, volume.name)
         known = self._targets.get(key)
-        if known is not None and known[0] is analysis and known[1] is volume.undetermined and known[2] == purpose:
+        if (
+            known is not None
+            and known[0] is analysis
+            and known[1] is volume.undetermined
+            and known[2] == purpose
+        ):
             return known[3]
         edited = target_of(self.tree, analysis, purpose, volume.undetermined)
         root = analysis.truth if edited is None else edited.root

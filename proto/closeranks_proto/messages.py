@@ -30,6 +30,7 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what the store can h
 Told = Annotated[
     int, msgspec.Meta(ge=0, le=2**53)
 ]  # a fence token that a node tells of: there is always a next
+Moved = Annotated[int, msgspec.Meta(ge=0, le=2**50)]  # of one run; whoever adds them up stays far below 2**64
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # neither NaN nor infinite
 
 
@@ -199,7 +200,7 @@ class Announce(Message, frozen=True, tag=3):
 
 
 class Beat(Message, frozen=True, tag=4):
-    """Sent when a scan has completed, and at rest every BEAT_INTERVAL_S."""
+    """Sent when a scan has completed, then only with that volume, and every BEAT_INTERVAL_S with all."""
 
     volumes: Many[VolumeBeat]
 
@@ -233,9 +234,9 @@ class ConvergeProgress(Message, frozen=True, tag=7):
 
     action: Text
     phase: Text  # objects plan fetch install verify
-    steps_done: Whole
+    steps_done: Moved
     steps_total: Whole
-    bytes_moved: Whole
+    bytes_moved: Moved
     bytes_remaining: Whole
 
 
@@ -250,9 +251,9 @@ class ConvergeResult(Worded, frozen=True, tag=8):
     volume: Text
     state: Literal["done", "partial", "failed"]
     root: bytes | None
-    bytes_moved: Whole
-    steps_done: Whole
-    files_trashed: Whole
+    bytes_moved: Moved
+    steps_done: Moved
+    files_trashed: Moved
     withheld: Whole
     detail: Text
     problem: Problem | None

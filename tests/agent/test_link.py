@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from link_world import SETTINGS, Talk, World, until, world_of
 
 from closeranks_agent import session
 from closeranks_agent.records import StateUnavailable
 from closeranks_agent.volume import Volume
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
+from link_world import SETTINGS, Talk, World, until, world_of
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ async def test_hostile_frames_cost_the_session_only(world: World, what: str) -> 
         await world.coordinator.talk(1)
 
 
-WELCOMES = {
+WELCOMES: dict[str, dict[str, object]] = {
     "digest": {"digest": "md5"},
     "chunk_bytes": {"settings": (msgspec.structs.replace(SETTINGS, chunk_bytes=0),)},
     "odd chunk_bytes": {"settings": (msgspec.structs.replace(SETTINGS, chunk_bytes=4097),)},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+
 from closeranks_coordinator.model import (
     BaselineCreateAsked,
     DuplicateRefused,
@@ -400,7 +401,9 @@ def test_three_rogues_at_once_are_too_many_to_believe() -> None:
 def test_three_rogues_seen_one_after_the_other_are_still_at_once() -> None:
     world = FakeWorld(names(7), [volume_config(settle_s=3.0)]).started()
     for number, node in enumerate(names(3)):
-        world.later(number * 0.9, lambda node=node: world[node].write("photos", "x", file_of(f"rogue {node}")))
+        world.later(
+            number * 0.9, lambda node=node: world[node].write("photos", "x", file_of(f"rogue {node}"))
+        )
     world.run(40)
     assert not any(agent.fence for agent in world.agents.values())
     assert len(world.incidents(kind="many_suspects", state="open")) == 1
@@ -498,7 +501,12 @@ def test_rogues_with_the_same_entry_are_suspects_too() -> None:
     for node in names(2):
         world[node].write("photos", "a/one.jpg", file_of("same"))
     world.run(4)
-    assert {world.state("node-01"), world.state("node-02")} <= {"suspect", "quarantined", "resyncing", "verifying"}
+    assert {world.state("node-01"), world.state("node-02")} <= {
+        "suspect",
+        "quarantined",
+        "resyncing",
+        "verifying",
+    }
     world.until(world.in_rank)
 
 

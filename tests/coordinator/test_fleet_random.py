@@ -6,14 +6,15 @@ import random
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
 from closeranks_coordinator.fleet import Fleet
 from closeranks_coordinator.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.oracle import Oracle
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 
 PATHS = ["a/one.jpg", "c.txt", "new.txt", "d"]
 FULL = wire.Problem("no_space", "the disk is full")
@@ -122,7 +123,9 @@ class Teller:
                     world.ask(ReleaseAsked(name))
             if world.in_rank() and not world.incidents(state="open"):
                 return
-        raise AssertionError(f"not in rank: {world.fleet.fleet_view(world.now())}, {world.incidents(state='open')}")
+        raise AssertionError(
+            f"not in rank: {world.fleet.fleet_view(world.now())}, {world.incidents(state='open')}"
+        )
 
 
 def _durable(fleet: Fleet, world: FakeWorld) -> tuple[object, ...]:
@@ -131,7 +134,10 @@ def _durable(fleet: Fleet, world: FakeWorld) -> tuple[object, ...]:
     return (
         {name: (one.record.phase, one.record.fence, one.record.unfence) for name, one in core.nodes.items()},
         {name: one.truth for name, one in core.volumes.items()},
-        {name: {key: value.held for key, value in one.record.volumes.items()} for name, one in core.nodes.items()},
+        {
+            name: {key: value.held for key, value in one.record.volumes.items()}
+            for name, one in core.nodes.items()
+        },
         [(one.id, one.state, one.path_count, len(one.timeline)) for one in views if one is not None],
         core.counters,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from closeranks_coordinator.ingest import Accepted, Ingest, Known, Partial
@@ -174,12 +176,14 @@ def test_a_stored_object_that_is_no_tree_can_not_become_a_root(how: str) -> None
     chunks = encode_chunk_list(ChunkList(2 * CHUNK, CHUNK, 16, XXH3_128.of(b"a") * 2))
     digest = XXH3_128.of(chunks)
     world.stored[digest] = chunks
+    edits = (Edit(b"dir\0new", value(b"new")),)
+    step = (
+        partial(ingest.commit, Commit("photos", 2, world.root, digest, edits, "scan", 0))
+        if how == "commit"
+        else partial(ingest.announce, Announce("photos", 2, digest, "scan", 0))
+    )
     with pytest.raises(CodecError):
-        if how == "commit":
-            edit = Edit(b"dir\0new", value(b"new"))
-            ingest.commit(Commit("photos", 2, world.root, digest, (edit,), "scan", 0))
-        else:
-            ingest.announce(Announce("photos", 2, digest, "scan", 0))
+        step()
     assert ingest.root == world.root
 
 

@@ -90,7 +90,10 @@ class FakeAgent:
         """The connection breaks, and is made again if the process still lives."""
         if self.session is not None:
             self.disconnect()
-            self._again(self.connect, seconds)
+            self.redial(seconds)
+
+    def redial(self, seconds: float) -> None:
+        self._again(self.connect, seconds)
 
     # --- scans ---------------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class FakeAgent:
             world.event(RootStored(self.name, volume, root, cause, world.mono))
 
     def _beat(self, volume: str) -> None:
-        if volume in self.scan_at:
+        if volume in self.scan_at and volume not in self.problems:
             self.world.event(Scanned(self.name, volume, self.scan_at[volume]))
 
     def _status(self, volume: str) -> None:
@@ -191,21 +194,35 @@ class FakeAgent:
 
     def _converge(self, order: wire.Converge) -> None:
         if order.token and order.token < self.highest_token:
-            self._say(wire.ConvergeResult(order.action, order.volume, "failed", None, 0, 0, 0, 0, "old token", None, (), 0, 0))
+            self._say(
+                wire.ConvergeResult(
+                    order.action, order.volume, "failed", None, 0, 0, 0, 0, "old token", None, (), 0, 0
+                )
+            )
             return
         if order.mode == "divergence":
             assert self.fence is not None, "a divergence is repaired behind a fence only"
             assert self.fence.token == order.token
         if self.fails is not None and not order.dry_run:
-            self._say(wire.ConvergeResult(order.action, order.volume, "failed", None, 0, 0, 0, 0, "", self.fails, (), 0, 0))
+            self._say(
+                wire.ConvergeResult(
+                    order.action, order.volume, "failed", None, 0, 0, 0, 0, "", self.fails, (), 0, 0
+                )
+            )
             return
         files, target = self.disk[order.volume], dict(self.world.tree.walk(order.target_root))
         steps = sorted(key for key in files.keys() | target.keys() if files.get(key) != target.get(key))
         fetched = [key for key in steps if key in target and _fetches(files.get(key), target[key])]
         moved = sum(decode_entry(target[key], WIDTH).size for key in fetched)
         if order.dry_run:
-            plan = tuple(wire.PlanStep("fetch" if key in target else "remove", key, 0, 0, "") for key in steps)
-            self._say(wire.ConvergeResult(order.action, order.volume, "done", None, 0, 0, 0, 0, "", None, plan, len(steps), moved))
+            plan = tuple(
+                wire.PlanStep("fetch" if key in target else "remove", key, 0, 0, "") for key in steps
+            )
+            self._say(
+                wire.ConvergeResult(
+                    order.action, order.volume, "done", None, 0, 0, 0, 0, "", None, plan, len(steps), moved
+                )
+            )
             return
         withheld = self.withheld.setdefault(order.volume, set())
         trashed = 0

@@ -117,7 +117,7 @@ class FakeWorld:
         self.fleet = self._new_fleet()
         self.told.append("coordinator restarts")
         for agent in connected:
-            self.later(0.1, agent.connect)
+            agent.redial(0.1)
 
     def configure(self, config: FleetConfig) -> None:
         self.config = config
@@ -257,7 +257,9 @@ class FakeWorld:
         self.configure(replace(self.config, nodes=nodes, volumes=volumes))
         self.start(name)
 
-    def everywhere(self, path: str, value: bytes | None, *, volume: str = "photos", but: Iterable[str] = ()) -> None:
+    def everywhere(
+        self, path: str, value: bytes | None, *, volume: str = "photos", but: Iterable[str] = ()
+    ) -> None:
         """Write on all nodes at once, as the site's own replication does."""
         for agent in self.agents.values():
             if agent.name not in but and volume in agent.disk:

@@ -1,0 +1,98 @@
+"""How long differences have lasted."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest import MonkeyPatch
+
+from closeranks_coordinator import clocks
+from closeranks_coordinator.clocks import Clocks
+
+FAR = math.inf
+
+
+def test_a_difference_is_confirmed_when_it_has_lasted() -> None:
+    found = Clocks()
+    found.watch([b"a"], 10.0)
+    assert found.confirm(11.9, 2, 600, FAR).confirmed == 0
+    assert found.confirm(11.9, 2, 600, FAR).next_at == 12.0
+    assert found.confirm(12.0, 2, 600, FAR).confirmed == 1
+    assert found.confirm(12.0, 2, 600, FAR).since == 10.0
+
+
+def test_it_also_needs_a_scan_of_every_other_voter_since() -> None:
+    found = Clocks()
+    found.watch([b"a"], 10.0)
+    for scanned, confirmed in ((None, 0), (9.0, 0), (10.0, 0), (10.1, 1)):
+        assert found.confirm(20.0, 2, 600, scanned).confirmed == confirmed
+
+
+def test_watching_again_lets_clocks_run_and_ends_what_healed() -> None:
+    found = Clocks()
+    found.watch([b"a", b"b"], 10.0)
+    found.watch([b"b", b"c"], 11.0)
+    assert sorted(found) == [b"b", b"c"]
+    assert found.confirm(12.0, 2, 600, FAR).confirmed == 1
+    assert found.first_seen() == 10.0
+
+
+def test_a_restart_moves_the_end_but_not_beyond_the_longest() -> None:
+    found = Clocks()
+    found.watch([b"a"], 10.0)
+    for now in (11.0, 12.0, 13.0, 14.0):
+        found.restart([b"a"], now)
+        assert found.confirm(now, 2, 5, FAR).confirmed == 0
+    assert found.confirm(15.0, 2, 5, FAR).confirmed == 1
+
+
+def test_a_restart_of_some_leaves_the_others() -> None:
+    found = Clocks()
+    found.watch([b"a", b"b", b"c"], 10.0)
+    found.restart([b"b", b"unknown"], 11.0)
+    seen = found.confirm(12.5, 2, 600, FAR)
+    assert (seen.confirmed, seen.unconfirmed, seen.next_at) == (2, 1, 13.0)
+    found.watch([], 13.0)
+    assert (len(found), found.first_seen()) == (0, None)
+
+
+def test_many_confirmed_clocks_become_one(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "BUCKETS_MAX", 10)
+    found = Clocks()
+    for number in range(100):
+        found.change([b"%d" % number], [], float(number))
+        found.confirm(float(number), 2, 600, FAR)
+    assert len(found._buckets) < 20
+    assert found.confirm(200.0, 2, 600, FAR).confirmed == 100
+    assert found.lasting(3.0)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    st.lists(st.tuples(st.sampled_from("wcrg"), st.sets(st.integers(0, 5)), st.integers(0, 3)), max_size=30)
+)
+def test_buckets_count_what_the_keys_say(steps: list[tuple[str, set[int], int]]) -> None:
+    """Against one clock a key."""
+    found, simple, now = Clocks(), {}, 0.0
+    for kind, numbers, pause in steps:
+        now += pause
+        keys = [b"%d" % number for number in sorted(numbers)]
+        match kind:
+            case "w":
+                found.watch(keys, now)
+                simple = {key: simple.get(key, (now, now)) for key in keys}
+            case "c":
+                found.change(keys, [], now)
+                simple |= {key: simple.get(key, (now, now)) for key in keys}
+            case "g":
+                found.change([], keys, now)
+                simple = {key: clock for key, clock in simple.items() if key not in keys}
+            case "r":
+                found.restart(keys, now)
+                simple = {key: (one[0], now if key in keys else one[1]) for key, one in simple.items()}
+        seen = found.confirm(now, 3, 7, FAR)
+        due = [first for first, start in simple.values() if now >= min(start + 3, first + 7)]
+        assert (seen.confirmed, seen.unconfirmed) == (len(due), len(simple) - len(due))
+        assert seen.since == min(due, default=None)

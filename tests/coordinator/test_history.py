@@ -1,0 +1,68 @@
+"""What the truth had earlier."""
+
+from __future__ import annotations
+
+from pytest import MonkeyPatch
+
+from closeranks_coordinator import history
+from closeranks_coordinator.history import TruthHistory
+from closeranks_coordinator.truth import Differ
+from forest.store import Forest, small_value
+
+ONE, TWO, THREE = (small_value(number) for number in (2, 6, 10))
+
+
+def moved(forest: Forest, *states: dict[bytes, bytes]) -> TruthHistory:
+    found = TruthHistory(Differ(forest.tree), [])
+    for state in states:
+        found.move(forest.plant(state))
+    return found
+
+
+def test_values_are_known_by_the_newest_order_they_had() -> None:
+    past = moved(Forest(), {b"a": ONE}, {b"a": TWO}, {b"a": ONE}, {b"a": THREE})
+    assert [past.latest_order(b"a", value) for value in (ONE, TWO, THREE, None)] == [3, 2, 4, None]
+
+
+def test_absence_is_a_value() -> None:
+    past = moved(Forest(), {}, {b"a": ONE})
+    assert past.latest_order(b"a", None) == 1
+
+
+def test_a_path_that_never_changed_is_not_known() -> None:
+    assert moved(Forest(), {b"a": ONE, b"b": ONE}, {b"a": ONE, b"b": TWO}).latest_order(b"a", ONE) is None
+
+
+def test_it_is_the_same_after_a_restart() -> None:
+    forest = Forest()
+    past = moved(forest, {b"a": ONE}, {b"a": TWO, b"b": ONE}, {b"b": ONE})
+    again = TruthHistory(Differ(forest.tree), past.roots)
+    for key in (b"a", b"b"):
+        for value in (ONE, TWO, None):
+            assert again.latest_order(key, value) == past.latest_order(key, value)
+    again.move(forest.plant({b"b": THREE}))
+    assert again.latest_order(b"b", THREE) == 4
+
+
+def test_old_roots_are_forgotten_and_the_present_stays(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "HISTORY_MAX_ROOTS", 8)
+    past = moved(Forest(), *({b"a": small_value(4 * number + 2)} for number in range(20)))
+    assert len(past.roots) <= 8
+    assert past.roots[-1][0] == 20
+    assert past.latest_order(b"a", small_value(2)) is None
+    assert past.latest_order(b"a", small_value(4 * 18 + 2)) == 19
+
+
+def test_roots_whose_pages_are_gone_are_forgotten() -> None:
+    forest = Forest(cache_pages=0)
+    past = moved(forest, {b"a": ONE}, {b"a": TWO}, {b"a": THREE})
+    del forest.objects[past.roots[0][1]]
+    again = TruthHistory(Differ(forest.tree), past.roots)
+    assert again.latest_order(b"a", ONE) is None
+    assert again.latest_order(b"a", TWO) == 2
+
+
+def test_clear_forgets_everything() -> None:
+    past = moved(Forest(), {b"a": ONE}, {b"a": TWO})
+    past.clear()
+    assert (past.roots, past.latest_order(b"a", ONE)) == ([], None)

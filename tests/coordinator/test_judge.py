@@ -1,0 +1,157 @@
+"""Lag, divergence and regression; and that an analysis made step by step is the one made at once."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from closeranks_coordinator.history import TruthHistory
+from closeranks_coordinator.judge import Analysis, Judge, Stand, same_but_special_bits
+from closeranks_coordinator.truth import Differ
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from forest.store import Forest, small_value
+
+OLD, NEW, LATER, OTHER = (small_value(number) for number in (2, 6, 10, 14))
+Files = dict[bytes, bytes]
+
+
+class Bench:
+    """A truth that moves, and one node held against it."""
+
+    def __init__(self, *truths: Files) -> None:
+        self.forest = Forest()
+        self.differ = Differ(self.forest.tree)
+        self.judge = Judge(self.differ, 16)
+        self.history = TruthHistory(self.differ, [])
+        for truth in truths:
+            self.move(truth)
+
+    def move(self, truth: Files) -> None:
+        self.truth = self.forest.plant(truth)
+        self.history.move(self.truth)
+
+    def look(self, files: Files, held: Files, **more: object) -> Analysis:
+        stand = Stand(self.forest.plant(files), self.truth, self.forest.plant(held), more.pop("withheld", ()))  # type: ignore[arg-type]
+        found, _ = self.judge.analyse(self.history, stand)
+        self.forest.objects.update(found.pages)
+        return found
+
+    def held(self, found: Analysis) -> Files:
+        assert found.held is not None
+        return dict(self.forest.tree.walk(found.held))
+
+
+def test_equal_to_the_truth_is_nothing_at_all() -> None:
+    bench = Bench({b"a": OLD}, {b"a": NEW})
+    found = bench.look({b"a": NEW}, {b"a": OLD})
+    assert (dict(found.differing), found.divergent, bench.held(found)) == ({}, 0, {b"a": NEW})
+
+
+def test_what_it_held_before_the_truth_moved_on_is_lag() -> None:
+    found = Bench({b"a": OLD}, {b"a": NEW, b"b": NEW}).look({b"a": OLD}, {b"a": OLD})
+    assert (set(found.lagging), found.divergent) == ({b"a", b"b"}, 0)
+
+
+def test_lag_needs_no_history() -> None:
+    found = Bench({b"a": NEW}).look({b"a": OLD}, {b"a": OLD})
+    assert (set(found.lagging), found.divergent) == ({b"a"}, 0)
+
+
+def test_a_later_truth_that_is_not_the_latest_is_lag_and_moves_held() -> None:
+    bench = Bench({b"a": OLD}, {b"a": NEW}, {b"a": LATER})
+    found = bench.look({b"a": NEW}, {b"a": OLD})
+    assert (set(found.lagging), bench.held(found)) == ({b"a"}, {b"a": NEW})
+    back = bench.look({b"a": OLD}, bench.held(found))
+    assert (set(back.regressed), back.divergent) == ({b"a"}, 1)
+
+
+def test_leaving_the_truth_for_an_older_one_is_a_regression() -> None:
+    found = Bench({b"a": OLD}, {b"a": NEW}).look({b"a": OLD}, {b"a": NEW})
+    assert (set(found.regressed), found.divergent, set(found.lagging)) == ({b"a"}, 1, set())
+
+
+def test_what_the_truth_never_had_is_divergence() -> None:
+    found = Bench({b"a": OLD}, {b"a": NEW}).look({b"a": OTHER, b"x": OTHER}, {b"a": OLD})
+    assert (found.divergent, set(found.lagging), set(found.regressed)) == (2, set(), set())
+
+
+def test_a_missing_file_that_the_truth_did_not_have_before_is_lag() -> None:
+    bench = Bench({}, {b"a": NEW})
+    assert set(bench.look({}, {}).lagging) == {b"a"}
+    assert bench.look({}, {b"a": NEW}).divergent == 1
+
+
+def test_only_paths_that_are_late_are_lag() -> None:
+    found = Bench({b"a": OLD, b"b": OLD}, {b"a": NEW, b"b": OLD}).look(
+        {b"a": OLD, b"b": OTHER}, {b"a": OLD, b"b": OLD}
+    )
+    assert (set(found.lagging), list(found.own_keys())) == ({b"a"}, [b"b"])
+
+
+def test_a_joiner_has_lag_only() -> None:
+    bench = Bench({b"a": OLD})
+    found, _ = bench.judge.analyse(
+        bench.history, Stand(bench.forest.plant({b"x": OTHER}), bench.truth, None, ())
+    )
+    assert (set(found.lagging), found.divergent, found.held) == ({b"a", b"x"}, 0, None)
+
+
+def test_an_earlier_truth_that_a_converge_wrote_is_lag() -> None:
+    """The truth moved on while the converge to the earlier one ran."""
+    bench = Bench({b"a": OLD}, {b"a": NEW}, {b"a": LATER})
+    first = bench.look({b"a": LATER}, {b"a": OLD})
+    root = bench.forest.plant({b"a": NEW})
+    by_itself, _ = bench.judge.analyse(bench.history, Stand(root, bench.truth, first.held, ()), first)
+    assert set(by_itself.regressed) == {b"a"}
+    by_us, _ = bench.judge.analyse(bench.history, Stand(root, bench.truth, first.held, (), True), first)
+    bench.forest.objects.update(by_us.pages)
+    assert (set(by_us.lagging), by_us.divergent, bench.held(by_us)) == ({b"a"}, 0, {b"a": NEW})
+
+
+def test_withheld_bits_are_ignored_exactly() -> None:
+    def tool(mode: int, digest: bytes = bytes(16)) -> bytes:
+        return encode_entry(Entry(Kind.FILE, 5, digest, mode))
+
+    bench = Bench({b"a": tool(0o4755)})
+    truth = {b"a": tool(0o4755)}
+    assert not bench.look({b"a": tool(0o755)}, truth, withheld=(b"a",)).differing
+    assert bench.look({b"a": tool(0o755)}, truth).divergent == 1
+    assert bench.look({b"a": tool(0o700)}, truth, withheld=(b"a",)).divergent == 1
+    assert bench.look({b"a": tool(0o755, b"x" * 16)}, truth, withheld=(b"a",)).divergent == 1
+    assert not same_but_special_bits((None, tool(0o755)), 16)
+
+
+def test_nodes_that_stand_alike_share_an_analysis() -> None:
+    bench = Bench({b"a": OLD})
+    stand = Stand(bench.forest.plant({b"a": OTHER}), bench.truth, bench.truth, ())
+    one, _ = bench.judge.analyse(bench.history, stand)
+    assert bench.judge.analyse(bench.history, stand)[0] is one
+
+
+files = st.dictionaries(st.sampled_from([b"a", b"b", b"c", b"d"]), st.sampled_from([OLD, NEW, LATER, OTHER]))
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(st.tuples(st.booleans(), files), min_size=2, max_size=12))
+def test_step_by_step_is_the_same_as_at_once(steps: list[tuple[bool, Files]]) -> None:
+    bench = Bench({b"a": OLD})
+    root, held, before = bench.truth, bench.truth, None
+    for moves, state in steps:
+        if moves:
+            bench.move(state)
+        else:
+            root = bench.forest.plant(state)
+        stand = Stand(root, bench.truth, held, ())
+        after, touched = bench.judge.analyse(bench.history, stand, before)
+        fresh, _ = Judge(Differ(bench.forest.tree), 16).analyse(bench.history, stand)
+        bench.forest.objects.update({**after.pages, **fresh.pages})
+        assert dict(after.differing) == dict(fresh.differing)
+        assert (set(after.lagging), set(after.regressed)) == (set(fresh.lagging), set(fresh.regressed))
+        assert after.held == fresh.held
+        assert dict(after.behind) == dict(bench.differ.diff(after.held or b"", bench.truth))
+        if before is not None and touched is not None:
+            for key in {*before.differing, *after.differing} - set(touched):
+                assert before.differing.get(key) == after.differing.get(key)
+                assert before.is_own(key) == after.is_own(key)
+        assert after.held is not None
+        held, before = after.held, after

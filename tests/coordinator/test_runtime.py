@@ -1,0 +1,209 @@
+"""The running coordinator with its real store and core: what a crash or a failing disk leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from closeranks_coordinator import runtime
+from closeranks_coordinator.config import load_coordinator_config
+from closeranks_coordinator.model import FromAgent, QuarantineAsked, ResyncAsked
+from closeranks_coordinator.runtime import Coordinator
+from closeranks_coordinator.store import Batch, StoreFull
+from closeranks_coordinator.store_sqlite import open_store
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.tree import Edited, Tree
+from closeranks_proto.wire import decode_coordinator_message, encode_message
+from forest.samples import sample
+
+HELLO = wire.Hello(
+    1, 1, "test", "n1", "agent-a", ("xxh3-128",), ":7342", 0, None,
+    (wire.VolumeHello("photos", None, 0, 1, None),),
+)  # fmt: skip
+
+
+def write_config(base: Path, nodes: str = '"n1", "n2", "n3"') -> Path:
+    file = base / "coordinator.toml"
+    file.write_text(
+        f'[coordinator]\nlisten_agents = "127.0.0.1:0"\nlisten_api = "127.0.0.1:0"\nstate_dir = "{base}/state"\n'
+        f"[fleet]\nnodes = [{nodes}]\n"
+        '[[volume]]\nname = "photos"\npolicy = "quorum"\non_divergence = "alert"\n'
+    )
+    return file
+
+
+class Running:
+    def __init__(
+        self, coordinator: Coordinator, client: TestClient[Any, Any], work: asyncio.Task[None]
+    ) -> None:
+        self.coordinator, self.client, self.work = coordinator, client, work
+
+    async def join(self, hello: wire.Hello = HELLO) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
+        socket = await self.client.ws_connect("/v1/agent")
+        await socket.send_bytes(encode_message(hello))
+        welcome = decode_coordinator_message(await socket.receive_bytes(timeout=10))
+        assert isinstance(welcome, wire.Welcome)
+        return socket, welcome
+
+
+@asynccontextmanager
+async def running(base: Path) -> AsyncIterator[Running]:
+    config = load_coordinator_config(base / "coordinator.toml", environ={})
+    store = open_store(Path(config.state_dir), config.fleet.digest)
+    coordinator = Coordinator(config, store)
+    app = web.Application()
+    app.add_routes(coordinator.sessions.routes())
+    work = asyncio.create_task(coordinator.run())
+    try:
+        async with TestClient(TestServer(app)) as client:
+            yield Running(coordinator, client, work)
+            assert not work.done(), work
+            await coordinator.sessions.drain()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await store.close()
+
+
+def tree(count: int = 10) -> tuple[Edited, dict[bytes, bytes]]:
+    pages: dict[bytes, bytes] = {}
+    made = Tree(XXH3_128, pages.__getitem__)
+    built = made.build(
+        [
+            (b"f%05d" % n, encode_entry(Entry(Kind.FILE, 1, XXH3_128.of(b"%d" % n), 0o644)))
+            for n in range(count)
+        ]
+    )
+    pages.update(built.pages)
+    return built, pages
+
+
+async def announce(socket: aiohttp.ClientWebSocketResponse, seq: int, count: int = 10) -> bytes:
+    built, pages = tree(count)
+    await socket.send_bytes(encode_message(wire.Announce("photos", seq, built.root, "scan", 0)))
+    while True:
+        message = decode_coordinator_message(await socket.receive_bytes(timeout=10))
+        if isinstance(message, wire.Ack):
+            assert message.seq == seq
+            return built.root
+        if isinstance(message, wire.Want):
+            objects = tuple(pages[digest] for digest in message.digests)
+            await socket.send_bytes(
+                encode_message(wire.Objects("photos", message.request, objects, (), True))
+            )
+
+
+async def test_what_was_acknowledged_is_known_again_after_a_crash(tmp_path: Path) -> None:
+    """The store is written by the session, before the core hears of it: a crash may fall in between."""
+    write_config(tmp_path)
+    built, pages = tree()
+    async with running(tmp_path) as first:
+        await first.coordinator.store.write(
+            Batch(objects=pages, node_roots=[("n1", "photos", "agent-a", 4, built.root)])
+        )
+    async with running(tmp_path) as second:
+        socket, welcome = await second.join()
+        assert welcome.acked == (("photos", 4, None),), "the agent is asked to say it again"
+        assert await announce(socket, 5) == built.root
+        async with asyncio.timeout(10):
+            while second.coordinator.known_root("n1", "photos") != built.root:
+                await asyncio.sleep(0.01)
+        await socket.close()
+        again, welcome = await second.join()
+        assert welcome.acked == (("photos", 5, built.root),)
+        await again.close()
+
+
+async def test_collecting_survives_a_full_disk_and_forgets_what_is_retired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "COLLECT_FIRST_S", 0.05)
+    monkeypatch.setattr(runtime, "COLLECT_EVERY_S", 0.05)
+    write_config(tmp_path)
+    built, pages = tree()
+    async with running(tmp_path) as one:
+        store = one.coordinator.store
+        await store.write(
+            Batch(
+                objects=pages,
+                node_roots=[("gone", "photos", "a", 4, built.root), ("n1", "photos", "b", 1, built.root)],
+            )
+        )
+        calls: list[int | None] = []
+        collect = store.collect
+
+        async def failing(live: set[bytes], before_ms: int | None = None) -> object:
+            calls.append(before_ms)
+            if len(calls) == 1:
+                raise StoreFull(28, "no room")
+            return await collect(live, before_ms)
+
+        monkeypatch.setattr(store, "collect", failing)
+        async with asyncio.timeout(10):
+            while len(calls) < 2:
+                await asyncio.sleep(0.01)
+        assert None not in calls, "the past is not kept for ever"
+        assert set(store.node_roots()) == {("n1", "photos")}
+
+
+async def test_a_retired_nodes_session_ends_and_a_new_node_is_let_in(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        socket, _ = await one.join()
+        write_config(tmp_path, '"n2", "n3", "n4"')
+        await one.coordinator.reload()
+        async with asyncio.timeout(10):
+            while not socket.closed:
+                await socket.receive()
+        assert one.coordinator.sessions.connected() == []
+        other, _ = await one.join(msgspec.structs.replace(HELLO, node="n4"))
+        await other.close()
+
+
+async def test_nothing_that_an_agent_reports_stops_the_coordinator(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    kinds: tuple[type[wire.Message], ...] = (
+        wire.VolumeStatus, wire.FenceAnswer, wire.ConvergeProgress, wire.ConvergeResult, wire.VerifyResult,
+        wire.TrashAnswer, wire.Beat, wire.Want, wire.Objects, wire.Commit, wire.Announce,
+    )  # fmt: skip
+    rng = random.Random(7)
+    async with running(tmp_path) as one:
+        for _ in range(10):
+            socket, _ = await one.join()
+            stored = one.coordinator.store.node_root("n1", "photos")
+            await announce(socket, 1 if stored is None else stored.seq + 1)
+            for kind in rng.sample(kinds, len(kinds)):
+                await socket.send_bytes(encode_message(sample(kind, rng)))
+            await socket.close()
+        for _ in range(500):
+            message: Any = sample(rng.choice(kinds[:5]), rng)
+            changes: dict[str, Any] = {
+                "volume": "photos",
+                "action": f"a-{rng.randint(1, 3):06d}",
+                "root": None,
+            }
+            known = {name: value for name, value in changes.items() if hasattr(message, name)}
+            one.coordinator.feed(FromAgent("n1", msgspec.structs.replace(message, **known)))
+        for asked in (
+            QuarantineAsked("n1", "test"),
+            ResyncAsked("n1", None, False),
+            ResyncAsked("n1", "photos", True),
+        ):
+            await one.coordinator.ask(asked)
+        await asyncio.sleep(0.5)
+        now = runtime.clock()
+        assert one.coordinator.fleet.fleet_view(now)
+        assert one.coordinator.fleet.node_view(now, "n1")
+        assert not one.work.done(), one.work
