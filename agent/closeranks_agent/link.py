@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from typing import TYPE_CHECKING
@@ -180,7 +181,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({error.certificate_error})"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or "it can not be reached"
+        number = error.os_error.errno
+        return "it can not be reached" if number is None else os.strerror(number).lower()
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return f"what answers there is no closeranks coordinator (HTTP status {error.status})"
     return str(error) or "no answer in time"

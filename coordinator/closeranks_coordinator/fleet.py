@@ -139,6 +139,10 @@ class Fleet:
         world = self._world
         for volume in world.volumes.values():
             judge_volume(world, volume)
+        joined = [node for node in world.nodes.values() if phases.join(world, node)]
+        if joined:
+            for volume in world.volumes.values():
+                judge_volume(world, volume)
         for node in world.nodes.values():
             phases.update_phase(world, node)
         fencing.fence_suspects(world)

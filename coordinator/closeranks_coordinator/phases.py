@@ -13,12 +13,25 @@ from .states import Phase
 from .world import World
 
 
+def join(world: World, node: Node) -> bool:
+    """A node whose root is the truth's has joined that volume. Whether one has: it has a vote now."""
+    if node.fenced or node.session is None or node.record.recovery is not None:
+        return False
+    joined = False
+    for volume in world.volumes_of(node):
+        stored = node.volume(volume.name)
+        if stored.held is None and world.compared(node, volume) and world.left(node, volume, "join") == 0:
+            stored.held = volume.truth
+            world.touch_node(node)
+            joined = True
+    return joined
+
+
 def update_phase(world: World, node: Node) -> None:
     """Call a node what its volumes say."""
     if node.fenced or node.session is None:
         return
     volumes = world.volumes_of(node)
-    _join(world, node, volumes)
     suspect = _is_suspect(node, volumes)
     if node.record.recovery is not None:
         if not suspect:
@@ -42,14 +55,3 @@ def _is_suspect(node: Node, volumes: list[Volume]) -> bool:
     return node.record.phase == "suspect" and any(
         view.analysis is not None and view.analysis.divergent for view in views
     )
-
-
-def _join(world: World, node: Node, volumes: list[Volume]) -> None:
-    """A node whose root is the truth's has joined that volume."""
-    if node.record.recovery is not None:
-        return
-    for volume in volumes:
-        stored = node.volume(volume.name)
-        if stored.held is None and world.compared(node, volume) and world.left(node, volume, "join") == 0:
-            stored.held = volume.truth
-            world.touch_node(node)

@@ -104,7 +104,7 @@ class BaselineRecord(msgspec.Struct):
     created_ms: int
     source: str
     files: int
-    bytes: int
+    size_bytes: int
 
 
 class Counters(msgspec.Struct):

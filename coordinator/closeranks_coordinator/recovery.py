@@ -35,15 +35,27 @@ def start_due(world: World) -> None:
             continue
         fence = node.record.fence
         if fence is not None:
-            if _repairs(world, fence):
+            _look_again(world, node, fence)
+            if not fence.verified and _repairs(world, fence):
                 begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
         elif node.record.phase in ("lagging", "joining"):
             _start_behind(world, node)
 
 
+def _look_again(world: World, node: Node, fence: FenceRecord) -> None:
+    """A node that was proven and waits for a person may differ again."""
+    volumes = world.volumes_of(node)
+    if fence.verified and (
+        any(node.view(volume.name).own for volume in volumes)
+        or (_repairs(world, fence) and any(_is_late(world, node, volume) for volume in volumes))
+    ):
+        fence.verified = False
+        world.touch_node(node)
+
+
 def _repairs(world: World, fence: FenceRecord) -> bool:
     """Whether a node fenced like this is converged without being asked for."""
-    if fence.by_hand or fence.verified:
+    if fence.by_hand:
         return False
     if fence.release == "automatic":
         return True

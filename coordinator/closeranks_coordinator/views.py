@@ -190,7 +190,7 @@ def baseline_view(world: World, baseline: BaselineRecord) -> BaselineView:
     pinned = any(volume.record.pinned == baseline.name for volume in world.volumes.values())
     return BaselineView(
         baseline.name, baseline.volume, baseline.root.hex(), timestamp(baseline.created_ms), baseline.source,
-        baseline.files, baseline.bytes, pinned,
+        baseline.files, baseline.size_bytes, pinned,
     )  # fmt: skip
 
 

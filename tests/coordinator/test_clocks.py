@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import MonkeyPatch
 
 from closeranks_coordinator import clocks
 from closeranks_coordinator.clocks import Clocks
@@ -58,7 +58,7 @@ def test_a_restart_of_some_leaves_the_others() -> None:
     assert (len(found), found.first_seen()) == (0, None)
 
 
-def test_many_confirmed_clocks_become_one(monkeypatch: MonkeyPatch) -> None:
+def test_many_confirmed_clocks_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clocks, "BUCKETS_MAX", 10)
     found = Clocks()
     for number in range(100):

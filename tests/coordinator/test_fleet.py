@@ -980,3 +980,19 @@ def test_a_second_agent_of_one_name_is_told_once() -> None:
     assert world.incidents(state="open")
     world.run(60)
     assert world.incidents(state="open") == []
+
+
+def test_a_proven_node_that_differs_again_while_it_waits_is_proven_no_longer() -> None:
+    world = FakeWorld(names(5), auto_release_max=0).started()
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until(lambda: world.view("node-03").quarantine and world.view("node-03").quarantine.verified)
+    world.run(5)
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until(lambda: not world.view("node-03").quarantine.verified)
+    world.until(lambda: world.view("node-03").quarantine.verified)
+    world.everywhere("new.txt", file_of("new"), but=["node-03"])
+    world.run(2)
+    assert world.ask(ReleaseAsked("node-03")) == "409 not_verified"
+    world.run(20)
+    assert key_of("new.txt") in world["node-03"].disk["photos"]
+    assert not isinstance(world.ask(ReleaseAsked("node-03")), str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest import MonkeyPatch
+import pytest
 
 from closeranks_coordinator import history
 from closeranks_coordinator.history import TruthHistory
@@ -44,7 +44,7 @@ def test_it_is_the_same_after_a_restart() -> None:
     assert again.latest_order(b"b", THREE) == 4
 
 
-def test_old_roots_are_forgotten_and_the_present_stays(monkeypatch: MonkeyPatch) -> None:
+def test_old_roots_are_forgotten_and_the_present_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "HISTORY_MAX_ROOTS", 8)
     past = moved(Forest(), *({b"a": small_value(4 * number + 2)} for number in range(20)))
     assert len(past.roots) <= 8

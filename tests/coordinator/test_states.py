@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_ways_that_the_rules_name_exist() -> None:
         "quarantined resyncing verifying quarantined in_rank",
     ):
         phases = way.split()
-        assert all(pair in TRANSITIONS for pair in zip(phases, phases[1:], strict=False))
+        assert all(pair in TRANSITIONS for pair in itertools.pairwise(phases))
 
 
 def test_only_a_fence_leads_from_divergence_to_a_repair() -> None:

@@ -1,0 +1,237 @@
+"""The API's answers, field by field, and what load balancers are told."""
+
+from __future__ import annotations
+
+from closeranks_coordinator.model import BaselineCreateAsked, PinAsked, QuarantineAsked, ReleaseAsked
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+
+NAMES = [f"node-{number:02d}" for number in range(1, 6)]
+
+
+def lb(world: FakeWorld, *nodes: str) -> list[int | None]:
+    return [world.fleet.lb_status(world.now(), node) for node in nodes or NAMES]
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def test_what_is_not_known_is_null() -> None:
+    world = FakeWorld(NAMES)
+    view, volume = world.view("node-01"), world.volume("node-01")
+    assert (view.state, view.last_contact, view.address, view.quarantine, view.blocked_by) == (
+        "joining", None, None, None, None,
+    )  # fmt: skip
+    assert (volume.root, volume.differing_paths, volume.unconfirmed_paths, volume.differing_bytes) == (
+        None,
+    ) * 4
+    assert (volume.lagging_paths, volume.lag_s, volume.files, volume.bytes, volume.last_full_scan) == (
+        None,
+    ) * 5
+    assert (volume.problem, volume.unreadable, volume.progress, view.disk) == (None, None, None, ())
+    world.run(5)
+    assert world.state("node-01") == "unreachable"
+    assert world.incidents() == []
+
+
+def test_in_rank_everything_is_nought() -> None:
+    world = FakeWorld(NAMES).started()
+    volume = world.volume("node-01")
+    assert (volume.differing_paths, volume.unconfirmed_paths, volume.differing_bytes) == (0, 0, 0)
+    assert (volume.lagging_paths, volume.lag_s, volume.files, volume.withheld) == (0, 0.0, 5, 0)
+    assert world.view("node-01").address == "node-01:7342"
+    assert world.view("node-01").disk[0].free_bytes == 10**8
+
+
+def test_a_fenced_node_shows_why_and_how_far_it_is() -> None:
+    world = FakeWorld(NAMES).started()
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue", 500))
+    world.until_state("node-03", "resyncing")
+    view, volume = world.view("node-03"), world.volume("node-03")
+    assert (view.quarantine.fence_token, view.quarantine.incident) == (1, "i-000001")
+    assert (view.quarantine.by_hand, view.quarantine.verified, view.quarantine.release) == (
+        False,
+        False,
+        "automatic",
+    )
+    assert (volume.differing_paths, volume.differing_bytes) == (1, 500)
+    assert volume.progress["phase"] == "converge"
+    world.event(
+        world_from("node-03", wire.ConvergeProgress(volume.progress["action"], "fetch", 1, 7, 40, 60)),
+    )
+    assert world.volume("node-03").progress == {
+        "action": "a-000001", "phase": "fetch", "bytes_moved": 40, "steps_done": 1, "steps_total": 7,
+        "bytes_remaining": 60,
+    }  # fmt: skip
+
+
+def world_from(node: str, message: wire.ConvergeProgress):  # type: ignore[no-untyped-def]
+    from closeranks_coordinator.model import FromAgent
+
+    return FromAgent(node, message)
+
+
+def test_differing_bytes_follow_every_step() -> None:
+    """Added up anew and kept up to date give the same."""
+    world = FakeWorld(NAMES, [volume_config(on_divergence="alert")]).started()
+    agent = world["node-03"]
+    sizes = []
+    for change in (
+        ("a/one.jpg", file_of("rogue", 500)),
+        ("extra.txt", file_of("extra", 70)),
+        ("a/one.jpg", file_of("rogue again", 300)),
+        ("c.txt", None),
+        ("link", encode_entry(Entry(Kind.SYMLINK, 3, target=b"abc"))),
+        ("b/three.jpg", file_of("b/three.jpg", mode=0o600)),
+        ("extra.txt", None),
+        ("a/one.jpg", file_of("a/one.jpg")),
+    ):
+        agent.write("photos", *change)
+        world.run(1)
+        sizes.append(world.volume("node-03").differing_bytes)
+    assert sizes == [500, 570, 370, 470, 470, 470, 400, 100]
+    root = world.node_roots[("node-03", "photos")]
+    found = world.fleet.diff("photos", "node-03", None)
+    assert sum(row.bytes for row in found.rows) == 100  # type: ignore[union-attr]
+    assert world.volume("node-03").root == root.hex()
+
+
+def test_unreachable_covers_the_state_and_the_fence_stays() -> None:
+    world = FakeWorld(NAMES).started()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    world["node-02"].stop()
+    world.run(4)
+    view = world.view("node-02")
+    assert (view.state, view.connected, view.quarantine.reason) == ("unreachable", False, "by hand")
+
+
+# --- fleet and volumes ----------------------------------------------------------------------------
+
+
+def test_the_fleet_is_in_rank_only_when_all_was_compared() -> None:
+    world = FakeWorld(NAMES).started()
+    world.run(1)
+    view = world.fleet.fleet_view(world.now())
+    assert (view.in_rank, view.coverage.compared, view.coverage.expected) == (True, 5, 5)
+    assert (view.volumes[0].in_rank_nodes, view.volumes[0].voters, view.volumes[0].quorum) == (5, 5, 3)
+    assert (view.volumes[0].files, view.volumes[0].bytes) == (5, 500)
+    world["node-05"].stop()
+    assert not world.fleet.fleet_view(world.now()).in_rank
+
+
+def test_undetermined_paths_are_shown_again_right_after_a_restart() -> None:
+    world = FakeWorld(NAMES[:4]).started()
+    for node in NAMES[:2]:
+        world[node].write("photos", "a/one.jpg", file_of("other"))
+    world.run(5)
+    world.restart()
+    for _ in range(20):
+        world.run(0.25)
+        assert world.fleet.volume_view(world.now(), "photos").undetermined == 1  # type: ignore[union-attr]
+        assert not world.in_rank()
+    assert len(world.incidents()) == 1
+
+
+def test_diff_against_a_node_and_a_baseline() -> None:
+    world = FakeWorld(NAMES, [volume_config(on_divergence="alert")]).started()
+    world.ask(BaselineCreateAsked("good", "photos", None))
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world["node-03"].write("photos", "z.txt", file_of("z"))
+    world.run(2)
+    for against in (None, "truth", "node-01", "good"):
+        found = world.fleet.diff("photos", "node-03", against)
+        assert [(row.key, row.change) for row in found.rows] == [  # type: ignore[union-attr]
+            (key_of("a/one.jpg"), "modified"),
+            (key_of("z.txt"), "added"),
+        ]
+        assert found.total == 2  # type: ignore[union-attr]
+    page = world.fleet.diff("photos", "node-03", None, limit=1)
+    assert page.next_key == key_of("z.txt")  # type: ignore[union-attr]
+    assert world.fleet.diff("photos", "nobody", None).code == "unknown_node"  # type: ignore[union-attr]
+    assert world.fleet.diff("photos", "node-03", "nothing").code == "unknown_against"  # type: ignore[union-attr]
+
+
+def test_live_roots_are_what_somebody_may_still_ask_for() -> None:
+    world = FakeWorld(NAMES, [volume_config(on_divergence="alert")]).started()
+    first = world.node_roots[("node-01", "photos")]
+    world.ask(BaselineCreateAsked("good", "photos", None))
+    world.everywhere("new.txt", file_of("new"))
+    world.run(3)
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-03", "suspect")
+    now = world.node_roots[("node-01", "photos")]
+    rogue = world.node_roots[("node-03", "photos")]
+    assert {first, now, rogue} <= world.fleet.live_roots(world.now())
+
+
+# --- load balancers -------------------------------------------------------------------------------
+
+
+def test_load_balancers_keep_to_the_rules() -> None:
+    world = FakeWorld(
+        NAMES, [volume_config(on_divergence="quarantine", on_lag="wait")], lb_max_lag_s=20.0
+    ).started()
+    assert lb(world, "nobody") == [None]
+    assert lb(world) == [200] * 5
+    world.ask(QuarantineAsked("node-01", "by hand"))
+    assert lb(world) == [503, 200, 200, 200, 200]
+    world.run(1)
+    world.ask(ReleaseAsked("node-01"))
+    assert lb(world) == [200] * 5
+    world["node-02"].stop()
+    world.run(29)
+    assert (world.state("node-02"), lb(world, "node-02")) == ("unreachable", [200])
+    world.run(2)
+    assert lb(world, "node-02") == [503]
+    world["node-02"].start()
+    world.run(2)
+    assert lb(world) == [200] * 5
+    world.everywhere("new.txt", file_of("new"), but=["node-03"])
+    world.run(18)
+    assert (world.state("node-03"), lb(world, "node-03")) == ("lagging", [200])
+    world.run(5)
+    assert lb(world, "node-03") == [503]
+
+
+def test_a_suspect_serves_and_a_joiner_does_not() -> None:
+    world = FakeWorld(NAMES, [volume_config(on_divergence="alert")])
+    world["node-05"].disk["photos"] = {}
+    world["node-05"].fails = wire.Problem("no_space", "full")
+    world.start()
+    world.until_state("node-05", "resyncing")
+    assert lb(world) == [200, 200, 200, 200, 503]
+    world["node-05"].fails = None
+    world.until_state("node-05", "verifying")
+    assert lb(world, "node-05") == [503]
+    world.until(world.in_rank)
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-03", "suspect")
+    assert lb(world) == [200] * 5
+
+
+def test_when_more_than_half_would_be_down_only_fenced_ones_are() -> None:
+    world = FakeWorld(NAMES).started()
+    world.ask(QuarantineAsked("node-01", "by hand"))
+    for node in ("node-02", "node-03"):
+        world[node].stop()
+    world.run(40)
+    assert lb(world) == [503, 200, 200, 200, 200]
+
+
+def test_load_balancers_are_answered_from_what_is_stored_right_after_a_start() -> None:
+    world = FakeWorld(NAMES).started()
+    world.ask(QuarantineAsked("node-01", "by hand"))
+    world.restart()
+    assert lb(world) == [503, 200, 200, 200, 200]
+
+
+def test_before_a_baseline_is_pinned_everybody_serves() -> None:
+    world = FakeWorld(NAMES, [volume_config(policy="baseline")])
+    world.start()
+    world.run(5)
+    assert lb(world) == [200] * 5
+    world.ask(BaselineCreateAsked("good", "photos", "node-01"))
+    world.ask(PinAsked("photos", "good"))
+    world.run(5)
+    assert lb(world) == [200] * 5
