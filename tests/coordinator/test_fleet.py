@@ -996,3 +996,46 @@ def test_a_proven_node_that_differs_again_while_it_waits_is_proven_no_longer() -
     world.run(20)
     assert key_of("new.txt") in world["node-03"].disk["photos"]
     assert not isinstance(world.ask(ReleaseAsked("node-03")), str)
+
+
+def test_a_converge_that_the_truth_has_overtaken_is_given_up() -> None:
+    """The site brings the newer file while our converge to the older truth still runs."""
+    world = FakeWorld(names(5), [volume_config(on_divergence="alert")]).started()
+    world["node-04"].order_s = 5.0
+    world.everywhere("a/one.jpg", file_of("newer"), but=["node-04"])
+    world.until_state("node-04", "resyncing")
+    world.everywhere("a/one.jpg", file_of("newest"))
+    world.run(30)
+    assert world.in_rank()
+    assert world.incidents() == []
+    assert world.sent("node-04", wire.Cancel)
+    assert world["node-04"].trash == []
+
+
+def test_what_our_own_converge_wrote_is_never_held_against_a_node() -> None:
+    """It ends just before it can be given up, and puts the older truth over the newer file."""
+    world = FakeWorld(names(5), [volume_config(on_divergence="alert")]).started()
+    agent = world["node-04"]
+    agent.order_s = 2.0
+    world.everywhere("a/one.jpg", file_of("newer"), but=["node-04"])
+    world.until(lambda: bool(world.sent("node-04", wire.Converge)))
+    world.everywhere("a/one.jpg", file_of("newest"))
+    world.until(lambda: world.volume("node-04").root == world.volume("node-01").root)
+    order = world.sent("node-04", wire.Converge)[-1]
+    agent._converge(order)  # type: ignore[arg-type]
+    assert world.volume("node-04").lagging_paths == 1
+    world.run(30)
+    assert world.in_rank()
+    assert world.incidents() == []
+
+
+def test_a_tree_that_is_mounted_again_counts_from_its_next_scan() -> None:
+    world = FakeWorld(names(3)).started()
+    world["node-03"].problem("photos", "not_mounted")
+    world.everywhere("a/one.jpg", file_of("newer"))
+    world.run(5)
+    world["node-03"].scan_interval_s = 5.0
+    world["node-03"].problem("photos", None)
+    assert world.fleet.volume_view(world.now(), "photos").voters == 2
+    world.until(world.in_rank)
+    assert world.sent("node-03", wire.Converge) == []
