@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.messages import VolumeSettings
 

@@ -15,12 +15,9 @@ import msgspec
 import yarl
 from aiohttp.test_utils import TestServer
 
-from closeranks_coordinator.api import build_app
 from closeranks_coordinator.config import CoordinatorConfig, Token
-from closeranks_coordinator.events import EventLog
-from closeranks_coordinator.fleet import Fleet
-from closeranks_coordinator.metrics import Metrics
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.fleet import Fleet
+from closeranks_coordinator.core.model import (
     Connected,
     Event,
     FleetConfig,
@@ -35,7 +32,10 @@ from closeranks_coordinator.model import (
     Tick,
     VolumeConfig,
 )
-from closeranks_coordinator.store_sqlite import open_store
+from closeranks_coordinator.storage.sqlite import open_store
+from closeranks_coordinator.web.app import build_app
+from closeranks_coordinator.web.events import EventLog
+from closeranks_coordinator.web.metrics import Metrics
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry

@@ -13,9 +13,9 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from closeranks_agent.converge import Converger
-from closeranks_agent.serve import ChunkServer
-from closeranks_agent.volume import Volume
+from closeranks_agent.chunks.serve import ChunkServer
+from closeranks_agent.converge.converger import Converger
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.messages import (
     Converge,

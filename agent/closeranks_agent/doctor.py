@@ -23,7 +23,7 @@ from closeranks_proto.kinds import AGENTS_PORT, Address
 from closeranks_proto.lines import printable
 
 from .config import AgentConfig, AgentVolumeConfig, load_agent_config
-from .private import MARK_NAME, PRIVATE_NAME
+from .disk.private import MARK_NAME, PRIVATE_NAME
 
 MIN_FREE_SHARE = 0.05  # of a volume's file system: what a resync stages and the trash keeps must fit
 MIN_FREE_INODES = 10_000

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from closeranks_proto import messages as wire
 
 from .config import AgentConfig
+from .disk.records import StateUnavailable
 from .hooks import HookOutcome, run_hook
-from .records import StateUnavailable
 from .state import AgentState, OwedHook
 
 log = logging.getLogger("closeranks.agent")

@@ -21,7 +21,7 @@ from closeranks_proto.errors import CloseranksError, UserError
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
 from .config import AgentConfig
-from .private import ensure_private
+from .disk.private import ensure_private
 from .runtime import Agent
 from .state import AgentState, StateLocked
 from .web import build_app

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import CloseranksError, UserError
 
-from .converge import Converger
+from .converge.converger import Converger
 
 if TYPE_CHECKING:
     from .runtime import Agent

@@ -21,13 +21,13 @@ from closeranks_proto.errors import ProtocolError, UserError
 from closeranks_proto.messages import Member
 
 from .config import AgentConfig
+from .disk.records import ScanReport
+from .disk.volume import Volume
 from .fence import FenceGate
 from .link import Link
 from .metrics import AgentMetrics, disk_of
 from .orders import Orders
-from .records import ScanReport
 from .state import AgentState
-from .volume import Volume
 from .volumes import Volumes, check_settings
 
 log = logging.getLogger("closeranks.agent")

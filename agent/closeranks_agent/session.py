@@ -23,12 +23,12 @@ from closeranks_proto import messages as wire
 from closeranks_proto.errors import ProtocolError
 from closeranks_proto.wire import clipped, decode_coordinator_message, encode_message
 
-from .database import Damaged
-from .records import StateUnavailable
+from .disk.database import Damaged
+from .disk.records import StateUnavailable
 
 if TYPE_CHECKING:
+    from .disk.volume import Volume
     from .runtime import Agent
-    from .volume import Volume
 
 log = logging.getLogger("closeranks.link")
 

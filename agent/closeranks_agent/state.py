@@ -24,8 +24,8 @@ import msgspec
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings
 
-from .database import Damaged, Database
-from .records import StateUnavailable
+from .disk.database import Damaged, Database
+from .disk.records import StateUnavailable
 
 log = logging.getLogger("closeranks.state")
 

@@ -23,9 +23,9 @@ from closeranks_proto.errors import CloseranksError, ProtocolError
 from closeranks_proto.limits import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 
 from .config import AgentVolumeConfig
-from .database import Damaged
-from .records import ScanReport, StateUnavailable
-from .volume import Volume
+from .disk.database import Damaged
+from .disk.records import ScanReport, StateUnavailable
+from .disk.volume import Volume
 
 log = logging.getLogger("closeranks.agent")
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .serve import ChunkServer
+from .chunks.serve import ChunkServer
 
 if TYPE_CHECKING:
     from .runtime import Agent

@@ -18,8 +18,8 @@ from closeranks_proto.kinds import Address
 from closeranks_proto.lines import printable
 from closeranks_proto.settings import Problems, SettingsError, Table, parse_document, unknown_variables
 
+from .core.model import FleetConfig
 from .fleet_config import FLEET_KEYS, VOLUME_KEYS, read_fleet
-from .model import FleetConfig
 from .tokens import read_secret
 
 _DAEMON_KEYS = ("listen_agents", "listen_api", "state_dir", "log_format", "token_files", "public_hosts")

@@ -16,7 +16,7 @@ from closeranks_proto.digests import ALGORITHMS
 from closeranks_proto.lines import printable
 from closeranks_proto.settings import Invalid, Kind, Table
 
-from .model import FleetConfig, OnDivergence, Policy, VolumeConfig
+from .core.model import FleetConfig, OnDivergence, Policy, VolumeConfig
 
 DAY_S = 86400.0
 MAX_NODES = 1000

@@ -20,11 +20,11 @@ from closeranks_proto.errors import UserError
 from closeranks_proto.kinds import Address
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
-from .api import build_app
 from .config import CoordinatorConfig
 from .runtime import Coordinator
-from .store import StateLocked, Store
-from .store_sqlite import open_store
+from .storage.sqlite import open_store
+from .storage.store import StateLocked, Store
+from .web.app import build_app
 
 log = logging.getLogger("closeranks.coordinator")
 

@@ -19,10 +19,8 @@ from closeranks_proto.digests import algorithm_named
 from closeranks_proto.errors import UserError
 
 from .config import CoordinatorConfig
-from .events import EventLog
-from .fleet import Fleet
-from .metrics import Metrics
-from .model import (
+from .core.fleet import Fleet
+from .core.model import (
     Configured,
     Effect,
     Event,
@@ -40,7 +38,9 @@ from .model import (
 )
 from .session import STORE_RETRY_S
 from .sessions import Sessions
-from .store import Batch, Store, StoreFault, StoreFull
+from .storage.store import Batch, Store, StoreFault, StoreFull
+from .web.events import EventLog
+from .web.metrics import Metrics
 
 log = logging.getLogger("closeranks.coordinator")
 

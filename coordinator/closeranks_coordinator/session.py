@@ -23,9 +23,9 @@ from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
-from .ingest import Accepted, Ingest, Known, Outcome, Partial
-from .model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned
-from .store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
+from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
+from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned
+from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 
 log = logging.getLogger("closeranks.sessions")
 

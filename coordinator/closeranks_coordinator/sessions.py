@@ -24,7 +24,7 @@ from closeranks_proto.settings import Invalid
 from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
-from .model import Disconnected, DuplicateRefused
+from .core.model import Disconnected, DuplicateRefused
 from .session import CLOSE_MAX_S, Core, Session, hang_up
 
 log = logging.getLogger("closeranks.sessions")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import closeranks_agent.converge  # noqa: F401
+import closeranks_agent.converge.converger  # noqa: F401
 from peers_in_process import describe, fill, nodes_in
 
 base = Path(sys.argv[1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
 from closeranks_proto.digests import ALGORITHMS, DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, encode_entry

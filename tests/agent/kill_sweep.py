@@ -16,8 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from closeranks_agent import beneath, durable, ledger, syscalls
-from closeranks_agent.volume import Volume
+from closeranks_agent import beneath, syscalls
+from closeranks_agent.converge import durable, ledger
+from closeranks_agent.disk.volume import Volume
 from peers_in_process import CHUNK, contents_below, describe, fill, nodes_in
 
 BASE = Path(sys.argv[1])

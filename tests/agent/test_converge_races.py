@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent import beneath
-from closeranks_agent.room import Room
-from closeranks_agent.trash import Trash
+from closeranks_agent.converge.room import Room
+from closeranks_agent.converge.trash import Trash
 from peers_in_process import CHUNK, Nodes, contents_below, describe, fill, nodes_in
 
 

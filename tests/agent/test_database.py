@@ -7,8 +7,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from closeranks_agent.database import Damaged, Database
-from closeranks_agent.records import StateUnavailable
+from closeranks_agent.disk.database import Damaged, Database
+from closeranks_agent.disk.records import StateUnavailable
 
 SCHEMA = "CREATE TABLE t (n INTEGER PRIMARY KEY)"
 

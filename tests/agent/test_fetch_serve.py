@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from closeranks_agent.chunkwire import (
+from closeranks_agent.chunks.fetch import ChunkWant, Fetcher
+from closeranks_agent.chunks.wire import (
     HEADER,
     NODE_HEADER,
     PATH,
@@ -22,7 +23,6 @@ from closeranks_agent.chunkwire import (
     decode_request,
     encode_request,
 )
-from closeranks_agent.fetch import ChunkWant, Fetcher
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.errors import ProtocolError
 from closeranks_proto.limits import CHUNK_STREAMS_MAX

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.hashing import (
+from closeranks_agent.disk.hashing import (
     EntryReader,
     NotRegular,
     Reading,
@@ -16,7 +16,7 @@ from closeranks_agent.hashing import (
     opened_file,
     read_entry,
 )
-from closeranks_agent.records import is_settled
+from closeranks_agent.disk.records import is_settled
 from closeranks_proto.content import chunk_count, decode_chunk_list
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Kind, decode_entry

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from closeranks_agent.ignore import IgnoreRules
+from closeranks_agent.disk.ignore import IgnoreRules
 from closeranks_proto.errors import UserError
 
 

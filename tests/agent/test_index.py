@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from closeranks_agent.database import Damaged
-from closeranks_agent.index import PAGE_ROWS, Delta, Index, Listing
-from closeranks_agent.records import Record, StatSignature
+from closeranks_agent.disk.database import Damaged
+from closeranks_agent.disk.index import PAGE_ROWS, Delta, Index, Listing
+from closeranks_agent.disk.records import Record, StatSignature
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent import journal as module
-from closeranks_agent.index import Index
-from closeranks_agent.journal import Journal, cut
+from closeranks_agent.disk import journal as module
+from closeranks_agent.disk.index import Index
+from closeranks_agent.disk.journal import Journal, cut
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS
 from closeranks_proto.messages import Announce, Commit, Edit
 

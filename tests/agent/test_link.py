@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from closeranks_agent import session
-from closeranks_agent.records import StateUnavailable
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.records import StateUnavailable
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from link_world import SETTINGS, Talk, World, until, world_of

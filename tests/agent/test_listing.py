@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent import listing
-from closeranks_agent.listing import Look, beside, look, statuses
+from closeranks_agent.disk import listing
+from closeranks_agent.disk.listing import Look, beside, look, statuses
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_long_directory_is_listed_again_instead_of_kept(
 
 
 def test_names_and_rows_are_merged_in_order() -> None:
-    from closeranks_agent.index import Row
+    from closeranks_agent.disk.index import Row
 
     status = os.stat("/")
     rows = [Row(name, b"", b"", True) for name in (b"a", b"c", b"d", b"x")]

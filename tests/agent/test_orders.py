@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.converge import Converger
+from closeranks_agent.converge.converger import Converger
 from closeranks_proto import messages as wire
 from link_world import Talk, World, until, world_of
 

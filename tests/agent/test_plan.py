@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from closeranks_agent.plan import Copy, FileNeed, LocalContent, Place, Rules, Saw, Verb, plan, step_for_people
-from closeranks_agent.records import StatSignature
+from closeranks_agent.converge.plan import (
+    Copy,
+    FileNeed,
+    LocalContent,
+    Place,
+    Rules,
+    Saw,
+    Verb,
+    plan,
+    step_for_people,
+)
+from closeranks_agent.disk.records import StatSignature
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry

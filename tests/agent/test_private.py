@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.private import Identity, ensure_private
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.private import Identity, ensure_private
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.errors import UserError
 
 MakeVolume = Callable[..., Volume]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.records import StateUnavailable
+from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.state import AgentState, OwedHook
 from closeranks_proto import messages as wire
 from closeranks_proto.messages import FenceState

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent import hashing as hashing_module
-from closeranks_agent import listing as listing_module
-from closeranks_agent import recorder as recorder_module
-from closeranks_agent import scan as scan_module
-from closeranks_agent.hashing import EntryReader, Reading
-from closeranks_agent.records import Record, StatSignature
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk import hashing as hashing_module
+from closeranks_agent.disk import listing as listing_module
+from closeranks_agent.disk import recorder as recorder_module
+from closeranks_agent.disk import scan as scan_module
+from closeranks_agent.disk.hashing import EntryReader, Reading
+from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.limits import MAX_PATH_BYTES, SNAPSHOT_EDITS
 from closeranks_proto.messages import Announce, Commit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.records import StateUnavailable
+from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.state import AgentState, StateLocked, opened_state
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, Problem, VolumeSettings

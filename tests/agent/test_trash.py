@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.ledger import Ledger
-from closeranks_agent.trash import Trash
+from closeranks_agent.converge.ledger import Ledger
+from closeranks_agent.converge.trash import Trash
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import TrashItem, TrashList, TrashRestore
 from peers_in_process import Nodes, contents_below, describe, fill, nodes_in, sparse

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.volume import Volume
 from peers_in_process import CHUNK, Nodes, fill, nodes_in
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from closeranks_agent import history as history_module
-from closeranks_agent import recorder as recorder_module
-from closeranks_agent import volume as volume_module
-from closeranks_agent.hashing import EntryReader
-from closeranks_agent.index import Delta
-from closeranks_agent.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
+from closeranks_agent.disk import history as history_module
+from closeranks_agent.disk import recorder as recorder_module
+from closeranks_agent.disk import volume as volume_module
+from closeranks_agent.disk.hashing import EntryReader
+from closeranks_agent.disk.index import Delta
+from closeranks_agent.disk.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import MissingObject, UserError
@@ -278,7 +278,7 @@ def test_staged_objects_are_at_hand_until_they_are_dropped(volume: Volume) -> No
 def test_pages_that_nobody_needs_are_swept_and_pinned_ones_stay(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
+    monkeypatch.setattr("closeranks_agent.disk.objects.SWEEP_SLACK_BYTES", 0)
     pinned, roots = volume.root or b"", []
     volume.history.objects.pin(pinned)
     for number in range(20):
@@ -296,7 +296,7 @@ def test_pages_that_nobody_needs_are_swept_and_pinned_ones_stay(
 def test_an_announced_root_stays_at_hand_until_it_is_acknowledged(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("closeranks_agent.objects.SWEEP_SLACK_BYTES", 0)
+    monkeypatch.setattr("closeranks_agent.disk.objects.SWEEP_SLACK_BYTES", 0)
     volume.announce()
     announced = volume.root or b""
     for number in range(20):

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.messages import Announce, Commit
 
 CHILD = textwrap.dedent(
     """
     import os, sys
     from closeranks_agent import recorder
-    from closeranks_agent.volume import Volume
+    from closeranks_agent.disk.volume import Volume
     from closeranks_proto.digests import XXH3_128
     from closeranks_proto.messages import VolumeSettings
     recorder.COMMIT_MAX_EDITS = 8
@@ -119,8 +119,8 @@ def test_a_first_scan_that_was_killed_does_not_hash_again_what_it_had_stowed(
         f"""
         import os, signal
         from closeranks_agent import recorder
-        from closeranks_agent.hashing import EntryReader
-        from closeranks_agent.volume import Volume
+        from closeranks_agent.disk.hashing import EntryReader
+        from closeranks_agent.disk.volume import Volume
         from closeranks_proto.digests import XXH3_128
         from closeranks_proto.messages import VolumeSettings
         recorder.ROWS_MAX = 50

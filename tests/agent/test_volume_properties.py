@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from closeranks_agent.volume import Volume
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.messages import Announce, Commit
 
 NAMES = st.sampled_from(["a", "b", "a.b", "é", "\udcff", "c"])

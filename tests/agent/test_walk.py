@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent import walk
-from closeranks_agent.walk import Walk
+from closeranks_agent.disk import walk
+from closeranks_agent.disk.walk import Walk
 from closeranks_proto.paths import path_of
 
 

@@ -12,8 +12,7 @@ import msgspec
 import pytest
 
 from apifake import FILES, NODES, Client, FakeCore, break_ranks, fleet_config, three_nodes, volume_config
-from closeranks_coordinator import api_core, api_views
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.model import (
     ActionView,
     BaselineView,
     FleetView,
@@ -23,6 +22,8 @@ from closeranks_coordinator.model import (
     Tick,
     VolumeView,
 )
+from closeranks_coordinator.web import call as api_core
+from closeranks_coordinator.web import schemas as api_views
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import UserError
 
@@ -645,7 +646,7 @@ async def test_a_thing_that_is_gone_is_told_like_its_get(core: FakeCore, client:
 async def test_a_stream_is_kept_alive_and_ends_when_the_coordinator_goes_down(
     core: FakeCore, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("closeranks_coordinator.api_stream.KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr("closeranks_coordinator.web.stream.KEEP_ALIVE_S", 0.02)
     async with asyncio.timeout(5), client.session.get(client.url("/api/v1/events")) as answer:
         async for raw in answer.content:
             if raw == b": still here\n":
@@ -656,7 +657,7 @@ async def test_a_stream_is_kept_alive_and_ends_when_the_coordinator_goes_down(
 
 
 async def test_too_many_streams_are_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("closeranks_coordinator.events.LISTENERS_MAX", 0)
+    monkeypatch.setattr("closeranks_coordinator.web.events.LISTENERS_MAX", 0)
     status, body, _ = await client.ask("GET", "/api/v1/events")
     assert (status, error_of(body).code) == (503, "too_many_streams")
 
@@ -668,8 +669,8 @@ async def test_head_of_the_stream_ends_at_once(client: Client) -> None:
 async def test_a_client_that_does_not_read_is_cut_off(
     core: FakeCore, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("closeranks_coordinator.api_stream.STUCK_AFTER_S", 0.2)
-    monkeypatch.setattr("closeranks_coordinator.api_stream._look", lambda *_: {"x": "y" * 1_000_000})
+    monkeypatch.setattr("closeranks_coordinator.web.stream.STUCK_AFTER_S", 0.2)
+    monkeypatch.setattr("closeranks_coordinator.web.stream._look", lambda *_: {"x": "y" * 1_000_000})
     reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port, limit=1024)
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.readline()

@@ -9,8 +9,8 @@ import pytest
 
 import clifake
 from clifake import Fake
-from closeranks_coordinator import model
 from closeranks_coordinator.cli.main import main
+from closeranks_coordinator.core import model
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator import clocks
-from closeranks_coordinator.clocks import Clocks
+from closeranks_coordinator.core import clocks
+from closeranks_coordinator.core.clocks import Clocks
 
 FAR = math.inf
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator.diffs import DiffRow, diff_page, row, totals
+from closeranks_coordinator.core.diffs import DiffRow, diff_page, row, totals
 from closeranks_proto.content import ChunkList, chunk_count, encode_chunk_list
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry

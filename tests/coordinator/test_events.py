@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_coordinator import events as events_module
-from closeranks_coordinator.events import EventLog, Listener, TooManyListeners
-from closeranks_coordinator.store_sqlite import SqliteStore, open_store
+from closeranks_coordinator.storage.sqlite import SqliteStore, open_store
+from closeranks_coordinator.web import events as events_module
+from closeranks_coordinator.web.events import EventLog, Listener, TooManyListeners
 
 
 @pytest.fixture

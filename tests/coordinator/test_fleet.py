@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.model import (
     BaselineCreateAsked,
     DuplicateRefused,
     Persist,

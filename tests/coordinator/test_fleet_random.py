@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator.fleet import Fleet
-from closeranks_coordinator.model import QuarantineAsked, ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.fleet import Fleet
+from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from fakeworld import FakeWorld, file_of, key_of, volume_config

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from closeranks_coordinator import history
-from closeranks_coordinator.history import TruthHistory
-from closeranks_coordinator.truth import Differ
+from closeranks_coordinator.core import history
+from closeranks_coordinator.core.history import TruthHistory
+from closeranks_coordinator.core.truth import Differ
 from forest.store import Forest, small_value
 
 ONE, TWO, THREE = (small_value(number) for number in (2, 6, 10))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from closeranks_coordinator import incidents, words
-from closeranks_coordinator.diffs import DiffRow
-from closeranks_coordinator.incident_record import EVENT_NAMES, HEAD_EVENTS, RANGES_MAX, ROOTS_MAX
-from closeranks_coordinator.incidents import Incident
+from closeranks_coordinator.core import incidents, words
+from closeranks_coordinator.core.diffs import DiffRow
+from closeranks_coordinator.core.incident_record import EVENT_NAMES, HEAD_EVENTS, RANGES_MAX, ROOTS_MAX
+from closeranks_coordinator.core.incidents import Incident
 from closeranks_proto.digests import BLAKE3, XXH3_128, DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.errors import CodecError

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from closeranks_coordinator.ingest import Accepted, Ingest, Known, Partial
+from closeranks_coordinator.core.ingest import Accepted, Ingest, Known, Partial
 from closeranks_proto.content import ChunkList, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry

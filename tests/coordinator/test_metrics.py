@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from apifake import Client, FakeCore, break_ranks, fleet_config, three_nodes
-from closeranks_coordinator.metrics import DETECTED_BUCKETS, Metrics
-from closeranks_coordinator.model import Observe
+from closeranks_coordinator.core.model import Observe
+from closeranks_coordinator.web.metrics import DETECTED_BUCKETS, Metrics
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from apifake import Client, FakeCore, break_ranks, fleet_config, three_nodes
-from closeranks_coordinator.api import OPENAPI_PATH, build_app
-from closeranks_coordinator.api_routes import ROUTES
-from closeranks_coordinator.openapi import document
+from closeranks_coordinator.web.app import OPENAPI_PATH, build_app
+from closeranks_coordinator.web.openapi import document
+from closeranks_coordinator.web.routes import ROUTES
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.model import (
     ActionView,
     BaselineCreateAsked,
     BaselineDeleteAsked,

@@ -17,10 +17,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from closeranks_coordinator import runtime
 from closeranks_coordinator.config import load_coordinator_config
-from closeranks_coordinator.model import FromAgent, QuarantineAsked, ResyncAsked
+from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked
 from closeranks_coordinator.runtime import Coordinator
-from closeranks_coordinator.store import Batch, StoreFull
-from closeranks_coordinator.store_sqlite import open_store
+from closeranks_coordinator.storage.sqlite import open_store
+from closeranks_coordinator.storage.store import Batch, StoreFull
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.model import (
     Connected,
     Disconnected,
     DuplicateRefused,
@@ -25,8 +25,8 @@ from closeranks_coordinator.model import (
 )
 from closeranks_coordinator.runtime import volume_settings
 from closeranks_coordinator.sessions import Sessions
-from closeranks_coordinator.store import Store
-from closeranks_coordinator.store_sqlite import open_store
+from closeranks_coordinator.storage.sqlite import open_store
+from closeranks_coordinator.storage.store import Store
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128, DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, encode_entry

@@ -7,7 +7,14 @@ from typing import get_args
 
 import pytest
 
-from closeranks_coordinator.states import STORY_MAX, TRANSITIONS, IllegalTransition, Phase, describe, step
+from closeranks_coordinator.core.states import (
+    STORY_MAX,
+    TRANSITIONS,
+    IllegalTransition,
+    Phase,
+    describe,
+    step,
+)
 
 
 def test_every_phase_can_be_entered_and_left() -> None:

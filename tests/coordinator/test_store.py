@@ -16,10 +16,18 @@ from pathlib import Path
 import apsw
 import pytest
 
-from closeranks_coordinator import store_reserve, store_sqlite
-from closeranks_coordinator.store import Batch, GcReport, StateLocked, StoreClosed, StoredEvent, StoreFull
-from closeranks_coordinator.store_gc import TouchedFilter
-from closeranks_coordinator.store_sqlite import SqliteStore, open_store
+from closeranks_coordinator.storage import reserve as store_reserve
+from closeranks_coordinator.storage import sqlite as store_sqlite
+from closeranks_coordinator.storage.collection import TouchedFilter
+from closeranks_coordinator.storage.sqlite import SqliteStore, open_store
+from closeranks_coordinator.storage.store import (
+    Batch,
+    GcReport,
+    StateLocked,
+    StoreClosed,
+    StoredEvent,
+    StoreFull,
+)
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -520,8 +528,8 @@ def start(program: str, argument: str) -> subprocess.Popen[bytes]:
 _KILLED = """
 import asyncio, sys
 from pathlib import Path
-from closeranks_coordinator.store import Batch
-from closeranks_coordinator.store_sqlite import open_store
+from closeranks_coordinator.storage.store import Batch
+from closeranks_coordinator.storage.sqlite import open_store
 from closeranks_proto.digests import XXH3_128
 
 async def main():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator.judge import Analysis
-from closeranks_coordinator.targets import target_of
-from closeranks_coordinator.truth import Differ
+from closeranks_coordinator.core.judge import Analysis
+from closeranks_coordinator.core.targets import target_of
+from closeranks_coordinator.core.truth import Differ
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from forest.store import Forest, small_value
 

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator.truth import Differ, decide_quorum, quorum_of
+from closeranks_coordinator.core.truth import Differ, decide_quorum, quorum_of
 from forest.store import Forest, file_value, small_value
 
 KEYS = [b"a", b"b", b"c\0d", b"e"]

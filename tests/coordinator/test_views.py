@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from closeranks_coordinator.model import BaselineCreateAsked, PinAsked, QuarantineAsked, ReleaseAsked
+from closeranks_coordinator.core.model import BaselineCreateAsked, PinAsked, QuarantineAsked, ReleaseAsked
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from fakeworld import FakeWorld, file_of, key_of, volume_config
@@ -67,7 +67,7 @@ def test_a_fenced_node_shows_why_and_how_far_it_is() -> None:
 
 
 def world_from(node: str, message: wire.ConvergeProgress):  # type: ignore[no-untyped-def]
-    from closeranks_coordinator.model import FromAgent
+    from closeranks_coordinator.core.model import FromAgent
 
     return FromAgent(node, message)
 

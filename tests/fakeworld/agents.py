@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from closeranks_coordinator.model import Connected, Disconnected, FromAgent, RootStored, Scanned
+from closeranks_coordinator.core.model import Connected, Disconnected, FromAgent, RootStored, Scanned
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import SPECIAL_BITS, Kind, decode_entry
 

@@ -6,7 +6,7 @@ it never asks the judge.
 
 from __future__ import annotations
 
-from closeranks_coordinator.model import Event, QuarantineAsked, ResyncAsked, Send, Step
+from closeranks_coordinator.core.model import Event, QuarantineAsked, ResyncAsked, Send, Step
 from closeranks_proto import messages as wire
 
 from .world import FakeWorld

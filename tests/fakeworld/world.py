@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from closeranks_coordinator.fleet import Fleet
-from closeranks_coordinator.model import (
+from closeranks_coordinator.core.fleet import Fleet
+from closeranks_coordinator.core.model import (
     Configured,
     Event,
     FleetConfig,

@@ -1,0 +1,1 @@
+"""Chunks between peers: serving them and fetching them from several at once."""

@@ -1,0 +1,362 @@
+"""Fetching chunks from several healthy peers at once.
+
+Wants of all callers stand in one queue; up to FETCH_STREAMS_MAX streams take bundles from it, each from the
+best peer of the moment. What a peer does not have, sends with wrong bytes or falls silent over is asked of
+another. No chunk is ever asked of two peers at the same time: the bytes that are moved stay within the
+bytes that are missing plus what failed on the way. Bytes are counted as they arrive, whatever becomes
+of them.
+
+A chunk is given up when every usable peer has denied it, or when for PATIENCE_S no peer gave anything.
+Rejected: hedged requests for the last chunks, which would break the bound on bytes moved; requests are small
+enough (REQUEST_SECONDS) that a slow peer delays the end by little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from closeranks_proto.errors import ProtocolError
+from closeranks_proto.limits import CHUNK_REQUEST_MAX_CHUNKS, FETCH_STREAMS_MAX, PEER_TIMEOUT_S
+from closeranks_proto.messages import Member
+
+from .peers import Peer, Peers
+from .wire import HEADER, NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
+
+log = logging.getLogger("closeranks.fetch")
+
+REQUEST_SECONDS = 2.0
+REQUEST_MAX_BYTES = 16 * 1024 * 1024
+REQUEST_NAMES_BYTES = 512 * 1024  # paths in one request, which is one small body
+REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more peers
+SCAN_MAX = 4096  # wants looked at to fill one bundle
+BATCH_CHUNKS = 64  # chunks that are verified and written in one hop to a thread
+BATCH_BYTES = 4 * 1024 * 1024
+PATIENCE_S = 30.0
+NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its way
+READ_BUFFER_BYTES = 1024 * 1024  # of each stream, before the socket is left to wait
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWant:
+    """One missing chunk of the file `key`."""
+
+    key: bytes
+    index: int
+    digest: bytes
+    length: int
+
+
+# Verifies and writes; gives back those whose bytes did not have the digest.
+Write = Callable[[Sequence[tuple[ChunkWant, bytes]]], Awaitable[Sequence[ChunkWant]]]
+
+
+@dataclass(slots=True)
+class _Job:
+    write: Write
+    left: int
+    done: asyncio.Future[None]
+    denied: list[ChunkWant] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    want: ChunkWant
+    job: _Job
+    tried: set[str] = field(default_factory=set)
+
+
+class PeerFailed(Exception):
+    """A peer gave no usable answer; the text says what it did."""
+
+    def __init__(self, text: str, busy_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.busy_s = busy_s
+
+
+class Fetcher:
+    """One converge's fetching of one volume. Use as an async context manager: leaving it ends all streams."""
+
+    def __init__(
+        self,
+        volume: str,
+        digest: str,
+        chunk_bytes: int,
+        self_name: str,
+        sources: Sequence[str],
+        members: Callable[[], Mapping[str, Member]],
+        term: Callable[[], int],
+        http: aiohttp.ClientSession,
+        received: Callable[[int], None],
+        timeout_s: float = PEER_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._volume, self._digest, self._chunk_bytes = volume, digest, chunk_bytes
+        self._self_name = self_name
+        self._peers = Peers(sources, self_name, members, random.Random())
+        self._term = term
+        self._http = http
+        self._received = received
+        self._timeout_s, self._patience_s = timeout_s, patience_s
+        self._queue: deque[_Item] = deque()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_gain = 0.0
+
+    async def __aenter__(self) -> Fetcher:
+        self._last_gain = self._now()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._streams:
+            task.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+
+    async def fetch(self, wants: Sequence[ChunkWant], write: Write) -> list[ChunkWant]:
+        """Get all `wants` and hand them to `write`; what nobody has is given back."""
+        if not wants:
+            return []
+        job = _Job(write, len(wants), asyncio.get_running_loop().create_future())
+        if not self._queue and not self._streams:
+            self._last_gain = self._now()
+        self._queue.extend(_Item(want, job) for want in wants)
+        self._pump()
+        try:
+            await job.done
+        finally:
+            self._queue = deque(item for item in self._queue if item.job is not job)
+        return job.denied
+
+    def story(self) -> str:
+        """Why peers failed, in words; "" when none did."""
+        return self._peers.story()
+
+    # --- choosing --------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _pump(self) -> None:
+        """Start as many streams as there are wants, peers and places; give up what can not be had."""
+        self._give_up()
+        now = self._now()
+        for peer in self._peers.ready(now):
+            if not self._queue or len(self._streams) >= FETCH_STREAMS_MAX:
+                break
+            items = self._take(peer)
+            if items:
+                peer.streams += 1
+                task = asyncio.create_task(self._stream(peer, items))
+                self._streams.add(task)
+                task.add_done_callback(self._ended)
+        if self._queue and len(self._streams) < FETCH_STREAMS_MAX:
+            self._pump_later(now)
+
+    def _pump_later(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wake = self._peers.wake_at()
+        delay = 0.5 if wake is None else min(max(wake - now, 0.05), 1.0)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._pump)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._streams.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:  # a bug of ours: everybody who waits must learn of it
+            for item in self._queue:
+                if not item.job.done.done():
+                    item.job.done.set_exception(error)
+            self._queue.clear()
+            return
+        self._pump()
+
+    def _take(self, peer: Peer) -> list[_Item]:
+        """The next bundle for `peer`: what it has not denied, up to a bound in chunks and bytes."""
+        free = max(1, FETCH_STREAMS_MAX - len(self._streams))
+        fair = max(REQUEST_MIN_CHUNKS, -(-len(self._queue) // free))
+        most = min(CHUNK_REQUEST_MAX_CHUNKS, fair)
+        budget = min(REQUEST_MAX_BYTES, peer.rate_bytes_s * REQUEST_SECONDS)
+        taken: list[_Item] = []
+        passed: list[_Item] = []
+        names = REQUEST_NAMES_BYTES
+        while self._queue and len(taken) < most and budget > 0 and names > 0 and len(passed) < SCAN_MAX:
+            item = self._queue.popleft()
+            if peer.name in item.tried:
+                passed.append(item)
+            else:
+                taken.append(item)
+                budget -= item.want.length
+                names -= len(item.want.key)
+        self._queue.extendleft(reversed(passed))
+        return taken
+
+    def _give_up(self) -> None:
+        usable = {peer.name for peer in self._peers.usable()}
+        patience = self._patience_s if usable else min(NO_PEER_PATIENCE_S, self._patience_s)
+        silent = not self._streams and self._now() - self._last_gain > patience
+        kept: deque[_Item] = deque()
+        while self._queue and (silent or len(kept) < SCAN_MAX):
+            item = self._queue.popleft()
+            if silent or (usable and usable <= item.tried):
+                self._settle(item, denied=True)
+            else:
+                kept.append(item)
+        self._queue.extendleft(reversed(kept))
+
+    def _settle(self, item: _Item, denied: bool) -> None:
+        job = item.job
+        job.left -= 1
+        if denied:
+            job.denied.append(item.want)
+        if not job.left and not job.done.done():
+            job.done.set_result(None)
+
+    # --- one stream ------------------------------------------------------------------------------
+
+    async def _stream(self, peer: Peer, items: list[_Item]) -> None:
+        open_items = dict(enumerate(items))
+        started = self._now()
+        moved = 0
+
+        def count(length: int) -> None:
+            nonlocal moved
+            moved += length
+            self._received(length)
+
+        try:
+            await self._request(peer, items, open_items, count)
+            self._peers.served(peer, moved, self._now() - started)
+        except PeerFailed as failure:
+            self._note_failure(peer, str(failure), failure.busy_s)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ProtocolError) as error:
+            self._note_failure(peer, str(error) or type(error).__name__, 0.0)
+        finally:
+            peer.streams -= 1
+            # What was not answered is asked again, of whoever is free: first in the queue.
+            self._queue.extendleft(item for item in reversed(open_items.values()) if not item.job.done.done())
+
+    def _note_failure(self, peer: Peer, text: str, busy_s: float) -> None:
+        if busy_s:
+            self._peers.busy(peer, self._now(), busy_s)
+            return
+        log.info("source %s of volume %s failed: %s", peer.name, self._volume, text)
+        self._peers.failed(peer, self._now(), text)
+
+    async def _request(
+        self, peer: Peer, items: list[_Item], open_items: dict[int, _Item], count: Callable[[int], None]
+    ) -> None:
+        names = tuple(ChunkName(one.want.key, one.want.index, one.want.digest) for one in items)
+        body = encode_request(ChunkRequest(self._volume, self._digest, self._chunk_bytes, names))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s)
+        headers = {NODE_HEADER: self._self_name, TERM_HEADER: str(self._term())}
+        url = f"http://{peer.address}{PATH}"
+        async with self._http.post(
+            url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            read_bufsize=READ_BUFFER_BYTES,
+        ) as response:
+            if response.status != 200:
+                raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
+            await self._records(peer, response.content, open_items, count)
+
+    async def _records(
+        self,
+        peer: Peer,
+        content: aiohttp.StreamReader,
+        open_items: dict[int, _Item],
+        count: Callable[[int], None],
+    ) -> None:
+        got: list[tuple[int, bytes]] = []
+        size = 0
+        try:
+            while True:
+                status, position, length = HEADER.unpack(await _exactly(content, HEADER.size, None))
+                if status == Status.END:
+                    break
+                item = open_items.get(position)
+                if item is None or any(position == one for one, _ in got):
+                    raise PeerFailed("it answered what was not asked")
+                if status == Status.MISSING:
+                    self._deny(peer, open_items.pop(position))
+                    continue
+                if status != Status.CHUNK or length != item.want.length:
+                    raise PeerFailed("it sent a record of the wrong shape")
+                got.append((position, await _exactly(content, length, count)))
+                size += length
+                if len(got) >= BATCH_CHUNKS or size >= BATCH_BYTES:
+                    batch, got, size = got, [], 0
+                    await self._write(peer, batch, open_items)
+        except (PeerFailed, aiohttp.ClientError, ConnectionError, TimeoutError):
+            await self._write(peer, got, open_items)  # what came whole need not be moved again
+            raise
+        await self._write(peer, got, open_items)
+        if open_items:
+            raise PeerFailed("it left chunks out")
+
+    async def _write(
+        self, peer: Peer, got: Sequence[tuple[int, bytes]], open_items: dict[int, _Item]
+    ) -> None:
+        """Verify and write what came. Of several jobs each gets its own."""
+        jobs: dict[int, tuple[_Job, list[tuple[_Item, int, bytes]]]] = {}
+        for position, data in got:
+            item = open_items[position]
+            jobs.setdefault(id(item.job), (item.job, []))[1].append((item, position, data))
+        wrong = 0
+        for job, parts in jobs.values():
+            for _, position, _ in parts:
+                del open_items[position]
+            try:
+                bad = set(await job.write([(item.want, data) for item, _, data in parts]))
+            except Exception as error:  # noqa: BLE001 (whoever waits for the job gets it)
+                if not job.done.done():
+                    job.done.set_exception(error)
+                continue
+            for item, _, _ in parts:
+                if item.want in bad:
+                    wrong += 1
+                    self._deny(peer, item)
+                else:
+                    self._last_gain = self._now()
+                    self._settle(item, denied=False)
+        if wrong:
+            raise PeerFailed(f"{wrong} chunks had bytes that do not match their {self._digest} digest")
+
+    def _deny(self, peer: Peer, item: _Item) -> None:
+        item.tried.add(peer.name)
+        if not item.job.done.done():
+            self._queue.append(item)
+
+
+async def _exactly(content: aiohttp.StreamReader, length: int, count: Callable[[int], None] | None) -> bytes:
+    """`length` bytes; PeerFailed where the stream ends before."""
+    parts: list[bytes] = []
+    left = length
+    while left:
+        part = await content.read(left)
+        if not part:
+            raise PeerFailed("it ended the stream before everything was sent")
+        if count is not None:
+            count(len(part))
+        left -= len(part)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> str:
+    """The refusal's words, bounded: a peer's text is never trusted to be short or printable."""
+    text = (await response.content.read(512)).decode("utf-8", "replace")
+    return f"it answered {response.status}: {''.join(one for one in text if one.isprintable())[:200]}"

@@ -1,0 +1,196 @@
+"""Making a volume's root another root: one operation for resync, catching up and restoring.
+
+A run collects the target's pages, then goes in rounds: compare the present root with the target, plan a
+window of the differences, apply it. What changed under its hands is simply a difference of the next round.
+A run that was killed or cancelled is therefore continued by starting another one; nothing but the stage's
+bytes, which are verified again, is carried over.
+
+The world's failures end a run as `partial` (some paths could not be brought over, named in `detail`) or
+`failed` (nothing more can happen before `problem` is gone). Bugs of ours are raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+import aiohttp
+
+from closeranks_proto.errors import MissingObject, ProtocolError, UserError
+from closeranks_proto.limits import FRAME_MAX_ITEMS
+from closeranks_proto.messages import (
+    Converge,
+    ConvergeProgress,
+    ConvergeResult,
+    Member,
+    PlanStep,
+    Problem,
+    TrashItem,
+    TrashList,
+    TrashRestore,
+    Verify,
+    VerifyResult,
+)
+from closeranks_proto.paths import escape
+
+from ..disk.records import StateUnavailable, VolumeGone, problem_of
+from ..disk.volume import Volume
+from .athand import WINDOW, local_content, rules_of, windows
+from .ledger import LedgerDamaged
+from .plan import Saw, plan, step_for_people
+from .restore import restore_in_place, restore_to
+from .rounds import Rounds
+from .tally import Tally
+from .target import Want, collect
+from .trash import Trash
+from .verify import verify
+
+log = logging.getLogger("closeranks.converge")
+
+PLAN_SHOWN_BYTES = 4 * 1024 * 1024  # of keys and notes in one answer
+LIST_MAX = 1000
+World = (VolumeGone, StateUnavailable, LedgerDamaged, OSError, MissingObject, ProtocolError)
+
+
+class Converger:
+    """Converges and verifies one volume, one order at a time.
+
+    `members`, `term` and `open_incidents` give the membership of this moment; `want` gets objects from the
+    coordinator, leaving out those that it lacks.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        self_name: str,
+        members: Callable[[], Mapping[str, Member]],
+        want: Callable[[tuple[bytes, ...]], Awaitable[dict[bytes, bytes]]],
+        http: aiohttp.ClientSession,
+        term: Callable[[], int] = lambda: 0,
+        open_incidents: Callable[[], Collection[str]] = tuple,
+        window: int = WINDOW,
+    ) -> None:
+        self.volume = volume
+        self.self_name = self_name
+        self.members, self.term, self.open_incidents = members, term, open_incidents
+        self.http = http
+        self.window = window
+        self.trash = Trash(volume)
+        self._want: Want = want
+        self._lock = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """To be called when the agent starts: a disk that is full later can then still be repaired.
+
+        Raises VolumeGone, OSError.
+        """
+        await asyncio.to_thread(self.trash.prepare)
+
+    async def run(self, order: Converge, progress: Callable[[ConvergeProgress], None]) -> ConvergeResult:
+        """Carry out the order. Cancellable at any point; what is finished stays."""
+        assert order.volume == self.volume.name
+        async with self._lock:
+            tally = Tally(order.action, progress, asyncio.get_running_loop().time)
+            try:
+                return await self._run(order, tally)
+            except World as error:
+                problem, detail = _told(error, self.volume)
+                log.warning("converge %s of volume %s failed: %s", order.action, order.volume, detail)
+                return tally.result(order, "failed", self.volume.root, detail, problem)
+            finally:
+                if self.volume.root is not None:
+                    self.volume.drop_staged()
+
+    async def verify(self, order: Verify) -> VerifyResult:
+        """Re-read what the converges of the incident wrote, scan fully, and say what the root is."""
+        assert order.volume == self.volume.name
+        async with self._lock:
+            try:
+                return await verify(self.volume, self.trash, order)
+            except World as error:
+                _, detail = _told(error, self.volume)
+                return VerifyResult(order.action, order.volume, None, 0, 0, False, detail, ())
+
+    async def list_trash(self, order: TrashList) -> tuple[tuple[TrashItem, ...], str | None]:
+        """A page of the volume's trash and the next cursor. Raises VolumeGone, OSError."""
+        limit = max(1, min(order.limit, LIST_MAX))
+        return await asyncio.to_thread(self.trash.items, order.incident, limit, order.cursor)
+
+    async def tidy_trash(self) -> int:
+        """Evict what is old and belongs to no open incident; to be called now and then. Bytes freed.
+
+        Raises VolumeGone, LedgerDamaged, OSError.
+        """
+        return await asyncio.to_thread(self.trash.evict, set(self.open_incidents()))
+
+    async def restore_trash(self, order: TrashRestore, outside: Sequence[bytes]) -> tuple[TrashItem, ...]:
+        """Give items back; `outside` are directories that the restored must not lie in. Raises UserError."""
+        try:
+            if order.in_place:
+                if self._lock.locked():
+                    raise UserError("the volume is being converged or verified; ask again when that is over")
+                async with self._lock:
+                    return await self.volume.run(restore_in_place, self.volume, self.trash, order.ids)
+            return await asyncio.to_thread(restore_to, self.volume, self.trash, order.ids, order.to, outside)
+        except World as error:
+            raise UserError(_told(error, self.volume)[1]) from error
+
+    async def _run(self, order: Converge, tally: Tally) -> ConvergeResult:
+        if self.volume.root is None:
+            report = await self.volume.run(self.volume.scan)
+            if self.volume.root is None:
+                detail = "the volume could not be scanned yet"
+                return tally.result(order, "failed", None, detail, report.problem)
+        await collect(self.volume, order.target_root, self._want)
+        if order.dry_run:
+            return await self.volume.run(self._dry_run, order, tally)
+        return await Rounds(self, order, tally).run()
+
+    def _dry_run(self, order: Converge, tally: Tally) -> ConvergeResult:
+        """What a run would do now. Changes nothing, not even in the private directory."""
+        shown: list[PlanStep] = []
+        shown_bytes = steps = fetch_bytes = withheld = 0
+        carried: tuple[Saw, ...] = ()
+        for window in windows(self.volume, order.target_root, (), self.window):
+            saws = (*carried, *window.saws)
+            planned = plan(saws, local_content(self.volume, saws, None), rules_of(self.volume), window.cut)
+            carried = planned.waiting
+            withheld += len(planned.withheld)
+            for step in planned.steps:
+                steps += 1
+                told = step_for_people(step, self.volume.algorithm.width)
+                fetch_bytes += told.fetch_bytes
+                shown_bytes += len(told.key) + len(told.note) + 32
+                if len(shown) < FRAME_MAX_ITEMS and shown_bytes <= PLAN_SHOWN_BYTES:
+                    shown.append(told)
+        tally.steps_total = steps
+        return ConvergeResult(
+            order.action, order.volume, "done", self.volume.root, 0, 0, 0, withheld, "", None,
+            tuple(shown), steps, fetch_bytes,
+        )  # fmt: skip
+
+
+def _told(error: BaseException, volume: Volume) -> tuple[Problem | None, str]:
+    """A failure of the world as a problem (None where it is not this volume's) and in words."""
+    match error:
+        case VolumeGone(problem=problem) | StateUnavailable(problem=problem):
+            return problem, str(error)
+        case LedgerDamaged():
+            return Problem("private_dir", str(error)), str(error)
+        case MissingObject():
+            return (
+                None,
+                f"the coordinator does not have the target any more ({error}): a newer order will name it",
+            )
+        case TimeoutError() | ConnectionError():
+            return None, f"the coordinator could not be asked: {error or type(error).__name__}"
+        case ProtocolError():
+            return None, f"the target is not well formed: {error}"
+        case OSError():
+            problem = problem_of(
+                error, f"volume {volume.name} at {escape(volume.path)} could not be converged"
+            )
+            return problem, problem.message
+        case _:
+            raise AssertionError("not a failure of the world") from error

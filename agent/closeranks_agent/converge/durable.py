@@ -1,0 +1,49 @@
+"""Making many files or names durable at once.
+
+An fsync costs a flush of the disk's cache, some milliseconds, whatever it has to write. For more than a few
+files one syncfs does the same for all of them with one flush (it reports errors since Linux 5.8). It also
+writes what others have dirtied on that filesystem, so where the machine has much unwritten, each file is
+synced alone instead. Rejected: ordering tricks with one fsync for many files, which only ext4 and XFS honour.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+
+from .. import beneath, syscalls
+
+FEW = 3
+BACKLOG_MAX_KIB = 512 * 1024
+
+
+def sync_files(fds: Sequence[int], filesystem_fd: int) -> None:
+    """Returns when the content and size of these open files are on disk. Raises OSError."""
+    if len(fds) > FEW and _backlog_kib() <= BACKLOG_MAX_KIB:
+        syscalls.sync_filesystem(filesystem_fd)
+        return
+    for fd in fds:
+        syscalls.start_writeback(fd)
+    for fd in fds:
+        os.fsync(fd)
+
+
+def sync_directories(root_fd: int, paths: Collection[bytes], others: Sequence[int]) -> None:
+    """Returns when the names in these directories below `root_fd`, and in the open `others`, are on disk."""
+    if len(paths) + len(others) > FEW and _backlog_kib() <= BACKLOG_MAX_KIB:
+        syscalls.sync_filesystem(root_fd)
+        return
+    for path in sorted(paths):
+        beneath.sync_directory(root_fd, path)
+    for fd in others:
+        os.fsync(fd)
+
+
+def _backlog_kib() -> int:
+    """What the machine has not written yet, in KiB; 0 where it does not say."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith((b"Dirty:", b"Writeback:")))

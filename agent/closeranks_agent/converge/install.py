@@ -1,0 +1,394 @@
+"""Applying a batch of steps to the tree, on the volume's thread.
+
+For each step the path is compared with what the plan saw; what differs is read anew and left to the next
+plan. Then, once for the whole batch, and durably: the trash's ledger announces what will come, and the list
+of written paths what will be written. Then the entries are swapped; then directories are synced; then the
+volume's index and journal learn of it. A kill anywhere leaves each path old or new, and nothing lost.
+
+The world's errors become results of their step; only what stops everything (the root is gone, the disk
+fails, the index can not be written) is raised.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind
+from closeranks_proto.paths import parent_key, path_of
+
+from .. import beneath
+from ..beneath import Spot
+from ..disk.ignore import IgnoreRules
+from ..disk.records import BusyFile, Change, Record, StatSignature
+from ..disk.volume import Volume
+from . import attributes
+from .durable import sync_directories
+from .lift import Lifts
+from .plan import Step, Verb
+from .stage import stage_name
+from .swap import NoExchange, NotEmpty, Surprise, Taken, put_new, swap_in, take_out
+from .trash import Discard, Trash, discard_of
+from .workroom import Workroom
+from .written import Written
+
+FATAL_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EUCLEAN})
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NOT_YET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+class Outcome(Enum):
+    DONE = auto()
+    CHANGED = auto()  # the path is not what the plan saw: plan it again
+    STALE = auto()  # the tree's shape is not what the index says: scan, then plan again
+    WAITS = auto()  # for other steps below the same directory
+    BLOCKED = auto()  # can not be applied; `why` and `detail` say so
+    NO_ROOM = auto()
+    NO_SOURCE = auto()  # no healthy peer has the bytes
+    TRASH_FULL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    step: Step
+    outcome: Outcome
+    why: str = ""  # a word of messages.Unreadable
+    detail: str = ""
+    trashed: bool = False
+
+
+@dataclass(slots=True)
+class _Work:
+    step: Step
+    status: os.stat_result | None
+    discard: Discard | None = None
+    item: bytes = b""
+
+
+class Installer:
+    """Applies steps during one converge."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        room: Workroom,
+        trash: Trash,
+        written: Written,
+        lifts: Lifts,
+        incident: str,
+    ) -> None:
+        self._volume, self._room, self._trash = volume, room, trash
+        self._written, self._lifts, self._incident = written, lifts, incident
+        self._ignore = IgnoreRules(volume.settings.ignore)
+        self._width = volume.algorithm.width
+        self._special_bits = volume.settings.special_bits
+        self.moved: dict[bytes, bytes] = {}  # key -> item that its bytes became in this run
+        self._results: list[Result] = []
+        self._changes: dict[bytes, Record | None] = {}
+
+    def apply(self, steps: Sequence[Step]) -> list[Result]:
+        """Apply steps in their order, on the volume's thread. Raises OSError, VolumeGone, StateUnavailable."""
+        observed = time.monotonic()
+        os.close(self._volume.open_root())
+        self._results, self._changes = [], {}
+        works = self._admit([work for work in map(self._check, steps) if work is not None])
+        arrived: list[tuple[str, Discard]] = []
+        for work in works:
+            result = self._attempt(work)
+            self._results.append(result)
+            if result.trashed:
+                assert work.discard is not None
+                arrived.append((work.item.decode(), work.discard))
+                self.moved[work.step.key] = work.item
+        self._sync(works)
+        if works:
+            self._trash.settle(arrived, self._incident)
+        changes = [Change(key, record) for key, record in sorted(self._changes.items())]
+        if changes:
+            self._volume.apply(changes, "converge", observed)
+        return self._results
+
+    # --- compare ---------------------------------------------------------------------------------
+
+    def _check(self, step: Step) -> _Work | None:
+        """The step's work if the path is what the plan saw; else its result is noted."""
+        try:
+            return self._check_once(step)
+        except PermissionError as error:
+            try:
+                if self._lifts.lift(parent_key(step.key)):
+                    return self._check_once(step)
+            except OSError as again:
+                error = again if isinstance(again, PermissionError) else error
+            self._results.append(failed(step, error))
+        except OSError as error:
+            if step.seen is None and error.errno in _NOT_YET:
+                return _Work(step, None)  # an earlier step of the batch makes its directory
+            self._results.append(failed(step, error))
+        return None
+
+    def _check_once(self, step: Step) -> _Work | None:
+        with beneath.spot(self._room.root_fd, step.key) as where:
+            status = beneath.status(where)
+            if is_same(step.seen, status):
+                return self._work(step, status)
+            if status is not None and step.seen is None and _is_twin(where):
+                twin = "another name that this filesystem takes for the same (upper and lower case) is there"
+                self._results.append(Result(step, Outcome.BLOCKED, "case_twin", twin))
+                return None
+        self._results.append(self._reread(step, status))
+        return None
+
+    def _work(self, step: Step, status: os.stat_result | None) -> _Work:
+        work = _Work(step, status)
+        if status is not None and step.verb is not Verb.SET_ATTRIBUTES:
+            assert step.own is not None
+            why = "removed" if step.target is None else "replaced"
+            work.discard = discard_of(step.key, status, why, step.own, self._stage_name(step))
+        return work
+
+    def _stage_name(self, step: Step) -> bytes:
+        if step.target is None:
+            return b""
+        target = decode_entry(step.target, self._width)
+        return stage_name(step.key, step.need.digest if step.need else target.target)
+
+    def _reread(self, step: Step, status: os.stat_result | None) -> Result:
+        """The path was changed since it was recorded: record what it is now."""
+        try:
+            record = self._volume.read_entry(self._room.root_fd, step.key)
+        except BusyFile:
+            return Result(step, Outcome.CHANGED, "busy", "it changes while it is read")
+        except OSError as error:
+            return failed(step, error)
+        was_directory = step.own is not None and entry_kind(step.own) is Kind.DIRECTORY
+        is_directory = record is not None and entry_kind(record.value) is Kind.DIRECTORY
+        if record is None and status is not None:
+            return self._in_the_way(step, status)
+        if is_directory and not was_directory:
+            return Result(step, Outcome.STALE)  # nobody has looked into it yet
+        self._changes[step.key] = record
+        done = (record.value if record is not None else None) == step.target
+        return Result(
+            step, Outcome.DONE if done else Outcome.CHANGED, "busy", "it was changed while converge worked"
+        )
+
+    def _in_the_way(self, step: Step, status: os.stat_result) -> Result:
+        """Something is there that is never compared, so the tree can not have it, and it is never removed."""
+        if self._ignore.matches(step.key, stat.S_ISDIR(status.st_mode)):
+            return Result(step, Outcome.BLOCKED, "ignored_content", "an ignored entry is in the way")
+        if status.st_dev != os.fstat(self._room.root_fd).st_dev:
+            return Result(step, Outcome.BLOCKED, "other_filesystem", "another filesystem is mounted there")
+        return Result(step, Outcome.BLOCKED, "special", "a device, socket or fifo is in the way")
+
+    # --- announce --------------------------------------------------------------------------------
+
+    def _admit(self, works: Sequence[_Work]) -> list[_Work]:
+        """Announce the batch to trash and list; what the trash has no room for is left out."""
+        admitted: list[_Work] = []
+        charge = count = 0
+        for work in works:
+            if work.discard is not None:
+                if not self._trash.has_room(charge + work.discard.charge, count + 1):
+                    self._results.append(Result(work.step, Outcome.TRASH_FULL, "", str(work.discard.charge)))
+                    continue
+                charge, count = charge + work.discard.charge, count + 1
+            admitted.append(work)
+        try:
+            discarding = [work for work in admitted if work.discard is not None]
+            ids = self._trash.intend([work.discard for work in discarding if work.discard], self._incident)
+            for work, item in zip(discarding, ids, strict=True):
+                work.item = item.encode()
+            if admitted:
+                self._written.add(work.step.key for work in admitted if work.step.target is not None)
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            self._results.extend(Result(work.step, Outcome.NO_ROOM) for work in admitted)
+            return []
+        return admitted
+
+    # --- swap ------------------------------------------------------------------------------------
+
+    def _attempt(self, work: _Work) -> Result:
+        step = work.step
+        for attempt in (1, 2):
+            try:
+                return self._perform(work)
+            except Surprise:
+                return Result(step, Outcome.CHANGED, "busy", "it was changed while converge worked")
+            except NotEmpty:
+                return self._remains(step)
+            except NoExchange:
+                detail = "this filesystem can neither exchange two names nor make hard links"
+                return Result(step, Outcome.BLOCKED, "unreadable", detail)
+            except PermissionError as error:
+                if attempt == 2 or not self._lift_for(work):
+                    return failed(step, error)
+            except OSError as error:
+                return failed(step, error)
+        raise AssertionError("unreachable")
+
+    def _lift_for(self, work: _Work) -> bool:
+        """Whether making directories writable gives hope. A directory that moves must be writable itself."""
+        try:
+            lifted = self._lifts.lift(parent_key(work.step.key))
+            if work.discard is not None and work.discard.kind is Kind.DIRECTORY:
+                lifted |= self._lifts.lift(work.step.key)
+        except OSError:
+            return False
+        return lifted
+
+    def _perform(self, work: _Work) -> Result:
+        step = work.step
+        taken = None if work.discard is None else Taken(work.item, work.discard)
+        with beneath.spot(self._room.root_fd, step.key) as where:
+            if step.target is None:
+                assert taken is not None
+                take_out(self._room, where, taken)
+                self._changes[step.key] = None
+                self._lifts.forget(step.key)
+                return Result(step, Outcome.DONE, trashed=True)
+            target = decode_entry(step.target, self._width)
+            if step.verb is Verb.SET_ATTRIBUTES:
+                self._set_attributes(work, target, where)
+            else:
+                name = self._staged(step, target, where)
+                if taken is None:
+                    put_new(name, self._room, where)
+                else:
+                    swap_in(name, self._room, where, taken)
+            now = beneath.status(where)
+        if now is None:
+            raise Surprise
+        self._changes[step.key] = self._record(step.key, target, now)
+        return Result(step, Outcome.DONE, trashed=taken is not None)
+
+    def _staged(self, step: Step, target: Entry, where: Spot) -> bytes:
+        """The name in the stage of what will appear; directories and symlinks are made here."""
+        name = self._stage_name(step)
+        parent = os.fstat(where.parent_fd)
+        stage_fd = self._room.stage_fd
+        if target.kind is Kind.SYMLINK:
+            _drop_staged(name, stage_fd)
+            os.symlink(target.target, name, dir_fd=stage_fd)
+            attributes.set_symlink(name, stage_fd, target, parent)
+        elif target.kind is Kind.DIRECTORY:
+            _drop_staged(name, stage_fd)
+            os.mkdir(name, 0o700, dir_fd=stage_fd)
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage_fd)
+            try:
+                attributes.set_new(fd, target, None, parent, self._special_bits)
+                mode = os.fstat(fd).st_mode & 0o7777
+                if os.geteuid() != 0 and mode & 0o700 != 0o700:
+                    os.fchmod(fd, mode | 0o700)  # the next plan sets what is missing, when work in it is over
+            finally:
+                os.close(fd)
+        return name
+
+    def _set_attributes(self, work: _Work, target: Entry, where: Spot) -> None:
+        if target.kind is Kind.SYMLINK:
+            assert work.status is not None
+            attributes.set_symlink(where.name, where.parent_fd, target, work.status)
+            return
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(where.name, flags, dir_fd=where.parent_fd)
+        try:
+            if not is_same(work.step.seen, os.fstat(fd)):
+                raise Surprise
+            attributes.set_existing(fd, target, self._special_bits)
+        finally:
+            os.close(fd)
+        if target.kind is Kind.DIRECTORY:
+            self._lifts.forget(work.step.key)
+
+    def _record(self, key: bytes, target: Entry, now: os.stat_result) -> Record:
+        value = encode_entry(attributes.entry_now(target, now))
+        chunks = None
+        if target.kind is Kind.FILE and target.size > self._volume.chunk_bytes:
+            chunks = self._volume.object(target.digest)
+            assert chunks is not None, "the plan had the chunk list"
+        # Not settled: the next scan reads a file once more, so nobody can hide a write behind ours.
+        return Record(key, value, StatSignature.of(now), chunks, target.kind is Kind.DIRECTORY)
+
+    def _remains(self, step: Step) -> Result:
+        """Why a directory is not empty: steps that did not run, newcomers, or what is never removed."""
+        try:
+            fd = beneath.open_directory(self._room.root_fd, path_of(step.key))
+            try:
+                names = [os.fsencode(name) for name in os.listdir(fd)]
+                ignored = [
+                    name for name in names if self._is_never_removed(step.key + b"\0" + name, name, fd)
+                ]
+            finally:
+                os.close(fd)
+        except OSError as error:
+            return failed(step, error)
+        if len(ignored) == len(names):
+            detail = f"the directory holds {len(names)} ignored or special entries, so it stays"
+            return Result(step, Outcome.BLOCKED, "ignored_content", detail)
+        if any(self._volume.record(step.key + b"\0" + name) is not None for name in names):
+            return Result(
+                step, Outcome.WAITS, "ignored_content", "entries in the directory could not be removed"
+            )
+        return Result(step, Outcome.STALE)
+
+    def _is_never_removed(self, key: bytes, name: bytes, fd: int) -> bool:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            return True
+        return self._ignore.matches(key, kind == stat.S_IFDIR) or status.st_dev != os.fstat(fd).st_dev
+
+    def _sync(self, works: Sequence[_Work]) -> None:
+        if not works:
+            return
+        parents = {path_of(parent_key(work.step.key)) for work in works}
+        sync_directories(self._room.root_fd, parents, (self._room.stage_fd, self._room.items_fd))
+
+
+def is_same(seen: StatSignature | None, status: os.stat_result | None) -> bool:
+    """Whether a path is still what was recorded of it."""
+    if seen is None or status is None:
+        return seen is None and status is None
+    return StatSignature.of(status) == seen
+
+
+def failed(step: Step, error: OSError) -> Result:
+    """The result of a step that the world refused; what stops every step is raised."""
+    if error.errno in FATAL_ERRNOS:
+        raise error
+    if error.errno in FULL_ERRNOS:
+        return Result(step, Outcome.NO_ROOM)
+    if error.errno in (errno.EXDEV, errno.EBUSY):
+        return Result(step, Outcome.BLOCKED, "other_filesystem", "another filesystem is mounted there")
+    if error.errno in beneath.DETOUR_ERRNOS:
+        return Result(step, Outcome.STALE)
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return Result(step, Outcome.BLOCKED, "unreadable", f"it could not be changed: {text}")
+
+
+def _is_twin(where: Spot) -> bool:
+    """Whether the name is found although the directory does not list it: it differs only in case."""
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=where.parent_fd)
+    try:
+        return os.fsdecode(where.name) not in os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def _drop_staged(name: bytes, stage_fd: int) -> None:
+    """Forget what an earlier run staged under this name."""
+    try:
+        status = os.stat(name, dir_fd=stage_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        os.rmdir(name, dir_fd=stage_fd)
+    else:
+        os.unlink(name, dir_fd=stage_fd)

@@ -1,0 +1,289 @@
+"""From the differences of two roots to the steps that make one the other. Pure: no file is looked at here.
+
+Order, so that as much as possible gets done whatever is lacking:
+1. removals, deepest first: they need no room, and their bytes can be copied from the trash afterwards;
+2. directories, symlinks and attributes of files, parents first: they need next to no room;
+3. files, in key order;
+4. attributes of existing directories, deepest first: a directory becomes read-only when work in it is over.
+A directory that turns into a file or symlink is empty by then, its contents being removals.
+
+Every step carries the value and the stat signature that the plan saw: it is applied only to that. A plan
+covers a window of the differences; `cut` is the last key looked at. What concerns a directory that may have
+differences behind the cut waits for the next window.
+
+Bytes are moved only for chunks that are nowhere at hand: the same place of the same file, a file with the
+same content elsewhere (renames, copies), a chunk of such a file, the trash; zeros need neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from closeranks_proto.content import ChunkList, chunk_count, chunk_span
+from closeranks_proto.entries import SPECIAL_BITS, Entry, Kind, aspects, decode_entry
+from closeranks_proto.errors import MissingObject
+from closeranks_proto.messages import PlanStep
+from closeranks_proto.paths import escape, path_of
+
+if TYPE_CHECKING:
+    from ..disk.records import StatSignature
+
+HOLE_MIN_BYTES = 64 * 1024  # shorter runs of zeros are written like anything else
+
+
+class Verb(StrEnum):
+    MAKE_DIRECTORY = "make_directory"
+    LINK = "link"
+    FETCH = "fetch"
+    COPY = "copy"
+    SET_ATTRIBUTES = "set_attributes"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """One difference, with what the index knows of the path now."""
+
+    key: bytes
+    own: bytes | None
+    target: bytes | None
+    seen: StatSignature | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where bytes are at hand: a path of the tree, or an item of the trash."""
+
+    in_trash: bool
+    name: bytes  # key or item id
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`count` chunks from number `first` on are the chunks of `place` from number `there` on."""
+
+    first: int
+    count: int
+    place: Place
+    there: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileNeed:
+    """How to come by a file's content. Chunks in neither `fetch` nor `copies` are zeros."""
+
+    size: int
+    chunk_bytes: int
+    digest: bytes
+    chunks: ChunkList | None  # None for a file of one chunk: `digest` is its digest
+    fetch: tuple[int, ...]
+    copies: tuple[Copy, ...]
+
+    def chunk_digest(self, index: int) -> bytes:
+        return self.digest if self.chunks is None else self.chunks[index]
+
+    def span(self, index: int) -> tuple[int, int]:
+        """(offset, length) in bytes."""
+        return chunk_span(self.size, self.chunk_bytes, index)
+
+    @property
+    def fetch_bytes(self) -> int:
+        return sum(self.span(index)[1] for index in self.fetch)
+
+    @property
+    def stage_bytes(self) -> int:
+        """Room that the staged file takes, without its holes."""
+        return sum(
+            min(one.count * self.chunk_bytes, self.size - one.first * self.chunk_bytes) for one in self.copies
+        ) + (self.fetch_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One key's way from `own` to `target`, valid while the path is still as `seen`."""
+
+    verb: Verb
+    key: bytes
+    own: bytes | None
+    target: bytes | None
+    seen: StatSignature | None
+    need: FileNeed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContent:
+    """What is at hand. `zero(length)` is the digest of that many zero bytes."""
+
+    lists: Callable[[bytes], ChunkList | None]
+    whole: Mapping[bytes, Place]
+    chunk: Mapping[bytes, tuple[Place, int]]
+    zero: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The volume's settings that plans depend on."""
+
+    width: int  # of digests, bytes
+    chunk_bytes: int
+    special_bits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    steps: tuple[Step, ...]
+    withheld: tuple[Saw, ...]  # differ only in special mode bits that may not be written
+    waiting: tuple[Saw, ...]  # directories that must see the next window first
+
+
+def plan(saws: Iterable[Saw], local: LocalContent, rules: Rules, cut: bytes | None = None) -> Plan:
+    """The ordered steps for these differences. Raises MissingObject where a chunk list is not at hand."""
+    removals: list[Step] = []
+    roomless: list[Step] = []
+    files: list[Step] = []
+    directories: list[Step] = []
+    withheld: list[Saw] = []
+    waiting: list[Saw] = []
+    for saw in sorted(saws, key=lambda one: one.key):
+        own = None if saw.own is None else decode_entry(saw.own, rules.width)
+        target = None if saw.target is None else decode_entry(saw.target, rules.width)
+        if own is not None and target is not None and is_withheld(own, target, rules.special_bits):
+            withheld.append(saw)
+        elif _must_wait(saw.key, own, target, cut):
+            waiting.append(saw)
+        elif target is None:
+            removals.append(Step(Verb.REMOVE, saw.key, saw.own, None, saw.seen))
+        elif own is not None and _same_content(own, target):
+            step = Step(Verb.SET_ATTRIBUTES, saw.key, saw.own, saw.target, saw.seen)
+            (directories if own.kind is Kind.DIRECTORY else roomless).append(step)
+        elif target.kind is Kind.FILE:
+            need = need_of(saw.key, own, target, local, rules)
+            verb = Verb.FETCH if need.fetch else Verb.COPY
+            files.append(Step(verb, saw.key, saw.own, saw.target, saw.seen, need))
+        else:
+            verb = Verb.MAKE_DIRECTORY if target.kind is Kind.DIRECTORY else Verb.LINK
+            roomless.append(Step(verb, saw.key, saw.own, saw.target, saw.seen))
+    removals.reverse()
+    directories.reverse()
+    return Plan((*removals, *roomless, *files, *directories), tuple(withheld), tuple(waiting))
+
+
+def mode_to_write(target: int, present: int, special_bits: bool) -> int:
+    """The mode that may be written: special bits only if allowed, or where they are already there."""
+    if special_bits:
+        return target
+    return target & ~SPECIAL_BITS | target & present & SPECIAL_BITS
+
+
+def is_withheld(own: Entry, target: Entry, special_bits: bool) -> bool:
+    """Whether the two differ in nothing but special mode bits of the target that may not be written."""
+    if aspects(own, target) != ("mode",) or own.mode is None or target.mode is None:
+        return False
+    return mode_to_write(target.mode, own.mode, special_bits) == own.mode
+
+
+def _same_content(own: Entry, target: Entry) -> bool:
+    return not {"kind", "content", "target"} & set(aspects(own, target))
+
+
+def _must_wait(key: bytes, own: Entry | None, target: Entry | None, cut: bytes | None) -> bool:
+    if (
+        cut is None
+        or own is None
+        or own.kind is not Kind.DIRECTORY
+        or not (cut + b"\0").startswith(key + b"\0")
+    ):
+        return False
+    # Its contents go on behind the cut: it can neither go nor be closed yet. (Unchanged ones never come here.)
+    return target is None or target.kind is not Kind.DIRECTORY or _same_content(own, target)
+
+
+def need_of(key: bytes, own: Entry | None, target: Entry, local: LocalContent, rules: Rules) -> FileNeed:
+    """Where each chunk of the target's content comes from."""
+    chunks = _chunks(target, local, rules)
+    if not target.size:
+        return FileNeed(0, rules.chunk_bytes, target.digest, None, (), ())
+    before = _own_digests(own, local, rules)
+    whole = local.whole.get(target.digest)
+    fetch: list[int] = []
+    copies: list[Copy] = []
+    for index in range(chunk_count(target.size, rules.chunk_bytes)):
+        digest = target.digest if chunks is None else chunks[index]
+        length = chunk_span(target.size, rules.chunk_bytes, index)[1]
+        if length >= HOLE_MIN_BYTES and digest == local.zero(length):
+            continue
+        if before is not None and index < len(before) and before[index] == digest:
+            _extend(copies, index, Place(False, key), index)
+        elif whole is not None:
+            _extend(copies, index, whole, index)
+        elif digest in local.chunk:
+            _extend(copies, index, *local.chunk[digest])
+        else:
+            fetch.append(index)
+    return FileNeed(target.size, rules.chunk_bytes, target.digest, chunks, tuple(fetch), tuple(copies))
+
+
+def _extend(copies: list[Copy], index: int, place: Place, there: int) -> None:
+    if copies:
+        last = copies[-1]
+        follows = last.first + last.count == index and last.there + last.count == there
+        if follows and last.place == place:
+            copies[-1] = Copy(last.first, last.count + 1, place, last.there)
+            return
+    copies.append(Copy(index, 1, place, there))
+
+
+def _chunks(entry: Entry, local: LocalContent, rules: Rules) -> ChunkList | None:
+    if entry.size <= rules.chunk_bytes:
+        return None
+    chunks = local.lists(entry.digest)
+    if chunks is None:
+        raise MissingObject(entry.digest)
+    return chunks
+
+
+def _own_digests(own: Entry | None, local: LocalContent, rules: Rules) -> Sequence[bytes] | None:
+    if own is None or own.kind is not Kind.FILE:
+        return None
+    if own.size <= rules.chunk_bytes:
+        return [own.digest]
+    chunks = local.lists(own.digest)
+    return None if chunks is None else list(chunks)
+
+
+def step_for_people(step: Step, width: int) -> PlanStep:
+    """The step as the dry run shows it."""
+    need = step.need
+    fetch_bytes = need.fetch_bytes if need else 0
+    return PlanStep(str(step.verb), step.key, fetch_bytes, len(need.fetch) if need else 0, _note(step, width))
+
+
+def _note(step: Step, width: int) -> str:
+    own = None if step.own is None else decode_entry(step.own, width)
+    target = None if step.target is None else decode_entry(step.target, width)
+    if target is None:
+        return f"{own.kind.name.lower()} goes to the trash" if own else ""
+    parts: list[str] = []
+    if own is not None and step.verb is Verb.SET_ATTRIBUTES:
+        parts.append(", ".join(_change(name, own, target) for name in aspects(own, target)))
+    elif own is None:
+        parts.append("new")
+    else:
+        parts.append(f"replaces a {own.kind.name.lower()}, which goes to the trash")
+    if step.need and step.need.copies:
+        places = {one.place for one in step.need.copies if one.place != Place(False, step.key)}
+        shown = sorted("the trash" if one.in_trash else escape(path_of(one.name)) for one in places)
+        if shown:
+            parts.append("content from " + ", ".join(shown[:3]))
+    return "; ".join(parts)
+
+
+def _change(name: str, own: Entry, target: Entry) -> str:
+    if name == "mode" and own.mode is not None and target.mode is not None:
+        return f"mode {own.mode:04o} to {target.mode:04o}"
+    if name == "owner" and own.owner is not None and target.owner is not None:
+        return f"owner {own.owner[0]}:{own.owner[1]} to {target.owner[0]}:{target.owner[1]}"
+    return name

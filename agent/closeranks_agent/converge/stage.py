@@ -1,0 +1,309 @@
+"""Files in the making: `stage/<name>`, on the volume's filesystem, until they are complete and synced.
+
+A name depends on the path and its target content alone, so a run that was cut off goes on where it was: what
+already lies in the stage is read again and compared with the chunk digests, and only what is missing is
+copied or fetched. (Rejected: a durable map of finished chunks. Reading is cheaper than syncing it, and
+bytes on disk are better evidence.) Nothing is written that does not have its digest. Chunks of zeros stay
+holes. All functions here run in threads; `stopped` ends long ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from closeranks_proto.digests import DigestAlgorithm
+from closeranks_proto.entries import decode_entry
+
+from .. import beneath, syscalls
+from ..beneath import pread_full, read_span
+from ..chunks.fetch import ChunkWant
+from . import attributes
+from .durable import sync_files
+from .plan import FileNeed, Place, Step
+from .room import FILE_OVERHEAD_BYTES, Room
+from .workroom import Workroom
+
+RESERVE_MIN_BYTES = 256 * 1024  # shorter files are promised room for, not reserved one by one
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Stopped(Exception):
+    """The run was cancelled."""
+
+
+def stage_name(key: bytes, content: bytes) -> bytes:
+    """The name under which `content` (a digest, a link target, b"" for a directory) is staged for `key`."""
+    return hashlib.blake2b(content + b"\0" + key, digest_size=16).hexdigest().encode()
+
+
+@dataclass(slots=True)
+class Staged:
+    """A file in the making. `missing` are the chunks that must come from peers."""
+
+    step: Step
+    need: FileNeed
+    name: bytes
+    missing: list[int]
+    promised: int = 0
+    wants: list[ChunkWant] = field(default_factory=list)
+
+
+class Stage:
+    """Staging of one converge. `moved` says under which trash item a key's bytes lie now."""
+
+    def __init__(
+        self,
+        workroom: Workroom,
+        algorithm: DigestAlgorithm,
+        special_bits: bool,
+        moved: Callable[[bytes], bytes | None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._workroom = workroom
+        self._algorithm = algorithm
+        self._special_bits = special_bits
+        self._moved = moved
+        self._stopped = stopped
+        self._names = {os.fsencode(name) for name in os.listdir(workroom.stage_fd)}
+        self.room = Room(workroom.stage_fd)
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    def begin(self, step: Step) -> Staged:
+        """Reserve room, take what is at hand, and say what is missing. Raises NoRoom, OSError, Stopped."""
+        need = step.need
+        assert need is not None
+        name = stage_name(step.key, need.digest)
+        fd = self._open_old(name, need.size) if name in self._names else None
+        if fd is not None:
+            try:
+                present = {index for index in self._indices(need) if self._is_there(fd, need, index)}
+                return self._fill(step, need, name, fd, present)
+            finally:
+                os.close(fd)
+        promised = need.stage_bytes + FILE_OVERHEAD_BYTES
+        self.room.promise(promised)
+        try:
+            staged, reserved = self._begin_new(step, need, name)
+        except BaseException:
+            self.room.release(promised)
+            raise
+        if reserved:
+            self.room.release(promised)
+        else:
+            staged.promised = promised
+        return staged
+
+    def _begin_new(self, step: Step, need: FileNeed, name: bytes) -> tuple[Staged, bool]:
+        """(the staged file, whether its room is reserved on disk)."""
+        if need.chunks is None and need.fetch:  # a small file is made when its bytes come
+            return self._missing(step, need, name, [0]), False
+        self._names.add(name)
+        fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._workroom.stage_fd)
+        try:
+            os.ftruncate(fd, need.size)
+            reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need)
+            return self._fill(step, need, name, fd, set()), reserved
+        except OSError:
+            os.unlink(name, dir_fd=self._workroom.stage_fd)  # a full disk: give back what it took
+            raise
+        finally:
+            os.close(fd)
+
+    def _open_old(self, name: bytes, size: int) -> int | None:
+        """What an earlier run left under this name, if it is of use."""
+        try:
+            fd = self._open(name)
+        except FileNotFoundError:  # installed, and planned again since
+            self._names.discard(name)
+            return None
+        if os.fstat(fd).st_size == size:
+            return fd
+        os.close(fd)
+        os.unlink(name, dir_fd=self._workroom.stage_fd)
+        self._names.discard(name)
+        return None
+
+    def _open(self, name: bytes) -> int:
+        """Open a staged file; one that has its final, perhaps read-only, mode already gets ours back."""
+        try:
+            return os.open(name, _FLAGS, dir_fd=self._workroom.stage_fd)
+        except PermissionError:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._workroom.stage_fd)
+            try:
+                os.chmod(b"/proc/self/fd/%d" % fd, 0o600)
+            finally:
+                os.close(fd)
+            return os.open(name, _FLAGS, dir_fd=self._workroom.stage_fd)
+
+    def _open_to_write(self, name: bytes) -> int:
+        if name in self._names:
+            return self._open(name)
+        self._names.add(name)
+        return os.open(name, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._workroom.stage_fd)
+
+    def _indices(self, need: FileNeed) -> Iterator[int]:
+        yield from need.fetch
+        for copy in need.copies:
+            yield from range(copy.first, copy.first + copy.count)
+
+    def _is_there(self, fd: int, need: FileNeed, index: int) -> bool:
+        self._check_stopped()
+        offset, length = need.span(index)
+        return self._algorithm.of(pread_full(fd, offset, length)) == need.chunk_digest(index)
+
+    def _reserve(self, fd: int, need: FileNeed) -> bool:
+        """Allocate everything but holes, in runs. False where the filesystem can not reserve."""
+        start = end = 0
+        for index in sorted(self._indices(need)):
+            offset, length = need.span(index)
+            if offset != end:
+                if end > start and not syscalls.allocate(fd, start, end - start, keep_size=True):
+                    return False
+                start = offset
+            end = offset + length
+        return end == start or syscalls.allocate(fd, start, end - start, keep_size=True)
+
+    def _fill(self, step: Step, need: FileNeed, name: bytes, fd: int, present: Collection[int]) -> Staged:
+        """Copy what is at hand into the staged file; what can not be copied is missing."""
+        missing = [index for index in need.fetch if index not in present]
+        for copy in need.copies:
+            for at in range(copy.count):
+                index = copy.first + at
+                if index in present:
+                    continue
+                self._check_stopped()
+                data = self._read_local(copy.place, need, index, copy.there + at)
+                if data is None:
+                    missing.append(index)
+                else:
+                    _pwrite_full(fd, data, need.span(index)[0])
+        return self._missing(step, need, name, sorted(missing))
+
+    @staticmethod
+    def _missing(step: Step, need: FileNeed, name: bytes, missing: list[int]) -> Staged:
+        staged = Staged(step, need, name, missing)
+        staged.wants = [
+            ChunkWant(step.key, index, need.chunk_digest(index), need.span(index)[1])
+            for index in staged.missing
+        ]
+        return staged
+
+    def _read_local(self, place: Place, need: FileNeed, index: int, there: int) -> bytes | None:
+        """The chunk's bytes from a file at hand, if they are still what the plan took them for."""
+        offset, length = there * need.chunk_bytes, need.span(index)[1]
+        for candidate in self._candidates(place):
+            try:
+                if candidate.in_trash:
+                    data = read_span(self._workroom.items_fd, candidate.name, offset, length)
+                else:
+                    data = read_span(self._workroom.root_fd, candidate.name, offset, length)
+            except OSError:
+                continue  # gone or unreadable: it will be fetched
+            if self._algorithm.of(data) == need.chunk_digest(index):
+                return data
+        return None
+
+    def _candidates(self, place: Place) -> Iterator[Place]:
+        yield place
+        if not place.in_trash:
+            moved = self._moved(place.name)
+            if moved is not None:
+                yield Place(True, moved)
+
+    # --- going on --------------------------------------------------------------------------------
+
+    def write(self, parts: Sequence[tuple[Staged, ChunkWant, bytes]]) -> list[ChunkWant]:
+        """Verify chunks that came and write them; those with wrong bytes are given back."""
+        bad: list[ChunkWant] = []
+        for staged, want, data in parts:
+            if self._algorithm.of(data) != want.digest:
+                bad.append(want)
+                continue
+            fd = self._open_to_write(staged.name)
+            try:
+                _pwrite_full(fd, data, staged.need.span(want.index)[0])
+            finally:
+                os.close(fd)
+        return bad
+
+    def finish(self, batch: Sequence[Staged]) -> list[tuple[Staged, OSError]]:
+        """Attributes, then everything to disk; those whose attributes could not be set are given back.
+
+        Raises OSError where the disk could not take them.
+        """
+        fds: dict[int, Staged] = {}
+        failed: list[tuple[Staged, OSError]] = []
+        try:
+            for staged in batch:
+                self._check_stopped()
+                try:
+                    fd = self._open(staged.name)
+                    fds[fd] = staged
+                    self._dress(fd, staged.step)
+                except OSError as error:
+                    failed.append((staged, error))
+            self._check_stopped()
+            sync_files(list(fds), self._workroom.stage_fd)
+        finally:
+            for fd in fds:
+                os.close(fd)
+            for staged in batch:
+                self.forget(staged)
+        return failed
+
+    def forget(self, staged: Staged) -> None:
+        """Its promise of room is used, or given up."""
+        self.room.release(staged.promised)
+        staged.promised = 0
+
+    def _dress(self, fd: int, step: Step) -> None:
+        assert step.target is not None
+        target = decode_entry(step.target, self._algorithm.width)
+        with beneath.spot(self._workroom.root_fd, step.key) as where:
+            parent = os.fstat(where.parent_fd)
+            replaced = beneath.status(where)
+            if target.xattrs is None and replaced is not None:
+                self._carry(fd, where)
+        attributes.set_new(fd, target, replaced, parent, self._special_bits)
+
+    @staticmethod
+    def _carry(fd: int, where: beneath.Spot) -> None:
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            old = os.open(where.name, flags, dir_fd=where.parent_fd)
+        except OSError:
+            return  # a symlink or unreadable: nothing to carry over
+        try:
+            attributes.carry_xattrs(old, fd)
+        finally:
+            os.close(old)
+
+    def _check_stopped(self) -> None:
+        if self._stopped():
+            raise Stopped
+
+
+def clear_stage(stage_fd: int, keep: Collection[bytes] = ()) -> None:
+    """Drop what earlier runs staged, except `keep`. A directory that is not empty is nobody's to drop."""
+    for text in os.listdir(stage_fd):
+        name = os.fsencode(text)
+        if name in keep:
+            continue
+        try:
+            os.unlink(name, dir_fd=stage_fd)
+        except (IsADirectoryError, PermissionError):
+            try:
+                os.rmdir(name, dir_fd=stage_fd)
+            except OSError:
+                continue
+
+
+def _pwrite_full(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count

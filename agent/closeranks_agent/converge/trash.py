@@ -1,0 +1,381 @@
+"""The trash of a volume: whatever converge replaces or removes goes here first, or the step does not run.
+
+Invariants. An item's record is durable in the ledger before its bytes move, and they move by one rename, so
+that at every moment each byte sequence is in the tree or in here. What a kill between exchange and move
+left in the stage is brought home by `recover`. The trash never holds more than `trash_max_bytes`
+(default: a tenth of the filesystem): when it is full, steps do not run.
+
+*Never the last copy.* Whether another node still holds an item's bytes can not be known here. So nothing
+is evicted to make room for something newer: an item goes only when it is older than `trash_keep_s` and its
+incident is not open. Moving to the trash itself never removes a copy, since the trash is on this node.
+
+Layout: `trash/ledger`, `trash/items/<id>`. A file or symlink is its own inode, a directory an empty one.
+Rejected: names that keep the path (4,095 bytes do not fit below), and deduplication (bytes in the trash
+must not depend on each other).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import RLock
+
+import msgpack
+
+from closeranks_proto.entries import Kind
+from closeranks_proto.messages import TrashItem
+
+from .. import beneath
+from ..disk.volume import Volume
+from .ledger import Ledger, LedgerDamaged
+from .workroom import Workroom, open_workroom
+
+MAX_ITEMS = 1_000_000  # names in one directory, and 70 bytes of memory each while the trash is open
+DEFAULT_SHARE = 10  # a tenth of the filesystem
+LEDGER = b"ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """One entry on its way to the trash. `stage_name` is where an exchange leaves it, b"" without one."""
+
+    key: bytes
+    kind: Kind
+    size: int  # bytes, as people see it
+    charge: int  # bytes that it occupies, as the bound counts it
+    mode: int
+    mtime_ns: int
+    inode: int
+    why: str  # replaced removed
+    value: bytes
+    stage_name: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One record of the ledger."""
+
+    number: int
+    trashed_unix_ms: int
+    incident: str
+    discard: Discard
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:012x}"
+
+
+@dataclass(slots=True)
+class _State:
+    room: Workroom
+    ledger: Ledger
+    names: set[bytes]
+    used: int = 0
+    next_number: int = 1
+    users: int = 0
+    by_incident: dict[str, int] = field(default_factory=dict)
+
+
+class TrashFull(Exception):
+    """A batch does not fit. `needed` and `free` are bytes of the trash's bound."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"the trash has room for {free} bytes, {needed} are needed")
+        self.needed, self.free = needed, free
+
+
+class Trash:
+    """The trash of one volume. All methods are synchronous and may be called from any thread."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._lock = RLock()
+        self._state: _State | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[Workroom]:
+        """Keep the trash open; the first to open it recovers what a kill left behind."""
+        with self._lock:
+            if self._state is None:
+                self._state = self._load()
+            state = self._state
+            state.users += 1
+        try:
+            yield state.room
+        finally:
+            with self._lock:
+                state.users -= 1
+                if not state.users:
+                    self._state = None
+                    state.ledger.close()
+                    state.room.close()
+
+    def prepare(self) -> None:
+        """Make the ledger and reserve room in it, while there still is some. Raises VolumeGone, OSError."""
+        with self.opened():
+            pass
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound in force."""
+        configured = self._volume.settings.trash_max_bytes
+        if configured is not None:
+            return configured
+        status = os.statvfs(self._volume.path)
+        return status.f_blocks * status.f_frsize // DEFAULT_SHARE
+
+    def usage(self) -> dict[str, int]:
+        """Bytes held, by incident."""
+        with self.opened(), self._lock:
+            return dict(self._open_state().by_incident)
+
+    # --- putting ---------------------------------------------------------------------------------
+
+    def intend(self, discards: Sequence[Discard], incident: str) -> list[str]:
+        """Durably announce that these entries are about to come; their ids, under which they go to items_fd.
+
+        Raises TrashFull, with nothing announced, and OSError.
+        """
+        with self._lock:
+            state = self._open_state()
+            needed = sum(one.charge for one in discards)
+            free = self.max_bytes - state.used
+            if needed > free or len(state.names) + len(discards) > MAX_ITEMS:
+                raise TrashFull(needed, max(0, free))
+            state.ledger.prepare()
+            now = time.time_ns() // 1_000_000
+            first = state.next_number
+            kept = [Kept(first + at, now, incident, one) for at, one in enumerate(discards)]
+            state.ledger.append(_encode(one) for one in kept)
+            state.ledger.sync()
+            state.next_number += len(discards)
+            return [one.id for one in kept]
+
+    def settle(self, done: Sequence[tuple[str, Discard]], incident: str) -> None:
+        """The batch is over: these items have arrived, and no exchange is pending any more."""
+        with self._lock:
+            state = self._open_state()
+            for item_id, discard in done:
+                self._count(state, item_id.encode(), discard.charge, incident)
+            state.ledger.append([msgpack.packb(("settled", state.next_number - 1))])
+
+    def has_room(self, charge: int, count: int) -> bool:
+        """Whether `count` more items of `charge` bytes in all fit."""
+        with self._lock:
+            state = self._open_state()
+            return state.used + charge <= self.max_bytes and len(state.names) + count <= MAX_ITEMS
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def items(self, incident: str, limit: int, cursor: str) -> tuple[tuple[TrashItem, ...], str | None]:
+        """A page of items, oldest first ("" for all incidents), and the cursor of the next page."""
+        found: list[TrashItem] = []
+        with self.opened(), self._lock:
+            for kept in self.kept():
+                if kept.id <= cursor or (incident and kept.incident != incident):
+                    continue
+                if len(found) == limit:
+                    return tuple(found), found[-1].id
+                found.append(item_of(self._volume.name, kept))
+        return tuple(found), None
+
+    def kept(self) -> Iterator[Kept]:
+        """The items that are really here, oldest first. The trash must be open; it is locked meanwhile."""
+        with self._lock:
+            state = self._open_state()
+            for record in state.ledger.read():
+                kept = _decode(record)
+                if kept is not None and kept.id.encode() in state.names:
+                    yield kept
+
+    # --- evicting --------------------------------------------------------------------------------
+
+    def evict(self, open_incidents: Collection[str], now_unix_ms: int | None = None) -> int:
+        """Remove what is older than `trash_keep_s` and belongs to no open incident. Bytes freed."""
+        now = time.time_ns() // 1_000_000 if now_unix_ms is None else now_unix_ms
+        oldest = now - int(self._volume.settings.trash_keep_s * 1000)
+        with self.opened(), self._lock:
+            state = self._open_state()
+            gone = [
+                one
+                for one in self.kept()
+                if one.trashed_unix_ms < oldest and one.incident not in open_incidents
+            ]
+            if not gone:
+                return 0
+            for one in gone:
+                _remove(state.room.items_fd, one.id.encode())
+                state.names.discard(one.id.encode())
+                state.used -= one.discard.charge
+                state.by_incident[one.incident] -= one.discard.charge
+            head = msgpack.packb(("settled", state.next_number - 1))
+            state.ledger.replace([head, *(_encode(one) for one in self.kept())])
+            return sum(one.discard.charge for one in gone)
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def _open_state(self) -> _State:
+        assert self._state is not None, "the trash is used while it is not open"
+        return self._state
+
+    def _load(self) -> _State:
+        room = open_workroom(self._volume)
+        try:
+            state = _State(
+                room, Ledger(room.trash_fd, LEDGER), {os.fsencode(name) for name in os.listdir(room.items_fd)}
+            )
+        except BaseException:
+            room.close()
+            raise
+        try:
+            state.ledger.prepare()
+            self._read(state)
+        except BaseException:
+            state.ledger.close()
+            room.close()
+            raise
+        return state
+
+    def _read(self, state: _State) -> None:
+        pending: list[Kept] = []
+        known: set[bytes] = set()
+        for record in state.ledger.read():
+            kept = _decode(record)
+            if kept is None:
+                state.next_number = max(state.next_number, _settled(record) + 1)
+                pending.clear()
+                continue
+            state.next_number = max(state.next_number, kept.number + 1)
+            known.add(kept.id.encode())
+            pending.append(kept)
+            if kept.id.encode() in state.names:
+                state.by_incident[kept.incident] = (
+                    state.by_incident.get(kept.incident, 0) + kept.discard.charge
+                )
+                state.used += kept.discard.charge
+        for kept in pending:
+            if recover(state.room, kept):
+                self._count(state, kept.id.encode(), kept.discard.charge, kept.incident)
+        self._adopt(state, sorted(state.names - known))
+
+    def _adopt(self, state: _State, names: Sequence[bytes]) -> None:
+        """Items whose records were lost with a damaged ledger are listed again, under a made-up path."""
+        for name in names:
+            status = os.stat(name, dir_fd=state.room.items_fd, follow_symlinks=False)
+            discard = discard_of(b"recovered\0" + name, status, "removed", b"", b"")
+            try:
+                number = int(name, 16)
+            except ValueError:
+                continue  # not ours: somebody put a file here by hand
+            state.next_number = max(state.next_number, number + 1)
+            state.ledger.append([_encode(Kept(number, time.time_ns() // 1_000_000, "", discard))])
+            self._count(state, name, discard.charge, "")
+
+    @staticmethod
+    def _count(state: _State, name: bytes, charge: int, incident: str) -> None:
+        state.names.add(name)
+        state.used += charge
+        state.by_incident[incident] = state.by_incident.get(incident, 0) + charge
+
+
+def recover(room: Workroom, kept: Kept) -> bool:
+    """Finish an exchange that a kill cut off: its old file lies in the stage. True if it is an item now.
+
+    A directory that was exchanged out and is not empty goes back to its place instead.
+    """
+    name, discard = kept.discard.stage_name, kept.discard
+    if not name:
+        return False
+    try:
+        status = os.stat(name, dir_fd=room.stage_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if status.st_ino != discard.inode:
+        return False  # the staged new file: the exchange never happened, or was taken back
+    if discard.kind is Kind.DIRECTORY:
+        try:
+            os.rmdir(name, dir_fd=room.stage_fd)
+        except OSError:
+            with beneath.spot(room.root_fd, discard.key) as where:
+                beneath.exchange(name, room.stage_fd, where.name, where.parent_fd)
+        return False
+    beneath.move_new(name, room.stage_fd, kept.id.encode(), room.items_fd)
+    os.fsync(room.items_fd)
+    return True
+
+
+def discard_of(key: bytes, status: os.stat_result, why: str, value: bytes, stage_name: bytes) -> Discard:
+    """What goes to the trash, by its lstat."""
+    match status.st_mode & 0o170000:
+        case 0o040000:
+            kind = Kind.DIRECTORY
+        case 0o120000:
+            kind = Kind.SYMLINK
+        case _:
+            kind = Kind.FILE
+    size = status.st_size if kind is Kind.FILE else 0
+    charge = min(size, status.st_blocks * 512)  # a sparse file occupies less than its size
+    mode = status.st_mode & 0o7777
+    return Discard(key, kind, size, charge, mode, status.st_mtime_ns, status.st_ino, why, value, stage_name)
+
+
+def _remove(items_fd: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=items_fd)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        os.rmdir(name, dir_fd=items_fd)
+
+
+def item_of(volume: str, kept: Kept) -> TrashItem:
+    """The item as operators see it."""
+    discard = kept.discard
+    return TrashItem(
+        kept.id,
+        volume,
+        discard.key,
+        discard.kind.name.lower(),
+        discard.size,
+        kept.trashed_unix_ms,
+        kept.incident,
+        discard.why,
+    )
+
+
+def _encode(kept: Kept) -> bytes:
+    one = kept.discard
+    fields = (one.key, int(one.kind), one.size, one.charge, one.mode, one.mtime_ns, one.inode, one.why)
+    packed: bytes = msgpack.packb(
+        ("item", kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
+        use_bin_type=True,
+    )
+    return packed
+
+
+def _decode(record: object) -> Kept | None:
+    """The item of a ledger record; None for a marker. Raises CodecError for what is neither."""
+    match record:
+        case (
+            "item", int(number), int(at), str(incident), bytes(key), int(kind), int(size), int(charge),
+            int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
+        ):  # fmt: skip
+            discard = Discard(key, Kind(kind), size, charge, mode, mtime, inode, why, value, stage_name)
+            return Kept(number, at, incident, discard)
+        case ("settled", int()):
+            return None
+        case _:
+            raise LedgerDamaged(
+                f"the trash's ledger has a record of an unknown shape: {type(record).__name__}"
+            )
+
+
+def _settled(record: object) -> int:
+    match record:
+        case ("settled", int(number)):
+            return number
+        case _:
+            return 0

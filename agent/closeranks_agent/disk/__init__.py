@@ -1,0 +1,1 @@
+"""The volume on disk: walked, hashed, indexed, and its history journalled."""

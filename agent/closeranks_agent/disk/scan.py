@@ -1,0 +1,370 @@
+"""One scan of a volume: every directory listed, every difference to the index read and recorded.
+
+A directory whose names and stats give the digest that the index keeps (its *listing*) is done: nothing of
+it is read. Otherwise names and rows are merged in order; what differs is read. A listing is stored only
+when everything in the directory is settled, readable and was seen in one consistent state, so whatever was
+left open is looked at again by the next scan. An error is never a deletion: what can not be read keeps its
+rows and is reported.
+
+Rejected: comparing by a directory's own mtime (a file that is rewritten in place does not change it).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Collection, MutableMapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Final
+
+from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MIB, SNAPSHOT_EDITS
+from closeranks_proto.paths import parent_key
+
+from .. import beneath
+from .findings import Findings
+from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_file, opened_file, read_ahead
+from .ignore import IgnoreRules
+from .index import Index, Listing, Row, is_directory
+from .listing import Status, beside, look, statuses
+from .private import PRIVATE_NAME
+from .recorder import Recorder
+from .records import Record, pack_signature
+from .walk import Walk
+
+BUSY_MAX_AGE_S: Final = 2.0  # then a file that never rests is recorded as it was read
+BUSY_TRACKED_MAX: Final = 65536
+BUSY_RETRIES: Final = 2
+BUSY_PAUSE_S: Final = 0.03
+BUSY_RETRY_MAX_BYTES: Final = 64 * MIB  # a longer file is not read twice in one scan
+READ_AHEAD_FILES: Final = 64
+_DIGEST_AT: Final = 12  # where a file's value has its content digest
+_SKIPPED: Final = os.fsdecode(PRIVATE_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSetup:
+    """What a scan goes by. `busy_since` outlives scans: when a file was first found busy, monotonic."""
+
+    index: Index
+    reader: EntryReader
+    ignore: IgnoreRules
+    busy_since: MutableMapping[bytes, float]
+    stopped: Callable[[], bool]
+    findings: Findings
+    full: bool = False  # look into every directory
+    restat: bool = False  # besides, derive every value again from its stat
+    reread: Collection[bytes] = ()  # keys whose content is read whatever their stat says
+
+
+@dataclass(slots=True)
+class _Open:
+    """The directory that is being compared."""
+
+    key: bytes
+    fd: int
+    prefix: bytes
+    clean: bool
+    ignored: int
+    hard_links: int
+    enter: list[bytes]
+    unread: list[tuple[bytes, os.stat_result, Row | None]]  # files to be read, by name
+
+    def child(self, name: bytes) -> bytes:
+        return self.prefix + name
+
+
+class Scan:
+    """Visits a volume once. Raises Stopped, StateUnavailable; what the tree's disk does is reported."""
+
+    def __init__(self, setup: ScanSetup, recorder: Recorder) -> None:
+        self._setup = setup
+        self._index, self._reader, self._ignore = setup.index, setup.reader, setup.ignore
+        self._recorder = recorder
+        self._forced: dict[bytes, set[bytes]] = {}
+        for key in setup.reread:
+            self._forced.setdefault(parent_key(key), set()).add(key)
+        self._busy: list[Reading] = []
+        self._device = 0
+        self.findings = setup.findings
+
+    def run(self, root_fd: int) -> None:
+        self._device = os.fstat(root_fd).st_dev
+        Walk(root_fd, self).run()
+        self._settle_busy(root_fd)
+
+    # --- directories ---------------------------------------------------------------------------
+
+    def directory(self, key: bytes, fd: int) -> Sequence[bytes]:
+        """Compare one directory; the subdirectories to enter."""
+        if self._setup.stopped():
+            raise Stopped
+        skip = None if key else _SKIPPED
+        stored = self._index.listing(key)
+        try:
+            seen = look(fd, skip, self._reader.xattrs)
+            if (
+                stored is not None
+                and stored.digest == seen.digest
+                and seen.whole
+                and not self._must_compare(key)
+            ):
+                self.findings.ignored += stored.ignored
+                self.findings.hard_links += stored.hard_links
+                return self._not_ignored(key, seen.directories)
+            here = _Open(key, fd, key and key + b"\0", seen.whole, 0, 0, [], [])
+            self.findings.directories_compared += 1
+            for name, status, row in beside(statuses(fd, seen, skip), self._index.directory(key)):
+                self._entry(here, name, status, row)
+            self._read_files(here)
+            if here.clean and seen.stats is None:
+                here.clean = look(fd, skip, self._reader.xattrs).digest == seen.digest
+        except OSError as error:
+            if not key:
+                raise  # without its root nothing is known of the volume
+            self._left_out(key, error)
+            return ()
+        self.findings.ignored += here.ignored
+        self.findings.hard_links += here.hard_links
+        listing = Listing(seen.digest, here.ignored, here.hard_links) if here.clean else None
+        if listing != stored:
+            self._recorder.listing(key, listing)
+        return here.enter
+
+    def closed(self, key: bytes, error: OSError) -> None:
+        """A directory that was listed but could not be opened."""
+        if error.errno == errno.ENOENT:
+            row = self._index.row(key)
+            if row is not None:
+                self._remove(key, row)
+        elif error.errno == errno.EXDEV:
+            self.findings.report(key, "other_filesystem", "another filesystem is mounted here")
+        elif error.errno not in (errno.ENOTDIR, errno.ELOOP):  # something else took its name: the next scan
+            self._left_out(key, error)
+
+    def _must_compare(self, key: bytes) -> bool:
+        return self._setup.full or self._setup.restat or key in self._forced
+
+    def _not_ignored(self, key: bytes, names: Sequence[bytes]) -> Sequence[bytes]:
+        if not self._ignore:
+            return names
+        prefix = key and key + b"\0"
+        return [name for name in names if not self._ignore.matches(prefix + name, True)]
+
+    def _left_out(self, key: bytes, error: OSError) -> None:
+        why = "too_large" if isinstance(error, TooLarge) else "unreadable"
+        self.findings.report(key, why, error.strerror or str(error))
+
+    # --- entries -------------------------------------------------------------------------------
+
+    def _entry(self, here: _Open, name: bytes, status: Status | None, row: Row | None) -> None:
+        """One name that is on disk, in the index, or in both."""
+        key = here.child(name)
+        if status is None:
+            assert row is not None
+            self._remove(key, row)
+            return
+        if isinstance(status, OSError):
+            here.clean = False
+            self._left_out(key, status)
+            return
+        mode = status.st_mode
+        if self._ignore and self._ignore.matches(key, stat.S_ISDIR(mode)):
+            here.ignored += 1
+            if row is not None:
+                self._remove(key, row)
+        elif len(key) > MAX_PATH_BYTES or len(name) > MAX_NAME_BYTES:
+            here.clean = False
+            why = f"its path or name is longer than {MAX_PATH_BYTES} or {MAX_NAME_BYTES} bytes"
+            self.findings.report(key[:MAX_PATH_BYTES], "unreadable", why)
+        elif stat.S_ISREG(mode):
+            self._file(here, name, status, row)
+        elif stat.S_ISDIR(mode):
+            self._directory(here, name, status, row)
+        elif stat.S_ISLNK(mode):
+            self._symlink(here, name, status, row)
+        else:
+            here.clean = False
+            self.findings.report(key, "special", _kind_of_special(mode))
+            if row is not None:
+                self._remove(key, row)
+
+    def _directory(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+        key = here.child(name)
+        if status.st_dev != self._device:
+            here.clean = False
+            self.findings.report(key, "other_filesystem", "another filesystem is mounted here")
+            if row is not None:
+                self._remove(key, row)
+            return
+        here.enter.append(name)
+        try:
+            record = self._reader.directory_record(key, here.fd, name, status)
+        except OSError as error:
+            here.clean = False
+            self._left_out(key, error)
+            return
+        self._put(record, row)
+
+    def _symlink(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+        if row is not None and self._unchanged(here, row, status) and not self._setup.restat:
+            return
+        key = here.child(name)
+        try:
+            record = self._reader.symlink_record(key, here.fd, name, status)
+        except OSError as error:
+            here.clean = False
+            if error.errno not in (
+                errno.ENOENT,
+                errno.EINVAL,
+            ):  # gone or replaced: the next scan sees what it is
+                self._left_out(key, error)
+            return
+        here.clean = here.clean and record.settled
+        self._put(record, row)
+
+    def _file(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+        if status.st_nlink > 1:
+            here.hard_links += 1
+        if row is not None and self._unchanged(here, row, status):
+            if not self._setup.restat:
+                return
+            if not self._reader.xattrs:
+                self._restat(here.child(name), status, row)
+                return
+        here.unread.append((name, status, row))
+        if len(here.unread) >= READ_AHEAD_FILES:
+            self._read_files(here)
+
+    def _unchanged(self, here: _Open, row: Row, status: os.stat_result) -> bool:
+        return (
+            row.settled
+            and row.stat == pack_signature(status)
+            and not (here.key in self._forced and here.child(row.name) in self._forced[here.key])
+        )
+
+    def _restat(self, key: bytes, status: os.stat_result, row: Row) -> None:
+        """The same content under other tracked attributes."""
+        digest = row.value[_DIGEST_AT : _DIGEST_AT + self._reader.algorithm.width]
+        value = self._reader.file_value(status, digest, None)
+        if value != row.value:
+            known = self._index.record(key, self._reader.chunk_bytes)
+            assert known is not None
+            self._recorder.put(Record(key, value, known.stat, known.chunks, known.settled), True)
+
+    def _put(self, record: Record, row: Row | None) -> None:
+        differs = row is None or row.value != record.value
+        if row is not None and is_directory(row.value) and not is_directory(record.value):
+            self._remove_beneath(record.key)
+        if row is None or differs or row.stat != record.stat.pack() or row.settled is not record.settled:
+            self._recorder.put(record, differs)
+
+    def _remove(self, key: bytes, row: Row) -> None:
+        if is_directory(row.value):
+            self._remove_beneath(key)
+        self._recorder.remove(key)
+
+    def _remove_beneath(self, key: bytes) -> None:
+        """Children before parents, so that no step shows an entry without its directory."""
+        items = self._index.items(key)
+        first = list(islice(items, SNAPSHOT_EDITS))  # more are a mass change, whose order nobody sees
+        for child, value in chain(items, reversed(first)):
+            if is_directory(value):
+                self._recorder.listing(child, None)
+            self._recorder.remove(child)
+        self._recorder.listing(key, None)
+
+    # --- contents ------------------------------------------------------------------------------
+
+    def _read_files(self, here: _Open) -> None:
+        """Read what has come together, the kernel fetching all of it at once."""
+        batch, here.unread = here.unread, []
+        fds: list[int] = []
+        opened: list[tuple[int | OSError, bytes, os.stat_result, Row | None]] = []
+        try:
+            for name, status, row in batch:
+                try:
+                    fds.append(open_file(name, here.fd))
+                    opened.append((fds[-1], name, status, row))
+                except OSError as error:
+                    opened.append((error, name, status, row))
+            if len(fds) > 1:
+                read_ahead(fds)
+            for fd, name, status, row in opened:
+                key = here.child(name)
+                try:
+                    if isinstance(fd, OSError):
+                        raise fd
+                    reading = self._reader.read_file(key, fd, self._setup.stopped)
+                except OSError as error:
+                    here.clean = False
+                    self._not_read(key, row, error)
+                    continue
+                if not self._read(reading, row) or reading.record.stat.pack() != pack_signature(status):
+                    here.clean = False
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _not_read(self, key: bytes, row: Row | None, error: OSError) -> None:
+        if error.errno == errno.ENOENT:
+            if row is not None:
+                self._remove(key, row)
+        elif not isinstance(error, NotRegular) and error.errno not in (errno.ELOOP, errno.ENXIO):
+            self._left_out(key, error)  # the others were replaced since they were listed
+
+    def _read(self, reading: Reading, row: Row | None) -> bool:
+        """Whether the file is done with: steady and settled."""
+        self.findings.hashed_files += 1
+        self.findings.hashed_bytes += reading.bytes
+        if not reading.steady:
+            self._busy.append(reading)
+            return False
+        self._setup.busy_since.pop(reading.record.key, None)
+        self._put(reading.record, row)
+        return reading.record.settled
+
+    def _settle_busy(self, root_fd: int) -> None:
+        """Try busy files again; what never rests is recorded as read when it has been busy for long enough."""
+        for _ in range(BUSY_RETRIES):
+            again = [reading for reading in self._busy if reading.bytes <= BUSY_RETRY_MAX_BYTES]
+            if not again:
+                break
+            self._busy = [reading for reading in self._busy if reading.bytes > BUSY_RETRY_MAX_BYTES]
+            time.sleep(BUSY_PAUSE_S)
+            for reading in again:
+                self._read_again(root_fd, reading)
+        now = time.monotonic()
+        since = self._setup.busy_since
+        busy: set[bytes] = set()
+        for reading in self._busy:
+            key = reading.record.key
+            if len(since) < BUSY_TRACKED_MAX and now - since.setdefault(key, now) < BUSY_MAX_AGE_S:
+                self.findings.report(key, "busy", "it changed while it was read")
+                busy.add(key)
+            else:
+                self._put(reading.record, self._index.row(key))
+        self.findings.busy = frozenset(busy)
+        for key in [key for key in since if key not in {reading.record.key for reading in self._busy}]:
+            del since[key]
+
+    def _read_again(self, root_fd: int, before: Reading) -> None:
+        if self._setup.stopped():
+            raise Stopped
+        key = before.record.key
+        row = self._index.row(key)
+        try:
+            with beneath.spot(root_fd, key) as spot, opened_file(spot.name, spot.parent_fd) as fd:
+                self._read(self._reader.read_file(key, fd, self._setup.stopped), row)
+        except OSError as error:
+            self._not_read(key, row, error)
+
+
+def _kind_of_special(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "neither file, directory nor symlink"

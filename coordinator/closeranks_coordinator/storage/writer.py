@@ -1,0 +1,267 @@
+"""The one thread that writes to the SQLite store.
+
+It takes whatever has queued up, makes one transaction of it, and only then tells the callers: sixteen
+commits that arrive together cost one fsync. When a shared transaction fails, its batches are tried one by
+one, so that a small record still gets through when a large batch does not fit. On a full disk the room set
+aside (`store_reserve`) is for the core's records and for collecting garbage.
+
+SQLite allows one writer; a second writing connection would only add waiting and, before 3.51.3, a way to
+corrupt a WAL database. Rejected: writing on the event loop (an fsync takes 1 to 100 ms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from .reserve import Reserve
+from .schema import connect
+from .store import Batch, StoreFault, StoreFull
+
+log = logging.getLogger("closeranks.store")
+
+T = TypeVar("T")
+GROUP_MAX_BATCHES = 256
+GROUP_MAX_BYTES = 8 * 1024 * 1024
+EVENTS_KEPT = 10_000
+# Below this much free space any failed write counts as "full", whatever code SQLite found for it.
+FULL_BELOW_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """How a transaction changed the counts."""
+
+    objects: int = 0
+    object_bytes: int = 0
+    history: int = 0
+
+    def __add__(self, other: Delta) -> Delta:
+        return Delta(
+            self.objects + other.objects, self.object_bytes + other.object_bytes, self.history + other.history
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    batch: Batch
+    wall_ms: int
+    done: Callable[[Delta | Exception], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    run: Callable[[apsw.Connection], None]
+
+
+class Writer:
+    """Owns the writing connection. `epoch` is stamped on every object written (see `store_gc`)."""
+
+    def __init__(self, path: Path, epoch: int, reserve: Reserve, rewrite: Callable[[bytes], bool]) -> None:
+        self.epoch = epoch
+        self._reserve = reserve
+        self._tight = not reserve.hold() and reserve.free_bytes() < FULL_BELOW_BYTES
+        self.commits = 0
+        self._path = path
+        self._rewrite = rewrite  # digests whose stored bytes were found damaged
+        self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
+        self._connection = connect(path)
+        self._thread = threading.Thread(target=self._work, name="closeranks-store", daemon=True)
+        self._thread.start()
+
+    def write(self, batch: Batch, wall_ms: int, done: Callable[[Delta | Exception], None]) -> None:
+        """Queue a batch; `done` is called on the writer's thread once it is durable or has failed."""
+        self._queue.put(_Write(batch, wall_ms, done))
+
+    async def call(self, run: Callable[[apsw.Connection], T]) -> T:
+        """Run one transaction of the store's own on the writer's thread, behind what is queued."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if answer.done():
+                return  # the caller was cancelled
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def work(connection: apsw.Connection) -> None:
+            try:
+                with connection:
+                    result = run(connection)
+            except Exception as error:  # noqa: BLE001 - the caller gets it
+                fault = self.fault(error)
+                if isinstance(fault, StoreFull) and self._give_up():
+                    work(connection)
+                else:
+                    loop.call_soon_threadsafe(settle, None, fault)
+            else:
+                loop.call_soon_threadsafe(settle, result, None)
+
+        self._queue.put(_Call(work))
+        return await answer
+
+    def close(self) -> None:
+        """Finish the queue and the connection; blocks."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def fault(self, error: Exception) -> Exception:
+        """The typed error of a failed statement; what SQLite has no part in stays what it is."""
+        if not isinstance(error, apsw.Error):
+            return error
+        if isinstance(error, apsw.FullError) or self._reserve.free_bytes() < FULL_BELOW_BYTES:
+            return self._full()
+        return StoreFault(errno.EIO, f"the coordinator's database failed: {error}", str(self._path))
+
+    def _full(self) -> StoreFull:
+        return StoreFull(
+            errno.ENOSPC,
+            "no room left for the coordinator's state, so nothing new is acknowledged; "
+            "make room there and it goes on by itself",
+            str(self._path.parent),
+        )
+
+    def _give_up(self) -> bool:
+        """Use the room set aside; from now on it is tight."""
+        self._tight = True
+        return self._reserve.give_up()
+
+    def _must_wait(self, batch: Batch) -> bool:
+        """While it is tight only batches with the core's records may go on; that ends with room for a reserve."""
+        if self._tight and self._reserve.hold():
+            self._tight = False
+        return self._tight and not batch.records
+
+    # --- on the thread ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while (first := self._queue.get()) is not None:
+                match first:
+                    case _Call():
+                        first.run(self._connection)
+                    case _Write():
+                        after = self._write_group(self._gather(first))
+                        if isinstance(after, _Call):
+                            after.run(self._connection)
+                        elif after is not None:
+                            return
+        finally:
+            self._connection.close()
+
+    def _gather(self, first: _Write) -> tuple[list[_Write], _Call | bool | None]:
+        """All that waits, up to the bounds; and what came behind it: a call, True for the end, None."""
+        group = [first]
+        size = first.batch.size_bytes
+        while len(group) < GROUP_MAX_BATCHES and size < GROUP_MAX_BYTES:
+            try:
+                following = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(following, _Write):
+                return group, True if following is None else following
+            group.append(following)
+            size += following.batch.size_bytes
+        return group, None
+
+    def _write_group(self, gathered: tuple[list[_Write], _Call | bool | None]) -> _Call | bool | None:
+        group, after = gathered
+        if self._tight:
+            for one in [one for one in group if self._must_wait(one.batch)]:
+                group.remove(one)
+                one.done(self._full())
+        try:
+            deltas = self._transact(group) if group else []
+        except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
+            fault = self.fault(error)
+            if len(group) == 1 and isinstance(fault, StoreFull) and self._give_up():
+                self._write_group((group, None))
+            elif len(group) == 1:
+                group[0].done(fault)
+            else:
+                for one in group:
+                    self._write_group(([one], None))
+            return after
+        for one, delta in zip(group, deltas, strict=True):
+            one.done(delta)
+        return after
+
+    def _transact(self, group: list[_Write]) -> list[Delta]:
+        """All of them in one transaction, or an exception and none of them."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            deltas = [self._apply(one) for one in group]
+            self._connection.execute("COMMIT")
+        except Exception:
+            # SQLite has rolled back by itself after some errors (full disk among them), not after others.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self.commits += 1
+        return deltas
+
+    def _apply(self, one: _Write) -> Delta:
+        batch = one.batch
+        execute = self._connection.execute
+        delta = Delta()
+        for digest, body in batch.objects.items():
+            delta += self._put_object(digest, body)
+        for kind, key, blob in batch.records:
+            if blob is None:
+                execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+            else:
+                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, blob))
+        for node, volume, agent_id, seq, root in batch.node_roots:
+            before = execute("SELECT root FROM node_roots WHERE node = ? AND volume = ?", (node, volume)).get
+            execute(
+                "INSERT OR REPLACE INTO node_roots VALUES (?, ?, ?, ?, ?)",
+                (node, volume, agent_id, seq, root),
+            )
+            if before != root:
+                execute(
+                    "INSERT INTO root_history (node, volume, seq, root, wall_ms) VALUES (?, ?, ?, ?, ?)",
+                    (node, volume, seq, root, one.wall_ms),
+                )
+                delta += Delta(history=1)
+        for node, volume in batch.forget:
+            execute("DELETE FROM node_roots WHERE node = ? AND volume = ?", (node, volume))
+            execute("DELETE FROM root_history WHERE node = ? AND volume = ?", (node, volume))
+            delta += Delta(history=-self._connection.changes())
+        for event in batch.events:
+            execute(
+                "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)",
+                (event.id, event.kind, event.ref, event.wall_ms),
+            )
+        if batch.events:
+            execute("DELETE FROM events WHERE id <= ?", (batch.events[-1].id - EVENTS_KEPT,))
+        for name, blob in batch.meta.items():
+            execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, blob))
+        return delta
+
+    def _put_object(self, digest: bytes, body: bytes) -> Delta:
+        execute = self._connection.execute
+        found = execute("SELECT body, epoch FROM objects WHERE digest = ?", (digest,)).fetchone()
+        if found is None:
+            execute("INSERT INTO bodies (body) VALUES (?)", (body,))
+            execute(
+                "INSERT INTO objects VALUES (?, ?, ?, ?)",
+                (digest, self._connection.last_insert_rowid(), len(body), self.epoch),
+            )
+            return Delta(objects=1, object_bytes=len(body))
+        body_id, epoch = found
+        if epoch < self.epoch:
+            execute("UPDATE objects SET epoch = ? WHERE digest = ?", (self.epoch, digest))
+        if self._rewrite(digest):
+            execute("UPDATE bodies SET body = ? WHERE id = ?", (body, body_id))
+        return Delta()

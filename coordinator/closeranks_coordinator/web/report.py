@@ -1,0 +1,385 @@
+"""One incident, told for people: markdown for terminals and tickets, one self-contained HTML page, JSON.
+
+Both forms are made of the same `Told`. Paths, reasons and everything a node said are hostile until escaped:
+markdown goes through `prose` and `code` only, HTML through Jinja's autoescape only, and the page forbids
+scripts, images and connections by its own Content-Security-Policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+import jinja2
+import msgspec
+
+from closeranks_proto.digests import ALGORITHMS
+from closeranks_proto.lines import printable, timestamp
+
+from ..core import words
+from ..core.model import IncidentView, PathView
+from .markdown import code, prose
+
+VOTERS_SHOWN = 32
+TITLES = {
+    "divergence": "{node} broke ranks",
+    "regression": "{node} went back to older files",
+    "outage": "{node} went silent",
+    "undetermined": "No majority in {volume}",
+    "many_suspects": "Many nodes differ at once",
+    "runaway": "{node} changes too much at once",
+    "recurrence": "Repaired paths came back on {node}",
+    "duplicate_node": "Two agents call themselves {node}",
+}
+EVENT_WORDS = {"resync_started": "resync started"}
+CHANGES = {
+    "modified": ("changed", "differs from the truth"),
+    "added": ("added", "only on this node"),
+    "missing": ("missing", "not on this node"),
+    "unreadable": ("unreadable", "could not be read"),
+}
+_EVIDENCE = (
+    ("coverage", "Coverage"),
+    ("decided_by", "How the truth was decided"),
+    ("need", "Votes needed"),
+    ("voters", "Voters"),
+    ("suspects", "Suspects"),
+    ("max_quarantined", "Most nodes fenced at once"),
+    ("lasted", "Lasted when named"),
+    ("truth_root", "Root of the truth"),
+    ("node_root", "Root of the node"),
+)
+_ELSEWHERE = ("digest", "digest_proves", "entries")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path. `mark` is what `closeranks diff` would print before it."""
+
+    mark: str
+    path: str
+    change: str
+    what: str
+    chunks: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    date: str
+    time: str
+    event: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """`code`: shown as it would be typed, roots for instance."""
+
+    label: str
+    value: str
+    code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The report's content, the same for every form. Nothing in it is escaped for any of them yet."""
+
+    incident: IncidentView
+    title: str
+    state: str
+    happened: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    rows: tuple[Row, ...]
+    rows_left: int
+    evidence: tuple[Fact, ...]
+    entries: tuple[str, ...]
+    proof: str
+    advice: tuple[str, ...]  # in turn: words and commands; a command at every odd place
+    moments: tuple[Moment, ...]
+    moved: str
+    trashed: str
+    commands: tuple[tuple[str, str], ...]  # command, what for
+    generated: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An HTML page and the Content-Security-Policy it is to be served with."""
+
+    text: str
+    policy: str
+
+
+# --- the three forms ---------------------------------------------------------------------------------
+
+
+def as_json(incident: IncidentView) -> bytes:
+    """The incident as its GET answers it."""
+    return msgspec.json.encode(incident)
+
+
+def as_html(incident: IncidentView, digest: str, wall_ms: int) -> Page:
+    """One page that needs nothing else: it can be mailed, printed and archived."""
+    style, hashed = _style()
+    policy = f"default-src 'none'; style-src '{hashed}'; base-uri 'none'; form-action 'none'"
+    text = (
+        _templates()
+        .get_template("incident.html")
+        .render(told=tell(incident, digest, wall_ms), style=style, policy=policy)
+    )
+    return Page(text, policy + "; frame-ancestors 'none'")
+
+
+def as_markdown(incident: IncidentView, digest: str, wall_ms: int) -> str:
+    """Fit for a ticket, and readable as it is in a terminal."""
+    told = tell(incident, digest, wall_ms)
+    out = [f"# {prose(told.title)}", "", f"Incident {code(incident.id)}: {prose(told.state)}.", ""]
+    out += [prose(sentence) + "\n" for sentence in told.happened]
+    out += _section("At a glance", _bullets(told.facts))
+    advice = "".join(code(part) if odd % 2 else prose(part) for odd, part in enumerate(told.advice))
+    following = [advice] if advice else []
+    following += ["", *(f"- {code(command)}: {prose(what)}" for command, what in told.commands)]
+    out += _section("What to do next", following)
+    if told.rows:
+        out += _section(f"Paths ({incident.path_count:,})", _path_lines(told))
+    evidence = [*_bullets(told.evidence), f"- {prose(told.proof)}"]
+    evidence += [f"- {prose(entry)}" for entry in told.entries]
+    out += _section("Evidence", evidence)
+    out += _section("Timeline", [f"- {_moment(moment)}" for moment in told.moments])
+    out += _section("What was moved and trashed", [prose(told.moved), "", prose(told.trashed)])
+    out += ["---", f"Made {prose(told.generated)} by closeranks.", ""]
+    return "\n".join(out)
+
+
+# --- the content ---------------------------------------------------------------------------------
+
+
+def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
+    """What the report says. `digest` is the fleet's algorithm, `wall_ms` the moment of the telling."""
+    title = TITLES.get(incident.kind, incident.kind).format(
+        node=incident.node or "a node", volume=incident.volume or "a volume"
+    )
+    return Told(
+        incident=incident,
+        title=title,
+        state="open" if incident.closed_at is None else f"closed, after {_lasted(incident, wall_ms)}",
+        happened=_happened(incident, wall_ms),
+        facts=_facts(incident, wall_ms),
+        rows=tuple(_row(path) for path in incident.paths),
+        rows_left=max(0, incident.path_count - len(incident.paths)),
+        evidence=_evidence(incident),
+        entries=_texts(incident.evidence.get("entries")),
+        proof=_proof(incident, digest),
+        advice=_advice(incident.advice),
+        moments=tuple(_told_moment(at.at, at.event, at.text) for at in incident.timeline),
+        moved=_moved(incident),
+        trashed=_trashed(incident),
+        commands=_commands(incident),
+        generated=_readable(timestamp(wall_ms)),
+    )
+
+
+def _happened(incident: IncidentView, wall_ms: int) -> tuple[str, ...]:
+    """Two sentences: what, and since when."""
+    what = incident.summary.rstrip(". ") + "."
+    since = f"It began {_readable(incident.opened_at)}"
+    if incident.closed_at is None:
+        return what, f"{since} and is still open, {_lasted(incident, wall_ms)} later."
+    return what, f"{since} and was over {_lasted(incident, wall_ms)} later, {_readable(incident.closed_at)}."
+
+
+def _lasted(incident: IncidentView, wall_ms: int) -> str:
+    began = _unix(incident.opened_at)
+    end = wall_ms / 1000 if incident.closed_at is None else _unix(incident.closed_at)
+    return words.human_duration(end - began)
+
+
+def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
+    found = [Fact("Node", incident.node or "none: nobody is accused", incident.node is not None)]
+    if incident.volume is not None:
+        found.append(Fact("Volume", incident.volume, True))
+    found.append(Fact("Kind", incident.kind))
+    found.append(Fact("Since", _readable(incident.opened_at)))
+    if incident.closed_at is not None:
+        found.append(Fact("Until", _readable(incident.closed_at)))
+    if incident.path_count:
+        found.append(Fact("Paths", f"{incident.path_count:,}"))
+    if incident.recurrences:
+        found.append(Fact("Came back after repair", words.times(incident.recurrences)))
+    found += [Fact("Written by", printable(writer)) for writer in incident.writers]
+    found.append(Fact("Moved", words.human_bytes(incident.bytes_moved)))
+    found.append(Fact("Set aside", words.plural(incident.files_trashed, "file")))
+    return tuple(found)
+
+
+def _row(path: PathView) -> Row:
+    change, meaning = CHANGES.get(path.change, (path.change, ""))
+    mark = {"modified": "*", "added": "+", "missing": "-", "unreadable": "!"}.get(path.change, "?")
+    aspects = [aspect for aspect in path.aspects if aspect != "presence"]
+    return Row(
+        mark,
+        printable(path.path),
+        change,
+        printable(", ".join(aspects)) or meaning,
+        _ranges(path.chunks),
+        path.count,
+    )
+
+
+def _ranges(chunks: Iterable[tuple[int, int]]) -> str:
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in chunks]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more ranges" if len(shown) > 8 else "")
+
+
+def _evidence(incident: IncidentView) -> tuple[Fact, ...]:
+    found = []
+    known = dict(_EVIDENCE)
+    for key in [*known, *sorted(set(incident.evidence) - set(known) - set(_ELSEWHERE))]:
+        value = incident.evidence.get(key)
+        if value is None or value == []:
+            continue
+        label = known.get(key) or printable(key).replace("_", " ").capitalize()
+        if isinstance(value, list):
+            names = _texts(value)
+            text = f"{len(names)}: {words.join(names, VOTERS_SHOWN)}"
+        else:
+            text = printable(str(value))
+        found.append(Fact(label, text, key.endswith("_root")))
+    return tuple(found)
+
+
+def _proof(incident: IncidentView, digest: str) -> str:
+    """What equal digests mean here, and what they do not."""
+    name = printable(str(incident.evidence.get("digest", digest)))
+    known = ALGORITHMS.get(name)
+    proves = incident.evidence.get("digest_proves")
+    if not isinstance(proves, str):
+        proves = "unknown" if known is None else words.digest_proof(known)
+    return f"Compared with {name}: {printable(proves)}"
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(printable(str(one)) for one in value) if isinstance(value, list | tuple) else ()
+
+
+def _advice(advice: str) -> tuple[str, ...]:
+    """Words and, at odd places, the commands that stand in backticks."""
+    parts = printable(advice).split("`")
+    return tuple(parts) if len(parts) % 2 else (printable(advice).replace("`", "'"),)
+
+
+def _told_moment(at: str, event: str, text: str) -> Moment:
+    date, _, time = at.rstrip("Z").partition("T")
+    return Moment(date, time, EVENT_WORDS.get(event, event), event, printable(text))
+
+
+def _moved(incident: IncidentView) -> str:
+    if not incident.bytes_moved:
+        return "No file contents were moved."
+    moved = f"{words.human_bytes(incident.bytes_moved)} ({incident.bytes_moved:,} bytes)"
+    return f"{moved} of file contents were fetched from healthy nodes."
+
+
+def _trashed(incident: IncidentView) -> str:
+    if not incident.files_trashed:
+        return "Nothing was set aside: no file of the node was replaced or removed."
+    verb = "was" if incident.files_trashed == 1 else "were"
+    return (
+        f"{words.plural(incident.files_trashed, 'file')} that the node held {verb} set aside in its trash before being "
+        f"replaced or removed. They stay at least until this incident is closed, and can be brought back."
+    )
+
+
+def _commands(incident: IncidentView) -> tuple[tuple[str, str], ...]:
+    node, volume = incident.node, incident.volume
+    found: list[tuple[str, str]] = []
+    if (
+        node is not None
+        and volume is not None
+        and incident.kind in ("divergence", "regression", "recurrence")
+    ):
+        found += [
+            (f"closeranks diff {volume} {node} --chunks", "what differs now"),
+            (f"closeranks nodes {node}", "how the node is"),
+        ]
+    if node is not None and incident.files_trashed:
+        target = volume or "VOLUME"
+        found += [
+            (
+                f"closeranks trash list {node} --incident {incident.id}",
+                "what was set aside, with the ID of each",
+            ),
+            (
+                f"closeranks trash restore {node} {target} ID --to /root/restored",
+                f"brings one back into a directory on {node}; nothing is overwritten",
+            ),
+        ]
+    return tuple(found)
+
+
+def _readable(moment: str) -> str:
+    """`2026-03-01 12:00:00 UTC` of an RFC 3339 moment."""
+    return moment.replace("T", " ").partition(".")[0].rstrip("Z") + " UTC"
+
+
+def _unix(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+# --- markdown --------------------------------------------------------------------------------------
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {prose(title)}", "", *lines, ""]
+
+
+def _bullets(facts: Iterable[Fact]) -> list[str]:
+    return [
+        f"- {prose(fact.label)}: {code(fact.value) if fact.code else prose(fact.value)}" for fact in facts
+    ]
+
+
+def _path_lines(told: Told) -> list[str]:
+    lines = []
+    for row in told.rows:
+        about = [row.change, *([row.what] if row.what else [])]
+        about += [f"chunks {row.chunks}"] if row.chunks else []
+        about += [f"came {words.times(row.count)}"] if row.count > 1 else []
+        lines.append(f"- {code(row.path)}: {prose('; '.join(about))}")
+    if told.rows_left:
+        lines += ["", f"and {told.rows_left:,} more."]
+    return lines
+
+
+def _moment(moment: Moment) -> str:
+    return f"{moment.date} {moment.time} **{prose(moment.event)}** {prose(moment.text)}"
+
+
+# --- HTML ------------------------------------------------------------------------------------------
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("closeranks_coordinator.web", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _style() -> tuple[str, str]:
+    """(the style sheet, its hash as a Content-Security-Policy names it)."""
+    loader = _templates().loader
+    assert loader is not None
+    style = loader.get_source(_templates(), "incident.css")[0].strip()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    return style, f"sha256-{digest}"

@@ -1,0 +1,183 @@
+"""What the HTTP API takes and gives beyond the core's views: pages, errors, request bodies.
+
+Bodies refuse fields that they do not know: a typing mistake in an order must not become another order.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ..core.model import ActionView, BaselineView, IncidentView, NodeView, View, VolumeView
+
+REASON_MAX = 500
+RESTORE_MAX = 1000
+
+Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,62}$", max_length=63)]
+
+
+class ErrorBody(View, frozen=True):
+    """`code` is for programs, `message` for people, `detail` says more where there is more."""
+
+    code: str
+    message: str
+    detail: Any = None
+
+
+class ErrorView(View, frozen=True):
+    """Every answer of 400 and more."""
+
+    error: ErrorBody
+
+
+class NodePage(View, frozen=True):
+    items: tuple[NodeView, ...]
+    next_cursor: str | None
+
+
+class VolumePage(View, frozen=True):
+    items: tuple[VolumeView, ...]
+    next_cursor: str | None
+
+
+class IncidentPage(View, frozen=True):
+    """Newest first."""
+
+    items: tuple[IncidentView, ...]
+    next_cursor: str | None
+
+
+class ActionPage(View, frozen=True):
+    """Newest first."""
+
+    items: tuple[ActionView, ...]
+    next_cursor: str | None
+
+
+class BaselinePage(View, frozen=True):
+    items: tuple[BaselineView, ...]
+    next_cursor: str | None
+
+
+class DiffEntryView(View, frozen=True):
+    """One path. `chunks` are inclusive index ranges that differ, `bytes` their length."""
+
+    path: str
+    path_b64: str
+    change: Literal["modified", "added", "missing", "unreadable", "same"]
+    aspects: tuple[str, ...]
+    chunks: tuple[tuple[int, int], ...]
+    bytes: int
+
+
+class DiffPage(View, frozen=True):
+    """In the tree's order: a directory comes before what is in it.
+
+    `total` paths differ in all; `undetermined` ones are left out.
+    """
+
+    entries: tuple[DiffEntryView, ...]
+    next_cursor: str | None
+    undetermined: int
+    total: int
+
+
+class TrashItemView(View, frozen=True):
+    """`why`: replaced or removed."""
+
+    id: str
+    volume: str
+    path: str
+    path_b64: str
+    kind: str
+    bytes: int
+    trashed_at: str | None
+    incident: str | None
+    why: str
+
+
+class TrashPage(View, frozen=True):
+    items: tuple[TrashItemView, ...]
+    next_cursor: str | None
+
+
+class RestoredView(View, frozen=True):
+    """What came back."""
+
+    node: str
+    items: tuple[TrashItemView, ...]
+
+
+class AcceptedView(View, frozen=True):
+    """Ask `/api/v1/actions/{id}` how it goes."""
+
+    action: str
+
+
+class RotationView(View, frozen=True):
+    """Whether a load balancer may send requests to the node."""
+
+    node: str
+    in_rotation: bool
+
+
+class ReloadedView(View, frozen=True):
+    reloaded: bool
+
+
+class DeletedView(View, frozen=True):
+    deleted: str
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of request bodies."""
+
+
+class QuarantineBody(Body, frozen=True):
+    reason: Annotated[str, Meta(min_length=1, max_length=REASON_MAX)]
+
+
+class ReleaseBody(Body, frozen=True):
+    """A fence is the whole node's: `volume` is only checked to be one of its volumes."""
+
+    volume: Name | None = None
+    dry_run: bool = False
+
+
+class ResyncBody(Body, frozen=True):
+    """`volume` absent: all of the node's. `dry_run`: the action's `plan` says what would be done."""
+
+    volume: Name | None = None
+    dry_run: bool = False
+
+
+class BaselineBody(Body, frozen=True):
+    """`node` absent: the truth of the moment."""
+
+    name: Name
+    volume: Name
+    node: Name | None = None
+
+
+class PinBody(Body, frozen=True):
+    """`baseline` null unpins."""
+
+    baseline: Name | None
+
+
+class RestoreBody(Body, frozen=True):
+    """Either `to`, an absolute directory on the node outside every volume, or `in_place`."""
+
+    volume: Name
+    ids: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
+        Meta(min_length=1, max_length=RESTORE_MAX),
+    ]
+    to: Annotated[str, Meta(min_length=1, max_length=4095)] | None = None
+    in_place: bool = False
+
+
+class NoBody(Body, frozen=True):
+    """Nothing to say."""
