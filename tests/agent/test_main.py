@@ -80,7 +80,7 @@ def test_sigterm_ends_a_scan_that_runs(base: Path) -> None:
     """A scan that reads on until it is told to stop."""
     patch = (
         "import time\n"
-        "from closeranks_agent import volume\n"
+        "from closeranks_agent.disk import volume\n"
         "def slow(self, findings, full, reread):\n"
         "    print('scanning', flush=True)\n"
         "    while not self._stop.is_set(): time.sleep(0.01)\n"
@@ -97,7 +97,8 @@ def test_sigterm_ends_a_scan_that_runs(base: Path) -> None:
 def test_sigterm_does_not_wait_for_a_dead_disk(base: Path) -> None:
     patch = (
         "import time\n"
-        "from closeranks_agent import volume, main\n"
+        "from closeranks_agent import main\n"
+        "from closeranks_agent.disk import volume\n"
         "main.STOP_MAX_S = 2.0\n"
         "def dead(self, findings, full, reread):\n"
         "    print('scanning', flush=True)\n"

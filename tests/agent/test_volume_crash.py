@@ -20,7 +20,7 @@ from closeranks_proto.messages import Announce, Commit
 CHILD = textwrap.dedent(
     """
     import os, sys
-    from closeranks_agent import recorder
+    from closeranks_agent.disk import recorder
     from closeranks_agent.disk.volume import Volume
     from closeranks_proto.digests import XXH3_128
     from closeranks_proto.messages import VolumeSettings
@@ -118,7 +118,7 @@ def test_a_first_scan_that_was_killed_does_not_hash_again_what_it_had_stowed(
     code = textwrap.dedent(
         f"""
         import os, signal
-        from closeranks_agent import recorder
+        from closeranks_agent.disk import recorder
         from closeranks_agent.disk.hashing import EntryReader
         from closeranks_agent.disk.volume import Volume
         from closeranks_proto.digests import XXH3_128
