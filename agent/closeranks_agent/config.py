@@ -117,7 +117,7 @@ def load_agent_config(
     return AgentConfig(
         file, node, coordinator, listen, advertise, state_dir,
         cast(Literal["text", "json"], log_format), insecure, hooks, tuple(volumes),
-        warnings, _notes(listen, advertise), given_flags, given_environ,
+        warnings, _notes(coordinator, listen, advertise), given_flags, given_environ,
     )  # fmt: skip
 
 
@@ -263,7 +263,17 @@ def _warnings(coordinator: str, hooks: Hooks) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _notes(listen: Address, advertise: Address | None) -> tuple[str, ...]:
+def _notes(coordinator: str, listen: Address, advertise: Address | None) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    if coordinator.startswith("https://"):
+        found = (
+            "[agent] coordinator: https:// needs a TLS proxy before the coordinator, "
+            "which does not speak TLS by itself",
+        )
+    return found + _reach(listen, advertise)
+
+
+def _reach(listen: Address, advertise: Address | None) -> tuple[str, ...]:
     if advertise is None and not listen.concrete:
         return (
             "[agent] advertise is not set: peers dial the address from which the coordinator sees this node, "

@@ -180,6 +180,11 @@ def _why(error: Exception) -> str:
     """A failed connection in words."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({error.certificate_error})"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return (
+            "what listens there does not speak TLS. This version's coordinator does not by itself: put a TLS proxy "
+            "before it, or use http:// (beyond loopback with insecure = true)"
+        )
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         return "it can not be reached" if number is None else os.strerror(number).lower()

@@ -60,6 +60,11 @@ class AgentMetrics(Collector):
             buckets=SCAN_BUCKETS,
             registry=self.registry,
         )
+        self.dropped = Counter(
+            "closeranks_agent_watch_events_dropped",
+            "File events lost before they were read. This version scans and does not watch: it loses none.",
+            registry=self.registry,
+        )
         self.registry.register(self)
 
     def scanned(self, volume: str, report: ScanReport) -> None:

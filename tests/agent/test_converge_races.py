@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -316,14 +317,14 @@ async def test_a_file_whose_name_differs_only_in_case_is_reported_and_not_overwr
 
 
 @pytest.mark.root
-def test_read_only_directories_as_an_ordinary_user(tmp_path: Path) -> None:
+def test_read_only_directories_as_an_ordinary_user() -> None:
     """The agent without root's privileges: directories are lifted for the work and closed again."""
-    os.chmod(tmp_path, 0o777)
-    for parent in tmp_path.parents[:2]:
-        os.chmod(parent, 0o755)
     program = Path(__file__).with_name("as_nobody.py")
-    ended = subprocess.run(
-        [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    # Not under pytest's own directory, which nobody else may enter.
+    with tempfile.TemporaryDirectory(prefix="closeranks-nobody-") as base:
+        os.chmod(base, 0o777)
+        ended = subprocess.run(
+            [sys.executable, str(program), base], capture_output=True, text=True, check=False
+        )
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == {"state": "done", "detail": "", "equal": True, "lifted": 0}

@@ -76,6 +76,7 @@ def swap_in(stage_name: bytes, room: Workroom, where: Spot, taken: Taken) -> Non
 
     Raises Surprise, NotEmpty, NoExchange, OSError; then the old entry is in its place and the new one staged.
     """
+    staged = os.stat(stage_name, dir_fd=room.stage_fd, follow_symlinks=False).st_ino
     if not beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd):
         _replace_without_exchange(stage_name, room, where, taken)
         return
@@ -92,7 +93,7 @@ def swap_in(stage_name: bytes, room: Workroom, where: Spot, taken: Taken) -> Non
         else:
             beneath.move_new(stage_name, room.stage_fd, taken.item, room.items_fd)
     except BaseException:
-        _swap_back(stage_name, room, where, taken)
+        _swap_back(stage_name, room, where, taken, staged)
         raise
 
 
@@ -106,9 +107,15 @@ def is_what_was_seen(status: os.stat_result, discard: Discard) -> bool:
     return same_size and status.st_mtime_ns == discard.mtime_ns
 
 
-def _swap_back(stage_name: bytes, room: Workroom, where: Spot, taken: Taken) -> None:
+def _swap_back(stage_name: bytes, room: Workroom, where: Spot, taken: Taken, staged: int) -> None:
+    """Undo an exchange. `staged` is the inode of our own entry: any other that comes back is somebody's."""
     try:
         beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd)
+        if os.stat(stage_name, dir_fd=room.stage_fd, follow_symlinks=False).st_ino == staged:
+            return
+        # Somebody renamed a newer version over ours meanwhile: it stays, and what it replaced is kept.
+        beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd)
+        beneath.move_new(stage_name, room.stage_fd, taken.item, room.items_fd)
     except FileNotFoundError:
         # Somebody removed the new entry at once: the old one simply returns, or is kept as an item.
         try:
@@ -163,8 +170,25 @@ def _replace_without_exchange(stage_name: bytes, room: Workroom, where: Spot, ta
     try:
         _rename_over(stage_name, room, where)
     except BaseException:
-        os.unlink(taken.item, dir_fd=room.items_fd)
+        _give_back(room, where, taken)
         raise
+
+
+def _give_back(room: Workroom, where: Spot, taken: Taken) -> None:
+    """Undo the item's link, unless it has become the only one: then the name returns, or the item stays."""
+    try:
+        still_there = (
+            os.stat(where.name, dir_fd=where.parent_fd, follow_symlinks=False).st_ino == taken.discard.inode
+        )
+    except FileNotFoundError:
+        still_there = False
+    if still_there:
+        os.unlink(taken.item, dir_fd=room.items_fd)
+        return
+    try:
+        beneath.move_new(taken.item, room.items_fd, where.name, where.parent_fd)
+    except FileExistsError:
+        pass  # somebody has taken the name meanwhile: what was there stays an item
 
 
 def _rename_over(stage_name: bytes, room: Workroom, where: Spot) -> None:

@@ -67,7 +67,10 @@ def create_baseline(args: argparse.Namespace, screen: Screen) -> int:
         f"baseline {view.name} of {view.volume} created from {view.source}: {view.files} files, {size(view.bytes)}",
         GOOD,
     )
-    screen.line(f"make it the truth with: closeranks baseline pin {view.volume} {view.name}")
+    screen.line(f"compare with it: closeranks diff {view.volume} NODE --against {view.name}")
+    screen.line(
+        f"where the volume's policy is baseline, make it the truth: closeranks baseline pin {view.volume} {view.name}"
+    )
     return OK
 
 

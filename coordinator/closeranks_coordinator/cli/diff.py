@@ -33,13 +33,15 @@ class DiffPage(msgspec.Struct):
     entries: list[msgspec.Raw]
     next_cursor: str | None = None
     undetermined: int | None = None
+    stale: list[str] = []
 
 
 def add_diff(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The paths in which NODE differs, one a line: '*' differs, '+' only on NODE, '-' missing on NODE, "
         "'!' could not be read, '=' same (only with --all). Lines that begin with '#' are no paths: totals, and "
-        "with --chunks the chunk indices that differ. Exit: 0 none, 1 some, 2 could not ask."
+        "with --chunks the chunk indices that differ. Exit: 0 none, 1 some, "
+        "2 could not ask, or nothing is known of how NODE is now."
     )
     parser.add_argument("volume", metavar="VOLUME")
     parser.add_argument("node", metavar="NODE")
@@ -59,10 +61,11 @@ def diff(args: argparse.Namespace, screen: Screen) -> int:
     api = open_api(args, screen)
     query = {"node": args.node, "against": args.against, "all": "true" if args.all else None}
     counts: Counter[str] = Counter()
-    undetermined = 0
+    undetermined, stale = 0, dict[str, None]()
     try:
         for page in api.pages(f"/api/v1/volumes/{segment(args.volume)}/diff", query, DiffPage):
             undetermined = max(undetermined, page.undetermined or 0)
+            stale.update(dict.fromkeys(page.stale))
             for raw in page.entries:
                 entry = api.decode(bytes(raw), DiffEntry)
                 counts[entry.change] += 1
@@ -71,11 +74,18 @@ def diff(args: argparse.Namespace, screen: Screen) -> int:
     except Refused as error:
         screen.say(f"closeranks: {error}")
         return NOT_ASKED
+    for name in stale:
+        screen.say(
+            f"closeranks: {name} can not be compared now (closeranks nodes {name} says why): this is what it "
+            "reported last, and proves nothing about now"
+        )
     if not args.json:
         screen.line(totals(counts, undetermined, args.node, args.against), FAINT)
     elif undetermined:
         screen.say(f"{undetermined} undetermined paths are left out")
-    return FOUND if any(counts[change] for change in counts if change not in ("same", "bytes")) else OK
+    if any(counts[change] for change in counts if change not in ("same", "bytes")):
+        return FOUND
+    return NOT_ASKED if stale else OK
 
 
 def totals(counts: Counter[str], undetermined: int, node: str, against: str) -> str:

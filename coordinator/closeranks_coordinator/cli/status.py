@@ -144,7 +144,7 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
             found.append(f"{volume.name}: behind{behind}, {plural(volume.lagging_paths, 'path')} to catch up")
         if volume.progress:
             found.append(f"{volume.name}: {progress_text(volume.progress)}")
-    if node.state == "unreachable":
+    if node.state == "unreachable" and not node.connected:
         last = f"last heard {age(node.last_contact, now)} ago" if node.last_contact else "never heard of yet"
         found.append(f"no contact: {last}")
     if node.blocked_by is not None:
@@ -152,11 +152,17 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
     return found
 
 
+_ROOM = ("no_space", "trash_full")  # problems that a person ends by making room
+
+
 def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
     """The next command to type, or why there is none."""
     look = [f"closeranks incident {incidents[0].id}"] if incidents else []
     name = node.node
+    short = next((one for one in node.volumes if one.problem is not None and one.problem.code in _ROOM), None)
     match node.state:
+        case "suspect" if node.blocked_by == "many_suspects":
+            return [*look, "closeranks incidents   (why nothing is fenced while so many differ)"]
         case "suspect":
             differing = [volume.name for volume in node.volumes if volume.differing_paths]
             volume = differing[0] if differing else node.volumes[0].name if node.volumes else "VOLUME"
@@ -172,10 +178,24 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             if quarantine is not None and not quarantine.by_hand and quarantine.release == "automatic":
                 return [*look, "nothing: it is about to be resynced and released by itself"]
             return [*look, f"closeranks resync {name} --wait   then: closeranks release {name}"]
+        case "resyncing" | "verifying" | "joining" if short is not None:
+            need = (
+                ""
+                if short.problem is None or short.problem.needed_bytes is None
+                else f" {size(short.problem.needed_bytes)}"
+            )
+            return [
+                *look,
+                f"on {name}: free{need} on the file system of {short.name}; it goes on by itself then",
+            ]
+        case "joining" if not node.connected:
+            return [f"on {name}: start the agent; the coordinator waits for it"]
         case "resyncing" | "verifying" | "joining":
             return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]
         case "lagging":
             return [*look, f"wait; if it does not catch up: closeranks resync {name}"]
+        case "unreachable" if node.connected:
+            return [f"on {name}: mount or repair what holds the volume; it goes on by itself then"]
         case "unreachable":
             return [
                 f"on {name}: is the agent running? closeranks doctor --config AGENT.TOML says what is wrong"

@@ -121,8 +121,9 @@ def _reconcile_fence(
 
 
 def _adopt(world: World, node: Node, state: wire.FenceState) -> None:
+    # The incident went with the state that was lost: its number may be another node's by now.
     node.record.fence = FenceRecord(
-        state.token, state.reason, state.incident or None, world.now.wall_ms, by_hand=True,
+        state.token, state.reason, None, world.now.wall_ms, by_hand=True,
         release="by_hand", acknowledged=True,
     )  # fmt: skip
     node.record.unfence = None
@@ -178,7 +179,7 @@ def fence_suspects(world: World) -> None:
     """Fence confirmed suspects as far as the bounds allow; hold back when many look bad."""
     suspects = [node for node in world.nodes.values() if _is_candidate(world, node)]
     limit = world.config.max_quarantined + 1
-    _watch_many(world, suspects, limit)
+    _watch_many(world, [node for node in world.nodes.values() if node.record.phase == "suspect"], limit)
     if not suspects:
         return
     if len(suspects) > limit:
@@ -238,6 +239,7 @@ def _block(world: World, node: Node, why: str) -> None:
     if node.blocked_by != why:
         node.blocked_by = why
         world.publish("node", node.name)
+        world.count("closeranks_guard_holds_total", 1, guard=why)
 
 
 def _fence_suspect(world: World, node: Node, volume: Volume) -> None:

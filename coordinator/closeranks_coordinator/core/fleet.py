@@ -58,12 +58,16 @@ Answer = ActionView | BaselineView | VolumeView | Refusal | None
 
 @dataclass(frozen=True, slots=True)
 class FleetDiff:
-    """A page of a node's difference. `total` paths differ in all; `undetermined` ones are left out."""
+    """A page of a node's difference. `total` paths differ in all; `undetermined` ones are left out.
+
+    `stale` are nodes of which this is only what they reported last: it proves nothing about now.
+    """
 
     rows: tuple[DiffRow, ...]
     next_key: bytes | None
     undetermined: int
     total: int
+    stale: tuple[str, ...]
 
 
 class Fleet:
@@ -237,7 +241,14 @@ class Fleet:
         )  # fmt: skip
         differing = world.differ.diff(root, other)
         total = len(differing) - sum(key in differing for key in skipped)
-        return FleetDiff(page.rows, page.next_key, len(skipped), total)
+        stale = tuple(
+            one
+            for one in (node, against)
+            if one in found.config.nodes and not world.compared(world.nodes[one], found)
+        )
+        return FleetDiff(
+            page.rows, page.next_key, len(skipped), total, tuple(one for one in stale if one is not None)
+        )
 
     def _root_named(self, volume: Volume, against: str | None) -> bytes | Refusal:
         world = self._world
@@ -269,6 +280,7 @@ class Fleet:
         for node in world.nodes.values():
             live += [root for stored in node.record.volumes.values() for root in (stored.root, stored.held)]
             live.append(None if node.recovery is None else node.recovery.target)
+        live += world.targets()
         live += [baseline.root for baseline in world.baselines.values()]
         live += [root for incident in world.incidents.values() if incident.is_open for root in incident.roots]
         return {root for root in live if root is not None}

@@ -155,8 +155,7 @@ def undetermined(
         cause = f"{voted} of {fleet} were compared; {need} must hold the same entry, and no {need} do."
         mend = (
             f"Compare nodes with each other, `closeranks diff {volume} NODE --against NODE`, decide which is right "
-            f"and bring the others to it; or make a node's state the known good one: `closeranks baseline create "
-            f"NAME --volume {volume} --node NODE`, then `closeranks baseline pin {volume} NAME`."
+            f"and bring the others to it with your own tools. As soon as {need} nodes hold one entry it is the truth."
         )
     advice = (
         f"{cause} So nobody is accused and nothing is repaired in these paths; every node keeps what it has. {mend} "

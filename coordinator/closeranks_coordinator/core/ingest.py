@@ -110,14 +110,6 @@ class Ingest:
         self.seq, self.root = commit.seq, commit.root
         return [Accepted(commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects)]
 
-    def _prove(self, commit: Commit, chunk_lists: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
-        """The new objects of a commit, none for a root that is stored; None where the edits do not lead to it."""
-        if self._has(commit.root):
-            self._tree.summary(commit.root)  # a stored object that is no page can not be a root
-            return {}
-        edited = self._tree.edit(commit.base_root, [(edit.key, edit.value) for edit in commit.edits])
-        return {**chunk_lists, **edited.pages} if edited.root == commit.root else None
-
     def announce(self, announce: Announce) -> list[Outcome]:
         """Take an announced root: known trees at once, others by have/want. Raises CodecError for no tree's."""
         if announce.seq <= self.seq:

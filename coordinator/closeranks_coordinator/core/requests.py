@@ -91,6 +91,13 @@ def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:
         return Refusal(
             409, "unreachable", f"{node.name} is not connected: it can only be resynced when it is back."
         )
+    gone = [volume.name for volume in volumes if world.untrusted(node, volume.name)]
+    if gone:
+        return Refusal(
+            409, "unreachable",
+            f"{node.name} has not got its tree of {gone[0]} (closeranks nodes {node.name} says why): it can only be "
+            "resynced when the tree is back.",
+        )  # fmt: skip
     untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
         return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
@@ -174,6 +181,12 @@ def create_baseline(world: World, asked: BaselineCreateAsked) -> BaselineView | 
         node = world.nodes.get(asked.node)
         if node is None or asked.node not in volume.config.nodes:
             return _unknown_node(asked.node)
+        if not world.compared(node, volume):
+            return Refusal(
+                409, "not_current",
+                f"Nothing is known of how {asked.volume} is on {asked.node} now "
+                f"(closeranks nodes {asked.node} says why).",
+            )  # fmt: skip
         root, source = node.volume(asked.volume).root, asked.node
     if root is None:
         return Refusal(

@@ -29,6 +29,7 @@ from .sizes import differing_bytes
 from .world import World
 
 UNREADABLE_SHOWN = 20
+UNREAD = ("unreadable", "too_large")
 
 
 def fleet_view(world: World) -> FleetView:
@@ -43,8 +44,15 @@ def fleet_view(world: World) -> FleetView:
         and all(node.state == "in_rank" for node in nodes)
         and not any(volume.undetermined for volume in volumes)
         and all(volume.truth_root is not None for volume in volumes)
+        and not any(_unread(node) for node in world.nodes.values())
     )
     return FleetView(in_rank, CoverageView(compared, len(nodes)), volumes, nodes)
+
+
+def _unread(node: Node) -> bool:
+    """Whether files of this node could not be read: an error is not a pass."""
+    statuses = [stored.status for stored in node.record.volumes.values()]
+    return any(one.why in UNREAD for status in statuses if status is not None for one in status.unreadable)
 
 
 def state_of(world: World, node: Node) -> State:
@@ -215,6 +223,8 @@ def _serves(world: World, node: Node) -> bool:
     gone = node.unreachable_since
     if gone is not None and world.now.mono - gone > world.config.lb_unreachable_grace_s:
         return False
+    if record.phase not in ("lagging", "resyncing"):
+        return True
     lags = [view.lag_since for view in node.views.values() if view.lag_since is not None]
     return not lags or world.now.mono - min(lags) <= world.config.lb_max_lag_s
 

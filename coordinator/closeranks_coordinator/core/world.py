@@ -349,6 +349,10 @@ class World:
         self._targets[key] = (analysis, volume.undetermined, purpose, root)
         return root
 
+    def targets(self) -> list[bytes]:
+        """Roots made for single nodes, which an order may name again."""
+        return [known[3] for known in self._targets.values()]
+
     def _next_id(self, kind: Literal["incident", "action"]) -> str:
         number = getattr(self.counters, kind) + 1
         setattr(self.counters, kind, number)

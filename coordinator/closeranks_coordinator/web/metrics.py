@@ -34,6 +34,9 @@ INCIDENT_KINDS = (
 )  # fmt: skip
 
 
+GUARDS = ("max_quarantined", "many_suspects", "quorum_would_be_lost")
+
+
 class Metrics:
     """The registry. Call `attach` once the coordinator stands; until then only what was observed shows."""
 
@@ -52,6 +55,14 @@ class Metrics:
         )
         for kind in INCIDENT_KINDS:
             incidents.labels(kind=kind)
+        holds = Counter(
+            PREFIX + "guard_holds_total",
+            "Times that a bound kept a suspect from being fenced automatically.",
+            ["guard"],
+            registry=self.registry,
+        )
+        for guard in GUARDS:
+            holds.labels(guard=guard)
         self._observed: dict[str, Histogram | Counter] = {
             "divergence_detected_seconds": detected,
             "incidents_total": incidents,
@@ -61,6 +72,7 @@ class Metrics:
                 ["node", "volume"],
                 registry=self.registry,
             ),
+            "guard_holds_total": holds,
             "commits_total": Counter(
                 PREFIX + "commits_total",
                 "Commits and announcements of nodes that were accepted.",

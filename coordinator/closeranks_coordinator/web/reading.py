@@ -63,6 +63,7 @@ async def diff(call: Call) -> web.StreamResponse:
             "next_cursor": None if found.next_key is None else encode_cursor(found.next_key),
             "undetermined": found.undetermined,
             "total": found.total,
+            "stale": found.stale,
         }
     )
 

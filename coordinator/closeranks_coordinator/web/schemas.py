@@ -75,13 +75,15 @@ class DiffEntryView(View, frozen=True):
 class DiffPage(View, frozen=True):
     """In the tree's order: a directory comes before what is in it.
 
-    `total` paths differ in all; `undetermined` ones are left out.
+    `total` paths differ in all; `undetermined` ones are left out. `stale` are nodes of which this is only
+    what they reported last.
     """
 
     entries: tuple[DiffEntryView, ...]
     next_cursor: str | None
     undetermined: int
     total: int
+    stale: tuple[str, ...]
 
 
 class TrashItemView(View, frozen=True):
