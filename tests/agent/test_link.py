@@ -88,7 +88,7 @@ async def test_a_node_whose_index_is_gone_numbers_on_from_the_coordinator(world:
         talk = await world.coordinator.talk(0)
         announce = await talk.hear(wire.Announce)
         assert announce.seq > 7
-        first = next(one for one in talk.all(wire.Beat) if one.volumes)
+        first = await talk.hear(wire.Beat, lambda one: bool(one.volumes))
         assert talk.heard.index(announce) < talk.heard.index(first), "no scan vouches for the old root"
 
 

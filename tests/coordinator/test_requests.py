@@ -218,3 +218,12 @@ def test_orders_of_a_fenced_node_carry_its_token() -> None:
     world.until(world.in_rank)
     for kind in (wire.Converge, wire.Verify):
         assert [one.token for one in world.sent("node-03", kind)] == [1]  # type: ignore[attr-defined]
+
+
+def test_nothing_is_promised_for_a_node_whose_tree_is_gone() -> None:
+    world = fleet()
+    world["node-02"].problem("photos", "not_mounted")
+    world.run(1)
+    assert world.ask(ResyncAsked("node-02", None, False)) == "409 unreachable"
+    assert world.ask(ResyncAsked("node-02", None, True)) == "409 unreachable"
+    assert world.ask(BaselineCreateAsked("frozen", "photos", "node-02")) == "409 not_current"

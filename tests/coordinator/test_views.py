@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from closeranks_coordinator.core.model import BaselineCreateAsked, PinAsked, QuarantineAsked, ReleaseAsked
+from closeranks_coordinator.core.fleet import FleetDiff
+from closeranks_coordinator.core.model import (
+    BaselineCreateAsked,
+    FromAgent,
+    PinAsked,
+    QuarantineAsked,
+    ReleaseAsked,
+)
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from fakeworld import FakeWorld, file_of, key_of, volume_config
@@ -235,3 +242,28 @@ def test_before_a_baseline_is_pinned_everybody_serves() -> None:
     world.ask(PinAsked("photos", "good"))
     world.run(5)
     assert lb(world) == [200] * 5
+
+
+# --- no pass without proof ------------------------------------------------------------------------
+
+
+def test_a_difference_says_which_nodes_it_only_remembers() -> None:
+    world = FakeWorld(NAMES).started()
+    world["node-02"].stop()
+    world.run(5)
+    seen = [
+        world.fleet.diff("photos", "node-02", None),
+        world.fleet.diff("photos", "node-01", "node-02"),
+        world.fleet.diff("photos", "node-01", None),
+    ]
+    assert [one.stale for one in seen if isinstance(one, FleetDiff)] == [("node-02",), ("node-02",), ()]
+
+
+def test_a_fleet_with_a_file_that_can_not_be_read_is_not_in_rank() -> None:
+    world = FakeWorld(NAMES).started()
+    assert world.in_rank()
+    for why, in_rank in (("unreadable", False), ("special", True)):
+        left_out = (wire.Unreadable(b"a\0one.jpg", why, "Input/output error"),)
+        status = wire.VolumeStatus("photos", None, 1, 1, 1, left_out, 1, 0, 0, None)
+        world.event(FromAgent("node-03", status))
+        assert world.fleet.fleet_view(world.now()).in_rank is in_rank

@@ -194,16 +194,17 @@ class Trash:
     # --- evicting --------------------------------------------------------------------------------
 
     def evict(self, open_incidents: Collection[str], now_unix_ms: int | None = None) -> int:
-        """Remove what is older than `trash_keep_s` and belongs to no open incident. Bytes freed."""
+        """Remove what is older than `trash_keep_s` and than every open incident. Bytes freed.
+
+        An incident is as old as the first item that it put here.
+        """
         now = time.time_ns() // 1_000_000 if now_unix_ms is None else now_unix_ms
         oldest = now - int(self._volume.settings.trash_keep_s * 1000)
         with self.opened(), self._lock:
             state = self._open_state()
-            gone = [
-                one
-                for one in self.kept()
-                if one.trashed_unix_ms < oldest and one.incident not in open_incidents
-            ]
+            opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
+            before = min([oldest, *opened])
+            gone = [one for one in self.kept() if one.trashed_unix_ms < before]
             if not gone:
                 return 0
             for one in gone:
