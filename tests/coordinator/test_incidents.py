@@ -500,3 +500,13 @@ def test_a_view_is_what_the_api_promises() -> None:
 def test_the_view_of_an_open_incident_has_no_end() -> None:
     view = accuse().view()
     assert (view.state, view.closed_at) == ("open", None)
+
+
+def test_a_closed_incident_looks_back() -> None:
+    incident = accuse()
+    assert "closeranks diff" in incident.view().advice
+    incident.files_trashed = 3
+    incident.close(incident.opened_ms + 1000)
+    advice = incident.view().advice
+    assert advice.startswith("This is over.")
+    assert f"`closeranks trash list {incident.node} --incident {incident.id}`" in advice

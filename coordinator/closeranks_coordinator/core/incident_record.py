@@ -220,6 +220,15 @@ class Incident(msgspec.Struct):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CodecError(f"the stored record of an incident can not be read: {error}") from error
 
+    def _looking_back(self) -> str:
+        """What is left to do when it is over."""
+        if self.kind not in ("divergence", "regression"):
+            return "This is over; nothing has to be done."
+        found = f"This is over. Find out what wrote or lost these paths on {self.node}, or it comes again."
+        if self.files_trashed:
+            found += f" What was set aside can be had back: `closeranks trash list {self.node} --incident {self.id}`."
+        return found
+
     def view(self) -> IncidentView:
         return IncidentView(
             id=self.id,
@@ -230,7 +239,7 @@ class Incident(msgspec.Struct):
             opened_at=timestamp(self.opened_ms),
             closed_at=None if self.closed_ms is None else timestamp(self.closed_ms),
             summary=self.summary,
-            advice=self.advice,
+            advice=self.advice if self.is_open else self._looking_back(),
             paths=tuple(_path_view(key, path) for key, path in self.paths.items()),
             path_count=self.path_count,
             recurrences=self.recurrences,
