@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -13,13 +14,21 @@ from pathlib import Path
 LEASH = str(Path(__file__).with_name("leash.py"))
 # Below the kernel's ephemeral range, so that no outgoing connection takes a port between pick and bind.
 PORTS = range(20_000, 32_000)
-_rng = random.SystemRandom()
+WORKERS = 8  # of a parallel test run that have ports of their own
+_first = random.SystemRandom().randrange(len(PORTS))
+_turns = itertools.count()
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    for _ in range(200):
-        port = _rng.choice(PORTS)
+    """A loopback port that nobody listens on, and that no other test process is about to choose.
+
+    Between the choice and the daemon's start lie seconds: so each worker of a parallel run has ports of its
+    own, and takes them in turn.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    share = PORTS[int(worker) % WORKERS :: WORKERS] if worker.isdigit() else PORTS
+    for _ in range(len(share)):
+        port = share[(_first + next(_turns)) % len(share)]
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
