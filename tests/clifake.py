@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from closeranks_coordinator.core import model
+from closeranks_coordinator.core import shapes as model
 
 NOW = "Sat, 22 Nov 2025 16:00:00 GMT"
 ROOT = "0123456789abcdef0123456789abcdef"

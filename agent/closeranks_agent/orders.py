@@ -64,6 +64,13 @@ class Orders:
         before = None if running is None else running.task
         self._running[order.volume] = _Running(order, self._agent.spawn(self._run(order, before)))
 
+    def push(self, push: wire.Push) -> None:
+        """Apply the truth's next steps. One at a time for each volume; the newest replaces what waits."""
+        detail = "this agent can not be pushed to yet"
+        self._agent.link.post(
+            wire.PushResult(push.volume, push.push, 0, 0, len(push.edits), 0, 0, detail, None)
+        )
+
     def cancel(self, action: str) -> None:
         for running in self._running.values():
             if running.order.action == action and not running.task.cancelling():

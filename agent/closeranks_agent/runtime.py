@@ -24,9 +24,11 @@ from .config import AgentConfig
 from .disk.records import ScanReport
 from .disk.volume import Volume
 from .fence import FenceGate
+from .hands.reactions import Reactions
 from .link import Link
 from .metrics import AgentMetrics, disk_of
 from .orders import Orders
+from .speed import Speed
 from .state import AgentState
 from .volumes import Volumes, check_settings
 
@@ -47,6 +49,8 @@ class Agent:
         self.address = ""
         self.link = Link(self, random.Random())
         self.orders = Orders(self)
+        self.speed = Speed()
+        self.reactions = Reactions(self.link.post)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
         self._volumes = Volumes(
             config.volumes, config.state_dir, self.spawn, self.link.notify, self._scanned, self.orders.forget
@@ -175,6 +179,14 @@ class Agent:
                 self.orders.cancel(message.action)
             case wire.TrashList() | wire.TrashRestore():
                 self.spawn(self.orders.trash(message))
+            case wire.Push():
+                self.orders.push(message)
+            case wire.Ask():
+                self._volumes.prove(message.volume)
+            case wire.Limits():
+                self.speed.set(message)
+            case wire.Hold() | wire.Unhold():
+                self.spawn(self.reactions.take(message))
             case _:
                 raise AssertionError(f"{type(message).__name__} is the link's to handle")
 

@@ -24,8 +24,11 @@ from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
-from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned
+from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
+
+Proof = type[Scanned] | type[Watched]
+PROOFS: tuple[Proof, ...] = (Scanned, Watched)
 
 log = logging.getLogger("closeranks.sessions")
 
@@ -77,7 +80,7 @@ class Session:
         self._ending: asyncio.Event = asyncio.Event()
         self._reason = ""
         # Scans whose commits are not stored yet: the next to tell of, and the latest.
-        self._waiting_scans: dict[str, list[tuple[int, float]]] = {}
+        self._waiting_proofs: dict[tuple[str, Proof], list[tuple[int, float]]] = {}
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
@@ -259,9 +262,19 @@ class Session:
                     root = (self.node, volume, self._hello.agent_id, outcome.seq, outcome.root)
                     await self._store(Batch(objects=outcome.objects, node_roots=[root]))
                     observed = self._arrived - outcome.observed_age_ms / 1000
-                    self._core.feed(RootStored(self.node, volume, outcome.root, outcome.cause, observed))
+                    self._core.feed(
+                        RootStored(
+                            self.node,
+                            volume,
+                            outcome.root,
+                            outcome.cause,
+                            observed,
+                            outcome.hands,
+                            outcome.by,
+                        )
+                    )
                     self.post(wire.Ack(volume, outcome.seq))
-                    self._release_scan(volume)
+                    self._release_proofs(volume)
                 case Known():
                     self.post(wire.Ack(volume, outcome.seq))
                 case Partial():
@@ -315,20 +328,24 @@ class Session:
     def _beat(self, beat: wire.Beat) -> None:
         for volume in beat.volumes:
             stream = self._stream(volume.name)
-            if volume.scan_started_age_ms is None:
-                continue
             if volume.last_seq < stream.seq + (stream.root is None):
                 continue  # of a tree whose numbers do not go on from ours yet: it will be announced
-            waiting = self._waiting_scans.setdefault(volume.name, [])
-            del waiting[1:]  # an agent that is always behind still gets the first one through
-            waiting.append((volume.last_seq, self._arrived - volume.scan_started_age_ms / 1000))
-            self._release_scan(volume.name)
+            ages: tuple[tuple[Proof, int | None], ...] = (
+                (Scanned, volume.scan_started_age_ms), (Watched, volume.watched_age_ms),
+            )  # fmt: skip
+            for proof, age_ms in ages:
+                if age_ms is not None:
+                    waiting = self._waiting_proofs.setdefault((volume.name, proof), [])
+                    del waiting[1:]  # an agent that is always behind still gets the first one through
+                    waiting.append((volume.last_seq, self._arrived - age_ms / 1000))
+            self._release_proofs(volume.name)
 
-    def _release_scan(self, volume: str) -> None:
-        """Tell the core of a scan once everything it found is stored."""
-        waiting = self._waiting_scans.get(volume, [])
-        while waiting and self._streams[volume].seq >= waiting[0][0]:
-            self._core.feed(Scanned(self.node, volume, waiting.pop(0)[1]))
+    def _release_proofs(self, volume: str) -> None:
+        """Tell the core of a scan, or a watcher's proof, once everything it found is stored."""
+        for proof in PROOFS:
+            waiting = self._waiting_proofs.get((volume, proof), [])
+            while waiting and self._streams[volume].seq >= waiting[0][0]:
+                self._core.feed(proof(self.node, volume, waiting.pop(0)[1]))
 
 
 async def hang_up(socket: web.WebSocketResponse, reason: str) -> None:

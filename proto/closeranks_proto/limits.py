@@ -52,6 +52,16 @@ CREDIT_COMMITS = 16
 # The journal of an agent whose coordinator is away: beyond it, edits give way to one snapshot.
 JOURNAL_MAX_BYTES = 16 * MIB
 
+# Pushes: what a node is to apply at once. 2,048 edits of some 150 bytes are 300 KB; their chunk lists come on
+# top, bounded by the frame: a list beyond PUSH_LIST_MAX_BYTES (a file of 64 GiB) is asked for instead.
+PUSH_MAX_EDITS = 2048
+PUSH_MAX_BYTES = 4 * MIB
+PUSH_LIST_MAX_BYTES = 1 * MIB
+# Hands in one commit or report: the most active; the rest is counted as unknown.
+HANDS_MAX = 16
+COMMAND_MAX_BYTES = 512
+PARENTS_MAX = 8
+
 # Have/want: digests asked for at once. 256 pages of about 4.4 KB are 1.1 MB.
 WANT_MAX_DIGESTS = 256
 # Pages held while what is below them is on its way: beyond it, pages are asked for one at a time. A page
@@ -63,7 +73,7 @@ CLOSURE_RECENT_LISTS = 1 << 16
 
 # Chunk service between agents.
 CHUNK_REQUEST_MAX_CHUNKS = 256
-CHUNK_STREAMS_MAX = 8  # at once from one server
+CHUNK_STREAMS_MAX = 16  # at once from one server; a few more wait a moment for a place
 FETCH_STREAMS_MAX = 6  # at once by one converging node
 PEER_TIMEOUT_S = 10.0  # silence of a peer in the middle of a chunk stream
 

@@ -11,147 +11,92 @@ carries a fence token.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
-import msgspec
+from .parts import (
+    DiskState,
+    Edit,
+    FenceState,
+    Hand,
+    Many,
+    Member,
+    Message,
+    Moved,
+    PlanStep,
+    Problem,
+    PushEdit,
+    Seconds,
+    Text,
+    Told,
+    TrashItem,
+    Unreadable,
+    VolumeActivity,
+    VolumeBeat,
+    VolumeHello,
+    VolumeSettings,
+    Whole,
+    Worded,
+)
 
-from .limits import FRAME_MAX_ITEMS, MAX_TEXT_BYTES
-from .lines import shortened
+__all__ = [
+    "PROTOCOL",
+    "Ack",
+    "Activity",
+    "AgentMessage",
+    "Announce",
+    "Ask",
+    "Beat",
+    "Cancel",
+    "Commit",
+    "Converge",
+    "ConvergeProgress",
+    "ConvergeResult",
+    "CoordinatorMessage",
+    "DiskState",
+    "Edit",
+    "Fence",
+    "FenceAnswer",
+    "FenceState",
+    "Goodbye",
+    "Hand",
+    "Hello",
+    "Hold",
+    "HoldAnswer",
+    "Limits",
+    "Member",
+    "Membership",
+    "Message",
+    "Mode",
+    "Objects",
+    "PlanStep",
+    "Problem",
+    "Push",
+    "PushEdit",
+    "PushResult",
+    "Refused",
+    "Resync",
+    "TrashAnswer",
+    "TrashItem",
+    "TrashList",
+    "TrashRestore",
+    "Unfence",
+    "Unhold",
+    "Unreadable",
+    "Verify",
+    "VerifyResult",
+    "VolumeActivity",
+    "VolumeBeat",
+    "VolumeHello",
+    "VolumeSettings",
+    "VolumeStatus",
+    "Want",
+    "Welcome",
+    "Worded",
+]
 
-PROTOCOL = 1  # the only version so far; Hello states the range that the agent speaks
+PROTOCOL = 2  # Hello states the range that the agent speaks; 1 knew no replication
 
 Mode = Literal["divergence", "lag", "join", "manual"]
-
-# Bounded while they are decoded: an array's header is refused before its first element is made.
-T = TypeVar("T")
-Many = Annotated[tuple[T, ...], msgspec.Meta(max_length=FRAME_MAX_ITEMS)]
-Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
-Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # what the store can hold
-Told = Annotated[
-    int, msgspec.Meta(ge=0, le=2**53)
-]  # a fence token that a node tells of: there is always a next
-Moved = Annotated[int, msgspec.Meta(ge=0, le=2**50)]  # of one run; whoever adds them up stays far below 2**64
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # neither NaN nor infinite
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of all messages and their parts."""
-
-
-class Worded(Message, frozen=True):
-    """Base of those that carry words for people: what is too long for a frame is cut where it is made."""
-
-    def __post_init__(self) -> None:
-        for name in ("message", "detail", "note", "hook", "error", "reason"):
-            text = getattr(self, name, None)
-            if isinstance(text, str) and len(text) > MAX_TEXT_BYTES:
-                msgspec.structs.force_setattr(self, name, shortened(text, MAX_TEXT_BYTES))
-
-
-# --- parts ---------------------------------------------------------------------------------------
-
-
-class Edit(Message, frozen=True):
-    """One changed entry: its key, its new value (None: gone), its encoded chunk list if it has one."""
-
-    key: bytes
-    value: bytes | None
-    chunks: bytes | None = None
-
-
-class VolumeSettings(Message, frozen=True):
-    """What the coordinator's configuration says about a volume, for the agent."""
-
-    name: Text
-    chunk_bytes: Whole
-    ignore: Many[Text]
-    track: Many[Text]
-    scan_interval_s: Seconds
-    special_bits: bool
-    trash_max_bytes: Whole | None  # None: 10% of the filesystem
-    trash_keep_s: Seconds
-
-
-class VolumeHello(Message, frozen=True):
-    """Where a volume of this agent stands. `root` is None before the first scan has finished.
-
-    The journal holds commits `first_seq` to `last_seq` (equal to last_seq + 1 and last_seq when empty);
-    `base_root` is the root that the first of them starts from.
-    """
-
-    name: Text
-    root: bytes | None
-    last_seq: Whole
-    first_seq: Whole
-    base_root: bytes | None
-
-
-class FenceState(Worded, frozen=True):
-    """The fence that a node keeps on disk."""
-
-    token: Told
-    reason: Text
-    incident: Text
-    since_unix_ms: Whole  # shown to people, never compared
-
-
-class Member(Message, frozen=True):
-    """One node as its peers must treat it."""
-
-    node: Text
-    address: Text  # host:port of its chunk server; "" while unknown
-    fenced: bool  # take nothing from it
-    may_fetch: bool  # give it chunks (a fenced node may while it is being converged)
-
-
-class Problem(Worded, frozen=True):
-    """What keeps a volume from working, in words for an operator."""
-
-    code: Text  # no_space unreadable io_error not_mounted trash_full read_only private_dir ...
-    message: Text
-    needed_bytes: Whole | None = None
-    free_bytes: Whole | None = None
-
-
-class Unreadable(Worded, frozen=True):
-    """A path that a scan or a converge left out, and why.
-
-    `why`: unreadable (`detail` has the errno's text), special (device, socket, fifo), other_filesystem,
-    too_large, withheld (special mode bits that may not be written), case_twin, ignored_content, busy.
-    """
-
-    key: bytes
-    why: Text
-    detail: Text
-
-
-class VolumeBeat(Message, frozen=True):
-    """A volume at rest: the last commit made, and the age of the last complete scan's start."""
-
-    name: Text
-    last_seq: Whole
-    scan_started_age_ms: Whole | None
-
-
-class TrashItem(Message, frozen=True):
-    id: Text
-    volume: Text
-    key: bytes
-    kind: Text  # file directory symlink
-    size_bytes: Whole
-    trashed_unix_ms: Whole
-    incident: Text
-    why: Text  # replaced removed
-
-
-class PlanStep(Worded, frozen=True):
-    """One step of a converge plan, as the dry run shows it."""
-
-    verb: Text  # make_directory fetch copy link set_attributes replace remove
-    key: bytes
-    fetch_bytes: Whole
-    chunks: Whole
-    note: Text
 
 
 # --- agent to coordinator ------------------------------------------------------------------------
@@ -182,8 +127,10 @@ class Commit(Message, frozen=True, tag=2):
     base_root: bytes
     root: bytes
     edits: Many[Edit]
-    cause: Text  # scan converge restore
+    cause: Text  # scan watch converge restore
     observed_age_ms: Whole  # since the first of these changes was seen
+    hands: Many[Hand] = ()
+    by: Many[Whole] = ()  # for each edit the number of its hand, from 1; 0: unknown. Empty: all unknown
 
 
 class Announce(Message, frozen=True, tag=3):
@@ -197,6 +144,7 @@ class Announce(Message, frozen=True, tag=3):
     root: bytes
     cause: Text
     observed_age_ms: Whole
+    hands: Many[Hand] = ()
 
 
 class Beat(Message, frozen=True, tag=4):
@@ -218,6 +166,10 @@ class VolumeStatus(Message, frozen=True, tag=5):
     disk_total_bytes: Whole
     disk_free_bytes: Whole
     scan_duration_ms: Whole | None
+    watch: Text = ""  # fanotify inotify rescan; "" while nobody knows yet
+    watch_detail: Text = ""  # why not a better one, in words
+    watch_dropped: Whole = 0  # times that events were lost since the agent started, each answered by a scan
+    hard_links: Whole = 0  # names of files that have more than one: each is replicated as a file of its own
 
 
 class FenceAnswer(Worded, frozen=True, tag=6):
@@ -280,6 +232,39 @@ class TrashAnswer(Worded, frozen=True, tag=10):
     items: Many[TrashItem]
     next_cursor: Text | None
     error: Text  # "" or what went wrong, in words
+
+
+class PushResult(Worded, frozen=True, tag=11):
+    """The end of a push: what could be made was made, and its commits were sent before this.
+
+    `skipped` paths no longer were as the push took them; `failed` ones could not be made, `detail` says why.
+    """
+
+    volume: Text
+    push: Whole
+    applied: Moved
+    skipped: Moved
+    failed: Moved
+    bytes_moved: Moved
+    files_trashed: Moved
+    detail: Text
+    problem: Problem | None
+
+
+class Activity(Message, frozen=True, tag=12):
+    """What was written lately and how full the disks are; at most one a second, none while nothing changes."""
+
+    window_ms: Whole
+    volumes: Many[VolumeActivity]
+    disks: Many[DiskState]
+    hands: Many[Hand]  # the most active, by bytes
+
+
+class HoldAnswer(Worded, frozen=True, tag=13):
+    """What the node did about a Hold or its end: processes paused or let go, a volume frozen or thawed."""
+
+    hold: Text
+    detail: Text
 
 
 # --- both directions -----------------------------------------------------------------------------
@@ -410,6 +395,49 @@ class TrashRestore(Message, frozen=True, tag=52):
     in_place: bool
 
 
+class Ask(Message, frozen=True, tag=54):
+    """Please see everything that was written until now, commit it, and send a Beat that proves it."""
+
+    volume: Text
+
+
+class Push(Message, frozen=True, tag=55):
+    """The truth's next steps for this node: apply them, taking contents from `sources`, then PushResult.
+
+    Edits are in the order of keys, and need no objects but their own chunk lists. One push of a volume is
+    under way at a time; `push` numbers grow within a session.
+    """
+
+    volume: Text
+    push: Whole
+    edits: Many[PushEdit]
+    sources: Many[Text]
+
+
+class Limits(Message, frozen=True, tag=56):
+    """How fast this node may take chunks from peers and give them, in bytes/s; None: as fast as it can."""
+
+    receive_bytes_s: Whole | None
+    serve_bytes_s: Whole | None
+
+
+class Hold(Worded, frozen=True, tag=57):
+    """A guard holds this node's changes. `pause`: stop the writing processes; `freeze`: make the volume read-only."""
+
+    hold: Text
+    volume: Text
+    guard: Text
+    reason: Text
+    pause: bool
+    freeze: bool
+
+
+class Unhold(Message, frozen=True, tag=58):
+    """The hold is over: let go of what was paused or frozen for it."""
+
+    hold: Text
+
+
 class Goodbye(Message, frozen=True, tag=53):
     """The session ends in an orderly way (shutdown, changed settings); please dial again after the delay."""
 
@@ -427,6 +455,9 @@ AgentMessage = (
     | ConvergeResult
     | VerifyResult
     | TrashAnswer
+    | PushResult
+    | Activity
+    | HoldAnswer
     | Want
     | Objects
 )
@@ -443,6 +474,11 @@ CoordinatorMessage = (
     | Cancel
     | TrashList
     | TrashRestore
+    | Ask
+    | Push
+    | Limits
+    | Hold
+    | Unhold
     | Goodbye
     | Want
     | Objects

@@ -12,14 +12,13 @@ import msgspec
 import pytest
 
 from apifake import FILES, NODES, Client, FakeCore, break_ranks, fleet_config, three_nodes, volume_config
-from closeranks_coordinator.core.model import (
+from closeranks_coordinator.core.model import QuarantineAsked, Tick
+from closeranks_coordinator.core.shapes import (
     ActionView,
     BaselineView,
     FleetView,
     IncidentView,
     NodeView,
-    QuarantineAsked,
-    Tick,
     VolumeView,
 )
 from closeranks_coordinator.web import call as api_core

@@ -10,7 +10,7 @@ import pytest
 import clifake
 from clifake import Fake
 from closeranks_coordinator.cli.main import main
-from closeranks_coordinator.core import model
+from closeranks_coordinator.core import shapes as model
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_coordinator.config import CoordinatorConfig, load_coordinator_config
+from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.fleet_config import fence_bound, quorum_of
 from closeranks_proto.kinds import Address
 from closeranks_proto.settings import SettingsError
@@ -82,7 +83,8 @@ def test_defaults_are_those_of_the_rules(tmp_path: Path) -> None:
     base, photos = config.fleet.volumes
     assert (str(config.listen_agents), str(config.listen_api)) == ("0.0.0.0:7340", "127.0.0.1:7341")
     assert (config.log_format, config.tokens, config.fleet.digest) == ("text", (), "xxh3-128")
-    assert dataclasses.asdict(photos) == {
+    assert photos.guards == GuardRules()
+    assert {k: v for k, v in dataclasses.asdict(photos).items() if k not in ("guards", "writers")} == {
         "name": "photos", "policy": "quorum", "nodes": ("n1", "n2", "n3", "n4", "n5"), "on_divergence": "resync",
         "settle_s": 30.0, "settle_max_s": 600.0, "scan_interval_s": 60.0, "on_lag": "resync", "lag_grace_s": 10.0,
         "chunk_bytes": 1 << 20, "ignore": (), "track": ("mode",), "special_bits": False, "trash_max_bytes": None,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from closeranks_coordinator.core.model import IncidentView, PathView, TimelineView
+from closeranks_coordinator.core.shapes import IncidentView, PathView, TimelineView
 from closeranks_coordinator.web.markdown import code, prose
 from closeranks_coordinator.web.report import as_html, as_json, as_markdown, tell
 from closeranks_proto.lines import printable

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 
 from closeranks_coordinator.core.model import (
-    ActionView,
     BaselineCreateAsked,
     BaselineDeleteAsked,
-    BaselineView,
     Event,
     PinAsked,
     QuarantineAsked,
     ReleaseAsked,
     ResyncAsked,
-    VolumeView,
 )
+from closeranks_coordinator.core.shapes import ActionView, BaselineView, VolumeView
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, volume_config
 

@@ -15,7 +15,7 @@ import msgspec
 
 from closeranks_proto.errors import UserError
 
-from ..core.model import ActionView, NodeView
+from ..core.shapes import ActionView, NodeView
 from .client import Api, NotAsked, Refused, segment
 from .screen import BAD, GOOD, Cell, Screen
 from .session import FOUND, OK, asking, open_api

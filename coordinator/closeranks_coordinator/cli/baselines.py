@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from ..core.model import BaselineView
+from ..core.shapes import BaselineView
 from .client import Api, segment
 from .screen import GOOD, Cell, Screen
 from .session import OK, asking, now_ms, open_api

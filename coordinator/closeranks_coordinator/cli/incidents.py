@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from ..core.model import IncidentView
+from ..core.shapes import IncidentView
 from .client import Api, segment
 from .screen import BAD, FAINT, Cell, Screen
 from .session import OK, asking, now_ms, open_api

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..core.model import NodeView, NodeVolumeView
+from ..core.shapes import NodeView, NodeVolumeView
 from .client import Api, segment
 from .screen import BAD, CARE, Cell, Screen
 from .session import OK, asking, now_ms, open_api

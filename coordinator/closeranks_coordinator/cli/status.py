@@ -10,7 +10,7 @@ import argparse
 
 import msgspec
 
-from ..core.model import FleetView, IncidentView, NodeView, VolumeView
+from ..core.shapes import FleetView, IncidentView, NodeView, VolumeView
 from .client import Api, NotAsked, Refused
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api

@@ -11,8 +11,8 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
-from . import answers, fencing
-from .model import Connected, Disconnected, FromAgent, RootStored, Scanned
+from . import answers, fencing, guards, hands, pushing
+from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from .nodes import Node
 from .world import UNTRUSTED, World
 
@@ -23,7 +23,7 @@ def connected(world: World, event: Connected) -> None:
         return  # retired while it dialled
     record = node.record
     node.session, node.connected_at = event.session, world.now.mono
-    node.scanned = {}
+    node.scanned, node.watched = {}, {}
     record.agent_id, record.address = event.agent_id, event.address
     record.last_contact_ms = world.now.wall_ms
     for volume in world.volumes_of(node):
@@ -42,7 +42,7 @@ def disconnected(world: World, event: Disconnected) -> None:
         return
     node.session = None
     node.gone_at, node.grace_s = world.now.mono, GONE_GRACE_S
-    node.scanned = {}
+    node.scanned, node.watched = {}, {}
     if node.recovery is not None:
         node.recovery.asked, node.recovery.progress = None, {}
     for action in world.actions.values():
@@ -62,6 +62,7 @@ def root_stored(world: World, event: RootStored) -> None:
     if stored.root == event.root:
         return
     stored.root = event.root
+    hands.note(world, node, event)
     node.view(event.volume).by_us = event.cause == "converge"
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
@@ -85,6 +86,16 @@ def scanned(world: World, event: Scanned) -> None:
     stored.last_scan_ms = world.now.wall_ms
 
 
+def watched(world: World, event: Watched) -> None:
+    """A watcher's proof: the node's root is as of then."""
+    node = _assigned(world, event.node, event.volume)
+    if node is None or node.session is None:
+        return
+    node.record.last_contact_ms = world.now.wall_ms
+    before = node.watched.get(event.volume, event.seen_mono)
+    node.watched[event.volume] = max(before, event.seen_mono)
+
+
 def from_agent(world: World, event: FromAgent) -> None:
     node = world.nodes.get(event.node)
     if node is None:
@@ -101,6 +112,12 @@ def from_agent(world: World, event: FromAgent) -> None:
             answers.converged(world, node, event.message)
         case wire.VerifyResult():
             answers.verified(world, node, event.message)
+        case wire.PushResult():
+            pushing.answered(world, node, event.message)
+        case wire.Activity():
+            guards.active(world, node, event.message)
+        case wire.HoldAnswer():
+            guards.answered(world, node, event.message)
 
 
 def _assigned(world: World, name: str, volume: str) -> Node | None:

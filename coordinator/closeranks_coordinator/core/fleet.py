@@ -16,14 +16,25 @@ from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource
 
-from . import arrivals, fencing, phases, placement, presence, recovery, requests, views
+from . import (
+    arrivals,
+    fencing,
+    guards,
+    phases,
+    placement,
+    presence,
+    pushing,
+    recovery,
+    requests,
+    speed,
+    views,
+)
 from .diffs import DiffRow, diff_page
 from .incidents import Incident
 from .model import (
-    ActionView,
+    AllowAsked,
     BaselineCreateAsked,
     BaselineDeleteAsked,
-    BaselineView,
     Configured,
     Connected,
     Disconnected,
@@ -31,29 +42,38 @@ from .model import (
     Effect,
     Event,
     FleetConfig,
-    FleetView,
     FromAgent,
-    IncidentView,
-    NodeView,
     Now,
     PinAsked,
     QuarantineAsked,
     Refusal,
+    RejectAsked,
     ReleaseAsked,
     ResyncAsked,
     RootStored,
     Scanned,
-    State,
+    SpeedAsked,
     Step,
     Tick,
-    VolumeView,
     WakeAt,
+    Watched,
 )
 from .nodes import Volume
+from .shapes import (
+    ActionView,
+    BaselineView,
+    FleetView,
+    HoldView,
+    IncidentView,
+    NodeView,
+    SpeedView,
+    VolumeView,
+)
+from .states import State
 from .verdicts import judge_volume
 from .world import World
 
-Answer = ActionView | BaselineView | VolumeView | Refusal | None
+Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | Refusal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,8 @@ class Fleet:
                 arrivals.root_stored(world, event)
             case Scanned():
                 arrivals.scanned(world, event)
+            case Watched():
+                arrivals.watched(world, event)
             case FromAgent():
                 arrivals.from_agent(world, event)
             case Configured():
@@ -136,6 +158,12 @@ class Fleet:
                 return requests.delete_baseline(world, event)
             case PinAsked():
                 return requests.pin(world, event)
+            case AllowAsked():
+                return guards.allow(world, event)
+            case RejectAsked():
+                return guards.reject(world, event)
+            case SpeedAsked():
+                return speed.ask(world, event)
         return None
 
     def _follow(self) -> None:
@@ -143,6 +171,7 @@ class Fleet:
         world = self._world
         for volume in world.volumes.values():
             judge_volume(world, volume)
+        guards.watch(world)
         joined = [node for node in world.nodes.values() if phases.join(world, node)]
         if joined:
             for volume in world.volumes.values():
@@ -152,6 +181,8 @@ class Fleet:
         fencing.fence_suspects(world)
         recovery.start_due(world)
         recovery.drive(world)
+        pushing.drive(world)
+        speed.drive(world)
         presence.watch(world)
 
     def _effects(self) -> tuple[Effect, ...]:

@@ -25,7 +25,7 @@ from closeranks_proto.paths import escape, path_of
 
 from . import words
 from .diffs import DiffRow
-from .model import IncidentView, PathView, TimelineView
+from .shapes import IncidentView, PathView, TimelineView
 
 Kind = Literal[
     "divergence",

@@ -21,7 +21,7 @@ from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.errors import CodecError, MissingObject
-from closeranks_proto.messages import Announce, Commit, Edit, Resync, Want
+from closeranks_proto.messages import Announce, Commit, Edit, Hand, Resync, Want
 from closeranks_proto.paths import check_key
 from closeranks_proto.tree import ObjectSource, Tree
 
@@ -35,6 +35,8 @@ class Accepted:
     cause: str
     observed_age_ms: int
     objects: dict[bytes, bytes] = field(default_factory=dict)
+    hands: tuple[Hand, ...] = ()
+    by: tuple[tuple[bytes, int], ...] = ()  # as RootStored has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,10 @@ class Ingest:
             return []  # in flight when we asked for the announcement; the agent sends it again
         if commit.seq != self.seq + 1 or commit.base_root != self.root:
             return [Resync(self.volume, commit.seq, "the commit does not start from the root stored last")]
+        if (commit.by and len(commit.by) != len(commit.edits)) or any(
+            one > len(commit.hands) for one in commit.by
+        ):
+            raise CodecError("a commit whose edits name hands that it does not list")
         chunk_lists = self._check_edits(commit.edits)
         if self._has(commit.root):
             self._tree.summary(commit.root)  # CodecError where the stored object is no page
@@ -108,7 +114,10 @@ class Ingest:
                 ]
             objects = {**chunk_lists, **edited.pages}
         self.seq, self.root = commit.seq, commit.root
-        return [Accepted(commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects)]
+        by = tuple((edit.key, hand) for edit, hand in zip(commit.edits, commit.by, strict=False) if hand)
+        return [
+            Accepted(commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects, commit.hands, by)
+        ]
 
     def announce(self, announce: Announce) -> list[Outcome]:
         """Take an announced root: known trees at once, others by have/want. Raises CodecError for no tree's."""
@@ -141,7 +150,14 @@ class Ingest:
             self._announced = self._closure = None
             self.seq, self.root = announced.seq, announced.root
             return [
-                Accepted(announced.seq, announced.root, announced.cause, announced.observed_age_ms, ready)
+                Accepted(
+                    announced.seq,
+                    announced.root,
+                    announced.cause,
+                    announced.observed_age_ms,
+                    ready,
+                    announced.hands,
+                )
             ]
         outcomes: list[Outcome] = [Partial(ready)] if ready else []
         wanted = self._closure.wants()

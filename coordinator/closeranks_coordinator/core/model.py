@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
 from closeranks_proto import messages as wire
 
-State = Literal[
-    "joining", "in_rank", "lagging", "suspect", "quarantined", "resyncing", "verifying", "unreachable", "held"
-]
-Policy = Literal["quorum", "baseline"]
+from .rules import GuardRules, SpeedRules
+from .shapes import ActionView, BaselineView, HoldView, SpeedView, VolumeView
+
+Policy = Literal["quorum", "writers", "any-writer", "baseline"]
 OnDivergence = Literal["alert", "quarantine", "resync"]
 
 
@@ -34,7 +32,10 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class VolumeConfig:
-    """One `[[volume]]` of coordinator.toml; units in the names, defaults already applied."""
+    """One `[[volume]]` of coordinator.toml; units in the names, defaults already applied.
+
+    `writers` are the nodes whose commits make the truth: those listed, or all of them with `any-writer`.
+    """
 
     name: str
     policy: Policy
@@ -51,6 +52,13 @@ class VolumeConfig:
     special_bits: bool
     trash_max_bytes: int | None
     trash_keep_s: float
+    writers: tuple[str, ...] = ()  # sorted
+    guards: GuardRules = field(default_factory=GuardRules)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether closeranks itself carries the writes of this volume."""
+        return self.policy in ("writers", "any-writer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class FleetConfig:
     stale_after_scans: float = (
         10.0  # a voter without a scan for so many intervals (at least 60 s) has no vote
     )
+    speed: SpeedRules = field(default_factory=SpeedRules)
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -103,7 +112,9 @@ class DuplicateRefused:
 class RootStored:
     """A node's new root is durable, with every object beneath it.
 
-    `observed_mono` is when the node saw the first of the changes, on the coordinator's clock.
+    `observed_mono` is when the node saw the first of the changes, on the coordinator's clock. `by` gives for
+    keys that the step changed the number of their hand in `hands`, from 1; keys that nobody knows the hand of
+    are left out.
     """
 
     node: str
@@ -111,6 +122,17 @@ class RootStored:
     root: bytes
     cause: str
     observed_mono: float
+    hands: tuple[wire.Hand, ...] = ()
+    by: tuple[tuple[bytes, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The node's watcher has proven: everything written before `seen_mono` (coordinator's clock) is in its root."""
+
+    node: str
+    volume: str
+    seen_mono: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +150,14 @@ class FromAgent:
 
     node: str
     message: (
-        wire.VolumeStatus | wire.FenceAnswer | wire.ConvergeProgress | wire.ConvergeResult | wire.VerifyResult
+        wire.VolumeStatus
+        | wire.FenceAnswer
+        | wire.ConvergeProgress
+        | wire.ConvergeResult
+        | wire.VerifyResult
+        | wire.PushResult
+        | wire.Activity
+        | wire.HoldAnswer
     )
 
 
@@ -184,12 +213,36 @@ class PinAsked:
     baseline: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class AllowAsked:
+    """Let what this hold keeps back through, once, and for `seconds` what goes on with it (None: the default)."""
+
+    hold: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectAsked:
+    """Converge the writer back to the truth."""
+
+    hold: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedAsked:
+    """Limit transfers by hand until it is taken back. `node` None: the fleet's sum. `bytes_s` None: by the rules."""
+
+    node: str | None
+    bytes_s: int | None
+
+
 Event = (
     Connected
     | Disconnected
     | DuplicateRefused
     | RootStored
     | Scanned
+    | Watched
     | FromAgent
     | Configured
     | Tick
@@ -199,6 +252,9 @@ Event = (
     | BaselineCreateAsked
     | BaselineDeleteAsked
     | PinAsked
+    | AllowAsked
+    | RejectAsked
+    | SpeedAsked
 )
 
 
@@ -270,159 +326,4 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Step:
     effects: tuple[Effect, ...]
-    answer: ActionView | BaselineView | VolumeView | Refusal | None = None
-
-
-# --- views: the API's answers ---------------------------------------------------------------------
-
-
-class View(msgspec.Struct, frozen=True):
-    """Base of the API's answers. Times are RFC 3339 UTC with milliseconds, roots lower-case hex."""
-
-
-class ProblemView(View, frozen=True):
-    code: str
-    message: str
-    since: str | None
-    needed_bytes: int | None
-    free_bytes: int | None
-
-
-class NodeVolumeView(View, frozen=True):
-    """`progress` is present while a converge or a verification runs."""
-
-    name: str
-    root: str | None
-    differing_paths: int | None
-    unconfirmed_paths: int | None
-    differing_bytes: int | None
-    lagging_paths: int | None
-    lag_s: float | None
-    files: int | None
-    bytes: int | None
-    last_full_scan: str | None
-    problem: ProblemView | None
-    unreadable: int | None
-    unreadable_paths: tuple[dict[str, str], ...]  # path, path_b64, why, detail; the first 20
-    withheld: int
-    progress: dict[str, int | str] | None
-
-
-class DiskView(View, frozen=True):
-    volume: str
-    total_bytes: int
-    free_bytes: int
-
-
-class QuarantineView(View, frozen=True):
-    reason: str
-    since: str | None
-    fence_token: int
-    incident: str | None
-    by_hand: bool
-    verified: bool
-    release: Literal["automatic", "by_hand"]
-    acknowledged: bool  # the node has persisted its fence
-
-
-class NodeView(View, frozen=True):
-    node: str
-    state: State
-    since: str | None
-    last_contact: str | None
-    connected: bool
-    address: str | None
-    blocked_by: str | None
-    volumes: tuple[NodeVolumeView, ...]
-    disk: tuple[DiskView, ...]
-    quarantine: QuarantineView | None
-
-
-class CoverageView(View, frozen=True):
-    compared: int
-    expected: int
-
-
-class VolumeView(View, frozen=True):
-    name: str
-    policy: str
-    truth_root: str | None
-    in_rank_nodes: int
-    undetermined: int
-    nodes: tuple[str, ...]
-    quorum: int
-    voters: int
-    files: int | None
-    bytes: int | None
-    baseline: str | None
-    on_divergence: str
-
-
-class FleetView(View, frozen=True):
-    in_rank: bool
-    coverage: CoverageView
-    volumes: tuple[VolumeView, ...]
-    nodes: tuple[NodeView, ...]
-
-
-class PathView(View, frozen=True):
-    path: str
-    path_b64: str
-    change: str
-    aspects: tuple[str, ...]
-    chunks: tuple[tuple[int, int], ...]  # inclusive index ranges that differ
-    bytes: int = 0  # of the differing chunks
-    count: int = 1  # how often it came (back)
-
-
-class TimelineView(View, frozen=True):
-    at: str
-    event: str
-    text: str
-
-
-class IncidentView(View, frozen=True):
-    """`evidence`: coverage, voters, quorum, both roots and how the truth was decided, in plain words."""
-
-    id: str
-    kind: str
-    state: Literal["open", "closed"]
-    node: str | None
-    volume: str | None
-    opened_at: str
-    closed_at: str | None
-    summary: str
-    advice: str
-    paths: tuple[PathView, ...]
-    path_count: int
-    recurrences: int
-    writers: tuple[str, ...]
-    timeline: tuple[TimelineView, ...]
-    evidence: dict[str, str | int | list[str]]
-    bytes_moved: int
-    files_trashed: int
-
-
-class ActionView(View, frozen=True):
-    id: str
-    kind: str
-    node: str
-    volume: str | None
-    state: Literal["queued", "running", "done", "failed"]
-    error: str | None
-    bytes_moved: int
-    dry_run: bool
-    plan: tuple[dict[str, str | int], ...] | None  # dry run: verb, path, path_b64, fetch_bytes, chunks, note
-    plan_steps: int | None
-    plan_bytes: int | None
-
-
-class BaselineView(View, frozen=True):
-    name: str
-    volume: str
-    root: str
-    created_at: str
-    source: str  # "truth" or the node's name
-    files: int
-    bytes: int
-    pinned: bool
+    answer: ActionView | BaselineView | VolumeView | HoldView | SpeedView | Refusal | None = None

@@ -102,6 +102,7 @@ class Node:
     gone_at: float = 0.0
     grace_s: float = GONE_GRACE_S
     scanned: dict[str, float] = field(default_factory=dict)  # start of the last scan, monotonic
+    watched: dict[str, float] = field(default_factory=dict)  # up to when its watcher proved to have seen all
     observed: dict[str, float] = field(default_factory=dict)  # when the oldest open difference was seen
     views: dict[str, View] = field(default_factory=dict)
     recovery: Recovery | None = None
@@ -114,6 +115,11 @@ class Node:
 
     def volume(self, volume: str) -> NodeVolume:
         return self.record.volumes.setdefault(volume, NodeVolume())
+
+    def current(self, volume: str) -> float | None:
+        """Up to when this node is known to have looked at everything, by a scan or by its watcher; monotonic."""
+        known = [one[volume] for one in (self.scanned, self.watched) if volume in one]
+        return max(known, default=None)
 
     @property
     def fenced(self) -> bool:

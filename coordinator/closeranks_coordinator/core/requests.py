@@ -10,19 +10,17 @@ from closeranks_proto.kinds import is_name
 from . import recovery, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, unfence
 from .model import (
-    ActionView,
     BaselineCreateAsked,
     BaselineDeleteAsked,
-    BaselineView,
     PinAsked,
     QuarantineAsked,
     Refusal,
     ReleaseAsked,
     ResyncAsked,
-    VolumeView,
 )
 from .nodes import Node, Volume
 from .records import BaselineRecord
+from .shapes import ActionView, BaselineView, VolumeView
 from .world import World
 
 BASELINES_MAX = 1000

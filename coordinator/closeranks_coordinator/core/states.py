@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-Phase = Literal["joining", "in_rank", "lagging", "suspect", "quarantined", "resyncing", "verifying"]
+Phase = Literal["joining", "in_rank", "lagging", "suspect", "quarantined", "resyncing", "verifying", "held"]
+State = Literal[
+    "joining", "in_rank", "lagging", "suspect", "quarantined", "resyncing", "verifying", "held", "unreachable"
+]
 
 # (from, to): why it may happen.
 TRANSITIONS: dict[tuple[str, str], str] = {

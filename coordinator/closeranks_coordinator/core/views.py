@@ -10,7 +10,9 @@ from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
 from . import unclear
-from .model import (
+from .nodes import Node, View, Volume
+from .records import ActionRecord, BaselineRecord, NodeVolume
+from .shapes import (
     ActionView,
     BaselineView,
     CoverageView,
@@ -20,12 +22,10 @@ from .model import (
     NodeVolumeView,
     ProblemView,
     QuarantineView,
-    State,
     VolumeView,
 )
-from .nodes import Node, View, Volume
-from .records import ActionRecord, BaselineRecord, NodeVolume
 from .sizes import differing_bytes
+from .states import State
 from .world import World
 
 UNREADABLE_SHOWN = 20

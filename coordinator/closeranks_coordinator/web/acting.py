@@ -8,18 +8,15 @@ from closeranks_proto import messages as wire
 from closeranks_proto.errors import UserError
 
 from ..core.model import (
-    ActionView,
     BaselineCreateAsked,
     BaselineDeleteAsked,
-    BaselineView,
     Event,
-    NodeView,
     PinAsked,
     QuarantineAsked,
     ReleaseAsked,
     ResyncAsked,
-    VolumeView,
 )
+from ..core.shapes import ActionView, BaselineView, NodeView, VolumeView
 from .call import ApiError, Call, answer
 from .reading import trash_answer, trash_item
 from .schemas import (

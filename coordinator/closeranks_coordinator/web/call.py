@@ -17,7 +17,8 @@ from closeranks_proto.kinds import is_name
 
 from ..config import CoordinatorConfig
 from ..core.fleet import Fleet
-from ..core.model import Event, NodeView, Now, Refusal, VolumeView
+from ..core.model import Event, Now, Refusal
+from ..core.shapes import NodeView, VolumeView
 from ..storage.store import Store
 from .events import EventLog
 from .metrics import Metrics

@@ -17,7 +17,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..core.model import FleetView, NodeView, Observe, State
+from ..core.model import Observe
+from ..core.shapes import FleetView, NodeView
+from ..core.states import State
 
 if TYPE_CHECKING:
     from .call import Core

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.model import IncidentView, View
+from ..core.shapes import IncidentView, View
 from .call import BODY_MAX_BYTES, Param
 from .schemas import ErrorView
 

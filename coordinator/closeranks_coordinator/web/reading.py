@@ -11,7 +11,8 @@ from closeranks_proto.kinds import is_name
 from closeranks_proto.lines import timestamp
 from closeranks_proto.paths import escape, path_of
 
-from ..core.model import IncidentView, Refusal
+from ..core.model import Refusal
+from ..core.shapes import IncidentView
 from .call import ApiError, Call, answer, decode_cursor, encode_cursor, page, text_answer
 from .report import as_html, as_json, as_markdown
 from .schemas import TrashItemView, TrashPage

@@ -21,7 +21,7 @@ from closeranks_proto.digests import ALGORITHMS
 from closeranks_proto.lines import printable, timestamp
 
 from ..core import words
-from ..core.model import IncidentView, PathView
+from ..core.shapes import IncidentView, PathView
 from .markdown import code, prose
 
 VOTERS_SHOWN = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.model import ActionView, BaselineView, FleetView, IncidentView, NodeView, VolumeView
+from ..core.shapes import ActionView, BaselineView, FleetView, IncidentView, NodeView, VolumeView
 from . import acting, reading
 from . import schemas as views
 from . import stream as streaming

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ..core.model import ActionView, BaselineView, IncidentView, NodeView, View, VolumeView
+from ..core.shapes import ActionView, BaselineView, IncidentView, NodeView, View, VolumeView
 
 REASON_MAX = 500
 RESTORE_MAX = 1000

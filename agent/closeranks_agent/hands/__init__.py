@@ -1,0 +1,1 @@
+"""Whose hand wrote, what it is doing now, and what may be done about it."""

@@ -1,0 +1,222 @@
+"""What the HTTP API answers with, field by field: made by the core, encoded as they are.
+
+Times are RFC 3339 UTC with milliseconds, roots lower-case hex, counts null where nobody knows them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .states import State
+
+
+class View(msgspec.Struct, frozen=True):
+    """Base of the API's answers. Times are RFC 3339 UTC with milliseconds, roots lower-case hex."""
+
+
+class ProblemView(View, frozen=True):
+    code: str
+    message: str
+    since: str | None
+    needed_bytes: int | None
+    free_bytes: int | None
+
+
+class NodeVolumeView(View, frozen=True):
+    """`progress` is present while a converge or a verification runs."""
+
+    name: str
+    root: str | None
+    differing_paths: int | None
+    unconfirmed_paths: int | None
+    differing_bytes: int | None
+    lagging_paths: int | None
+    lag_s: float | None
+    files: int | None
+    bytes: int | None
+    last_full_scan: str | None
+    problem: ProblemView | None
+    unreadable: int | None
+    unreadable_paths: tuple[dict[str, str], ...]  # path, path_b64, why, detail; the first 20
+    withheld: int
+    progress: dict[str, int | str] | None
+
+
+class DiskView(View, frozen=True):
+    volume: str
+    total_bytes: int
+    free_bytes: int
+
+
+class QuarantineView(View, frozen=True):
+    reason: str
+    since: str | None
+    fence_token: int
+    incident: str | None
+    by_hand: bool
+    verified: bool
+    release: Literal["automatic", "by_hand"]
+    acknowledged: bool  # the node has persisted its fence
+
+
+class NodeView(View, frozen=True):
+    node: str
+    state: State
+    since: str | None
+    last_contact: str | None
+    connected: bool
+    address: str | None
+    blocked_by: str | None
+    volumes: tuple[NodeVolumeView, ...]
+    disk: tuple[DiskView, ...]
+    quarantine: QuarantineView | None
+
+
+class CoverageView(View, frozen=True):
+    compared: int
+    expected: int
+
+
+class VolumeView(View, frozen=True):
+    name: str
+    policy: str
+    truth_root: str | None
+    in_rank_nodes: int
+    undetermined: int
+    nodes: tuple[str, ...]
+    quorum: int
+    voters: int
+    files: int | None
+    bytes: int | None
+    baseline: str | None
+    on_divergence: str
+
+
+class FleetView(View, frozen=True):
+    in_rank: bool
+    coverage: CoverageView
+    volumes: tuple[VolumeView, ...]
+    nodes: tuple[NodeView, ...]
+
+
+class PathView(View, frozen=True):
+    path: str
+    path_b64: str
+    change: str
+    aspects: tuple[str, ...]
+    chunks: tuple[tuple[int, int], ...]  # inclusive index ranges that differ
+    bytes: int = 0  # of the differing chunks
+    count: int = 1  # how often it came (back)
+
+
+class TimelineView(View, frozen=True):
+    at: str
+    event: str
+    text: str
+
+
+class IncidentView(View, frozen=True):
+    """`evidence`: coverage, voters, quorum, both roots and how the truth was decided, in plain words."""
+
+    id: str
+    kind: str
+    state: Literal["open", "closed"]
+    node: str | None
+    volume: str | None
+    opened_at: str
+    closed_at: str | None
+    summary: str
+    advice: str
+    paths: tuple[PathView, ...]
+    path_count: int
+    recurrences: int
+    writers: tuple[str, ...]
+    timeline: tuple[TimelineView, ...]
+    evidence: dict[str, str | int | list[str]]
+    bytes_moved: int
+    files_trashed: int
+
+
+class ActionView(View, frozen=True):
+    id: str
+    kind: str
+    node: str
+    volume: str | None
+    state: Literal["queued", "running", "done", "failed"]
+    error: str | None
+    bytes_moved: int
+    dry_run: bool
+    plan: tuple[dict[str, str | int], ...] | None  # dry run: verb, path, path_b64, fetch_bytes, chunks, note
+    plan_steps: int | None
+    plan_bytes: int | None
+
+
+class BaselineView(View, frozen=True):
+    name: str
+    volume: str
+    root: str
+    created_at: str
+    source: str  # "truth" or the node's name
+    files: int
+    bytes: int
+    pinned: bool
+
+
+class HandView(View, frozen=True):
+    """Who wrote. `pid` 0: unknown, `detail` says why."""
+
+    pid: int
+    exe: str
+    command: str
+    uid: int | None
+    login_uid: int | None
+    unit: str
+    parents: tuple[str, ...]
+    files: int
+    bytes: int
+    last_seen: str | None
+    detail: str
+
+
+class HoldView(View, frozen=True):
+    """What a guard holds. `state`: held, allowed (until `expires_at`), rejected, over (it went away by itself)."""
+
+    id: str
+    guard: str
+    node: str
+    volume: str | None
+    state: Literal["held", "allowed", "rejected", "over"]
+    since: str
+    expires_at: str | None
+    reason: str
+    advice: str
+    paths: int
+    bytes: int
+    incident: str | None
+    writers: tuple[HandView, ...]
+    reactions: tuple[str, ...]  # processes paused, volumes frozen, in words
+
+
+class SpeedView(View, frozen=True):
+    """Transfer limits in force, bytes/s; None: none. `why`: by hand, the schedule's line, or the base."""
+
+    fleet_bytes_s: int | None
+    why: str
+    nodes: tuple[dict[str, str | int | None], ...]  # node, receive_bytes_s, serve_bytes_s, why
+
+
+class ConflictView(View, frozen=True):
+    """Two writers changed one path: `path` has the first's version, `kept_path` the other's."""
+
+    volume: str
+    path: str
+    path_b64: str
+    kept_path: str | None  # None where there was nothing to keep (the loser deleted it)
+    kept_path_b64: str | None
+    winner: str
+    loser: str
+    at: str
+    state: Literal["open", "resolved"]
+    what: str
