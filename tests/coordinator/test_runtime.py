@@ -28,8 +28,7 @@ from closeranks_proto.tree import Edited, Tree
 from closeranks_proto.wire import decode_coordinator_message, encode_message
 from forest.samples import sample
 
-HELLO = wire.Hello(
-    1, 1, "test", "n1", "agent-a", ("xxh3-128",), ":7342", 0, None,
+HELLO = wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "test", "n1", "agent-a", ("xxh3-128",), ":7342", 0, None,
     (wire.VolumeHello("photos", None, 0, 1, None),),
 )  # fmt: skip
 

@@ -38,8 +38,8 @@ VOLUME = VolumeConfig(
 )  # fmt: skip
 CONFIG = FleetConfig("xxh3-128", ("n1", "n2"), 1, 3, 3600.0, 300.0, 30.0, (VOLUME,), 3600.0)
 HELLO = wire.Hello(
-    1,
-    1,
+    wire.PROTOCOL,
+    wire.PROTOCOL,
     "test",
     "n1",
     "agent-a",
@@ -175,9 +175,12 @@ async def test_a_known_node_is_welcomed_with_its_volumes(world: World) -> None:
 @pytest.mark.parametrize(
     ("hello", "code"),
     [
-        (wire.Hello(1, 1, "t", "n9", "a", ("xxh3-128",), ":1", 0, None, ()), "unknown_node"),
-        (wire.Hello(2, 3, "t", "n1", "a", ("xxh3-128",), ":1", 0, None, ()), "protocol"),
-        (wire.Hello(1, 1, "t", "n1", "a", ("blake3",), ":1", 0, None, ()), "digest"),
+        (
+            wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "t", "n9", "a", ("xxh3-128",), ":1", 0, None, ()),
+            "unknown_node",
+        ),
+        (wire.Hello(7, 9, "t", "n1", "a", ("xxh3-128",), ":1", 0, None, ()), "protocol"),
+        (wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "t", "n1", "a", ("blake3",), ":1", 0, None, ()), "digest"),
     ],
 )
 async def test_who_can_not_be_served_is_told_why(world: World, hello: wire.Hello, code: str) -> None:
@@ -192,7 +195,9 @@ async def test_who_can_not_be_served_is_told_why(world: World, hello: wire.Hello
 async def test_a_second_agent_with_the_same_name_is_refused_and_told_of(world: World) -> None:
     await world.join()
     agent = await world.dial()
-    await agent.say(wire.Hello(1, 1, "t", "n1", "agent-b", ("xxh3-128",), ":1", 0, None, ()))
+    await agent.say(
+        wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "t", "n1", "agent-b", ("xxh3-128",), ":1", 0, None, ())
+    )
     refused = await agent.hear()
     assert isinstance(refused, wire.Refused)
     assert refused.code == "duplicate_node"

@@ -49,6 +49,14 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     ("verifying", "lagging"): "the truth moved on meanwhile",
     ("verifying", "joining"): "its settings changed, or it has yet to join another volume",
     ("verifying", "suspect"): "a difference of its own was confirmed",
+    ("in_rank", "held"): "a guard holds its changes",
+    ("lagging", "held"): "a guard holds its changes",
+    ("suspect", "held"): "its own difference is gone, and a guard holds its changes",
+    ("held", "in_rank"): "its changes were allowed, or are gone",
+    ("held", "lagging"): "its changes were allowed, and it is behind",
+    ("held", "joining"): "its settings changed",
+    ("held", "suspect"): "a difference of its own was confirmed",
+    ("held", "quarantined"): "its changes were rejected, or an operator fenced it",
 }
 
 STORY_MAX = 20
