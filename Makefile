@@ -72,7 +72,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.installed
-	@$(HARNESS) $(BIN)/python -m bounds
+	@status=0; for part in bounds replication; do $(HARNESS) $(BIN)/python -m $$part || status=1; done; exit $$status
 
 # Versions stay as they are where pyproject.toml allows; LOCK_ARGS=--upgrade moves them.
 LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate \

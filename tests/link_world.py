@@ -89,13 +89,14 @@ class Coordinator:
         return self.talks[number]
 
 
-def config_of(base: Path, port: int, extra: str = "") -> AgentConfig:
+def config_of(base: Path, port: int, extra: str = "", watch: str = "rescan") -> AgentConfig:
     (base / "tree").mkdir(exist_ok=True)
     file = base / "agent.toml"
     file.write_text(
         f'[agent]\nnode = "n1"\ncoordinator = "http://127.0.0.1:{port}"\nlisten = "127.0.0.1:0"\n'
         f'state_dir = "{base}/state"\n{extra}\n'
-        f'[[volume]]\nname = "photos"\npath = "{base}/tree"\n'
+        # The tests write in the agent's own process, which fanotify takes for the agent's doing.
+        f'[[volume]]\nname = "photos"\npath = "{base}/tree"\nwatch = "{watch}"\n'
     )
     return load_agent_config(file, environ={})
 
@@ -107,11 +108,11 @@ class World:
         self.tree.mkdir(exist_ok=True)
 
     @asynccontextmanager
-    async def agent(self, extra: str = "") -> AsyncIterator[Agent]:
+    async def agent(self, extra: str = "", watch: str = "rescan") -> AsyncIterator[Agent]:
         """A running agent; at the end it is stopped as SIGTERM stops it."""
         state = AgentState(self.base / "state")
         async with aiohttp.ClientSession() as http:
-            agent = Agent(config_of(self.base, self.port, extra), state, http)
+            agent = Agent(config_of(self.base, self.port, extra, watch), state, http)
             agent.address = "127.0.0.1:1"
             work = asyncio.create_task(agent.run())
             try:

@@ -16,12 +16,16 @@ from aiohttp import web
 from closeranks_agent.chunks.serve import ChunkServer
 from closeranks_agent.converge.converger import Converger
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.messages import (
     Converge,
     ConvergeProgress,
     ConvergeResult,
     Member,
+    Push,
+    PushEdit,
+    PushResult,
     Verify,
     VolumeSettings,
 )
@@ -41,6 +45,7 @@ class Node:
     address: str
     served: dict[str, int] = field(default_factory=dict)
     fenced: bool = False
+    budget: Bucket = field(default_factory=Bucket)  # of what it serves
 
 
 class Nodes:
@@ -71,7 +76,7 @@ class Nodes:
 
         node = Node(name, root, volume, None, "", served)  # type: ignore[arg-type]
         server = ChunkServer(
-            lambda: {"v": volume}, lambda: self.members, lambda: 1, lambda: node.fenced, count
+            lambda: {"v": volume}, lambda: self.members, lambda: 1, lambda: node.fenced, count, node.budget
         )
         app = web.Application()
         app.add_routes(server.routes())
@@ -127,6 +132,33 @@ class Nodes:
         order = Converge("a1", "v", target, "divergence", incident, 1, chosen, dry_run)
         return await self.converger(name, **options).run(order, self.progress.append)
 
+    def edits(self, name: str, to: str) -> tuple[PushEdit, ...]:
+        """What would make the tree of `name` that of `to`, by what both know of themselves."""
+        ours, theirs = self.nodes[name].volume, self.nodes[to].volume
+        known = dict(ours.tree.walk(self.root(name)))
+        wanted = dict(theirs.tree.walk(self.root(to)))
+        return tuple(
+            PushEdit(key, known.get(key), wanted.get(key), self._list(theirs, key, key in wanted))
+            for key in sorted({**known, **wanted})
+            if known.get(key) != wanted.get(key)
+        )
+
+    @staticmethod
+    def _list(volume: Volume, key: bytes, there: bool) -> bytes | None:
+        record = volume.record(key) if there else None
+        return None if record is None else record.chunks
+
+    async def push(
+        self,
+        name: str,
+        to: str,
+        edits: tuple[PushEdit, ...] | None = None,
+        sources: tuple[str, ...] | None = None,
+    ) -> PushResult:
+        chosen = sources if sources is not None else tuple(one for one in self.nodes if one != name)
+        push = Push("v", 1, self.edits(name, to) if edits is None else edits, chosen)
+        return await self.converger(name).push(push)
+
     async def verify(self, name: str, incident: str = "i1"):
         return await self.converger(name).verify(Verify("a1", "v", incident, 1))
 
@@ -154,6 +186,8 @@ async def nodes_in(base: Path, **changes: object) -> AsyncIterator[Nodes]:
         try:
             yield nodes
         finally:
+            for converger in nodes.convergers.values():
+                await converger.close()
             for node in nodes.nodes.values():
                 await node.runner.cleanup()
                 node.volume.close()

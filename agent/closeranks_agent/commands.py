@@ -29,7 +29,8 @@ Precedence: flag, then environment, then FILE, then default. In the environment 
 CLOSERANKS_AGENT_<KEY>: CLOSERANKS_AGENT_NODE, CLOSERANKS_AGENT_COORDINATOR, CLOSERANKS_AGENT_LISTEN,
 CLOSERANKS_AGENT_ADVERTISE, CLOSERANKS_AGENT_STATE_DIR, CLOSERANKS_AGENT_LOG_FORMAT,
 CLOSERANKS_AGENT_INSECURE; hooks are CLOSERANKS_AGENT_HOOKS_ON_QUARANTINE, ..._ON_RELEASE,
-..._TIMEOUT_S, arrays separated by commas. Volumes stand in FILE alone.
+..._ON_HOLD, ..._ON_UNHOLD, ..._TIMEOUT_S, arrays separated by commas; reactions are
+CLOSERANKS_AGENT_REACTIONS_ALLOW_PAUSE and ..._ALLOW_FREEZE. Volumes stand in FILE alone.
 
 SIGHUP reads FILE again and keeps the old settings where it is wrong; SIGTERM drains.
 Exit: 0 after SIGTERM, 1 fault, 2 usage or configuration, 3 can not listen, 4 state_dir is locked by another.

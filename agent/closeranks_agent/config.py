@@ -19,12 +19,15 @@ from closeranks_proto.settings import Kind, SettingsError, Table, parse_document
 
 MAX_VOLUMES = 256
 _DAEMON_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir", "log_format", "insecure")
-_HOOK_KEYS = ("on_quarantine", "on_release", "timeout_s")
-VOLUME_KEYS = ("name", "path", "private_dir", "scan_interval_s")
+_HOOK_KEYS = ("on_quarantine", "on_release", "timeout_s", "on_hold", "on_unhold")
+_REACTION_KEYS = ("allow_pause", "allow_freeze")
+VOLUME_KEYS = ("name", "path", "private_dir", "scan_interval_s", "watch")
+WATCH = ("auto", "fanotify", "inotify", "rescan")
 VARIABLES = (
     "CLOSERANKS_AGENT_CONFIG",
     *(f"CLOSERANKS_AGENT_{key.upper()}" for key in _DAEMON_KEYS),
     *(f"CLOSERANKS_AGENT_HOOKS_{key.upper()}" for key in _HOOK_KEYS),
+    *(f"CLOSERANKS_AGENT_REACTIONS_{key.upper()}" for key in _REACTION_KEYS),
 )
 
 
@@ -39,6 +42,7 @@ class AgentVolumeConfig:
     path: str
     private_dir: str | None
     scan_interval_s: float | None  # None: what the coordinator says
+    watch: str = "auto"  # one of WATCH; what can not be had falls back to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,16 @@ class Hooks:
     on_quarantine: tuple[str, ...]
     on_release: tuple[str, ...]
     timeout_s: float
+    on_hold: tuple[str, ...] = ()
+    on_unhold: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReactionPermits:
+    """What the coordinator may do on this machine while a guard holds it."""
+
+    allow_pause: bool = False
+    allow_freeze: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,7 @@ class AgentConfig:
     notes: tuple[str, ...]
     flags: Mapping[str, str] = field(default_factory=dict, repr=False)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reactions: ReactionPermits = ReactionPermits()
 
     def reread(self) -> AgentConfig:
         """For SIGHUP. Raises UserError; the caller keeps what it has."""
@@ -107,8 +122,13 @@ def load_agent_config(
     )
     log_format = table.read("log_format", kinds.choice(("text", "json")), "text")
     hooks = _read_hooks(table.table("hooks"))
+    reactions = _read_reactions(table.table("reactions"))
     volumes = _read_volumes(root, state_dir)
-    table.close(dict.fromkeys(VOLUME_KEYS, "[[volume]]") | dict.fromkeys(_HOOK_KEYS, "[agent.hooks]"))
+    table.close(
+        dict.fromkeys(VOLUME_KEYS, "[[volume]]")
+        | dict.fromkeys(_HOOK_KEYS, "[agent.hooks]")
+        | dict.fromkeys(_REACTION_KEYS, "[agent.reactions]")
+    )
     root.close(dict.fromkeys(_DAEMON_KEYS, "[agent]"))
     root.problems.raise_if_any()
     warnings = unknown_variables(given_environ, "CLOSERANKS_AGENT_", VARIABLES) + _warnings(
@@ -117,7 +137,8 @@ def load_agent_config(
     return AgentConfig(
         file, node, coordinator, listen, advertise, state_dir,
         cast(Literal["text", "json"], log_format), insecure, hooks, tuple(volumes),
-        warnings, _notes(coordinator, listen, advertise), given_flags, given_environ,
+        warnings, _notes(coordinator, listen, advertise) + _allowed(reactions), given_flags, given_environ,
+        reactions,
     )  # fmt: skip
 
 
@@ -151,8 +172,17 @@ def _read_hooks(table: Table) -> Hooks:
     on_quarantine = _read_program(table, "on_quarantine")
     on_release = _read_program(table, "on_release")
     timeout_s = table.read("timeout_s", kinds.number(0.1, 3600), 30.0)
+    on_hold = _read_program(table, "on_hold")
+    on_unhold = _read_program(table, "on_unhold")
     table.close()
-    return Hooks(on_quarantine, on_release, timeout_s)
+    return Hooks(on_quarantine, on_release, timeout_s, on_hold, on_unhold)
+
+
+def _read_reactions(table: Table) -> ReactionPermits:
+    allow_pause = table.read("allow_pause", kinds.boolean(), False)
+    allow_freeze = table.read("allow_freeze", kinds.boolean(), False)
+    table.close()
+    return ReactionPermits(allow_pause, allow_freeze)
 
 
 def _read_program(table: Table, key: str) -> tuple[str, ...]:
@@ -196,8 +226,9 @@ def _read_volume(table: Table) -> AgentVolumeConfig:
     private = kinds.absolute_path("a directory on the volume's file system, outside every volume")
     private_dir = table.read("private_dir", _optional_path(private), None)
     interval_s = table.read("scan_interval_s", _optional_interval(), None)
+    watch = table.read("watch", kinds.choice(WATCH), "auto")
     table.close()
-    return AgentVolumeConfig(name, path, private_dir, interval_s)
+    return AgentVolumeConfig(name, path, private_dir, interval_s, watch)
 
 
 def _judge_places(
@@ -257,7 +288,13 @@ def _warnings(coordinator: str, hooks: Hooks) -> tuple[str, ...]:
         found.append(
             "[agent] coordinator: http:// with insecure = true: names, paths and orders travel in clear"
         )
-    for key, program in (("on_quarantine", hooks.on_quarantine), ("on_release", hooks.on_release)):
+    programs = (
+        ("on_quarantine", hooks.on_quarantine),
+        ("on_release", hooks.on_release),
+        ("on_hold", hooks.on_hold),
+        ("on_unhold", hooks.on_unhold),
+    )
+    for key, program in programs:
         if program and not os.access(program[0], os.X_OK):
             found.append(f"[agent.hooks] {key}: {printable(program[0])} can not be executed by this user")
     return tuple(found)
@@ -271,6 +308,21 @@ def _notes(coordinator: str, listen: Address, advertise: Address | None) -> tupl
             "which does not speak TLS by itself",
         )
     return found + _reach(listen, advertise)
+
+
+def _allowed(reactions: ReactionPermits) -> tuple[str, ...]:
+    found: list[str] = []
+    if reactions.allow_pause:
+        found.append(
+            "[agent.reactions] allow_pause = true: while a guard holds this node, the coordinator may stop the "
+            "processes that wrote in the volume (SIGSTOP); they go on when the hold ends"
+        )
+    if reactions.allow_freeze:
+        found.append(
+            "[agent.reactions] allow_freeze = true: while a guard holds this node, the coordinator may make the "
+            "volume's mount read-only; it works only where the volume is a mount of its own"
+        )
+    return tuple(found)
 
 
 def _reach(listen: Address, advertise: Address | None) -> tuple[str, ...]:

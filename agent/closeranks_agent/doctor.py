@@ -24,6 +24,8 @@ from closeranks_proto.lines import printable
 
 from .config import AgentConfig, AgentVolumeConfig, load_agent_config
 from .disk.private import MARK_NAME, PRIVATE_NAME
+from .hands import freezing
+from .watch.examined import examine_watching
 
 MIN_FREE_SHARE = 0.05  # of a volume's file system: what a resync stages and the trash keeps must fit
 MIN_FREE_INODES = 10_000
@@ -61,9 +63,56 @@ def examine_agent(file: str, probes: Probes) -> list[Finding]:
     findings.append(listening)
     findings += _advertised(config, probes)
     findings.append(probes.open_files(1024, "hashing, peers and the index"))
+    findings += examine_hands(config)
     for volume in config.volumes:
         findings += examine_volume(volume, probes)
     return findings
+
+
+def examine_hands(config: AgentConfig) -> list[Finding]:
+    """Can the hand behind a change be told, and what may be done about a runaway?"""
+    permits = config.reactions
+    findings = [_writers()]
+    if not permits.allow_pause and not permits.allow_freeze:
+        none = "none is allowed: a hold pauses and freezes nothing on this machine"
+        return [*findings, ok("reactions", none)]
+    if permits.allow_pause and os.geteuid() != 0:
+        findings.append(
+            warn(
+                "reactions",
+                "allow_pause = true, and the agent is not root",
+                "it can stop only processes of its own user",
+                "run the agent as root, or take the permission back",
+            )
+        )
+    elif permits.allow_pause:
+        findings.append(ok("reactions", "writing processes can be paused while a guard holds this node"))
+    for volume in config.volumes if permits.allow_freeze else ():
+        reason = freezing.why_not(volume.path)
+        findings.append(
+            ok("reactions", f"volume {volume.name} can be frozen: it is a mount of its own")
+            if not reason
+            else warn(
+                "reactions",
+                f"volume {volume.name} can not be frozen: {printable(reason)}",
+                "allow_freeze = true, but a hold leaves this volume writable",
+                "give the volume a mount of its own, or accept it knowingly",
+            )
+        )
+    return findings
+
+
+def _writers() -> Finding:
+    try:
+        os.readlink("/proc/1/exe")
+    except OSError as error:
+        return warn(
+            "writers",
+            f"the programs of other users' processes can not be seen ({error.strerror})",
+            "changes and incidents name such a writer by its short name alone, or not at all",
+            "run the agent as root or with CAP_SYS_PTRACE, and mount /proc without hidepid",
+        )
+    return ok("writers", "the processes that write can be named")
 
 
 def _coordinator(config: AgentConfig, probes: Probes) -> Finding:
@@ -127,6 +176,7 @@ def examine_volume(volume: AgentVolumeConfig, probes: Probes) -> list[Finding]:
         *_room(subject, volume.path),
         *_private(subject, volume),
         _folding(subject, volume, probes),
+        *examine_watching(subject, volume.path, volume.watch),
     ]
 
 
@@ -201,12 +251,12 @@ def _room(subject: str, path: str) -> Iterator[Finding]:
     if total and free / total < MIN_FREE_SHARE:
         yield warn(
             subject,
-            f"{free // _MIB} MiB free ({100 * free // total}%)",
+            f"{free // 10**6:,} MB free ({100 * free // total}%)",
             "a resync stages new files beside the old and keeps the old in the trash; without room it does not run",
             "make room; trash_max_bytes and trash_keep_s in coordinator.toml bound the trash",
         )
     else:
-        yield ok(subject, f"{free // _MIB} MiB free")
+        yield ok(subject, f"{free // 10**6:,} MB free")
     if room.f_files and room.f_favail < min(MIN_FREE_INODES, room.f_files // 20):
         yield warn(
             subject,

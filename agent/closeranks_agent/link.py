@@ -82,10 +82,14 @@ class Link:
             found.update(await self._session.want(volume, digests[start : start + limits.WANT_MAX_DIGESTS]))
         return found
 
-    async def flushed(self, volume: str, timeout_s: float) -> None:
-        """Wait until the coordinator has everything of this volume's journal, for so long at most."""
+    async def flushed(self, volume: str, timeout_s: float, seq: int | None = None) -> None:
+        """Wait until the coordinator has this volume's journal, up to `seq` if given, for so long at most."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and self._session is not None and not self._session.flushed(volume):
+        while (
+            time.monotonic() < deadline
+            and self._session is not None
+            and not self._session.flushed(volume, seq)
+        ):
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from .watching import KINDS
 
 if TYPE_CHECKING:
     from .disk.records import ScanReport
     from .runtime import Agent
 
 SCAN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
-FORECAST_SAMPLES = 60
-FORECAST_EVERY_S = 1.0
-
-
-class Forecast:
-    """When a disk is full if it goes on filling as in the last minute of samples."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=FORECAST_SAMPLES)
-
-    def add(self, mono: float, free_bytes: int) -> None:
-        if not self._samples or mono - self._samples[-1][0] >= FORECAST_EVERY_S:
-            self._samples.append((mono, free_bytes))
-
-    def full_in_s(self) -> float:
-        """Seconds until nothing is free; infinity while it does not fill."""
-        if len(self._samples) < 2:
-            return float("inf")
-        (start, before), (end, now) = self._samples[0], self._samples[-1]
-        rate_bytes_s = (before - now) / (end - start)
-        return now / rate_bytes_s if rate_bytes_s > 0 else float("inf")
 
 
 class AgentMetrics(Collector):
@@ -46,7 +25,6 @@ class AgentMetrics(Collector):
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self.registry = CollectorRegistry()
-        self._forecasts: dict[str, Forecast] = {}
         self.hashed = Counter(
             "closeranks_agent_hashed_bytes", "File bytes read and hashed.", ["volume"], registry=self.registry
         )
@@ -60,32 +38,16 @@ class AgentMetrics(Collector):
             buckets=SCAN_BUCKETS,
             registry=self.registry,
         )
-        self.dropped = Counter(
-            "closeranks_agent_watch_events_dropped",
-            "File events lost before they were read. This version scans and does not watch: it loses none.",
-            registry=self.registry,
-        )
         self.registry.register(self)
 
     def scanned(self, volume: str, report: ScanReport) -> None:
         self.hashed.labels(volume).inc(report.hashed_bytes)
         self.scan_time.labels(volume).observe(report.duration_s)
-        disk = self._agent.disk(volume)
-        if disk is not None:
-            self._forecasts.setdefault(volume, Forecast()).add(time.monotonic(), disk[1])
 
     def collect(self) -> Iterator[Metric]:
         age = GaugeMetricFamily(
             "closeranks_agent_scan_age_seconds",
             "Age of the start of the last complete scan.",
-            labels=["volume"],
-        )
-        free = GaugeMetricFamily(
-            "closeranks_agent_disk_free_bytes", "Free bytes where the volume lies.", labels=["volume"]
-        )
-        full = GaugeMetricFamily(
-            "closeranks_agent_disk_full_in_seconds",
-            "Forecast: seconds until that disk is full at its present rate.",
             labels=["volume"],
         )
         files = GaugeMetricFamily("closeranks_agent_files", "Files in the volume.", labels=["volume"])
@@ -102,10 +64,6 @@ class AgentMetrics(Collector):
             started = volume.last_scan_started()
             if started is not None:
                 age.add_metric([name], now - started)
-            disk = self._agent.disk(name)
-            if disk is not None:
-                free.add_metric([name], disk[1])
-                full.add_metric([name], self._forecasts.setdefault(name, Forecast()).full_in_s())
             if volume.summary is not None:
                 files.add_metric([name], volume.summary.files)
             unreadable.add_metric([name], volume.unreadable_count)
@@ -116,13 +74,90 @@ class AgentMetrics(Collector):
             "closeranks_agent_connected", "1 while the session with the coordinator stands."
         )
         connected.add_metric([], 1.0 if self._agent.link.connected else 0.0)
-        yield from (age, free, full, files, unreadable, unacknowledged, fenced, connected)
+        yield from (age, files, unreadable, unacknowledged, fenced, connected)
+        yield from self._disks()
+        yield from self._hands()
+        yield from self._watching()
 
+    def _disks(self) -> Iterator[Metric]:
+        """As sampled lately; a filesystem that does not answer has no figures."""
+        free = GaugeMetricFamily(
+            "closeranks_agent_disk_free_bytes",
+            "Free bytes where the volume (kind volume) or the agent's state (kind state) lies.",
+            labels=["volume", "kind"],
+        )
+        full = GaugeMetricFamily(
+            "closeranks_agent_disk_full_in_seconds",
+            "Forecast: seconds until that disk is full at its present rate; infinite while it does not fill.",
+            labels=["volume", "kind"],
+        )
+        disks = self._agent.activity.disks
+        for name in ("", *(volume.name for volume in self._agent.config.volumes)):
+            disk, kind = disks.of(name), "volume" if name else "state"
+            if disk is not None:
+                forecast = disks.full_in_s(name)
+                free.add_metric([name, kind], disk[1])
+                full.add_metric([name, kind], float("inf") if forecast is None else forecast)
+        silent = GaugeMetricFamily(
+            "closeranks_agent_disks_silent", "Places whose filesystem was asked and does not answer."
+        )
+        silent.add_metric([], len(disks.silent()))
+        yield from (free, full, silent)
 
-def disk_of(path: bytes) -> tuple[int, int] | None:
-    """(total, free) bytes of the filesystem at `path`; None where it can not be asked."""
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        return None
-    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    def _hands(self) -> Iterator[Metric]:
+        looked = CounterMetricFamily(
+            "closeranks_agent_writers_looked_up",
+            "Writing processes that were looked up in /proc, by what came of it.",
+            labels=["kind"],
+        )
+        looked.add_metric(["named"], self._agent.attribution.named)
+        looked.add_metric(["unknown"], self._agent.attribution.unnamed)
+        paused = GaugeMetricFamily("closeranks_agent_paused_processes", "Processes stopped for a hold.")
+        frozen = GaugeMetricFamily("closeranks_agent_frozen_volumes", "Volumes made read-only for a hold.")
+        holds = self._agent.state.holds
+        paused.add_metric([], len({(one.pid, one.started) for hold in holds for one in hold.paused}))
+        frozen.add_metric([], len({hold.frozen for hold in holds if hold.frozen}))
+        yield from (looked, paused, frozen)
+
+    def _watching(self) -> Iterator[Metric]:
+        """How volumes are watched, and what came of it since the agent started."""
+        kinds = GaugeMetricFamily(
+            "closeranks_agent_watch", "1 for what tells of the volume's changes.", labels=["volume", "kind"]
+        )
+        events, looks, dropped, missed = (
+            CounterMetricFamily(f"closeranks_agent_{name}", text, labels=["volume"])
+            for name, text in (
+                ("watch_events", "File events read."),
+                ("looks", "Looks at changed paths."),
+                ("watch_events_dropped", "Times that file events were lost; each was answered by a scan."),
+                ("watch_canary_misses", "Times that the canary file's event did not arrive."),
+            )
+        )
+        pending = GaugeMetricFamily(
+            "closeranks_agent_watch_pending_paths",
+            "Changed paths that are not committed yet.",
+            labels=["volume"],
+        )
+        proven = GaugeMetricFamily(
+            "closeranks_agent_watch_proven_age_seconds",
+            "Age of the moment up to which everything is seen and committed.",
+            labels=["volume"],
+        )
+        now = time.monotonic()
+        for name, watching in sorted(self._agent.watching().items()):
+            for kind in KINDS:
+                kinds.add_metric([name, kind], 1.0 if watching.kind == kind else 0.0)
+            tally = watching.tally
+            events.add_metric([name], tally.events)
+            looks.add_metric([name], tally.looks)
+            dropped.add_metric([name], tally.dropped)
+            missed.add_metric([name], tally.canary_misses)
+            pending.add_metric([name], watching.pending)
+            if watching.proven is not None:
+                proven.add_metric([name], now - watching.proven)
+        lag = GaugeMetricFamily(
+            "closeranks_agent_loop_lag_seconds",
+            "The longest that the event loop was late in the last minute.",
+        )
+        lag.add_metric([], self._agent.lag.worst_s())
+        yield from (kinds, events, looks, dropped, missed, pending, proven, lag)

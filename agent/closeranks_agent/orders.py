@@ -1,8 +1,12 @@
-"""Converge and verify, one at a time on each volume, each known by its action.
+"""Converge, verify and push, one at a time on each volume.
 
 An order that is already running is not started twice: after a reconnect the coordinator repeats what is
 outstanding. A newer order for a volume replaces the one that runs; what that one finished stays. Fenced
 orders must carry the token of the fence in force.
+
+Pushes have no action and are never repeated: the coordinator makes the next one from where the node is then.
+So a push waits for what runs on its volume, the newest replaces one that still waits, and a converge or verify
+that comes ends the one that runs. Each gets its PushResult, the fenced and the replaced ones too.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ log = logging.getLogger("closeranks.orders")
 FLUSH_MAX_S = 10.0
 LIST_MAX = 1000  # items in one answer; the longest keys make 4 MiB
 TRASH_MAX_ASKED = 16
+_REPLACED = "another order for the volume took its place; what was finished stays"
 Order = wire.Converge | wire.Verify
 
 
@@ -35,12 +40,21 @@ class _Running:
     task: asyncio.Task[None]
 
 
+@dataclass(slots=True)
+class _Pushing:
+    task: asyncio.Task[None]
+    current: wire.Push | None  # until it has its result
+    waiting: wire.Push | None = None
+    telling: bool = False  # the tree is done with, only the result is on its way
+
+
 class Orders:
     """The long-running orders of one agent."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._running: dict[str, _Running] = {}
+        self._pushing: dict[str, _Pushing] = {}
         self._convergers: dict[str, Converger] = {}
         self._asked = 0  # questions about the trash under way
 
@@ -62,14 +76,70 @@ class Orders:
         if running is not None and not running.task.cancelling():
             running.task.cancel()  # once: a second time would cut short how it ends
         before = None if running is None else running.task
+        self._end_push(order.volume)
         self._running[order.volume] = _Running(order, self._agent.spawn(self._run(order, before)))
 
     def push(self, push: wire.Push) -> None:
         """Apply the truth's next steps. One at a time for each volume; the newest replaces what waits."""
-        detail = "this agent can not be pushed to yet"
-        self._agent.link.post(
-            wire.PushResult(push.volume, push.push, 0, 0, len(push.edits), 0, 0, detail, None)
-        )
+        pushing = self._pushing.get(push.volume)
+        if pushing is not None:
+            if pushing.waiting is not None:
+                self._refuse_push(pushing.waiting, "a newer push took its place")
+            pushing.waiting = push
+            return
+        task = self._agent.spawn(self._push_all(push.volume))
+        self._pushing[push.volume] = _Pushing(task, push)
+        # Not in the task: one that is cancelled before it begins runs nothing of itself.
+        task.add_done_callback(lambda _: self._pushed(push.volume))
+
+    def _pushed(self, volume: str) -> None:
+        gone = self._pushing.pop(volume)
+        for push in (gone.current, gone.waiting):
+            if push is not None:
+                self._refuse_push(push, _REPLACED)
+
+    async def _push_all(self, volume: str) -> None:
+        """One push, then those that came meanwhile."""
+        pushing = self._pushing[volume]
+        while pushing.current is not None:
+            pushing.telling = False
+            await self._push(pushing.current, pushing)
+            pushing.current, pushing.waiting = pushing.waiting, None
+
+    async def _push(self, push: wire.Push, pushing: _Pushing) -> None:
+        refusal = ""
+        if push.volume not in self._agent.volumes:
+            refusal = f"this node has no volume {push.volume}"
+        elif self._agent.state.fence is not None:
+            refusal = "this node is fenced: it is converged, not pushed to"
+        if refusal:
+            self._refuse_push(push, refusal)
+            return
+        volume = self._agent.volumes[push.volume]
+        try:
+            result = await self._converger(push.volume).push(push)
+        except Exception:
+            log.exception("a push to %s ended by a fault of the agent", push.volume)
+            self._refuse_push(push, "the agent met a fault of its own; its log says more")
+            return
+        pushing.telling = True
+        await self._agent.link.flushed(push.volume, FLUSH_MAX_S, volume.last_seq)
+        self._agent.link.post(result)
+
+    def _refuse_push(self, push: wire.Push, detail: str) -> None:
+        log.info("a push to %s was not carried out: %s", push.volume, detail)
+        skipped = len(push.edits)
+        self._agent.link.post(wire.PushResult(push.volume, push.push, 0, skipped, 0, 0, 0, detail, None))
+
+    def _end_push(self, volume: str) -> None:
+        pushing = self._pushing.get(volume)
+        if pushing is None:
+            return
+        if pushing.waiting is not None:
+            self._refuse_push(pushing.waiting, _REPLACED)
+            pushing.waiting = None
+        if not pushing.telling and not pushing.task.cancelling():
+            pushing.task.cancel()
 
     def cancel(self, action: str) -> None:
         for running in self._running.values():
@@ -78,12 +148,18 @@ class Orders:
 
     async def forget(self, volume: str) -> None:
         """The volume is about to be closed: end what runs on it."""
+        pushing = self._pushing.get(volume)
+        if pushing is not None:
+            self._end_push(volume)
+            await asyncio.wait({pushing.task})
         running = self._running.get(volume)
         if running is not None:
             if not running.task.cancelling():
                 running.task.cancel()
             await asyncio.wait({running.task})
-        self._convergers.pop(volume, None)
+        converger = self._convergers.pop(volume, None)
+        if converger is not None:
+            await converger.close()
 
     def _refusal(self, order: Order) -> str:
         if order.volume not in self._agent.volumes:
@@ -143,6 +219,7 @@ class Orders:
                 agent.http,
                 lambda: agent.state.membership_term,
                 lambda: agent.state.open_incidents,
+                budget=agent.speed.receive,
             )
         return self._convergers[name]
 

@@ -24,13 +24,18 @@ from .config import AgentConfig
 from .disk.records import ScanReport
 from .disk.volume import Volume
 from .fence import FenceGate
+from .hands.activity import Activity
+from .hands.attribution import Attribution
+from .hands.disks import Disks
 from .hands.reactions import Reactions
+from .lag import LoopLag
 from .link import Link
-from .metrics import AgentMetrics, disk_of
+from .metrics import AgentMetrics
 from .orders import Orders
 from .speed import Speed
 from .state import AgentState
 from .volumes import Volumes, check_settings
+from .watching import Watching
 
 log = logging.getLogger("closeranks.agent")
 
@@ -50,14 +55,20 @@ class Agent:
         self.link = Link(self, random.Random())
         self.orders = Orders(self)
         self.speed = Speed()
-        self.reactions = Reactions(self.link.post)
+        self.attribution = Attribution()
+        places = [("", config.state_dir), *((volume.name, volume.path) for volume in config.volumes)]
+        self.activity = Activity(self.attribution, Disks(places), self.link.post, lambda: self.link.connected)
+        self.reactions = Reactions(state, lambda: self.config, self.activity, self.link.post, self.spawn)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
         self._volumes = Volumes(
-            config.volumes, config.state_dir, self.spawn, self.link.notify, self._scanned, self.orders.forget
-        )
+            config.volumes, config.state_dir, self.spawn, self.link.notify, self._scanned, self.orders.forget,
+            self.link.scanned, self.attribution, self.activity,
+        )  # fmt: skip
+        self.lag = LoopLag()
         self._group: asyncio.TaskGroup | None = None
         self._unassigned: tuple[str, ...] = ()
         self._tidied: dict[str, float] = {}
+        self._counted: dict[str, object] = {}  # by what settings a volume was scanned last
         self._anew = True  # the next membership is the first of its session
 
     # --- life ----------------------------------------------------------------------------------
@@ -66,6 +77,9 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._gate.resume()
+            self.spawn(self.reactions.resume())
+            self.spawn(self.activity.run())
+            self.spawn(self.lag.run())
             known = self.state.settings
             if known is not None:
                 try:
@@ -136,8 +150,11 @@ class Agent:
         """Take over what a session begins with. Raises ProtocolError for what no coordinator sends."""
         check_settings(welcome.digest, welcome.volumes)
         self._anew = True
+        self.speed.set(wire.Limits(None, None))  # a new session is told of the limits that hold
         await self._volumes.configure(welcome.digest, welcome.volumes)
         await asyncio.to_thread(self.state.set_settings, welcome.digest, welcome.volumes)
+        self.activity.anew()
+        self.spawn(self.reactions.announce())
         missing = tuple(
             sorted(
                 {volume.name for volume in self.config.volumes} - {volume.name for volume in welcome.volumes}
@@ -156,12 +173,20 @@ class Agent:
         """The volume when its root was made under the settings in force."""
         return self._volumes.settled(name)
 
+    def watched(self, name: str) -> float | None:
+        """Until when everything of a volume is seen and committed, monotonic; None where nothing watches."""
+        return self._volumes.watched(name)
+
+    def watching(self) -> Mapping[str, Watching]:
+        """How each volume is watched, by name."""
+        return self._volumes.watching()
+
     def status(self, name: str) -> wire.VolumeStatus | None:
         return self._volumes.status(name)
 
     def disk(self, name: str) -> tuple[int, int] | None:
-        """(total, free) bytes of the filesystem that holds a volume; None while it can not be asked."""
-        return disk_of(self.volumes[name].path) if name in self.volumes else None
+        """(total, free) bytes of the filesystem that holds a volume ("": our state); None while not known."""
+        return self.activity.disks.of(name)
 
     async def order(self, message: wire.CoordinatorMessage) -> None:
         """Carry out what the coordinator says. Orders that take long run beside the session."""
@@ -199,11 +224,22 @@ class Agent:
 
     def _scanned(self, name: str, report: ScanReport) -> None:
         self.metrics.scanned(name, report)
+        self._count(name, report)
         self.link.scanned()
         now = time.monotonic()
         if report.complete and now - self._tidied.get(name, -TIDY_EVERY_S) >= TIDY_EVERY_S:
             self._tidied[name] = now
             self.spawn(self.orders.tidy(name))
+
+    def _count(self, name: str, report: ScanReport) -> None:
+        """What a scan found was written, unless it looks different only because of how it is looked at."""
+        volume = self.volumes.get(name)
+        if volume is None or not report.complete:
+            return
+        seen = (volume.settings, volume.algorithm)
+        if self._counted.get(name) == seen:
+            self.activity.scanned(name, report)
+        self._counted[name] = seen
 
     def reread(self) -> None:
         """SIGHUP: take over what may change while the agent runs (hooks), keep the old on an error."""
@@ -220,6 +256,7 @@ class Agent:
             )
             return
         self.config = fresh
+        self.spawn(self.reactions.permits_changed())
         log.info("configuration read again from %s", fresh.file)
 
 

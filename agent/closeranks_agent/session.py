@@ -53,7 +53,7 @@ class _Window:
     open: bool = False  # the journal was held against what the coordinator has
     resync: bool = False  # the coordinator asks for an announcement
     trouble: str = ""
-    beaten: tuple[float | None, int] = (None, -1)  # scan and seq of the last beat
+    beaten: tuple[float | None, float | None, int] = (None, None, -1)  # scan, proof and seq of the last beat
 
 
 @dataclass(slots=True)
@@ -88,9 +88,12 @@ class Session:
         self._beat_due = self._full_beat_due = 0.0
         self.wake = asyncio.Event()
 
-    def flushed(self, name: str) -> bool:
+    def flushed(self, name: str, seq: int | None = None) -> bool:
         volume, window = self._agent.volumes.get(name), self._windows.get(name)
-        return volume is None or window is None or (window.open and window.acked >= volume.last_seq)
+        if volume is None or window is None:
+            return True
+        last = volume.last_seq if seq is None else min(seq, volume.last_seq)
+        return window.open and window.acked >= last
 
     def post(self, message: wire.AgentMessage) -> None:
         if len(self._outbox) >= OUTBOX_MAX_MESSAGES:
@@ -251,13 +254,18 @@ class Session:
             volume = self._agent.volumes.get(name)
             if volume is None or not window.open:
                 continue
-            started = volume.last_scan_started()
-            stands = (started, volume.last_seq)  # in this order: what the scan found is numbered
+            started, proven = volume.last_scan_started(), self._agent.watched(name)
+            stands = (started, proven, volume.last_seq)  # in this order: what was found is numbered
             if not full and stands == window.beaten:
                 continue
             window.beaten = stands
-            age = None if started is None or volume.problem is not None else int((now - started) * 1000) + 1
-            beats.append(wire.VolumeBeat(name, stands[1], None if age is None else max(0, age)))
+            in_order = volume.problem is None
+            beats.append(
+                wire.VolumeBeat(
+                    name, stands[2], _age_ms(started, now) if in_order else None,
+                    _age_ms(proven, now) if in_order else None,
+                )
+            )  # fmt: skip
         if full or beats:
             await self._send(wire.Beat(tuple(beats)))
 
@@ -375,6 +383,11 @@ class Session:
             await self._sent_some.wait()
 
 
+def _age_ms(moment: float | None, now: float) -> int | None:
+    """How long ago, rounded up."""
+    return None if moment is None else max(0, int((now - moment) * 1000) + 1)
+
+
 def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
     """Whether a status differs enough: anything but the duration, and free space by more than 1% of the disk."""
     if abs(last.disk_free_bytes - now.disk_free_bytes) * 100 > max(1, now.disk_total_bytes):
@@ -385,4 +398,7 @@ def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
 def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
     problem = status.problem
     steady = None if problem is None else (problem.code, problem.message)
-    return (steady, status.entries, status.files, status.bytes, status.unreadable, status.unreadable_count)
+    counts = (status.entries, status.files, status.bytes, status.unreadable_count, status.hard_links)
+    return (
+        steady, *counts, status.unreadable, status.watch, status.watch_detail, status.watch_dropped
+    )  # fmt: skip

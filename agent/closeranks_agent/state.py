@@ -57,6 +57,26 @@ class OwedHook(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
+class PausedProcess(msgspec.Struct, frozen=True, array_like=True):
+    """A process that we stopped; its number and its start (ticks since the boot) name it together."""
+
+    pid: int
+    started: int
+    exe: str
+
+
+class KeptHold(msgspec.Struct, frozen=True, array_like=True):
+    """A hold and what was done for it, until it is over. `boot` is the kernel's boot: another one undid it all."""
+
+    hold: str
+    volume: str
+    guard: str
+    reason: str
+    boot: str
+    paused: tuple[PausedProcess, ...] = ()
+    frozen: str = ""  # the mount that was made read-only
+
+
 class AgentState:
     """Thread-safe. Raises StateLocked, UserError, StateUnavailable, OSError."""
 
@@ -86,6 +106,7 @@ class AgentState:
         self._fence = self._fact("fence", FenceState)
         self._highest_token = self._fact("highest_token", int) or 0
         self._owed_hook = self._fact("owed_hook", OwedHook)
+        self._holds = self._fact("holds", tuple[KeptHold, ...]) or ()
         self._settings = self._fact("settings", KnownSettings)
         self._membership = self._fact("membership", Membership) or Membership(0, (), ())
         self._members = _by_name(self._membership)
@@ -151,6 +172,20 @@ class AgentState:
             if token > self._highest_token:
                 self._store("highest_token", token)
                 self._highest_token = token
+
+    # --- holds ---------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> tuple[KeptHold, ...]:
+        """Holds that are not over, oldest first."""
+        return self._holds
+
+    def set_holds(self, holds: tuple[KeptHold, ...]) -> None:
+        """Durable when it returns. Raises StateUnavailable, and nothing has changed then."""
+        with self._lock:
+            if holds != self._holds:
+                self._store("holds", holds)
+                self._holds = holds
 
     # --- peers and settings --------------------------------------------------------------------
 

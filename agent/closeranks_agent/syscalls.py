@@ -15,6 +15,7 @@ import platform
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
 # What the kernel or the filesystem answers when it can not do what was asked at all.
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY})
 
@@ -86,6 +87,24 @@ def allocate(fd: int, offset: int, length: int, keep_size: bool) -> bool:
             _libc.fallocate(
                 ctypes.c_int(fd),
                 ctypes.c_int(FALLOC_KEEP_SIZE if keep_size else 0),
+                ctypes.c_int64(offset),
+                ctypes.c_int64(length),
+            )
+        )
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
+def punch_hole(fd: int, offset: int, length: int) -> bool:
+    """Make a range inside the file a hole, which reads as zeros; False where the filesystem has none."""
+    try:
+        _check(
+            _libc.fallocate(
+                ctypes.c_int(fd),
+                ctypes.c_int(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE),
                 ctypes.c_int64(offset),
                 ctypes.c_int64(length),
             )

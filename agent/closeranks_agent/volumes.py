@@ -20,12 +20,16 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
 from closeranks_proto.errors import CloseranksError, ProtocolError
-from closeranks_proto.limits import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
+from closeranks_proto.limits import MAX_CHUNK_BYTES, MAX_TEXT_BYTES, MIN_CHUNK_BYTES
+from closeranks_proto.lines import shortened
 
 from .config import AgentVolumeConfig
 from .disk.database import Damaged
 from .disk.records import ScanReport, StateUnavailable
 from .disk.volume import Volume
+from .hands.attribution import Attribution
+from .hands.written import Written
+from .watching import Watching
 
 log = logging.getLogger("closeranks.agent")
 
@@ -33,6 +37,12 @@ PROBLEM_RETRY_S = 10.0  # a volume in trouble is looked at again at least this o
 # A scan that takes longer than its interval still leaves the machine some air.
 MIN_REST_SHARE = 0.2
 MIN_REST_S = 0.05
+# A scan that somebody asked for comes at once, but scans never take more than half of the time.
+ASKED_REST_SHARE = 1.0
+# While a watcher misses nothing, scans only guard against what no event tells: they get this share of the time,
+# so that a large tree at rest costs little, and come at least so often.
+WATCHED_SCAN_SHARE = 0.003
+WATCHED_SCAN_MAX_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -42,17 +52,23 @@ class _Kept:
     own: AgentVolumeConfig
     settings: wire.VolumeSettings
     algorithm: DigestAlgorithm
+    watching: Watching
     volume: Volume | None = None
     applied: wire.VolumeSettings | None = None  # the settings that `volume` goes by
     problem: wire.Problem | None = None
     looked: bool = False  # a scan has ended since the agent started
+    asked: bool = False  # a scan is wanted soon
+    free_mono: float = 0.0  # from when on a scan that is wanted soon may begin
     kick: asyncio.Event = field(default_factory=asyncio.Event)
     tried: asyncio.Event = field(default_factory=asyncio.Event)  # opening it has succeeded or failed once
     task: asyncio.Task[None] | None = None
 
 
 class Volumes:
-    """`open` are those at hand by name. `changed` is called on the loop, `scanned` after each scan."""
+    """`open` are those at hand by name.
+
+    `changed` is called on the loop, `scanned` after each scan, `proven` when a watcher has proven something.
+    """
 
     def __init__(
         self,
@@ -62,12 +78,16 @@ class Volumes:
         changed: Callable[[], None],
         scanned: Callable[[str, ScanReport], None],
         dropped: Callable[[str], Coroutine[None, None, None]],
+        proven: Callable[[], None],
+        attribution: Attribution,
+        written: Written,
     ) -> None:
         self.open: dict[str, Volume] = {}
         self.algorithm: DigestAlgorithm | None = None
         self._own = {volume.name: volume for volume in own}
         self._state_dir = state_dir
         self._spawn, self._changed, self._scanned, self._dropped = spawn, changed, scanned, dropped
+        self._proven, self._attribution, self._written = proven, attribution, written
         self._kept: dict[str, _Kept] = {}
 
     async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
@@ -80,7 +100,7 @@ class Volumes:
             effective = _effective(one, self._own[name])
             kept = self._kept.get(name)
             if kept is None:
-                kept = self._kept[name] = _Kept(self._own[name], effective, algorithm)
+                kept = self._kept[name] = _Kept(self._own[name], effective, algorithm, self._watching(name))
                 kept.task = self._spawn(self._keep(kept))
             elif kept.settings != effective or kept.algorithm is not algorithm:
                 kept.settings, kept.algorithm = effective, algorithm
@@ -88,6 +108,30 @@ class Volumes:
 
     def prove(self, name: str) -> None:
         """See what was written until now and commit it; the beat that says so comes soon."""
+        kept = self._kept.get(name)
+        if kept is not None and not kept.watching.prove():
+            self._scan_soon(name)
+
+    def _scan_soon(self, name: str) -> None:
+        kept = self._kept.get(name)
+        if kept is not None:
+            kept.asked = True
+            kept.kick.set()
+
+    def _watching(self, name: str) -> Watching:
+        prefer = self._own[name].watch
+        return Watching(
+            name, prefer, self._attribution, self._written, lambda: self._scan_soon(name), self._proven
+        )
+
+    def watching(self) -> dict[str, Watching]:
+        """How each volume is watched, by name."""
+        return {name: kept.watching for name, kept in self._kept.items()}
+
+    def watched(self, name: str) -> float | None:
+        """Until when everything of a volume is seen and committed, monotonic; None where nothing watches."""
+        kept = self._kept.get(name)
+        return None if kept is None else kept.watching.proven
 
     async def started(self) -> None:
         """Every volume was tried once."""
@@ -103,6 +147,7 @@ class Volumes:
         self.stop()
         for volume in self.open.values():
             volume.listener = None  # nobody listens any more
+        await asyncio.gather(*(kept.watching.close() for kept in self._kept.values()))
         await asyncio.gather(*(volume.run(volume.close) for volume in self.open.values()))
 
     # --- what is known -------------------------------------------------------------------------
@@ -134,7 +179,14 @@ class Volumes:
             if not kept.looked and kept.volume.root is not None:
                 return None  # what the coordinator was told before the restart stands until we have looked
             status = kept.volume.status()
-            return status if status.problem else msgspec.structs.replace(status, problem=kept.problem)
+            watching = kept.watching
+            return msgspec.structs.replace(
+                status,
+                problem=status.problem or kept.problem,
+                watch=watching.kind,
+                watch_detail=shortened(watching.shown_detail, MAX_TEXT_BYTES),
+                watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
+            )
         if kept.problem is None:
             return None
         return wire.VolumeStatus(name, kept.problem, None, None, None, (), 0, 0, 0, None)
@@ -159,11 +211,22 @@ class Volumes:
                 rest_s = PROBLEM_RETRY_S
             finally:
                 kept.tried.set()
+            await self._rest(kept, time.monotonic() + rest_s)
+
+    async def _rest(self, kept: _Kept, until: float) -> None:
+        """Until then, until the settings change, or until a scan that is wanted soon may begin."""
+        while True:
+            due = min(until, max(kept.free_mono, 0.0)) if kept.asked else until
+            if time.monotonic() >= due:
+                return
             try:
-                async with asyncio.timeout(rest_s):
+                async with asyncio.timeout(due - time.monotonic()):
                     await kept.kick.wait()
             except TimeoutError:
-                continue
+                return
+            if kept.volume is None or kept.applied != kept.settings or not kept.asked:
+                return
+            kept.kick.clear()
 
     def _trouble(self, kept: _Kept, text: str, told: str) -> str:
         if text != told:
@@ -182,14 +245,23 @@ class Volumes:
             await kept.volume.run(kept.volume.configure, wanted, algorithm)
         kept.applied, kept.problem = wanted, None
         kept.tried.set()
+        await kept.watching.ensure(kept.volume)
+        kept.asked = False
         report = await kept.volume.run(kept.volume.scan)
         kept.looked = True
+        if report.complete:
+            kept.watching.scanned(report.started_mono)
+        elif report.problem is not None and report.problem.code == "not_mounted":
+            await kept.watching.close(report.problem.message)
         self._scanned(kept.own.name, report)
+        now = time.monotonic()
+        kept.free_mono = now + max(report.duration_s * ASKED_REST_SHARE, MIN_REST_S)
         interval_s = kept.settings.scan_interval_s
         if report.problem is not None:
             interval_s = min(interval_s, PROBLEM_RETRY_S)
-        due = report.started_mono + interval_s - time.monotonic()
-        return max(due, report.duration_s * MIN_REST_SHARE, MIN_REST_S)
+        elif kept.watching.covered:
+            interval_s = max(interval_s, min(report.duration_s / WATCHED_SCAN_SHARE, WATCHED_SCAN_MAX_S))
+        return max(report.started_mono + interval_s - now, report.duration_s * MIN_REST_SHARE, MIN_REST_S)
 
     async def _open(
         self, own: AgentVolumeConfig, settings: wire.VolumeSettings, algorithm: DigestAlgorithm
@@ -223,6 +295,7 @@ class Volumes:
         if kept.task is not None:
             kept.task.cancel()
             await asyncio.wait({kept.task})
+        await kept.watching.close()
         volume = self.open.pop(name, None)
         if volume is not None:
             volume.stop()

@@ -43,6 +43,7 @@ def build_app(agent: Agent) -> web.Application:
         lambda: agent.state.membership_term,
         lambda: agent.state.fence is not None,
         lambda peer, payload: agent.metrics.served.labels(peer).inc(payload),
+        agent.speed.serve,
     )
     app.add_routes(chunks.routes())
     return app

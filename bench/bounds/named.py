@@ -25,6 +25,11 @@ def tree(root: Path) -> None:
 
 def measure(base: Path) -> list[Measured]:
     volume = VolumeSpec(on_divergence="alert", settle_s=1.0, scan_interval_s=1.0)
+    return measure_named(base, volume, BOUND_S, "")
+
+
+def measure_named(base: Path, volume: VolumeSpec, bound_s: float, how: str) -> list[Measured]:
+    """The same rounds for any volume; `how` marks the rows."""
     rng = random.Random(5)
     taken: list[float] = []
     with Fleet(base / "named", NODES, [volume], tree=tree) as fleet:
@@ -47,10 +52,14 @@ def measure(base: Path) -> list[Measured]:
     taken.sort()
     p95 = taken[min(len(taken) - 1, round(0.95 * len(taken)) - 1)]
     median = taken[len(taken) // 2]
-    note = f"{ROUNDS} writes, 16 agents, settle_s = 1, scan_interval_s = 1; most {taken[-1]:.2f} s"
+    note = (
+        f"{ROUNDS} writes, {NODES} agents, settle_s = {volume.settle_s:g}, "
+        f"scan_interval_s = {volume.scan_interval_s:g}; most {taken[-1]:.2f} s"
+    )
+    work = f"write to named{', ' + how if how else ''}"
     return [
-        Measured("write to named, p95", round(p95, 3), "s", BOUND_S, note),
-        Measured("write to named, median", round(median, 3), "s", None),
+        Measured(f"{work}, p95", round(p95, 3), "s", bound_s, note),
+        Measured(f"{work}, median", round(median, 3), "s", None),
     ]
 
 

@@ -18,7 +18,9 @@ def tree(root: Path) -> None:
 def measure(base: Path) -> list[Measured]:
     results: list[Measured] = []
     volume = VolumeSpec(settle_s=1.0, scan_interval_s=0.5)
-    with Fleet(base / "transfer", 4, [volume], {"auto_release_max": 100}, tree=tree) as fleet:
+    with Fleet(
+        base / "transfer", 4, [volume], {"auto_release_max": 100, "recurrence_max": 1000}, tree=tree
+    ) as fleet:
         fleet.start()
         fleet.wait_in_rank(timeout_s=60)
         total = tree_size(fleet.pristine()).bytes

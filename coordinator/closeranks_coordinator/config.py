@@ -20,6 +20,7 @@ from closeranks_proto.settings import Problems, SettingsError, Table, parse_docu
 
 from .core.model import FleetConfig
 from .fleet_config import FLEET_KEYS, VOLUME_KEYS, read_fleet
+from .guard_config import GUARD_KEYS
 from .tokens import read_secret
 
 _DAEMON_KEYS = ("listen_agents", "listen_api", "state_dir", "log_format", "token_files", "public_hosts")
@@ -27,6 +28,7 @@ VARIABLES = (
     "CLOSERANKS_COORDINATOR_CONFIG",
     *(f"CLOSERANKS_COORDINATOR_{key.upper()}" for key in _DAEMON_KEYS),
     *(f"CLOSERANKS_FLEET_{key.upper()}" for key in FLEET_KEYS),
+    *(f"CLOSERANKS_GUARDS_{key.upper()}" for key in GUARD_KEYS),
 )
 
 
@@ -75,7 +77,7 @@ def load_coordinator_config(
     given_environ = {
         name: value
         for name, value in (os.environ if environ is None else environ).items()
-        if name.startswith(("CLOSERANKS_COORDINATOR_", "CLOSERANKS_FLEET_"))
+        if name.startswith(("CLOSERANKS_COORDINATOR_", "CLOSERANKS_FLEET_", "CLOSERANKS_GUARDS_"))
     }
     root = parse_document(read_file(file), file, given_environ, given_flags)
     daemon = root.table("coordinator")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from closeranks_proto import kinds, limits
@@ -17,6 +17,12 @@ from closeranks_proto.lines import printable
 from closeranks_proto.settings import Invalid, Kind, Table
 
 from .core.model import FleetConfig, OnDivergence, Policy, VolumeConfig
+from .core.rules import GuardRules
+from .guard_config import guards_below, read_guards
+from .guard_config import notes as guard_notes
+from .guard_config import warnings as guard_warnings
+from .speed_config import notes as speed_notes
+from .speed_config import read_speed
 
 DAY_S = 86400.0
 MAX_NODES = 1000
@@ -28,14 +34,15 @@ SETTLE_MAX_S = 600.0
 TRACK = ("mode", "owner", "mtime", "xattrs")
 FLEET_KEYS = (
     "digest", "nodes", "max_quarantined", "auto_release_max", "auto_release_window_s",
-    "lb_max_lag_s", "lb_unreachable_grace_s", "history_keep_s",
+    "recurrence_max", "lb_max_lag_s", "lb_unreachable_grace_s", "history_keep_s",
 )  # fmt: skip
 VOLUME_KEYS = (
     "name", "policy", "writers", "nodes", "on_divergence", "settle_s", "settle_max_s", "scan_interval_s",
     "on_lag", "lag_grace_s", "chunk_bytes", "ignore", "track", "special_bits", "trash_max_bytes",
     "trash_keep_s",
 )  # fmt: skip
-_REPLICATION = "comes with replication; this version judges by quorum or baseline"
+POLICIES = ("quorum", "writers", "any-writer", "baseline")
+REPLICATED = ("writers", "any-writer")
 _ON_DIVERGENCE = {
     "alert": "a suspect stays as it is, nothing on its disk changes, and a person is told",
     "quarantine": "the node is fenced until a person calls resync and release",
@@ -75,10 +82,13 @@ def read_fleet(root: Table) -> FleetReading:
     max_quarantined = table.read("max_quarantined", kinds.integer(0, MAX_NODES, "nodes"), 1)
     auto_release_max = table.read("auto_release_max", kinds.integer(0, 1000, "releases"), 3)
     window_s = table.read("auto_release_window_s", kinds.number(0, 365 * DAY_S), 3600.0)
+    recurrence_max = table.read("recurrence_max", kinds.integer(1, 1000, "returns"), 3)
     lb_max_lag_s = table.read("lb_max_lag_s", kinds.number(0, 365 * DAY_S), 300.0)
     lb_grace_s = table.read("lb_unreachable_grace_s", kinds.number(0, DAY_S), 30.0)
     history_keep_s = table.read("history_keep_s", kinds.number(60, 3650 * DAY_S), 7 * DAY_S)
-    volumes = _read_volumes(root, nodes)
+    speed = read_speed(root)
+    guards = read_guards(root.table("guards"), GuardRules())
+    volumes = _read_volumes(root, nodes, guards)
     notes = _judge_max_quarantined(table, max_quarantined, volumes) if nodes else []
     table.close(dict.fromkeys(VOLUME_KEYS, "[[volume]]"))
     if root.problems.found:
@@ -93,11 +103,13 @@ def read_fleet(root: Table) -> FleetReading:
         lb_unreachable_grace_s=lb_grace_s,
         volumes=tuple(sorted(volumes, key=lambda volume: volume.name)),
         history_keep_s=history_keep_s,
+        speed=speed,
+        recurrence_max=recurrence_max,
     )
-    return FleetReading(fleet, tuple(_warnings(fleet)), tuple(notes + _notes(fleet)))
+    return FleetReading(fleet, tuple(_warnings(fleet)), tuple(notes + _notes(fleet) + speed_notes(speed)))
 
 
-def _read_volumes(root: Table, nodes: tuple[str, ...]) -> list[VolumeConfig]:
+def _read_volumes(root: Table, nodes: tuple[str, ...], guards: GuardRules) -> list[VolumeConfig]:
     tables = root.tables("volume")
     if not tables and "volume" not in root.values:
         root.problems.add(
@@ -109,7 +121,9 @@ def _read_volumes(root: Table, nodes: tuple[str, ...]) -> list[VolumeConfig]:
         return []
     volumes: list[VolumeConfig] = []
     for table in tables:
-        volume = _read_volume(table, nodes)
+        ruled = sum("guards" in one.values for one in tables[: table.index or 0])
+        volume = replace(_read_volume(table, nodes), guards=guards_below(table, guards, ruled))
+        table.close({key: "[fleet]" for key in FLEET_KEYS if key not in VOLUME_KEYS})
         if volume.name and any(other.name == volume.name for other in volumes):
             table.reject("name", "another [[volume]] has this name; names are unique")
         volumes.append(volume)
@@ -119,22 +133,18 @@ def _read_volumes(root: Table, nodes: tuple[str, ...]) -> list[VolumeConfig]:
 def _read_volume(table: Table, fleet_nodes: tuple[str, ...]) -> VolumeConfig:
     name = table.read("name", kinds.name("volume"), "", "a volume is known by its name on every node")
     table.label = f'"{name}"' if name else ""
-    later = dict.fromkeys(("writers", "any-writer"), _REPLICATION)
-    policy = cast(Policy, table.read("policy", kinds.choice(("quorum", "baseline"), later), "quorum"))
-    if table.read("writers", kinds.many(kinds.name("node")), ()):
-        table.reject("writers", f"policy writers {_REPLICATION}; leave writers empty or out")
+    policy = cast(Policy, table.read("policy", kinds.choice(POLICIES), "quorum"))
+    nodes = _read_nodes(table, fleet_nodes)
     settle_s, settle_max_s = _read_settle(table, policy)
-    volume = VolumeConfig(
+    return VolumeConfig(
         name=name,
         policy=policy,
-        nodes=_read_nodes(table, fleet_nodes),
+        nodes=nodes,
         on_divergence=_read_on_divergence(table),
         settle_s=settle_s,
         settle_max_s=settle_max_s,
         scan_interval_s=table.read("scan_interval_s", scan_interval_kind(), 60.0),
-        on_lag=cast(
-            Literal["resync", "wait"], table.read("on_lag", kinds.choice(("resync", "wait")), "resync")
-        ),
+        on_lag=_read_on_lag(table, policy),
         lag_grace_s=table.read("lag_grace_s", kinds.number(0, DAY_S), 10.0),
         chunk_bytes=_read_chunk_bytes(table),
         ignore=table.read("ignore", kinds.many(_pattern(), high=MAX_IGNORE), ()),
@@ -144,9 +154,53 @@ def _read_volume(table: Table, fleet_nodes: tuple[str, ...]) -> VolumeConfig:
             "trash_max_bytes", _optional(kinds.integer(limits.MIB, 2**60, "bytes")), None
         ),
         trash_keep_s=table.read("trash_keep_s", kinds.number(0, 3650 * DAY_S), 7 * DAY_S),
+        writers=_read_writers(table, policy, nodes),
     )
-    table.close({key: "[fleet]" for key in FLEET_KEYS if key not in VOLUME_KEYS})
-    return volume
+
+
+def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple[str, ...]:
+    """The nodes whose changes make the truth."""
+    listed = table.read("writers", kinds.distinct(kinds.many(kinds.name("node"), high=MAX_NODES)), ())
+    if policy == "any-writer":
+        if listed:
+            table.reject(
+                "writers",
+                "with any-writer every node of the volume is a writer; leave writers out, "
+                'or write policy = "writers" to let only these write',
+            )
+        return nodes
+    if policy != "writers":
+        if listed:
+            table.reject(
+                "writers",
+                f"only policy writers knows writers, and this volume goes by {policy}; leave writers out, "
+                'or write policy = "writers"',
+            )
+        return ()
+    if not listed:
+        table.reject(
+            "writers",
+            "policy writers needs at least one node whose changes make the truth: every other node is brought to "
+            f"what these hold; allowed: some of {_some(nodes)}",
+        )
+    unknown = [node for node in listed if node not in nodes]
+    if unknown and nodes:
+        table.reject(
+            "writers",
+            f"not a node of this volume: {', '.join(unknown)}; allowed: some of {_some(nodes)}",
+        )
+    return tuple(sorted(node for node in listed if node not in unknown))
+
+
+def _read_on_lag(table: Table, policy: Policy) -> Literal["resync", "wait"]:
+    found = cast(Literal["resync", "wait"], table.read("on_lag", kinds.choice(("resync", "wait")), "resync"))
+    if found == "wait" and policy in REPLICATED:
+        table.reject(
+            "on_lag",
+            f"with policy {policy} closeranks itself carries the writes, so nobody else would bring a late node "
+            'up to date; allowed: "resync"',
+        )
+    return found
 
 
 def scan_interval_kind() -> Kind[float]:
@@ -285,6 +339,7 @@ def _warnings(fleet: FleetConfig) -> list[str]:
                 f'volume "{volume.name}": trash_keep_s = {volume.trash_keep_s:g}: what a resync set aside '
                 "is gone within the hour; keep it as long as you need to notice a mistake"
             )
+        found += guard_warnings(volume)
     unused = [node for node in fleet.nodes if not any(node in volume.nodes for volume in fleet.volumes)]
     if unused:
         found.append(f"fleet.nodes: {_some(tuple(unused))} in no volume; nothing of them is compared")
@@ -298,6 +353,8 @@ def _notes(fleet: FleetConfig) -> list[str]:
         found.append(
             f"{label}: on_divergence = {volume.on_divergence}: {_ON_DIVERGENCE[volume.on_divergence]}"
         )
+        found += guard_notes(volume)
+        found += _replication_notes(label, volume)
         if volume.policy != "quorum":
             continue
         count = len(volume.nodes)
@@ -319,6 +376,39 @@ def _notes(fleet: FleetConfig) -> list[str]:
             )
     if fleet.digest == "xxh3-128":
         found.append('digest = "xxh3-128" finds accidents and is no evidence against a forger; "blake3" is')
+    return found
+
+
+def _replication_notes(label: str, volume: VolumeConfig) -> list[str]:
+    """What it means that closeranks carries the writes."""
+    if not volume.replicated:
+        return []
+    others = len(volume.nodes) - len(volume.writers)
+    carried = (
+        f"{label}: closeranks itself carries writes to all {_nodes(len(volume.nodes))}; turn any other copying of "
+        "this tree (rsync, lsyncd, Syncthing) off, or each takes the other's work for changes"
+    )
+    if volume.policy == "any-writer":
+        return [
+            carried,
+            f"{label}: every node may write; where two change one path before they hear of each other, the first to "
+            "arrive stands, and the other version is kept beside it under a conflict name",
+        ]
+    named = _some(volume.writers)
+    found = [
+        carried,
+        f"{label}: what {named} hold{'s' if len(volume.writers) == 1 else ''} is the truth, deletions included; "
+        + (
+            f"a change on one of the {_nodes(others, 'other ')} is divergence after settle_s = {volume.settle_s:g}"
+            if others
+            else "every node is a writer, as with any-writer"
+        ),
+    ]
+    if len(volume.writers) > 1:
+        found.append(
+            f"{label}: where two writers change one path before they hear of each other, the first to arrive stands, "
+            "and the other version is kept beside it under a conflict name"
+        )
     return found
 
 

@@ -45,10 +45,15 @@ class _Cursor:
         self._path.append((self.page, self.index))
         self._stand(read_child(self._read, self.page, self.index))
 
-    def advance(self) -> None:
-        """Behind the present element."""
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether elements may be passed over without a look at where the range ends."""
+        return self._high is None
+
+    def advance(self, count: int = 1) -> None:
+        """Behind the present element, or so many of a page."""
         assert self.page is not None
-        self.index += 1
+        self.index += count
         self._settle(self.page)
 
     def _stand(self, page: Page) -> None:
@@ -114,19 +119,34 @@ def _take(cursor: _Cursor, ours: bool) -> Iterator[Difference]:
 
 def _merge(own: _Cursor, other: _Cursor, left: Page, right: Page) -> Iterator[Difference]:
     """Compare items until one of the two leaves is done."""
+    keys, other_keys, values, other_values = left.keys, right.keys, left.values, right.values
     while own.page is left and other.page is right:
-        key, other_key = left.keys[own.index], right.keys[other.index]
+        if own.is_unbounded:
+            start, other_start = own.index, other.index
+            room = min(len(keys) - start, len(other_keys) - other_start)
+            same = 0
+            while (
+                same < room
+                and keys[start + same] == other_keys[other_start + same]
+                and values[start + same] == other_values[other_start + same]
+            ):
+                same += 1
+            if same:
+                own.advance(same)
+                other.advance(same)
+                continue
+        key, other_key = keys[own.index], other_keys[other.index]
         if key == other_key:
-            value, other_value = left.values[own.index], right.values[other.index]
+            value, other_value = values[own.index], other_values[other.index]
             own.advance()
             other.advance()
             if value != other_value:
                 yield Difference(key, value, other_value)
         elif key < other_key:
-            value = left.values[own.index]
+            value = values[own.index]
             own.advance()
             yield Difference(key, value, None)
         else:
-            value = right.values[other.index]
+            value = other_values[other.index]
             other.advance()
             yield Difference(other_key, None, value)

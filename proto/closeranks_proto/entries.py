@@ -22,6 +22,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from zlib import crc32
 
 from .errors import CodecError
 from .limits import MAX_TARGET_BYTES, MAX_XATTRS_BYTES
@@ -167,6 +168,26 @@ def check_values(values: Iterable[bytes | None], width: int) -> None:
 def entry_kind(value: bytes) -> Kind:
     """The kind of a well-formed value, without decoding the rest."""
     return Kind(value[0] & 15)
+
+
+def content_mark(value: bytes) -> int:
+    """A number that well-formed values of equal content share, whatever their names and attributes.
+
+    It is made of a file's digest or a link's target; all directories have one. Different contents may share it.
+    """
+    match value[0] & 15:
+        case Kind.FILE:
+            return int.from_bytes(value[_HEAD.size : _HEAD.size + 8], "big")
+        case Kind.SYMLINK:
+            return -1 - crc32(value[_HEAD.size :])
+        case _:
+            return 0
+
+
+def same_content(one: bytes, other: bytes, width: int) -> bool:
+    """Whether two well-formed values are files with the same content digest."""
+    digest = slice(_HEAD.size, _HEAD.size + width)
+    return one[0] & 15 == other[0] & 15 == 1 and one[digest] == other[digest]
 
 
 def aspects(ours: Entry | None, theirs: Entry | None) -> tuple[str, ...]:

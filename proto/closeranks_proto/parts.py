@@ -46,6 +46,9 @@ class Edit(Message, frozen=True):
     chunks: bytes | None = None
 
 
+OUTSIDE = "outside the volumes"  # how the `detail` of a hand begins that wrote in no volume
+
+
 class Hand(Worded, frozen=True):
     """Who changed something, as far as the kernel told. Names and command lines are the node's own words.
 
@@ -76,7 +79,7 @@ class PushEdit(Message, frozen=True):
 
 
 class VolumeActivity(Message, frozen=True):
-    """What was written in one volume lately, committed or not, as the agent saw it."""
+    """What was written in one volume since the report before, committed or not, as the agent saw it."""
 
     name: Text
     files: Moved
@@ -157,7 +160,8 @@ class Unreadable(Worded, frozen=True):
     """A path that a scan or a converge left out, and why.
 
     `why`: unreadable (`detail` has the errno's text), special (device, socket, fifo), other_filesystem,
-    too_large, withheld (special mode bits that may not be written), case_twin, ignored_content, busy.
+    too_large, withheld (special mode bits that may not be written), case_twin, ignored_content, busy,
+    hard_link (compared, but as a file of its own; not counted as left out).
     """
 
     key: bytes

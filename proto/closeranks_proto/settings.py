@@ -130,14 +130,15 @@ class Table:
     def tables(self, key: str) -> list[Table]:
         """The tables of the array `[[key]]`, in the file's order."""
         self.known.append(key)
+        name = f"{self.name}.{key}" if self.name else key
         value = self.values.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             self.problems.add(
-                f"{key} must be an array of tables, each written as [[{key}]] with two brackets",
+                f"{name} must be an array of tables, each written as [[{name}]] with two brackets",
                 self._line(key),
             )
             return []
-        return [Table(self.problems, key, item, index) for index, item in enumerate(value)]
+        return [Table(self.problems, name, item, index) for index, item in enumerate(value)]
 
     def close(self, everywhere: Mapping[str, str] | None = None) -> None:
         """Make problems of the keys that nobody asked for. `everywhere` says where other keys belong."""

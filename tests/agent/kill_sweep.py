@@ -1,4 +1,4 @@
-"""Kill a converge at every call that changes something on disk, run it again, and compare. Run as a program.
+"""Kill a converge or a push at every call that changes something on disk, run it again, and compare. A program.
 
 Prints one JSON line: how many points were killed at, and every violation found. Each run is a fork, so a
 kill is a real end of a process: no `finally` runs, no buffer is flushed.
@@ -23,6 +23,7 @@ from peers_in_process import CHUNK, contents_below, describe, fill, nodes_in
 
 BASE = Path(sys.argv[1])
 STRIDE = int(sys.argv[2])
+PUSH = sys.argv[3:] == ["push"]
 
 
 def prepare() -> None:
@@ -94,6 +95,10 @@ async def converge(point: int | None) -> str:
         await nodes.add("n2")
         if point is not None:
             arm(point)
+        if PUSH:
+            pushed = await nodes.push("n2", "n1")
+            whole = not (pushed.skipped or pushed.failed)
+            return f"{'done' if whole else 'partial'} {pushed.detail}"
         result = await nodes.converge("n2", "n1")
         return f"{result.state} {result.detail}"
 

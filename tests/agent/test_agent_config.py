@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.config import AgentConfig, AgentVolumeConfig, Hooks, load_agent_config
+from closeranks_agent.config import AgentConfig, AgentVolumeConfig, Hooks, ReactionPermits, load_agent_config
 from closeranks_proto.kinds import Address
 from closeranks_proto.settings import SettingsError
 
@@ -190,6 +190,37 @@ def test_duplicate_names(tmp_path: Path) -> None:
 def test_hooks_table(tmp_path: Path, hooks: str, told: str) -> None:
     (problem,) = problems(tmp_path, toml(hooks=hooks))
     assert told in problem
+
+
+def test_what_a_hold_may_do_here_is_nothing_unless_the_owner_says_so(tmp_path: Path) -> None:
+    assert load(tmp_path, toml()).reactions == ReactionPermits(False, False)
+    config = load(tmp_path, toml(hooks="[agent.reactions]\nallow_pause = true\nallow_freeze = true"))
+    assert config.reactions == ReactionPermits(True, True)
+    told = "\n".join(config.notes)
+    assert "SIGSTOP" in told
+    assert "read-only" in told
+    environ = {"CLOSERANKS_AGENT_REACTIONS_ALLOW_PAUSE": "yes"}
+    assert load(tmp_path, toml(), environ).reactions == ReactionPermits(True, False)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("[agent.reactions]\nallow_pause = 1", "allow_pause"),
+        ("[agent.reactions]\nallow_kill = true", "unknown key"),
+        ("allow_pause = true", "it belongs to [agent.reactions]"),
+    ],
+)
+def test_reactions_table(tmp_path: Path, table: str, told: str) -> None:
+    (problem,) = problems(tmp_path, toml(hooks=table))
+    assert told in problem
+
+
+def test_hooks_of_a_hold(tmp_path: Path) -> None:
+    text = toml(hooks='[agent.hooks]\non_hold = ["/bin/true", "a"]\non_unhold = ["/nonexistent/hook"]')
+    config = load(tmp_path, text)
+    assert (config.hooks.on_hold, config.hooks.on_unhold) == (("/bin/true", "a"), ("/nonexistent/hook",))
+    assert "on_unhold: /nonexistent/hook can not be executed" in config.warnings[0]
 
 
 def test_a_hook_that_can_not_run_is_a_warning(tmp_path: Path) -> None:

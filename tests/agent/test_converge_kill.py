@@ -1,4 +1,4 @@
-"""A converge that is killed anywhere is finished by the next one, and nothing is lost on the way."""
+"""A converge or push that is killed anywhere is finished by the next one, and nothing is lost on the way."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 
 
 @pytest.mark.timeout(300)
-def test_killed_at_any_change_the_next_run_reaches_the_target_and_nothing_is_lost(tmp_path: Path) -> None:
-    sweep = [sys.executable, str(Path(__file__).with_name("kill_sweep.py")), str(tmp_path), "5"]
+@pytest.mark.parametrize(("kind", "stride"), [("converge", "5"), ("push", "2")])
+def test_killed_at_any_change_the_next_run_reaches_the_target_and_nothing_is_lost(
+    tmp_path: Path, kind: str, stride: str
+) -> None:
+    sweep = [sys.executable, str(Path(__file__).with_name("kill_sweep.py")), str(tmp_path), stride, kind]
     ended = subprocess.run(sweep, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)

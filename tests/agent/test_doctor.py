@@ -12,12 +12,13 @@ import pytest
 
 from closeranks_agent import doctor
 from closeranks_agent.config import AgentVolumeConfig
-from closeranks_agent.doctor import examine_agent, examine_volume
+from closeranks_agent.doctor import examine_agent, examine_hands, examine_volume
 from closeranks_coordinator.cli import probes as probing
 from closeranks_coordinator.cli.main import main
 from closeranks_coordinator.cli.probes import Probes, filesystem_of
 from closeranks_proto.findings import Finding
 from closeranks_proto.kinds import Address
+from link_world import config_of
 
 
 def told(findings: list[Finding], level: str) -> str:
@@ -96,13 +97,31 @@ def test_a_private_directory_on_another_file_system(tmp_path: Path, tree: Path) 
     assert "another file system than the volume" in told(findings, "fail")
 
 
+def test_what_may_be_done_about_a_runaway_is_said(tmp_path: Path) -> None:
+    assert "none is allowed" in told(examine_hands(config_of(tmp_path, 1)), "ok")
+    allowed = "[agent.reactions]\nallow_pause = true\nallow_freeze = true"
+    findings = examine_hands(config_of(tmp_path, 1, allowed))
+    assert "volume photos can not be frozen: it is not a mount of its own" in told(findings, "warn")
+    assert "can be paused" in told(findings, "ok") or "not root" in told(findings, "warn")
+
+
+def test_a_machine_that_hides_its_processes_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(path: str) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "readlink", hidden)
+    assert "can not be seen (Permission denied)" in told(examine_hands(config_of(tmp_path, 1)), "warn")
+
+
 def test_little_room(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs(tree)
     fields = list(real)
     fields[4], fields[6], fields[7] = fields[2] // 100, 1_000_000, 100  # f_bavail, f_ffree, f_favail
     monkeypatch.setattr(doctor.os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
     warned = told(examine_volume(volume(tree), Probes()), "warn")
-    assert "MiB free (" in warned
+    assert "MB free (" in warned
     assert "100 inodes free" in warned
 
 

@@ -23,6 +23,7 @@ from closeranks_agent.chunks.wire import (
     decode_request,
     encode_request,
 )
+from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.errors import ProtocolError
 from closeranks_proto.limits import CHUNK_STREAMS_MAX
@@ -163,6 +164,75 @@ async def test_more_streams_than_its_bound_are_told_to_come_again(tmp_path: Path
                 assert answer.headers["Retry-After"] == "1"
             for answer in held:
                 answer.close()
+
+
+async def test_askers_beyond_the_bound_wait_a_moment_for_a_place(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"large": os.urandom(200 * CHUNK), "small": b"small"})
+        node = await nodes.add("n1")
+        await nodes.add("n2")
+        data = (tmp_path / "n1/large").read_bytes()
+        names = [(b"large", at, OF(data[at * CHUNK : (at + 1) * CHUNK])) for at in range(200)]
+        url, headers = f"http://{node.address}{PATH}", {NODE_HEADER: "n2"}
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            held = [
+                await http.post(url, data=request_for(*names), headers=headers)
+                for _ in range(CHUNK_STREAMS_MAX)
+            ]
+            waiting = asyncio.ensure_future(
+                http.post(url, data=request_for((b"small", 0, OF(b"small"))), headers=headers)
+            )
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            held.pop().close()
+            async with await waiting as answer:
+                assert answer.status == 200
+            for one in held:
+                one.close()
+
+
+async def test_a_connection_serves_many_requests(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {})
+        await nodes.add("n1")
+        await nodes.add("n2")
+        made: list[object] = []
+        assert nodes.http is not None
+        connector = nodes.http.connector
+        assert connector is not None
+        inner = connector._create_connection
+
+        async def counted(*args: object, **kwargs: object) -> object:
+            made.append(args)
+            return await inner(*args, **kwargs)  # type: ignore[arg-type]
+
+        connector._create_connection = counted  # type: ignore[method-assign, assignment]
+        for version in range(5):
+            fill(tmp_path / "n1", {"f": b"version %d" % version})
+            await nodes.scan("n1")
+            assert (await nodes.push("n2", "n1")).applied == 1
+        assert len(made) == 1
+
+
+@pytest.mark.parametrize("side", ["receive", "serve"])
+async def test_a_budget_slows_the_streams_that_are_under_way(tmp_path: Path, side: str) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"f": os.urandom(40 * CHUNK)})
+        await nodes.add("n1")
+        (tmp_path / "n2").mkdir()
+        await nodes.add("n2")
+        bucket = Bucket()
+        if side == "receive":
+            nodes.converger("n2", budget=bucket)
+        else:
+            nodes.nodes["n1"].budget.set(None)
+            bucket = nodes.nodes["n1"].budget
+        bucket.set(0)
+        pushing = asyncio.ensure_future(nodes.push("n2", "n1"))
+        await asyncio.sleep(0.3)
+        assert not pushing.done()
+        bucket.set(None)
+        assert (await asyncio.wait_for(pushing, 20)).applied == 1
 
 
 # --- the fetcher ---------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.converge.converger import Converger
+from closeranks_agent.disk.records import Record
+from closeranks_agent.runtime import Agent
 from closeranks_proto import messages as wire
 from link_world import Talk, World, until, world_of
 
@@ -181,3 +183,81 @@ async def test_a_lost_session_ends_a_converge_that_needs_objects_in_words(world:
         second = await world.coordinator.talk(1)
         await second.say(converge("a-2", bytes(16)))
         await second.hear(wire.Want)
+
+
+# --- pushes --------------------------------------------------------------------------------------
+
+
+def emptied(push: int, record: Record) -> wire.Push:
+    """The truth has lost the file `a`."""
+    return wire.Push("photos", push, (wire.PushEdit(b"a", record.value, None),), ())
+
+
+def known(agent: Agent, key: bytes) -> Record:
+    record = agent.volumes["photos"].record(key)
+    assert record is not None
+    return record
+
+
+async def test_the_result_of_a_push_comes_behind_its_commits(world: World) -> None:
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        await talk.say(emptied(1, known(agent, b"a")))
+        commit = await talk.hear(wire.Commit)
+        assert (commit.cause, [edit.key for edit in commit.edits]) == ("converge", [b"a"])
+        await asyncio.sleep(0.2)
+        assert not talk.all(wire.PushResult)
+        await talk.say(wire.Ack("photos", commit.seq))
+        result = await talk.hear(wire.PushResult)
+        assert (result.push, result.applied, result.files_trashed) == (1, 1, 1)
+        assert not (world.tree / "a").exists()
+
+
+async def test_a_fenced_node_is_not_pushed_to(world: World) -> None:
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        await talk.say(wire.Fence(3, "why", "", False))
+        await talk.hear(wire.FenceAnswer)
+        await talk.say(emptied(1, known(agent, b"a")))
+        result = await talk.hear(wire.PushResult)
+        assert (result.applied, result.skipped) == (0, 1)
+        assert "fenced" in result.detail
+        assert (world.tree / "a").exists()
+
+
+async def test_a_converge_takes_the_place_of_pushes_and_each_of_them_has_its_result(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = asyncio.Event()
+    order: list[str] = []
+    inner = Converger.push
+
+    async def push(self: Converger, one: wire.Push) -> wire.PushResult:
+        order.append(f"push {one.push}")
+        if one.push == 1:
+            await held.wait()
+        return await inner(self, one)
+
+    monkeypatch.setattr(Converger, "push", push)
+    async with world.agent() as agent:
+        talk, root = await settled(world)
+        record = known(agent, b"a")
+        await talk.say(emptied(1, record), emptied(2, record), emptied(3, record))
+        assert "newer" in (await talk.hear(wire.PushResult, lambda one: one.push == 2)).detail
+        await talk.say(converge("a-1", root))
+        await until(lambda: len(talk.all(wire.PushResult)) == 3)
+        results = sorted(talk.all(wire.PushResult), key=lambda one: one.push)
+        assert [(one.push, one.skipped) for one in results] == [(1, 1), (2, 1), (3, 1)]
+        assert (await talk.hear(wire.ConvergeResult)).state == "done"
+        assert order == ["push 1"]
+        await talk.say(emptied(4, record))
+        commit = await talk.hear(wire.Commit)
+        await talk.say(wire.Ack("photos", commit.seq))
+        assert (await talk.hear(wire.PushResult, lambda one: one.push == 4)).applied == 1
+
+
+async def test_a_push_to_a_volume_that_is_not_here_is_answered(world: World) -> None:
+    async with world.agent():
+        talk, _ = await settled(world)
+        await talk.say(wire.Push("elsewhere", 1, (), ()))
+        assert "no volume" in (await talk.hear(wire.PushResult)).detail

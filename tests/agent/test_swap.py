@@ -10,7 +10,7 @@ import pytest
 
 from closeranks_agent import beneath
 from closeranks_agent.converge import swap
-from closeranks_agent.converge.swap import Spot, Surprise, Taken, swap_in
+from closeranks_agent.converge.swap import Spot, Surprise, Taken, move_within, swap_in
 from closeranks_agent.converge.trash import Discard
 from closeranks_agent.converge.workroom import Workroom
 from closeranks_proto.entries import Kind
@@ -99,3 +99,27 @@ def test_without_exchange_a_failed_rename_does_not_drop_the_last_link(
     with pytest.raises(OSError, match="No space"):
         swap_in(b"staged", scene.room, scene.where, scene.taken())
     assert scene.versions() == {b"old"}
+
+
+def test_a_move_takes_the_file_that_was_seen_to_its_new_name(scene: Scene) -> None:
+    seen = os.stat(scene.tree / "name")
+    move_within(scene.where, Spot(scene.where.parent_fd, b"new"), seen)
+    assert sorted(os.listdir(scene.tree)) == ["new"]
+
+
+def test_a_move_never_replaces_and_leaves_everything_in_place(scene: Scene) -> None:
+    (scene.tree / "new").write_bytes(b"somebody's")
+    with pytest.raises(Surprise):
+        move_within(scene.where, Spot(scene.where.parent_fd, b"new"), os.stat(scene.tree / "name"))
+    assert scene.versions() == {b"old", b"somebody's"}
+    assert (scene.tree / "name").read_bytes() == b"old"
+
+
+def test_what_was_slipped_under_the_old_name_goes_back_there(scene: Scene) -> None:
+    seen = os.stat(scene.tree / "name")
+    (scene.tree / "other").write_bytes(b"newer")
+    os.rename(scene.tree / "other", scene.tree / "name")
+    with pytest.raises(Surprise):
+        move_within(scene.where, Spot(scene.where.parent_fd, b"new"), seen)
+    assert os.listdir(scene.tree) == ["name"]
+    assert (scene.tree / "name").read_bytes() == b"newer"

@@ -19,6 +19,7 @@ from closeranks_coordinator.core.shapes import (
     FleetView,
     IncidentView,
     NodeView,
+    SpeedView,
     VolumeView,
 )
 from closeranks_coordinator.web import call as api_core
@@ -77,6 +78,8 @@ async def divergence(client: Client) -> str:
         ("/api/v1/volumes", api_views.VolumePage),
         ("/api/v1/volumes/photos", VolumeView),
         ("/api/v1/volumes/photos/diff?node=node-02", api_views.DiffPage),
+        ("/api/v1/volumes/photos/conflicts?state=open", api_views.ConflictPage),
+        ("/api/v1/speed", SpeedView),
         ("/api/v1/volumes/photos/diff?node=node-02&against=node-01&all=true&limit=2", api_views.DiffPage),
         ("/api/v1/incidents", api_views.IncidentPage),
         ("/api/v1/incidents?state=open&node=node-02&volume=photos&kind=divergence", api_views.IncidentPage),
@@ -204,6 +207,8 @@ async def test_a_query_that_makes_no_sense_is_400(client: Client, query: str, co
         ("/api/v1/volumes/photos/diff?node=%00", 400),
         ("/api/v1/volumes/web/diff?node=node-01", 409),
         ("/api/v1/incidents?state=broken", 400),
+        ("/api/v1/volumes/nothing/conflicts", 404),
+        ("/api/v1/volumes/photos/conflicts?state=broken", 400),
         ("/api/v1/incidents/i-000001/report?format=pdf", 400),
         ("/api/v1/incidents/i-999999", 404),
         ("/api/v1/incidents/i-999999/report", 404),

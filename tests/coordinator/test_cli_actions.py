@@ -75,7 +75,7 @@ def test_wait_follows_to_the_end(api: Fake, capsys: pytest.CaptureFixture[str], 
     accept(api, "POST /api/v1/nodes/n2/resync")
     actions_in_turn(api, clifake.action(state="queued"), clifake.action(state="running"), clifake.action())
     assert main(["resync", *words]) == 0
-    assert capsys.readouterr().out == "resync of n2 done; 4.0 KiB moved\n"
+    assert capsys.readouterr().out == "resync of n2 done; 4.1 kB moved\n"
 
 
 def test_wait_tells_of_failure_and_of_time(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,10 +115,10 @@ def test_a_dry_run_prints_the_plan(api: Fake, capsys: pytest.CaptureFixture[str]
     assert main(["resync", "n2", "--dry-run"]) == 0
     assert api.requests[0].body == {"dry_run": True}
     assert capsys.readouterr().out == (
-        "STEP      FETCH  PATH     NOTE\n"
-        "fetch   2.0 KiB  a/b.jpg\n"
-        "remove           x\\n      to the trash\n"
-        "5 steps, 3 more not shown; 2.0 KiB to fetch. Nothing was changed.\n"
+        "STEP     FETCH  PATH     NOTE\n"
+        "fetch   2.0 kB  a/b.jpg\n"
+        "remove          x\\n      to the trash\n"
+        "5 steps, 3 more not shown; 2.0 kB to fetch. Nothing was changed.\n"
     )
     actions_in_turn(api, clifake.action(dry_run=True, plan=(), plan_steps=0, plan_bytes=0))
     main(["resync", "n2", "--dry-run"])
@@ -170,8 +170,8 @@ def test_trash(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trash", "list", "n2", "photos", "--incident", "inc-1"]) == 0
     assert {"volume": "photos", "incident": "inc-1"}.items() <= api.requests[0].query.items()
     out = capsys.readouterr().out
-    assert "t1  photos  file  2.0 KiB  1 h 00 min ago  replaced  inc-1     a/1\\x1b\n" in out
-    assert "2 entries, 4.0 KiB" in out
+    assert "t1  photos  file  2.0 kB  1 h 00 min ago  replaced  inc-1     a/1\\x1b\n" in out
+    assert "2 entries, 4.1 kB" in out
     assert main(["trash", "restore", "n2", "photos", "t1", "t2", "--to", "/tmp/back"]) == 0
     assert api.requests[-1].body == {"volume": "photos", "ids": ["t1", "t2"], "to": "/tmp/back"}
     assert main(["trash", "restore", "n2", "photos", "t1", "--in-place"]) == 0
@@ -204,4 +204,4 @@ def test_a_report_in_each_format(api: Fake, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "<p>inc-1</p>\n"
     assert main(["incident", "inc-1", "--format", "json"]) == 0
     assert capsys.readouterr().out == '{"id": "inc-1"}\n'
-    assert main(["incident", "inc-9"]) == 1
+    assert main(["incident", "inc-9"]) == 2

@@ -192,7 +192,7 @@ def test_the_flag_stands_above_the_environment(api: Fake, monkeypatch: pytest.Mo
 
 
 def test_usage_errors_exit_2() -> None:
-    for words in ([], ["stauts"], ["status", "--unknown"], ["diff", "photos"], ["held"], ["mesh"]):
+    for words in ([], ["stauts"], ["status", "--unknown"], ["diff", "photos"], ["allow"], ["mesh"]):
         with pytest.raises(SystemExit) as exit_info:
             main(words)
         assert exit_info.value.code == 2

@@ -64,8 +64,8 @@ def test_no_colours_where_they_are_not_wanted(
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1048575, "1.0 MiB"),
-     (5 << 30, "5.0 GiB"), (1 << 62, "4.0 EiB")],
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999999, "1.0 MB"),
+     (5 * 10**9, "5.0 GB"), (4 * 10**18, "4.0 EB")],
 )  # fmt: skip
 def test_sizes(count: int | None, expected: str) -> None:
     assert words.size(count) == expected

@@ -31,8 +31,8 @@ def test_all_in_rank(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "All 3 nodes in rank.\n"
         "\n"
-        "VOLUME  POLICY  IN RANK       VOTERS  UNDETERMINED  FILES     SIZE  TRUTH\n"
-        "photos  quorum      3/3  3, quorum 2             0   1200  3.3 GiB  0123456789ab\n"
+        "VOLUME  POLICY  IN RANK       VOTERS  UNDETERMINED  LAG  FILES    SIZE  TRUTH\n"
+        "photos  quorum      3/3  3, quorum 2             0    -   1200  3.5 GB  0123456789ab\n"
         "\n"
         "NODE  STATE           FOR  VOLUME  DIFFER  UNCONFIRMED  LAG  CONTACT  ROOT\n"
         "n1    in_rank  4 min 00 s  photos       0            0    -      now  0123456789ab\n"
@@ -44,7 +44,7 @@ def test_all_in_rank(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_fenced_node_is_named_with_reason_and_next_step(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    differing = clifake.node_volume(root=clifake.OTHER_ROOT, differing_paths=12, differing_bytes=4 << 20)
+    differing = clifake.node_volume(root=clifake.OTHER_ROOT, differing_paths=12, differing_bytes=4 * 10**6)
     fenced = clifake.node("n2", "quarantined", differing, quarantine=clifake.quarantine(release="by_hand"))
     nodes = [clifake.node("n1"), fenced, clifake.node("n3")]
     api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, [clifake.volume(in_rank_nodes=2)])
@@ -56,7 +56,7 @@ def test_a_fenced_node_is_named_with_reason_and_next_step(
         "\n"
         "n2  QUARANTINED for 4 min 00 s\n"
         "  why   n2 holds 12 paths that 2 of 3 nodes hold otherwise (incident inc-1)\n"
-        "  why   photos: 12 paths differ from the truth, 4.0 MiB\n"
+        "  why   photos: 12 paths differ from the truth, 4.0 MB\n"
         "  next  closeranks incident inc-1\n"
         "  next  closeranks resync n2 --wait   then: closeranks release n2\n"
     )
@@ -139,31 +139,31 @@ def test_a_cursor_in_a_circle_ends(api: Fake, capsys: pytest.CaptureFixture[str]
 
 
 def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    problem = model.ProblemView("no_space", "the disk is full", None, 5 << 20, 1 << 20)
+    problem = model.ProblemView("no_space", "the disk is full", None, 5 * 10**6, 10**6)
     unreadable = ({"path": "a\\x1b", "path_b64": "", "why": "unreadable", "detail": "Input/output error"},)
     held = clifake.node_volume(
         problem=problem, unreadable=3, unreadable_paths=unreadable, withheld=1, differing_paths=2,
-        progress={"phase": "fetch", "steps_done": 3, "steps_total": 9, "bytes_moved": 1024, "bytes_remaining": 2048},
+        progress={"phase": "fetch", "steps_done": 3, "steps_total": 9, "bytes_moved": 1000, "bytes_remaining": 2000},
     )  # fmt: skip
     view = clifake.node(
         "n2", "resyncing", held, quarantine=clifake.quarantine(acknowledged=False),
-        disk=(model.DiskView("photos", 1 << 30, 1 << 28),),
+        disk=(model.DiskView("photos", 10**9, 250 * 10**6),),
     )  # fmt: skip
     api.routes["GET /api/v1/nodes/n2"] = view
     assert main(["nodes", "n2"]) == 0
     out = capsys.readouterr().out
     for part in (
         "n2  RESYNCING for 4 min 00 s", "token 3: 12 paths differ", "has not confirmed its fence",
-        "problem    no_space: the disk is full (needs 5.0 MiB, 1.0 MiB free)",
-        "fetch, 3 of 9 steps, 1.0 KiB moved, 2.0 KiB to go",
-        "a\\x1b: unreadable (Input/output error)", "and 2 more", "256.0 MiB free (25% of 1.0 GiB)", "set-uid",
+        "problem    no_space: the disk is full (needs 5.0 MB, 1.0 MB free)",
+        "fetch, 3 of 9 steps, 1.0 kB moved, 2.0 kB to go",
+        "a\\x1b: unreadable (Input/output error)", "and 2 more", "250.0 MB free (25% of 1.0 GB)", "set-uid",
     ):  # fmt: skip
         assert part in out
 
 
-def test_an_unknown_node_exits_1_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_node_exits_2_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes["GET /api/v1/nodes/n9"] = (404, clifake.error("unknown_node", "there is no node n9"))
-    assert main(["nodes", "n9"]) == 1
+    assert main(["nodes", "n9"]) == 2
     assert capsys.readouterr().err == "closeranks: there is no node n9\n"
 
 

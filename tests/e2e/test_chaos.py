@@ -110,7 +110,7 @@ def kill_something(rng: random.Random, fleet: Fleet) -> None:
 @pytest.mark.parametrize(("seed", "digest"), [(1, "xxh3-128"), (2, "blake3"), (3, "xxh3-128")])
 def test_whatever_happens_the_fleet_ends_in_rank(make_fleet: MakeFleet, seed: int, digest: str) -> None:
     rng = random.Random(seed)
-    fleet = make_fleet(nodes=4, fleet={"digest": digest, "auto_release_max": 100})
+    fleet = make_fleet(nodes=4, fleet={"digest": digest, "auto_release_max": 100, "recurrence_max": 1000})
     fleet.start()
     fleet.wait_in_rank()
     accused: set[str] = set()

@@ -22,7 +22,9 @@ Damage = Callable[[Path], set[bytes]]
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Generator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("damage"), nodes=3, fleet={"auto_release_max": 1000})
+    fleet = Fleet(
+        tmp_path_factory.mktemp("damage"), nodes=3, fleet={"auto_release_max": 1000, "recurrence_max": 1000}
+    )
     try:
         fleet.start()
         fleet.wait_in_rank()

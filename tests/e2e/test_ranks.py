@@ -21,7 +21,7 @@ def test_equal_trees_come_to_one_root_and_nobody_is_accused(make_fleet: MakeFlee
     assert seen["coverage"] == {"compared": 4, "expected": 4}
     roots = {volume["root"] for node in seen["nodes"] for volume in node["volumes"]}
     assert roots == {seen["volumes"][0]["truth_root"]}
-    files = sum(1 for kind, _, _ in manifest(fleet.pristine()).values() if kind == "file")
+    files = sum(1 for kind, *_ in manifest(fleet.pristine()).values() if kind == "file")
     fleet.wait(
         "every node's count of files",
         lambda: {volume["files"] for node in fleet.api.fleet()["nodes"] for volume in node["volumes"]},

@@ -6,15 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from closeranks_coordinator.core.model import Connected, Disconnected, FromAgent, RootStored, Scanned
+from closeranks_coordinator.core.model import (
+    Connected,
+    Disconnected,
+    FromAgent,
+    RootStored,
+    Scanned,
+    Watched,
+)
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import SPECIAL_BITS, Kind, decode_entry
+from closeranks_proto.entries import SPECIAL_BITS, Entry, Kind, decode_entry, encode_entry
 
 if TYPE_CHECKING:
     from .world import FakeWorld
 
 Files = dict[bytes, bytes]  # key to value
 WIDTH = 16
+DIRECTORY = encode_entry(Entry(Kind.DIRECTORY, mode=0o755))
 
 
 @dataclass(slots=True)
@@ -34,6 +42,9 @@ class FakeAgent:
     fails: wire.Problem | None = None  # every converge fails with it
     withholds: bool = False  # special mode bits are not written
     deaf: bool = False  # orders are not answered
+    watches: bool = False  # it sees changes at once, and proves it when it is asked
+    push_s: float = 0.05  # how long a push takes
+    pushes_fail: bool = False
     membership: wire.Membership | None = None
     told: dict[str, bytes] = field(default_factory=dict)  # the root that the coordinator has stored
     scan_at: dict[str, float] = field(default_factory=dict)  # start of the last complete scan
@@ -41,6 +52,7 @@ class FakeAgent:
     bytes_moved: int = 0
     trash: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     withheld: dict[str, set[bytes]] = field(default_factory=dict)
+    hands: dict[tuple[str, bytes], wire.Hand] = field(default_factory=dict)  # of writes not streamed yet
     _running: dict[str, wire.Converge | wire.Verify] = field(default_factory=dict)
     _process: int = 0  # the incarnation: what an earlier one had planned does not happen
 
@@ -52,6 +64,7 @@ class FakeAgent:
     def start(self) -> None:
         """The process starts: it scans at once, then at every interval."""
         self._process += 1
+        self._running.clear()
         self._again(self._scan_all, 0.0)
         self.connect()
 
@@ -97,12 +110,32 @@ class FakeAgent:
 
     # --- scans ---------------------------------------------------------------------------------
 
-    def write(self, volume: str, path: str, value: bytes | None) -> None:
+    def write(self, volume: str, path: str, value: bytes | None, by: wire.Hand | None = None) -> None:
         key = path.encode().replace(b"/", b"\0")
+        if by is not None:
+            self.hands[volume, key] = by
         if value is None:
             self.disk[volume].pop(key, None)
         else:
             self.disk[volume][key] = value
+        if self.watches:
+            self._again(lambda: self._stream(volume, "watch"), 0.05)
+
+    def put(self, volume: str, path: str, value: bytes) -> None:
+        """Write, with the directories that the path lies in."""
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            above = "\0".join(parts[:count]).encode()
+            if above not in self.disk[volume]:
+                self.disk[volume][above] = DIRECTORY
+        self.write(volume, path, value)
+
+    def remove(self, volume: str, path: str) -> None:
+        """Remove this and everything below it."""
+        key = path.encode().replace(b"/", b"\0")
+        for one in [one for one in self.disk[volume] if one.startswith(key + b"\0")]:
+            del self.disk[volume][one]
+        self.write(volume, path, None)
 
     def problem(self, volume: str, code: str | None) -> None:
         """From now on the volume has this problem, or none."""
@@ -131,12 +164,20 @@ class FakeAgent:
         world = self.world
         if volume not in self.scan_at:
             return
-        if volume in self.problems and self.problems[volume].code == "not_mounted":
+        if self.session is None or (volume in self.problems and self.problems[volume].code == "not_mounted"):
             return
         root = world.plant(self.disk[volume])
         if world.node_roots.get((self.name, volume)) != root:
             world.node_roots[(self.name, volume)] = root
-            world.event(RootStored(self.name, volume, root, cause, world.mono))
+            hands, by = self._hands(volume)
+            world.event(RootStored(self.name, volume, root, cause, world.mono, hands, by))
+
+    def _hands(self, volume: str) -> tuple[tuple[wire.Hand, ...], tuple[tuple[bytes, int], ...]]:
+        """Whose the writes since the last step were, as a commit tells it."""
+        found = {key: hand for (name, key), hand in self.hands.items() if name == volume}
+        self.hands = {at: hand for at, hand in self.hands.items() if at[0] != volume}
+        hands = tuple(dict.fromkeys(found.values()))
+        return hands, tuple((key, 1 + hands.index(found[key])) for key in sorted(found))
 
     def _beat(self, volume: str) -> None:
         if volume in self.scan_at and volume not in self.problems:
@@ -178,6 +219,13 @@ class FakeAgent:
                     return
                 self._running[message.volume] = message
                 self._again(lambda: self._carry_out(message), self.order_s)
+            case wire.Push():
+                if not self.deaf:
+                    self._again(lambda: self._pushed(message), self.push_s)
+            case wire.Ask():
+                if self.watches and not self.deaf:
+                    at = self.world.mono
+                    self._again(lambda: self._prove(message.volume, at), 0.03)
             case wire.Cancel():
                 for volume, order in list(self._running.items()):
                     if order.action == message.action:
@@ -191,6 +239,61 @@ class FakeAgent:
             self._verify(order)
         else:
             self._converge(order)
+
+    def _prove(self, volume: str, at: float) -> None:
+        if self.session is not None and volume in self.scan_at and volume not in self.problems:
+            self._stream(volume, "watch")
+            self.world.event(Watched(self.name, volume, at))
+
+    def _pushed(self, push: wire.Push) -> None:
+        """Each edit where the disk still is as the push takes it, and its content can be had."""
+        files = self.disk[push.volume]
+        local = {content_of(value) for value in files.values()}
+        applied = skipped = failed = moved = 0
+        left = list(push.edits)
+        for edit in [one for one in left if one.after is None][::-1] + [
+            one for one in left if one.after is not None
+        ]:
+            if files.get(edit.key) != edit.before:
+                skipped += 1
+            elif self.pushes_fail or not self._can_make(push, edit, files, local):
+                failed += 1
+            else:
+                applied += 1
+                if edit.before is not None:
+                    self.trash.append((push.volume, edit.key, edit.before))
+                if edit.after is None:
+                    del files[edit.key]
+                else:
+                    moved += 0 if content_of(edit.after) in local else decode_entry(edit.after, WIDTH).size
+                    files[edit.key] = edit.after
+        self.bytes_moved += moved
+        if applied:
+            self._stream(push.volume, "converge")
+        self._say(
+            wire.PushResult(
+                push.volume, push.push, applied, skipped, failed, moved, 0, "no" if failed else "", None
+            )
+        )
+
+    def _can_make(self, push: wire.Push, edit: wire.PushEdit, files: Files, local: set[bytes]) -> bool:
+        if not _is_directory(edit.after) and any(key.startswith(edit.key + b"\0") for key in files):
+            return False
+        if edit.after is None:
+            return True
+        above = edit.key.rpartition(b"\0")[0]
+        if above and not _is_directory(files.get(above)):
+            return False
+        content = content_of(edit.after)
+        return (
+            not content
+            or content in local
+            or any(
+                content in {content_of(value) for value in self.world.agents[peer].disk[push.volume].values()}
+                for peer in push.sources
+                if self.world.agents[peer].session is not None
+            )
+        )
 
     def _converge(self, order: wire.Converge) -> None:
         if order.token and order.token < self.highest_token:
@@ -266,6 +369,15 @@ class FakeAgent:
 
 def same_order(running: wire.Converge | wire.Verify, order: wire.Converge | wire.Verify) -> bool:
     return running.action == order.action and type(running) is type(order)
+
+
+def content_of(value: bytes) -> bytes:
+    """The content digest of a file, nothing for others."""
+    return decode_entry(value, WIDTH).digest
+
+
+def _is_directory(value: bytes | None) -> bool:
+    return value is not None and decode_entry(value, WIDTH).kind is Kind.DIRECTORY
 
 
 def _fetches(ours: bytes | None, theirs: bytes) -> bool:

@@ -7,10 +7,13 @@ standard library suffices, so that the comparison of trees stands on nothing tha
 
 from fleet.api import Api, ApiError, EventReader
 from fleet.compare import Difference, compare_trees, manifest
-from fleet.config import CoordinatorSpec, VolumeSpec
+from fleet.config import CoordinatorSpec, VolumeSpec, replicated
+from fleet.flood_process import Flood
 from fleet.local import Fleet, MakeFleet, Node, finish
+from fleet.loop_disk import LoopDisk
 from fleet.process import Daemon, free_port
 from fleet.proxy import CountingProxy
+from fleet.reader_process import Reader
 from fleet.rogue_process import Rogue
 from fleet.tmpfs import Tmpfs
 from fleet.trees import copy_tree, photo_tree, small_tree, tree_size
@@ -25,8 +28,11 @@ __all__ = [
     "Difference",
     "EventReader",
     "Fleet",
+    "Flood",
+    "LoopDisk",
     "MakeFleet",
     "Node",
+    "Reader",
     "Rogue",
     "Tmpfs",
     "VolumeSpec",
@@ -37,6 +43,7 @@ __all__ = [
     "free_port",
     "manifest",
     "photo_tree",
+    "replicated",
     "small_tree",
     "tree_size",
     "wait_until",

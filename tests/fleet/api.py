@@ -125,6 +125,20 @@ class Api:
             body["volume"] = volume
         return self.post(f"/api/v1/nodes/{quote(node)}/resync", body)
 
+    def held(self, **match: object) -> list[Any]:
+        """The holds whose fields have these values."""
+        return [hold for hold in self.items("/api/v1/held") if all(hold[k] == v for k, v in match.items())]
+
+    def allow(self, hold: str, seconds: float | None = None) -> Any:
+        body = {} if seconds is None else {"seconds": seconds}
+        return self.post(f"/api/v1/held/{quote(hold)}/allow", body)
+
+    def reject(self, hold: str) -> Any:
+        return self.post(f"/api/v1/held/{quote(hold)}/reject")
+
+    def conflicts(self, volume: str) -> list[Any]:
+        return self.items(f"/api/v1/volumes/{quote(volume)}/conflicts")
+
     def lb(self, node: str) -> int:
         return self.status(f"/lb/{quote(node)}")
 

@@ -1,7 +1,8 @@
 """The independent comparison: walk two trees, read every byte, compare. No part of closeranks is used.
 
-Compared: names as bytes, kind, permission bits, sha256 of contents, link targets. Left out: times and
-owners (not compared by default), and `.closeranks` at a volume's root, which is never part of the tree.
+Compared: names as bytes, kind, permission bits, sha256 of contents, link targets, and where it is asked for
+owners, times of files and extended attributes. Left out: `.closeranks` at a volume's root, which is never part
+of the tree.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 PRIVATE = b".closeranks"
-Entry = tuple[str, int, bytes]  # kind, mode, content digest or link target
+# kind, mode, content digest or link target, the attributes that were asked for
+Entry = tuple[str, int, bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     path: bytes
-    change: str  # missing, added, kind, mode, content, target
+    change: str  # missing, added, kind, mode, content, target, attributes
 
     def __str__(self) -> str:
         return f"{self.change} {os.fsdecode(self.path)!r}"
@@ -60,23 +62,38 @@ def _digest(name: bytes, directory: int) -> bytes:
     return digest.digest()
 
 
-def _entry(path: bytes, status: os.stat_result, directory: int) -> Entry | None:
+def _attributes(name: bytes, status: os.stat_result, directory: int, track: Collection[str]) -> str:
+    """Owner, mtime in ns (not of a directory, whose time tells of its names), xattrs; "" for none asked."""
+    found: list[object] = []
+    if "owner" in track:
+        found.append((status.st_uid, status.st_gid))
+    if "mtime" in track and not stat.S_ISDIR(status.st_mode):
+        found.append(status.st_mtime_ns)
+    if "xattrs" in track and not stat.S_ISLNK(status.st_mode):
+        path = b"/proc/self/fd/%d/%s" % (directory, name)
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+        found.append([(x, os.getxattr(path, x, follow_symlinks=False)) for x in names])
+    return repr(found) if found else ""
+
+
+def _entry(path: bytes, status: os.stat_result, directory: int, track: Collection[str]) -> Entry | None:
     name = path.rpartition(b"/")[2]
     mode = stat.S_IMODE(status.st_mode)
+    more = _attributes(name, status, directory, track)
     if stat.S_ISREG(status.st_mode):
-        return "file", mode, _digest(name, directory)
+        return "file", mode, _digest(name, directory), more
     if stat.S_ISDIR(status.st_mode):
-        return "directory", mode, b""
+        return "directory", mode, b"", more
     if stat.S_ISLNK(status.st_mode):
-        return "symlink", 0, os.readlink(name, dir_fd=directory)
+        return "symlink", 0, os.readlink(name, dir_fd=directory), more
     return None  # devices, sockets and fifos belong to nobody
 
 
-def manifest(root: str | bytes | os.PathLike[str]) -> dict[bytes, Entry]:
-    """Every entry of a tree with its contents' sha256."""
+def manifest(root: str | bytes | os.PathLike[str], track: Collection[str] = ()) -> dict[bytes, Entry]:
+    """Every entry of a tree with its contents' sha256; `track` of owner, mtime, xattrs is compared too."""
     found: dict[bytes, Entry] = {}
     for path, status, directory in walk(root):
-        entry = _entry(path, status, directory)
+        entry = _entry(path, status, directory, track)
         if entry is not None:
             found[path] = entry
     return found
@@ -97,18 +114,23 @@ def compare(ours: dict[bytes, Entry], theirs: dict[bytes, Entry]) -> list[Differ
             found.append(Difference(path, "kind"))
         elif a[2] != b[2]:
             found.append(Difference(path, "target" if a[0] == "symlink" else "content"))
-        else:
+        elif a[1] != b[1]:
             found.append(Difference(path, "mode"))
+        else:
+            found.append(Difference(path, "attributes"))
     return found
 
 
 def compare_trees(
-    pristine: str | os.PathLike[str] | dict[bytes, Entry], trees: dict[str, str], workers: int = 2
+    pristine: str | os.PathLike[str] | dict[bytes, Entry],
+    trees: dict[str, str],
+    workers: int = 2,
+    track: Collection[str] = (),
 ) -> dict[str, list[Difference]]:
     """For each named tree, how it differs from the pristine one; an empty list means equal."""
-    reference = pristine if isinstance(pristine, dict) else manifest(pristine)
+    reference = pristine if isinstance(pristine, dict) else manifest(pristine, track)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda root: compare(reference, manifest(root)), trees.values())
+        found = pool.map(lambda root: compare(reference, manifest(root, track)), trees.values())
         return dict(zip(trees, found, strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 Scalar = str | int | float | bool
 Value = Scalar | list[str]
@@ -26,7 +27,10 @@ def table(header: str, values: dict[str, Value]) -> str:
 
 @dataclass(slots=True)
 class VolumeSpec:
-    """One volume of the fleet. `nodes` None: all. `extra` are further keys of its coordinator.toml table."""
+    """One volume of the fleet. `nodes` None: all. `extra` are further keys of its coordinator.toml table.
+
+    `guards` are keys of its own `[volume.guards]`.
+    """
 
     name: str = "photos"
     on_divergence: str = "resync"
@@ -36,6 +40,7 @@ class VolumeSpec:
     nodes: list[str] | None = None
     ignore: list[str] = field(default_factory=list)
     extra: dict[str, Value] = field(default_factory=dict)
+    guards: dict[str, Value] = field(default_factory=dict)
 
     def toml(self) -> str:
         values: dict[str, Value] = {
@@ -49,12 +54,24 @@ class VolumeSpec:
             values["nodes"] = self.nodes
         if self.ignore:
             values["ignore"] = self.ignore
-        return table("[[volume]]", values | self.extra)
+        guards = table("[volume.guards]", self.guards) if self.guards else ""
+        return table("[[volume]]", values | self.extra) + guards
+
+
+def replicated(*writers: str, **more: Any) -> VolumeSpec:
+    """A volume that closeranks carries: policy `writers` with these, `any-writer` without any.
+
+    Scans are rare: what arrives in time was seen by a watcher, unless `scan_interval_s` says otherwise.
+    """
+    extra: dict[str, Value] = {"writers": list(writers)} if writers else {}
+    extra |= more.pop("extra", {})
+    settings: dict[str, Any] = {"settle_s": 0.5, "scan_interval_s": 60.0} | more
+    return VolumeSpec(policy="writers" if writers else "any-writer", extra=extra, **settings)
 
 
 @dataclass(slots=True)
 class CoordinatorSpec:
-    """coordinator.toml. `fleet` are further keys of its [fleet] table."""
+    """coordinator.toml. `fleet` are further keys of its [fleet] table, `tables` whole further tables."""
 
     agents_port: int
     api_port: int
@@ -62,10 +79,12 @@ class CoordinatorSpec:
     nodes: list[str]
     volumes: list[VolumeSpec]
     fleet: dict[str, Value] = field(default_factory=dict)
+    tables: dict[str, dict[str, Value]] = field(default_factory=dict)
+    host: str = "127.0.0.1"  # where agents reach it
 
     def toml(self) -> str:
         coordinator: dict[str, Value] = {
-            "listen_agents": f"127.0.0.1:{self.agents_port}",
+            "listen_agents": f"{self.host}:{self.agents_port}",
             "listen_api": f"127.0.0.1:{self.api_port}",
             "state_dir": str(self.state_dir),
         }
@@ -73,6 +92,7 @@ class CoordinatorSpec:
         return (
             table("[coordinator]", coordinator)
             + table("[fleet]", fleet | self.fleet)
+            + "".join(table(f"[{name}]", values) for name, values in self.tables.items())
             + "".join(volume.toml() for volume in self.volumes)
         )
 
@@ -85,16 +105,23 @@ def agent_toml(
     volumes: dict[str, Path],
     hooks: dict[str, Value] | None = None,
     volume_extra: dict[str, dict[str, Value]] | None = None,
+    agent_extra: dict[str, Value] | None = None,
+    reactions: dict[str, Value] | None = None,
+    coordinator_host: str = "127.0.0.1",
+    host: str = "127.0.0.1",
 ) -> str:
     agent: dict[str, Value] = {
         "node": node,
-        "coordinator": f"http://127.0.0.1:{coordinator_port}",
-        "listen": f"127.0.0.1:{listen_port}",
+        "coordinator": f"http://{coordinator_host}:{coordinator_port}",
+        "listen": f"{host}:{listen_port}",
         "state_dir": str(state_dir),
     }
+    agent |= agent_extra or {}
     text = table("[agent]", agent)
     if hooks:
         text += table("[agent.hooks]", hooks)
+    if reactions:
+        text += table("[agent.reactions]", reactions)
     for name, path in volumes.items():
         text += table("[[volume]]", {"name": name, "path": str(path)} | (volume_extra or {}).get(name, {}))
     return text

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fleet.api import Api
-from fleet.compare import Difference, compare_trees
+from fleet.compare import Difference, compare_trees, manifest
 from fleet.config import CoordinatorSpec, Value, VolumeSpec, agent_toml
 from fleet.process import Daemon, free_port, program, run_program
 from fleet.trees import copy_trees, small_tree
@@ -38,6 +38,9 @@ class Node:
         self.paths: dict[str, Path] = {}
         self.hooks: dict[str, Value] = {}
         self.volume_extra: dict[str, dict[str, Value]] = {}
+        self.agent_extra: dict[str, Value] = {}
+        self.reactions: dict[str, Value] = {}
+        self.host = "127.0.0.1"
         self.coordinator_port: int | None = None  # another door to the coordinator: a proxy
         self.config = fleet.base / f"{name}.toml"
         log = fleet.logs / f"{name}.log"
@@ -50,13 +53,26 @@ class Node:
     @property
     def api(self) -> Api:
         """The agent's own port."""
-        return Api(self.port)
+        return Api(self.port, self.host)
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of a metric that its agent serves; 0 where it does not."""
+        found = re.findall(
+            rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", self.api.text("/metrics"), re.MULTILINE
+        )
+        return sum(map(float, found))
+
+    def served_bytes(self) -> float:
+        """Chunk payload that it has given to peers."""
+        return self.metric("closeranks_agent_served_bytes_total")
 
     def write_config(self) -> None:
         door = self.coordinator_port or self.fleet.agents_port
-        self.config.write_text(
-            agent_toml(self.name, door, self.port, self.state_dir, self.paths, self.hooks, self.volume_extra)
-        )
+        text = agent_toml(
+            self.name, door, self.port, self.state_dir, self.paths, self.hooks, self.volume_extra,
+            self.agent_extra, self.reactions, self.fleet.host, self.host,
+        )  # fmt: skip
+        self.config.write_text(text)
 
     def start(self) -> None:
         self.write_config()
@@ -79,13 +95,18 @@ class Fleet:
         tree: Callable[[Path], None] = small_tree,
         api_port: int | None = None,
         leashed: bool = True,
+        guards: dict[str, Value] | None = None,
+        speed: dict[str, Value] | None = None,
     ) -> None:
+        """`guards` and `speed` are coordinator.toml's tables of these names."""
         self.base, self.leashed = base, leashed
         self.logs = base / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         names = [f"node-{n + 1:02}" for n in range(nodes)] if isinstance(nodes, int) else nodes
         self.volumes = volumes or [VolumeSpec()]
         self.fleet_keys: dict[str, Value] = fleet or {}
+        self.tables = {name: keys for name, keys in (("guards", guards), ("speed", speed)) if keys}
+        self.host = "127.0.0.1"  # where agents reach the coordinator
         self.listed = list(names)  # the nodes that coordinator.toml names
         self.agents_port = free_port()
         self.api = Api(api_port or free_port())
@@ -142,8 +163,9 @@ class Fleet:
 
     def write_coordinator_config(self) -> None:
         spec = CoordinatorSpec(
-            self.agents_port, self.api.port, self.state_dir, self.listed, self.volumes, self.fleet_keys
-        )
+            self.agents_port, self.api.port, self.state_dir, self.listed, self.volumes, self.fleet_keys,
+            self.tables, self.host,
+        )  # fmt: skip
         self.config.write_text(spec.toml())
 
     def start_coordinator(self) -> None:
@@ -228,6 +250,21 @@ class Fleet:
         )
         assert done["state"] == "done", done
         return done
+
+    def wait_equal(self, to: Node, timeout_s: float = 40.0, track: Collection[str] = ()) -> Any:
+        """All in rank, and every node's tree equal to that node's as the independent comparison sees it."""
+
+        def look() -> tuple[bool, dict[str, str], dict[str, list[str]]]:
+            fleet = self.api.fleet()
+            states = {node["node"]: node["state"] for node in fleet["nodes"]}
+            if not fleet["in_rank"]:
+                return False, states, {}
+            places = {n.name: str(n.path()) for n in self.nodes.values() if n is not to}
+            found = compare_trees(manifest(to.path(), track), places, track=track)
+            return True, states, {n: [str(d) for d in each[:8]] for n, each in found.items() if each}
+
+        what = f"all in rank and equal to {to.name}"
+        return self.wait(what, look, lambda seen: seen[0] and not seen[2], timeout_s)
 
     # --- judging -----------------------------------------------------------------------------------
 

@@ -161,8 +161,8 @@ class Daemon:
         return total
 
     def cpu_s(self) -> float:
-        """Processor seconds of the process and its living descendants so far."""
-        ticks = sum(int(fields[11]) + int(fields[12]) for pid in self.family() if (fields := _stat(pid)))
+        """Processor seconds of the process, its living descendants and those they waited for, so far."""
+        ticks = sum(sum(map(int, fields[11:15])) for pid in self.family() if (fields := _stat(pid)))
         return ticks / os.sysconf("SC_CLK_TCK")
 
 

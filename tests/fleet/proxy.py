@@ -15,6 +15,7 @@ class CountingProxy:
         self.up = 0  # bytes from those who dialled
         self.down = 0
         self.connections = 0
+        self.blocked = False
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -42,12 +43,23 @@ class CountingProxy:
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
 
+    def block(self) -> None:
+        """Nobody passes until `unblock`: connections are cut, new ones ended at once."""
+        self.blocked = True
+        self.cut()
+
+    def unblock(self) -> None:
+        self.blocked = False
+
     def _accept(self) -> None:
         while True:
             try:
                 near, _ = self._listener.accept()
             except OSError:
                 return  # closed
+            if self.blocked:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self.target), timeout=5)
             except OSError:

@@ -28,6 +28,18 @@ class Rogue:
             argv += [f"--{deed}", str(count)]
         if rewrite:
             argv.append("--rewrite")
+        self._start(argv)
+
+    @classmethod
+    def running(cls, script: str, log: Path) -> Rogue:
+        """A rogue with a way of its own: this Python text. It logs no deeds."""
+        rogue = cls.__new__(cls)
+        rogue.tree, rogue.log_path = log.parent, log
+        rogue._start([sys.executable, "-I", "-S", LEASH, str(os.getpid()), sys.executable, "-c", script])
+        return rogue
+
+    def _start(self, argv: list[str]) -> None:
+        log = self.log_path
         with log.with_suffix(".err").open("wb") as errors:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stderr=errors, start_new_session=True

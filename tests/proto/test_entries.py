@@ -16,12 +16,14 @@ from closeranks_proto.entries import (
     Kind,
     aspects,
     check_values,
+    content_mark,
     decode_entry,
     encode_entry,
     entry_kind,
     entry_size,
     file_sizes,
     large_files,
+    same_content,
 )
 from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import ITEM_MAX_BYTES, MAX_PATH_BYTES, MAX_TARGET_BYTES, MAX_XATTRS_BYTES
@@ -168,3 +170,15 @@ def test_aspects_name_what_differs() -> None:
     other = Entry(Kind.FILE, 6, bytes(16), 0o600, owner=(1, 3), mtime_ns=4, xattrs=((b"a", b""),))
     assert aspects(ours, other) == ("content", "mode", "owner", "mtime", "xattrs")
     assert aspects(Entry(Kind.SYMLINK, 1, target=b"a"), Entry(Kind.SYMLINK, 2, target=b"bb")) == ("target",)
+
+
+def test_a_moved_content_keeps_its_mark_whatever_its_attributes() -> None:
+    plain = encode_entry(Entry(Kind.FILE, 5, b"d" * 16, 0o644))
+    owned = encode_entry(Entry(Kind.FILE, 5, b"d" * 16, 0o600, owner=(1, 2), mtime_ns=7))
+    other = encode_entry(Entry(Kind.FILE, 5, b"e" * 16, 0o644))
+    link = encode_entry(Entry(Kind.SYMLINK, 1, target=b"x"))
+    assert content_mark(plain) == content_mark(owned) != content_mark(other)
+    assert content_mark(link) != content_mark(encode_entry(Entry(Kind.SYMLINK, 1, target=b"y")))
+    assert same_content(plain, owned, 16)
+    assert not same_content(plain, other, 16)
+    assert not same_content(link, link, 16)

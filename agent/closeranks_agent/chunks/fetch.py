@@ -26,6 +26,7 @@ from closeranks_proto.errors import ProtocolError
 from closeranks_proto.limits import CHUNK_REQUEST_MAX_CHUNKS, FETCH_STREAMS_MAX, PEER_TIMEOUT_S
 from closeranks_proto.messages import Member
 
+from ..speed import Bucket
 from .peers import Peer, Peers
 from .wire import HEADER, NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
@@ -33,6 +34,7 @@ log = logging.getLogger("closeranks.fetch")
 
 REQUEST_SECONDS = 2.0
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
+STREAM_BYTES_S = 64 * 1024  # a receive budget is shared by no more streams than leaves each of them this
 REQUEST_NAMES_BYTES = 512 * 1024  # paths in one request, which is one small body
 REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more peers
 SCAN_MAX = 4096  # wants looked at to fill one bundle
@@ -97,10 +99,14 @@ class Fetcher:
         received: Callable[[int], None],
         timeout_s: float = PEER_TIMEOUT_S,
         patience_s: float = PATIENCE_S,
+        peers: Peers | None = None,
+        budget: Bucket | None = None,
     ) -> None:
+        """`peers`, if given, are the sources with what was learnt of them earlier."""
         self._volume, self._digest, self._chunk_bytes = volume, digest, chunk_bytes
         self._self_name = self_name
-        self._peers = Peers(sources, self_name, members, random.Random())
+        self._peers = peers or Peers(sources, self_name, members, random.Random())
+        self._budget = budget or Bucket()
         self._term = term
         self._http = http
         self._received = received
@@ -150,7 +156,7 @@ class Fetcher:
         self._give_up()
         now = self._now()
         for peer in self._peers.ready(now):
-            if not self._queue or len(self._streams) >= FETCH_STREAMS_MAX:
+            if not self._queue or len(self._streams) >= self._streams_max():
                 break
             items = self._take(peer)
             if items:
@@ -158,8 +164,15 @@ class Fetcher:
                 task = asyncio.create_task(self._stream(peer, items))
                 self._streams.add(task)
                 task.add_done_callback(self._ended)
-        if self._queue and len(self._streams) < FETCH_STREAMS_MAX:
+        if self._queue and len(self._streams) < self._streams_max():
             self._pump_later(now)
+
+    def _streams_max(self) -> int:
+        """Under a small budget few streams, so that none of them seems silent to its peer."""
+        rate = self._budget.rate_bytes_s
+        return (
+            FETCH_STREAMS_MAX if rate is None else max(1, min(FETCH_STREAMS_MAX, int(rate // STREAM_BYTES_S)))
+        )
 
     def _pump_later(self, now: float) -> None:
         if self._timer is not None:
@@ -183,10 +196,12 @@ class Fetcher:
 
     def _take(self, peer: Peer) -> list[_Item]:
         """The next bundle for `peer`: what it has not denied, up to a bound in chunks and bytes."""
-        free = max(1, FETCH_STREAMS_MAX - len(self._streams))
+        free = max(1, self._streams_max() - len(self._streams))
         fair = max(REQUEST_MIN_CHUNKS, -(-len(self._queue) // free))
         most = min(CHUNK_REQUEST_MAX_CHUNKS, fair)
         budget = min(REQUEST_MAX_BYTES, peer.rate_bytes_s * REQUEST_SECONDS)
+        if self._budget.rate_bytes_s is not None:
+            budget = min(budget, max(1.0, self._budget.rate_bytes_s * REQUEST_SECONDS / self._streams_max()))
         taken: list[_Item] = []
         passed: list[_Item] = []
         names = REQUEST_NAMES_BYTES
@@ -281,21 +296,25 @@ class Fetcher:
         count: Callable[[int], None],
     ) -> None:
         got: list[tuple[int, bytes]] = []
+        positions: set[int] = set()  # of everything that came, to notice what comes twice
         size = 0
         try:
             while True:
-                status, position, length = HEADER.unpack(await _exactly(content, HEADER.size, None))
+                status, position, length = HEADER.unpack(await self._exactly(content, HEADER.size, None))
                 if status == Status.END:
+                    if await content.read(1):  # to its very end, or the connection could not be used again
+                        raise PeerFailed("it went on after its end")
                     break
                 item = open_items.get(position)
-                if item is None or any(position == one for one, _ in got):
+                if item is None or position in positions:
                     raise PeerFailed("it answered what was not asked")
                 if status == Status.MISSING:
                     self._deny(peer, open_items.pop(position))
                     continue
                 if status != Status.CHUNK or length != item.want.length:
                     raise PeerFailed("it sent a record of the wrong shape")
-                got.append((position, await _exactly(content, length, count)))
+                positions.add(position)
+                got.append((position, await self._exactly(content, length, count)))
                 size += length
                 if len(got) >= BATCH_CHUNKS or size >= BATCH_BYTES:
                     batch, got, size = got, [], 0
@@ -306,6 +325,24 @@ class Fetcher:
         await self._write(peer, got, open_items)
         if open_items:
             raise PeerFailed("it left chunks out")
+
+    async def _exactly(
+        self, content: aiohttp.StreamReader, length: int, count: Callable[[int], None] | None
+    ) -> bytes:
+        """`length` bytes, payload (`count`) as fast as the budget allows; PeerFailed where the stream ends before."""
+        parts: list[bytes] = []
+        left = length
+        while left:
+            limited = self._budget.rate_bytes_s is not None
+            part = await content.read(min(left, self._budget.slice_bytes) if limited else left)
+            if not part:
+                raise PeerFailed("it ended the stream before everything was sent")
+            if count is not None:
+                count(len(part))
+                await self._budget.take(len(part))
+            left -= len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _write(
         self, peer: Peer, got: Sequence[tuple[int, bytes]], open_items: dict[int, _Item]
@@ -339,21 +376,6 @@ class Fetcher:
         item.tried.add(peer.name)
         if not item.job.done.done():
             self._queue.append(item)
-
-
-async def _exactly(content: aiohttp.StreamReader, length: int, count: Callable[[int], None] | None) -> bytes:
-    """`length` bytes; PeerFailed where the stream ends before."""
-    parts: list[bytes] = []
-    left = length
-    while left:
-        part = await content.read(left)
-        if not part:
-            raise PeerFailed("it ended the stream before everything was sent")
-        if count is not None:
-            count(len(part))
-        left -= len(part)
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> str:

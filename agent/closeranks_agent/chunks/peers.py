@@ -18,6 +18,10 @@ REST_MIN_S = 0.5
 REST_MAX_S = 10.0
 RATE_START = 32 * 1024 * 1024  # bytes/s, before anything is known
 _RATE_WEIGHT = 0.3
+# What a small answer took tells of waiting, not of speed.
+RATED_BYTES = 1024 * 1024
+RATED_SECONDS = 0.5
+KNOWN_MAX = 1024
 
 
 @dataclass(slots=True)
@@ -43,9 +47,22 @@ class Peers:
         members: Callable[[], Mapping[str, Member]],
         rng: random.Random,
     ) -> None:
-        self._peers = {name: Peer(name) for name in dict.fromkeys(sources) if name != self_name}
+        self._self_name = self_name
         self._members = members
         self._rng = rng
+        self._known: dict[str, Peer] = {}
+        self.choose(sources)
+
+    def choose(self, sources: Sequence[str]) -> None:
+        """Go by these sources from now on; what was learnt of a peer earlier counts again."""
+        self._peers = {
+            name: self._known.get(name) or Peer(name)
+            for name in dict.fromkeys(sources)
+            if name != self._self_name
+        }
+        if len(self._known) > KNOWN_MAX:
+            self._known.clear()
+        self._known.update(self._peers)
 
     def usable(self) -> list[Peer]:
         """Those that may be asked at all, resting ones included."""
@@ -61,7 +78,9 @@ class Peers:
     def ready(self, now: float) -> list[Peer]:
         """Those that can take a request now, best first."""
         free = [one for one in self.usable() if one.streams < STREAMS_PER_PEER and one.rest_until <= now]
-        return sorted(free, key=lambda one: (one.streams, -one.rate_bytes_s, one.name))
+        # Rates of one magnitude are alike: of two good sources everybody would else take the same one.
+        tied = {one.name: self._rng.random() for one in free}
+        return sorted(free, key=lambda one: (one.streams, -_magnitude(one.rate_bytes_s), tied[one.name]))
 
     def wake_at(self) -> float | None:
         """When the next resting peer is worth another try."""
@@ -80,10 +99,15 @@ class Peers:
 
     def served(self, peer: Peer, payload: int, seconds: float) -> None:
         peer.failures = 0
-        if payload and seconds > 0:
+        peer.last_error = ""
+        if payload and (payload >= RATED_BYTES or seconds >= RATED_SECONDS):
             peer.rate_bytes_s += _RATE_WEIGHT * (payload / seconds - peer.rate_bytes_s)
 
     def story(self) -> str:
         """The last thing that went wrong with each peer, for an operator."""
         told = [f"{one.name}: {one.last_error}" for one in self._peers.values() if one.last_error]
         return "; ".join(told[:8])
+
+
+def _magnitude(rate_bytes_s: float) -> int:
+    return int(max(rate_bytes_s, 1.0)).bit_length() // 2

@@ -3,8 +3,8 @@
 Invariant: nothing leaves this node but bytes of files that the index lists in the volume, to askers that
 the membership knows and allows, and never while this node is fenced. The index says *which* paths may be
 read; it is never believed about their content. A peer that reads slowly loses its place after
-WRITE_TIMEOUT_S, and no more than CHUNK_STREAMS_MAX are served at once: serving must not hurt what this
-server is for.
+WRITE_TIMEOUT_S, and no more than CHUNK_STREAMS_MAX are served at once, a few more wait a moment for a place:
+serving must not hurt what this server is for.
 
 Rejected: sendfile (the bytes must be hashed anyway; measured no faster), and looking a digest up under
 other paths (a healthy peer holds the truth, so the path that is asked for is the right one).
@@ -27,8 +27,10 @@ from closeranks_proto.limits import CHUNK_STREAMS_MAX, PEER_TIMEOUT_S
 from closeranks_proto.messages import Member
 
 from ..beneath import read_span
-from ..disk.records import VolumeGone
+from ..disk.index import Index
+from ..disk.records import StateUnavailable, VolumeGone
 from ..disk.volume import Volume
+from ..speed import Bucket
 from .wire import (
     CONTENT_TYPE,
     HEADER,
@@ -48,6 +50,8 @@ BATCH_CHUNKS = 64  # one hop to a thread costs as much as several small files
 BATCH_BYTES = 4 * 1024 * 1024
 WRITE_TIMEOUT_S = 2 * PEER_TIMEOUT_S
 BUSY_RETRY_S = 1
+QUEUED_MAX = 64  # askers that wait for a place, each an idle connection
+QUEUE_MAX_S = 2.0  # below the patience of whoever asks
 
 
 class _Refusal(Exception):
@@ -70,13 +74,16 @@ class ChunkServer:
         term: Callable[[], int],
         fenced: Callable[[], bool],
         served: Callable[[str, int], None],
+        budget: Bucket | None = None,
     ) -> None:
         self._volumes = volumes
         self._members = members
         self._term = term
         self._fenced = fenced
         self._served = served
-        self._streams = 0
+        self._budget = budget or Bucket()
+        self._places = asyncio.Semaphore(CHUNK_STREAMS_MAX)
+        self._queued = 0
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         return [web.post(PATH, self.chunks)]
@@ -84,21 +91,33 @@ class ChunkServer:
     async def chunks(self, request: web.Request) -> web.StreamResponse:
         """One stream of chunks, or a refusal as JSON."""
         try:
-            peer, asked, volume = await self._admit(request)
+            peer = self._known(request)
+            await self._place()
         except _Refusal as refusal:
             return self._refuse(refusal)
-        if self._streams >= CHUNK_STREAMS_MAX:
-            busy = _Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{CHUNK_STREAMS_MAX} streams are being served"
-            )
-            return self._refuse(busy)
-        self._streams += 1
         try:
+            asked, volume = await self._asked(request)
             return await self._stream(request, peer, asked, volume)
+        except _Refusal as refusal:
+            return self._refuse(refusal)
         finally:
-            self._streams -= 1
+            self._places.release()
 
-    async def _admit(self, request: web.Request) -> tuple[str, ChunkRequest, Volume]:
+    async def _place(self) -> None:
+        """Wait a moment for a place: fifteen peers that ask for the same new file at once are no overload."""
+        if self._places.locked() and self._queued >= QUEUED_MAX:
+            raise _busy()
+        self._queued += 1
+        try:
+            async with asyncio.timeout(QUEUE_MAX_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise _busy() from None
+        finally:
+            self._queued -= 1
+
+    def _known(self, request: web.Request) -> str:
+        """The asker's name, if it may ask at all."""
         peer = request.headers.get(NODE_HEADER, "")
         member = self._members().get(peer)
         if self._fenced():
@@ -107,6 +126,9 @@ class ChunkServer:
             raise _Refusal(HTTPStatus.FORBIDDEN, "unknown_node", "this node is not a member of the fleet")
         if member.fenced and not member.may_fetch:
             raise _Refusal(HTTPStatus.FORBIDDEN, "fenced", "the asking node is fenced and may not fetch now")
+        return peer
+
+    async def _asked(self, request: web.Request) -> tuple[ChunkRequest, Volume]:
         body = await _read_bounded(request)
         try:
             asked = decode_request(body)
@@ -119,7 +141,7 @@ class ChunkServer:
             raise _Refusal(
                 HTTPStatus.CONFLICT, "other_settings", "the volume's chunk length or digest differs here"
             )
-        return peer, asked, volume
+        return asked, volume
 
     def _refuse(self, refusal: _Refusal) -> web.Response:
         headers = {TERM_HEADER: str(self._term())}
@@ -150,12 +172,26 @@ class ChunkServer:
                 await response.write_eof()
                 return
             parts, payload, position = await asyncio.to_thread(read_batch, volume, asked.chunks, position)
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                for part in parts:
-                    await response.write(part)
+            for part in parts:
+                await self._write(response, part)
             self._served(peer, payload)
         await response.write(HEADER.pack(Status.END, 0, 0))
         await response.write_eof()
+
+    async def _write(self, response: web.StreamResponse, part: bytes) -> None:
+        """In slices: each waits for its turn in the budget, and a peer must take each in time."""
+        view = memoryview(part)
+        while view:
+            step = self._budget.slice_bytes
+            await self._budget.take(min(step, len(view)))
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await response.write(part if len(view) <= step and len(view) == len(part) else view[:step])
+            view = view[step:]
+
+
+def _busy() -> _Refusal:
+    text = f"{CHUNK_STREAMS_MAX} streams are being served and others wait for a place"
+    return _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "busy", text)
 
 
 async def _read_bounded(request: web.Request) -> bytes:
@@ -175,15 +211,16 @@ def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> 
     parts: list[bytes] = []
     payload = 0
     try:
+        index = volume.history.index
         root_fd = volume.open_root()
-    except (VolumeGone, OSError) as error:
+    except (VolumeGone, StateUnavailable, OSError) as error:
         log.warning("can not serve chunks of %s: %s", volume.name, error)
         last = len(chunks)
         return [HEADER.pack(Status.MISSING, at, 0) for at in range(position, last)], 0, last
     try:
         last = min(len(chunks), position + BATCH_CHUNKS)
         while position < last and payload < BATCH_BYTES:
-            data = _read_chunk(volume, root_fd, chunks[position])
+            data = _read_chunk(volume, index, root_fd, chunks[position])
             if data is None:
                 parts.append(HEADER.pack(Status.MISSING, position, 0))
             else:
@@ -196,12 +233,12 @@ def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> 
     return (parts if payload > len(parts) * 32768 else [b"".join(parts)]), payload, position
 
 
-def _read_chunk(volume: Volume, root_fd: int, chunk: ChunkName) -> bytes | None:
+def _read_chunk(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
     """The chunk's bytes if they are what was asked for, read now; None otherwise."""
-    record = volume.record(chunk.key)
-    if record is None or entry_kind(record.value) is not Kind.FILE:
+    row = index.row(chunk.key)
+    if row is None or entry_kind(row.value) is not Kind.FILE:
         return None
-    size = entry_size(record.value)
+    size = entry_size(row.value)
     if chunk.index >= chunk_count(size, volume.chunk_bytes):
         return None
     offset, length = chunk_span(size, volume.chunk_bytes, chunk.index)

@@ -7,14 +7,14 @@ that is little against fetching. Runs on the volume's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from closeranks_proto.content import ChunkList, decode_chunk_list
-from closeranks_proto.entries import Kind, decode_entry, entry_kind, entry_size
+from closeranks_proto.entries import Kind, entry_kind, entry_size
 
 from ..disk.volume import Volume
-from .plan import LocalContent, Place, Rules, Saw
+from .plan import LocalContent, Place, Rules, Saw, entry_of
 from .trash import Trash
 
 WINDOW = 32_768  # about 1 KB each while they are planned
@@ -52,8 +52,16 @@ def windows(volume: Volume, target: bytes, skip: Collection[bytes], size: int = 
     yield Window(tuple(saws), None)
 
 
-def local_content(volume: Volume, saws: Collection[Saw], trash: Trash | None) -> LocalContent:
-    """What is at hand for these differences. `trash`, if given, is open."""
+def local_content(
+    volume: Volume,
+    saws: Collection[Saw],
+    trash: Trash | None,
+    known: Mapping[bytes, Place] | None = None,
+) -> LocalContent:
+    """What is at hand for these differences. `trash`, if given, is open.
+
+    `known`: where whole contents are, by digest, if that was looked up already.
+    """
 
     def lists(digest: bytes) -> ChunkList | None:
         blob = volume.object(digest)
@@ -75,13 +83,13 @@ def local_content(volume: Volume, saws: Collection[Saw], trash: Trash | None) ->
             digest = _digest(saw.target, width)
             if saw.own is None or entry_kind(saw.own) is not Kind.FILE or _digest(saw.own, width) != digest:
                 wanted[digest] = entry_size(saw.target)
-    whole = _whole(volume, saws, wanted, trash) if wanted else {}
+    whole = known if known is not None else _whole(volume, saws, wanted, trash) if wanted else {}
     longer = any(size > volume.chunk_bytes for size in wanted.values())
     return LocalContent(lists, whole, _chunk_places(volume, saws, lists) if longer else {}, zero)
 
 
 def _digest(value: bytes, width: int) -> bytes:
-    return decode_entry(value, width).digest
+    return entry_of(value, width).digest
 
 
 def _whole(

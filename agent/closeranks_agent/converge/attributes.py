@@ -4,6 +4,11 @@ What the volume tracks is set exactly. What it does not track is kept where a fi
 its ACL and labels) and follows the parent directory where it is new, so that a repaired file can be used by
 whoever used it before. Special mode bits are written only where `mode_to_write` allows.
 
+What tracking carries: owner and mtime of files and symlinks, owner of directories (a directory's mtime tells
+about its names, changes with every one, and is never compared), `user.*` attributes, and POSIX ACLs
+(`system.posix_acl_access` and `_default`), with what they make of the mode. Not `security.capability`: a
+capability gives power on a machine, so it is its operator's, and a file that is replaced loses it.
+
 Everything works on descriptors (also O_PATH ones, through /proc/self/fd), never on names: a name could
 become a symlink between the check and the change.
 """
@@ -36,6 +41,8 @@ def set_new(
     if target.xattrs is not None:
         _set_xattrs(fd, target.xattrs)
     os.fchmod(fd, new_mode(target, replaced, special_bits, os.fstat(fd).st_mode))
+    if target.mode is None and target.xattrs:
+        _set_xattrs(fd, target.xattrs)  # an ACL's mask went along with the mode: what is tracked counts
     if target.mtime_ns is not None:
         os.utime(fd, ns=(target.mtime_ns, target.mtime_ns))
 

@@ -1,4 +1,4 @@
-"""Making a volume's root another root: one operation for resync, catching up and restoring.
+"""Making a volume's root another root: one operation for resync, catching up, restoring and following a writer.
 
 A run collects the target's pages, then goes in rounds: compare the present root with the target, plan a
 window of the differences, apply it. What changed under its hands is simply a difference of the next round.
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import aiohttp
 
-from closeranks_proto.errors import MissingObject, ProtocolError, UserError
+from closeranks_proto.errors import UserError
 from closeranks_proto.limits import FRAME_MAX_ITEMS
 from closeranks_proto.messages import (
     Converge,
@@ -25,24 +25,25 @@ from closeranks_proto.messages import (
     ConvergeResult,
     Member,
     PlanStep,
-    Problem,
+    Push,
+    PushResult,
     TrashItem,
     TrashList,
     TrashRestore,
     Verify,
     VerifyResult,
 )
-from closeranks_proto.paths import escape
 
-from ..disk.records import StateUnavailable, VolumeGone, problem_of
 from ..disk.volume import Volume
+from ..speed import Bucket
 from .athand import WINDOW, local_content, rules_of, windows
-from .ledger import LedgerDamaged
 from .plan import Saw, plan, step_for_people
+from .push import Pusher
 from .restore import restore_in_place, restore_to
 from .rounds import Rounds
 from .tally import Tally
 from .target import Want, collect
+from .told import WORLD, told
 from .trash import Trash
 from .verify import verify
 
@@ -50,7 +51,6 @@ log = logging.getLogger("closeranks.converge")
 
 PLAN_SHOWN_BYTES = 4 * 1024 * 1024  # of keys and notes in one answer
 LIST_MAX = 1000
-World = (VolumeGone, StateUnavailable, LedgerDamaged, OSError, MissingObject, ProtocolError)
 
 
 class Converger:
@@ -70,6 +70,7 @@ class Converger:
         term: Callable[[], int] = lambda: 0,
         open_incidents: Callable[[], Collection[str]] = tuple,
         window: int = WINDOW,
+        budget: Bucket | None = None,
     ) -> None:
         self.volume = volume
         self.self_name = self_name
@@ -77,8 +78,10 @@ class Converger:
         self.http = http
         self.window = window
         self.trash = Trash(volume)
-        self._want: Want = want
-        self._lock = asyncio.Lock()
+        self.budget = budget  # of bytes received, shared with all volumes
+        self.want: Want = want
+        self.lock = asyncio.Lock()
+        self._pusher = Pusher(self)
 
     async def prepare(self) -> None:
         """To be called when the agent starts: a disk that is full later can then still be repaired.
@@ -90,26 +93,39 @@ class Converger:
     async def run(self, order: Converge, progress: Callable[[ConvergeProgress], None]) -> ConvergeResult:
         """Carry out the order. Cancellable at any point; what is finished stays."""
         assert order.volume == self.volume.name
-        async with self._lock:
+        async with self.lock:
+            await self._pusher.close()
             tally = Tally(order.action, progress, asyncio.get_running_loop().time)
             try:
                 return await self._run(order, tally)
-            except World as error:
-                problem, detail = _told(error, self.volume)
+            except WORLD as error:
+                problem, detail = told(error, self.volume)
                 log.warning("converge %s of volume %s failed: %s", order.action, order.volume, detail)
                 return tally.result(order, "failed", self.volume.root, detail, problem)
             finally:
                 if self.volume.root is not None:
                     self.volume.drop_staged()
 
+    async def push(self, push: Push) -> PushResult:
+        """Apply the truth's next steps to what is still as they take it. Cancellable; what is finished stays."""
+        assert push.volume == self.volume.name
+        async with self.lock:
+            return await self._pusher.run(push)
+
+    async def close(self) -> None:
+        """Let go of what is kept open between pushes."""
+        async with self.lock:
+            await self._pusher.close()
+
     async def verify(self, order: Verify) -> VerifyResult:
         """Re-read what the converges of the incident wrote, scan fully, and say what the root is."""
         assert order.volume == self.volume.name
-        async with self._lock:
+        async with self.lock:
+            await self._pusher.close()
             try:
                 return await verify(self.volume, self.trash, order)
-            except World as error:
-                _, detail = _told(error, self.volume)
+            except WORLD as error:
+                _, detail = told(error, self.volume)
                 return VerifyResult(order.action, order.volume, None, 0, 0, False, detail, ())
 
     async def list_trash(self, order: TrashList) -> tuple[tuple[TrashItem, ...], str | None]:
@@ -128,13 +144,14 @@ class Converger:
         """Give items back; `outside` are directories that the restored must not lie in. Raises UserError."""
         try:
             if order.in_place:
-                if self._lock.locked():
+                if self.lock.locked():
                     raise UserError("the volume is being converged or verified; ask again when that is over")
-                async with self._lock:
+                async with self.lock:
+                    await self._pusher.close()
                     return await self.volume.run(restore_in_place, self.volume, self.trash, order.ids)
             return await asyncio.to_thread(restore_to, self.volume, self.trash, order.ids, order.to, outside)
-        except World as error:
-            raise UserError(_told(error, self.volume)[1]) from error
+        except WORLD as error:
+            raise UserError(told(error, self.volume)[1]) from error
 
     async def _run(self, order: Converge, tally: Tally) -> ConvergeResult:
         if self.volume.root is None:
@@ -142,7 +159,7 @@ class Converger:
             if self.volume.root is None:
                 detail = "the volume could not be scanned yet"
                 return tally.result(order, "failed", None, detail, report.problem)
-        await collect(self.volume, order.target_root, self._want)
+        await collect(self.volume, order.target_root, self.want)
         if order.dry_run:
             return await self.volume.run(self._dry_run, order, tally)
         return await Rounds(self, order, tally).run()
@@ -169,28 +186,3 @@ class Converger:
             order.action, order.volume, "done", self.volume.root, 0, 0, 0, withheld, "", None,
             tuple(shown), steps, fetch_bytes,
         )  # fmt: skip
-
-
-def _told(error: BaseException, volume: Volume) -> tuple[Problem | None, str]:
-    """A failure of the world as a problem (None where it is not this volume's) and in words."""
-    match error:
-        case VolumeGone(problem=problem) | StateUnavailable(problem=problem):
-            return problem, str(error)
-        case LedgerDamaged():
-            return Problem("private_dir", str(error)), str(error)
-        case MissingObject():
-            return (
-                None,
-                f"the coordinator does not have the target any more ({error}): a newer order will name it",
-            )
-        case TimeoutError() | ConnectionError():
-            return None, f"the coordinator could not be asked: {error or type(error).__name__}"
-        case ProtocolError():
-            return None, f"the target is not well formed: {error}"
-        case OSError():
-            problem = problem_of(
-                error, f"volume {volume.name} at {escape(volume.path)} could not be converged"
-            )
-            return problem, problem.message
-        case _:
-            raise AssertionError("not a failure of the world") from error

@@ -28,6 +28,25 @@ def sync_files(fds: Sequence[int], filesystem_fd: int) -> None:
         os.fsync(fd)
 
 
+def sync_names(names: Sequence[bytes], directory_fd: int) -> None:
+    """The same of many files in one directory that are not open any more; names that are gone are left out."""
+    if len(names) > FEW and _backlog_kib() <= BACKLOG_MAX_KIB:
+        syscalls.sync_filesystem(directory_fd)
+        return
+    for name in names:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # it has its final mode already, which may forbid us to open it
+            syscalls.sync_filesystem(directory_fd)
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def sync_directories(root_fd: int, paths: Collection[bytes], others: Sequence[int]) -> None:
     """Returns when the names in these directories below `root_fd`, and in the open `others`, are on disk."""
     if len(paths) + len(others) > FEW and _backlog_kib() <= BACKLOG_MAX_KIB:

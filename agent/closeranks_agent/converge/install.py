@@ -15,11 +15,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind
+from closeranks_proto.entries import Entry, Kind, encode_entry, entry_kind
 from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
@@ -30,15 +30,16 @@ from ..disk.volume import Volume
 from . import attributes
 from .durable import sync_directories
 from .lift import Lifts
-from .plan import Step, Verb
+from .plan import Saw, Step, Verb, entry_of
 from .stage import stage_name
-from .swap import NoExchange, NotEmpty, Surprise, Taken, put_new, swap_in, take_out
+from .swap import NoExchange, NotEmpty, Surprise, Taken, move_within, put_new, swap_in, take_out
 from .trash import Discard, Trash, discard_of
 from .workroom import Workroom
 from .written import Written
 
 FATAL_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EUCLEAN})
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CHANGED = "it was changed while converge worked"
 _NOT_YET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
@@ -71,19 +72,25 @@ class _Work:
 
 
 class Installer:
-    """Applies steps during one converge."""
+    """Applies steps during one converge, or during pushes.
+
+    Pushes keep no list of what was written (`written` None: nobody proves them by reading again) and give
+    `open_incidents`: they may let the trash make room by dropping what pushes put there before.
+    """
 
     def __init__(
         self,
         volume: Volume,
         room: Workroom,
         trash: Trash,
-        written: Written,
+        written: Written | None,
         lifts: Lifts,
         incident: str,
+        open_incidents: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._volume, self._room, self._trash = volume, room, trash
         self._written, self._lifts, self._incident = written, lifts, incident
+        self._open_incidents = open_incidents
         self._ignore = IgnoreRules(volume.settings.ignore)
         self._width = volume.algorithm.width
         self._special_bits = volume.settings.special_bits
@@ -106,17 +113,26 @@ class Installer:
                 arrived.append((work.item.decode(), work.discard))
                 self.moved[work.step.key] = work.item
         self._sync(works)
-        if works:
-            self._trash.settle(arrived, self._incident)
+        if any(work.discard is not None for work in works):
+            self._trash.settle(arrived, self._incident, self._is_push)
         changes = [Change(key, record) for key, record in sorted(self._changes.items())]
         if changes:
             self._volume.apply(changes, "converge", observed)
         return self._results
 
+    @property
+    def _is_push(self) -> bool:
+        return self._open_incidents is not None
+
     # --- compare ---------------------------------------------------------------------------------
 
     def _check(self, step: Step) -> _Work | None:
         """The step's work if the path is what the plan saw; else its result is noted."""
+        if self._is_push and step.seen is None and step.source is None:
+            return _Work(step, None)  # that nothing is there is seen when it appears: it never replaces
+        return self._check_now(step)
+
+    def _check_now(self, step: Step) -> _Work | None:
         try:
             return self._check_once(step)
         except PermissionError as error:
@@ -127,12 +143,14 @@ class Installer:
                 error = again if isinstance(again, PermissionError) else error
             self._results.append(failed(step, error))
         except OSError as error:
-            if step.seen is None and error.errno in _NOT_YET:
+            if step.seen is None and step.source is None and error.errno in _NOT_YET:
                 return _Work(step, None)  # an earlier step of the batch makes its directory
             self._results.append(failed(step, error))
         return None
 
     def _check_once(self, step: Step) -> _Work | None:
+        if step.source is not None:
+            return self._check_source(step, step.source)
         with beneath.spot(self._room.root_fd, step.key) as where:
             status = beneath.status(where)
             if is_same(step.seen, status):
@@ -142,6 +160,15 @@ class Installer:
                 self._results.append(Result(step, Outcome.BLOCKED, "case_twin", twin))
                 return None
         self._results.append(self._reread(step, status))
+        return None
+
+    def _check_source(self, step: Step, source: Saw) -> _Work | None:
+        with beneath.spot(self._room.root_fd, source.key) as where:
+            status = beneath.status(where)
+        if is_same(source.seen, status):
+            return _Work(step, status)
+        self._reread(Step(Verb.REMOVE, source.key, source.own, None, source.seen), status)
+        self._results.append(Result(step, Outcome.CHANGED, "busy", _CHANGED))
         return None
 
     def _work(self, step: Step, status: os.stat_result | None) -> _Work:
@@ -155,7 +182,7 @@ class Installer:
     def _stage_name(self, step: Step) -> bytes:
         if step.target is None:
             return b""
-        target = decode_entry(step.target, self._width)
+        target = entry_of(step.target, self._width)
         return stage_name(step.key, step.need.digest if step.need else target.target)
 
     def _reread(self, step: Step, status: os.stat_result | None) -> Result:
@@ -174,9 +201,7 @@ class Installer:
             return Result(step, Outcome.STALE)  # nobody has looked into it yet
         self._changes[step.key] = record
         done = (record.value if record is not None else None) == step.target
-        return Result(
-            step, Outcome.DONE if done else Outcome.CHANGED, "busy", "it was changed while converge worked"
-        )
+        return Result(step, Outcome.DONE if done else Outcome.CHANGED, "busy", _CHANGED)
 
     def _in_the_way(self, step: Step, status: os.stat_result) -> Result:
         """Something is there that is never compared, so the tree can not have it, and it is never removed."""
@@ -194,17 +219,20 @@ class Installer:
         charge = count = 0
         for work in works:
             if work.discard is not None:
-                if not self._trash.has_room(charge + work.discard.charge, count + 1):
+                if not self._has_room(charge + work.discard.charge, count + 1):
                     self._results.append(Result(work.step, Outcome.TRASH_FULL, "", str(work.discard.charge)))
                     continue
                 charge, count = charge + work.discard.charge, count + 1
             admitted.append(work)
         try:
             discarding = [work for work in admitted if work.discard is not None]
-            ids = self._trash.intend([work.discard for work in discarding if work.discard], self._incident)
+            ids: list[str] = []
+            if discarding:
+                coming = [work.discard for work in discarding if work.discard]
+                ids = self._trash.intend(coming, self._incident, self._is_push)
             for work, item in zip(discarding, ids, strict=True):
                 work.item = item.encode()
-            if admitted:
+            if admitted and self._written is not None:
                 self._written.add(work.step.key for work in admitted if work.step.target is not None)
         except OSError as error:
             if error.errno not in FULL_ERRNOS:
@@ -212,6 +240,13 @@ class Installer:
             self._results.extend(Result(work.step, Outcome.NO_ROOM) for work in admitted)
             return []
         return admitted
+
+    def _has_room(self, charge: int, count: int) -> bool:
+        if self._trash.has_room(charge, count):
+            return True
+        return self._open_incidents is not None and self._trash.make_room(
+            charge, count, self._open_incidents()
+        )
 
     # --- swap ------------------------------------------------------------------------------------
 
@@ -221,7 +256,7 @@ class Installer:
             try:
                 return self._perform(work)
             except Surprise:
-                return Result(step, Outcome.CHANGED, "busy", "it was changed while converge worked")
+                return self._surprised(work)
             except NotEmpty:
                 return self._remains(step)
             except NoExchange:
@@ -234,10 +269,24 @@ class Installer:
                 return failed(step, error)
         raise AssertionError("unreachable")
 
+    def _surprised(self, work: _Work) -> Result:
+        """What the path holds instead is recorded at once where it was not compared before."""
+        step = work.step
+        if step.seen is None and self._is_push:
+            before = len(self._results)
+            plain = replace(step, source=None)
+            if self._check_now(plain) is None and len(self._results) > before:
+                found = self._results.pop()
+                if step.source is None:
+                    return found
+        return Result(step, Outcome.CHANGED, "busy", _CHANGED)
+
     def _lift_for(self, work: _Work) -> bool:
         """Whether making directories writable gives hope. A directory that moves must be writable itself."""
         try:
             lifted = self._lifts.lift(parent_key(work.step.key))
+            if work.step.source is not None:
+                lifted |= self._lifts.lift(parent_key(work.step.source.key))
             if work.discard is not None and work.discard.kind is Kind.DIRECTORY:
                 lifted |= self._lifts.lift(work.step.key)
         except OSError:
@@ -246,6 +295,8 @@ class Installer:
 
     def _perform(self, work: _Work) -> Result:
         step = work.step
+        if step.source is not None:
+            return self._move(work, step.source)
         taken = None if work.discard is None else Taken(work.item, work.discard)
         with beneath.spot(self._room.root_fd, step.key) as where:
             if step.target is None:
@@ -254,7 +305,7 @@ class Installer:
                 self._changes[step.key] = None
                 self._lifts.forget(step.key)
                 return Result(step, Outcome.DONE, trashed=True)
-            target = decode_entry(step.target, self._width)
+            target = entry_of(step.target, self._width)
             if step.verb is Verb.SET_ATTRIBUTES:
                 self._set_attributes(work, target, where)
             else:
@@ -268,6 +319,23 @@ class Installer:
             raise Surprise
         self._changes[step.key] = self._record(step.key, target, now)
         return Result(step, Outcome.DONE, trashed=taken is not None)
+
+    def _move(self, work: _Work, source: Saw) -> Result:
+        """Give a file its new name. What a third party slipped under the old one goes back there."""
+        step = work.step
+        assert step.target is not None
+        assert work.status is not None
+        with (
+            beneath.spot(self._room.root_fd, source.key) as origin,
+            beneath.spot(self._room.root_fd, step.key) as where,
+        ):
+            move_within(origin, where, work.status)
+            now = beneath.status(where)
+        self._changes[source.key] = None
+        if now is None:
+            raise Surprise
+        self._changes[step.key] = self._record(step.key, entry_of(step.target, self._width), now)
+        return Result(step, Outcome.DONE)
 
     def _staged(self, step: Step, target: Entry, where: Spot) -> bytes:
         """The name in the stage of what will appear; directories and symlinks are made here."""
@@ -349,7 +417,10 @@ class Installer:
         if not works:
             return
         parents = {path_of(parent_key(work.step.key)) for work in works}
-        sync_directories(self._room.root_fd, parents, (self._room.stage_fd, self._room.items_fd))
+        parents |= {path_of(parent_key(work.step.source.key)) for work in works if work.step.source}
+        # The stage needs no sync: a name leaves it in the same rename that brings it to the tree or the trash.
+        trashed = (self._room.items_fd,) if any(work.discard is not None for work in works) else ()
+        sync_directories(self._room.root_fd, parents, trashed)
 
 
 def is_same(seen: StatSignature | None, status: os.stat_result | None) -> bool:

@@ -41,6 +41,11 @@ class Lifts:
                 case _:
                     continue  # of another version: the mode is compared and set by the plan
 
+    @property
+    def any(self) -> bool:
+        """Whether a directory is lifted now."""
+        return bool(self._lifted)
+
     def lift(self, key: bytes) -> bool:
         """Make the directories down to `key` (b"" is the root) workable; whether any of them was changed."""
         changed = False

@@ -3,9 +3,13 @@
 Order, so that as much as possible gets done whatever is lacking:
 1. removals, deepest first: they need no room, and their bytes can be copied from the trash afterwards;
 2. directories, symlinks and attributes of files, parents first: they need next to no room;
-3. files, in key order;
-4. attributes of existing directories, deepest first: a directory becomes read-only when work in it is over.
+3. files that only change their name (see below), then files, in key order;
+4. removals of directories out of which a file moved, and attributes of existing directories, deepest first:
+   a directory becomes read-only when work in it is over.
 A directory that turns into a file or symlink is empty by then, its contents being removals.
+
+With `moves`, a removal and a new path with the very same entry become one rename: nothing is copied, nothing
+goes to the trash, for the bytes stay in the tree.
 
 Every step carries the value and the stat signature that the plan saw: it is applied only to that. A plan
 covers a window of the differences; `cut` is the last key looked at. What concerns a directory that may have
@@ -20,10 +24,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from closeranks_proto.content import ChunkList, chunk_count, chunk_span
-from closeranks_proto.entries import SPECIAL_BITS, Entry, Kind, aspects, decode_entry
+from closeranks_proto.entries import SPECIAL_BITS, Entry, Kind, aspects, decode_entry, entry_kind
 from closeranks_proto.errors import MissingObject
 from closeranks_proto.messages import PlanStep
 from closeranks_proto.paths import escape, path_of
@@ -31,12 +36,24 @@ from closeranks_proto.paths import escape, path_of
 if TYPE_CHECKING:
     from ..disk.records import StatSignature
 
+REMEMBERED_MAX_BYTES = 256
 HOLE_MIN_BYTES = 64 * 1024  # shorter runs of zeros are written like anything else
+
+
+@lru_cache(4096)
+def _decoded(value: bytes, width: int) -> Entry:
+    return decode_entry(value, width)
+
+
+def entry_of(value: bytes, width: int) -> Entry:
+    """`decode_entry` of a value that is looked at several times on its way; short ones are remembered."""
+    return _decoded(value, width) if len(value) <= REMEMBERED_MAX_BYTES else decode_entry(value, width)
 
 
 class Verb(StrEnum):
     MAKE_DIRECTORY = "make_directory"
     LINK = "link"
+    MOVE = "move"
     FETCH = "fetch"
     COPY = "copy"
     SET_ATTRIBUTES = "set_attributes"
@@ -111,6 +128,7 @@ class Step:
     target: bytes | None
     seen: StatSignature | None
     need: FileNeed | None = None
+    source: Saw | None = None  # of a move: the path that goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +157,37 @@ class Plan:
     waiting: tuple[Saw, ...]  # directories that must see the next window first
 
 
-def plan(saws: Iterable[Saw], local: LocalContent, rules: Rules, cut: bytes | None = None) -> Plan:
+def plan(
+    saws: Iterable[Saw], local: LocalContent, rules: Rules, cut: bytes | None = None, moves: bool = False
+) -> Plan:
     """The ordered steps for these differences. Raises MissingObject where a chunk list is not at hand."""
+    saws = sorted(saws, key=lambda one: one.key)
+    sources = _moves(saws) if moves else {}
+    moved = {source.key for source in sources.values()}
+    left = {key[:at] for key in moved for at in range(len(key)) if key[at] == 0}
+    renames: list[Step] = []
+    late: list[Step] = []
     removals: list[Step] = []
     roomless: list[Step] = []
     files: list[Step] = []
     directories: list[Step] = []
     withheld: list[Saw] = []
     waiting: list[Saw] = []
-    for saw in sorted(saws, key=lambda one: one.key):
-        own = None if saw.own is None else decode_entry(saw.own, rules.width)
-        target = None if saw.target is None else decode_entry(saw.target, rules.width)
+    for saw in saws:
+        if saw.key in moved:
+            continue
+        if saw.key in sources:
+            renames.append(Step(Verb.MOVE, saw.key, None, saw.target, None, None, sources[saw.key]))
+            continue
+        own = None if saw.own is None else entry_of(saw.own, rules.width)
+        target = None if saw.target is None else entry_of(saw.target, rules.width)
         if own is not None and target is not None and is_withheld(own, target, rules.special_bits):
             withheld.append(saw)
         elif _must_wait(saw.key, own, target, cut):
             waiting.append(saw)
         elif target is None:
-            removals.append(Step(Verb.REMOVE, saw.key, saw.own, None, saw.seen))
+            removal = Step(Verb.REMOVE, saw.key, saw.own, None, saw.seen)
+            (late if saw.key in left else removals).append(removal)
         elif own is not None and _same_content(own, target):
             step = Step(Verb.SET_ATTRIBUTES, saw.key, saw.own, saw.target, saw.seen)
             (directories if own.kind is Kind.DIRECTORY else roomless).append(step)
@@ -166,9 +198,23 @@ def plan(saws: Iterable[Saw], local: LocalContent, rules: Rules, cut: bytes | No
         else:
             verb = Verb.MAKE_DIRECTORY if target.kind is Kind.DIRECTORY else Verb.LINK
             roomless.append(Step(verb, saw.key, saw.own, saw.target, saw.seen))
-    removals.reverse()
-    directories.reverse()
-    return Plan((*removals, *roomless, *files, *directories), tuple(withheld), tuple(waiting))
+    for downwards in (removals, late, directories):
+        downwards.reverse()
+    steps = (*removals, *roomless, *renames, *files, *late, *directories)
+    return Plan(steps, tuple(withheld), tuple(waiting))
+
+
+def _moves(saws: Sequence[Saw]) -> dict[bytes, Saw]:
+    """New file -> the path that goes and had the same entry. A path goes to one new name only."""
+    going: dict[bytes, list[Saw]] = {}
+    for saw in reversed(saws):
+        if saw.target is None and saw.own is not None and entry_kind(saw.own) is Kind.FILE:
+            going.setdefault(saw.own, []).append(saw)
+    found: dict[bytes, Saw] = {}
+    for saw in saws:
+        if saw.own is None and saw.target is not None and going.get(saw.target):
+            found[saw.key] = going[saw.target].pop()
+    return found
 
 
 def mode_to_write(target: int, present: int, special_bits: bool) -> int:
@@ -262,8 +308,8 @@ def step_for_people(step: Step, width: int) -> PlanStep:
 
 
 def _note(step: Step, width: int) -> str:
-    own = None if step.own is None else decode_entry(step.own, width)
-    target = None if step.target is None else decode_entry(step.target, width)
+    own = None if step.own is None else entry_of(step.own, width)
+    target = None if step.target is None else entry_of(step.target, width)
     if target is None:
         return f"{own.kind.name.lower()} goes to the trash" if own else ""
     parts: list[str] = []

@@ -95,6 +95,7 @@ class Rounds:
                 self._owner.term,
                 self._owner.http,
                 self._tally.received,
+                budget=self._owner.budget,
             )
         )
         self._stage_room = stage.room

@@ -4,29 +4,33 @@ A name depends on the path and its target content alone, so a run that was cut o
 already lies in the stage is read again and compared with the chunk digests, and only what is missing is
 copied or fetched. (Rejected: a durable map of finished chunks. Reading is cheaper than syncing it, and
 bytes on disk are better evidence.) Nothing is written that does not have its digest. Chunks of zeros stay
-holes. All functions here run in threads; `stopped` ends long ones.
+holes, and so do longer runs of zeros inside a chunk. All functions here run in threads; `stopped` ends long ones.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.entries import decode_entry
+from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath, syscalls
 from ..beneath import pread_full, read_span
 from ..chunks.fetch import ChunkWant
 from . import attributes
-from .durable import sync_files
-from .plan import FileNeed, Place, Step
+from .durable import sync_files, sync_names
+from .plan import FileNeed, Place, Step, entry_of
 from .room import FILE_OVERHEAD_BYTES, Room
 from .workroom import Workroom
 
+MAKE_OPEN_MAX = 128  # files kept open until they are synced; of more, the whole filesystem is synced
 RESERVE_MIN_BYTES = 256 * 1024  # shorter files are promised room for, not reserved one by one
+HOLE_BLOCK_BYTES = 16 * 1024  # zeros of that length, counted from the chunk's beginning, are not stored
+_ZEROS = bytes(HOLE_BLOCK_BYTES)
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -49,6 +53,33 @@ class Staged:
     missing: list[int]
     promised: int = 0
     wants: list[ChunkWant] = field(default_factory=list)
+
+
+class Dressing:
+    """The directories that files of one batch will stand in, each looked at once: new files take after them."""
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._known: dict[bytes, os.stat_result] = {}
+
+    def parent(self, key: bytes) -> os.stat_result:
+        """Of the parent, or, where the same batch has yet to make it, of the nearest directory above it."""
+        directory = parent_key(key)
+        found = self._known.get(directory)
+        while found is None:
+            try:
+                fd = beneath.open_directory(self._root_fd, path_of(directory))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or not directory:
+                    raise
+                directory = parent_key(directory)
+                continue
+            try:
+                found = os.fstat(fd)
+            finally:
+                os.close(fd)
+        self._known[parent_key(key)] = found
+        return found
 
 
 class Stage:
@@ -230,6 +261,45 @@ class Stage:
                 os.close(fd)
         return bad
 
+    def make(self, batch: Sequence[tuple[Staged, bytes]]) -> list[tuple[Staged, OSError]]:
+        """Make files of one chunk whose bytes are here and verified, as `write` and `finish` would, in one go.
+
+        Those that could not be made are given back. Raises OSError where the disk could not take them.
+        """
+        made: list[int] = []
+        failed: list[tuple[Staged, OSError]] = []
+        dressing = Dressing(self._workroom.root_fd)
+        few = len(batch) <= MAKE_OPEN_MAX
+        try:
+            for staged, data in batch:
+                try:
+                    fd = self._open_to_write(staged.name)
+                    made.append(fd)
+                    _pwrite_full(fd, data, 0)
+                    self._dress(fd, staged.step, dressing)
+                    self._names.discard(staged.name)  # about to leave; `relist` finds it if it does not
+                except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    failed.append((staged, error))
+                while made and not few:
+                    os.close(made.pop())
+            if few:
+                sync_files(made, self._workroom.stage_fd)
+            else:
+                sync_names([staged.name for staged, _ in batch], self._workroom.stage_fd)
+        finally:
+            for fd in made:
+                os.close(fd)
+            for staged, _ in batch:
+                self.forget(staged)
+        return failed
+
+    def relist(self) -> int:
+        """Look again at what lies here; how many names."""
+        self._names = {os.fsencode(name) for name in os.listdir(self._workroom.stage_fd)}
+        return len(self._names)
+
     def finish(self, batch: Sequence[Staged]) -> list[tuple[Staged, OSError]]:
         """Attributes, then everything to disk; those whose attributes could not be set are given back.
 
@@ -237,13 +307,14 @@ class Stage:
         """
         fds: dict[int, Staged] = {}
         failed: list[tuple[Staged, OSError]] = []
+        dressing = Dressing(self._workroom.root_fd)
         try:
             for staged in batch:
                 self._check_stopped()
                 try:
                     fd = self._open(staged.name)
                     fds[fd] = staged
-                    self._dress(fd, staged.step)
+                    self._dress(fd, staged.step, dressing)
                 except OSError as error:
                     failed.append((staged, error))
             self._check_stopped()
@@ -260,15 +331,16 @@ class Stage:
         self.room.release(staged.promised)
         staged.promised = 0
 
-    def _dress(self, fd: int, step: Step) -> None:
+    def _dress(self, fd: int, step: Step, dressing: Dressing) -> None:
         assert step.target is not None
-        target = decode_entry(step.target, self._algorithm.width)
-        with beneath.spot(self._workroom.root_fd, step.key) as where:
-            parent = os.fstat(where.parent_fd)
-            replaced = beneath.status(where)
-            if target.xattrs is None and replaced is not None:
-                self._carry(fd, where)
-        attributes.set_new(fd, target, replaced, parent, self._special_bits)
+        target = entry_of(step.target, self._algorithm.width)
+        replaced = None
+        if step.own is not None:
+            with beneath.spot(self._workroom.root_fd, step.key) as where:
+                replaced = beneath.status(where)
+                if target.xattrs is None and replaced is not None:
+                    self._carry(fd, where)
+        attributes.set_new(fd, target, replaced, dressing.parent(step.key), self._special_bits)
 
     @staticmethod
     def _carry(fd: int, where: beneath.Spot) -> None:
@@ -303,7 +375,36 @@ def clear_stage(stage_fd: int, keep: Collection[bytes] = ()) -> None:
 
 
 def _pwrite_full(fd: int, data: bytes, offset: int) -> None:
+    """Write, leaving holes where whole blocks of zeros are."""
+    if len(data) < 2 * HOLE_BLOCK_BYTES or not any(
+        _is_zero_block(data, at) for at in range(0, len(data), HOLE_BLOCK_BYTES)
+    ):
+        _pwrite(fd, memoryview(data), offset)
+        return
     view = memoryview(data)
+    start = 0
+    while start < len(data):
+        end, zero = start, _is_zero_block(data, start)
+        while end < len(data) and _is_zero_block(data, end) is zero:
+            end += HOLE_BLOCK_BYTES
+        end = min(end, len(data))
+        if not zero or not _leave_hole(fd, offset + start, end - start):
+            _pwrite(fd, view[start:end], offset + start)
+        start = end
+
+
+def _is_zero_block(data: bytes, at: int) -> bool:
+    return data.startswith(_ZEROS, at)
+
+
+def _leave_hole(fd: int, offset: int, length: int) -> bool:
+    """Whether the range reads as zeros now. A file that ends inside it is made longer."""
+    if os.fstat(fd).st_size < offset + length:
+        os.ftruncate(fd, offset + length)
+    return syscalls.punch_hole(fd, offset, length)
+
+
+def _pwrite(fd: int, view: memoryview, offset: int) -> None:
     while view:
         count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count

@@ -71,6 +71,28 @@ def put_new(stage_name: bytes, room: Workroom, where: Spot) -> None:
         raise Surprise from error
 
 
+def move_within(origin: Spot, where: Spot, seen: os.stat_result) -> None:
+    """Rename a file inside the tree to a free name, if it is the one that was `seen`. Raises Surprise, OSError."""
+    try:
+        beneath.move_new(origin.name, origin.parent_fd, where.name, where.parent_fd)
+    except FileExistsError as error:
+        raise Surprise from error
+    now = beneath.status(where)
+    if now is not None and _is_same_file(now, seen):
+        return
+    try:
+        beneath.move_new(where.name, where.parent_fd, origin.name, origin.parent_fd)
+    except (FileExistsError, FileNotFoundError):
+        pass  # both names were taken over meanwhile: what moved stays under the new one, for a scan to find
+    raise Surprise
+
+
+def _is_same_file(now: os.stat_result, seen: os.stat_result) -> bool:
+    """A rename changes ctime and nothing else."""
+    kept = (seen.st_ino, seen.st_mode, seen.st_size, seen.st_mtime_ns)
+    return (now.st_ino, now.st_mode, now.st_size, now.st_mtime_ns) == kept
+
+
 def swap_in(stage_name: bytes, room: Workroom, where: Spot, taken: Taken) -> None:
     """Put a staged entry in the place of another, which goes to the trash.
 

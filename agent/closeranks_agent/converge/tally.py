@@ -127,7 +127,7 @@ class Tally:
         if not self.aside:
             return ""
         told = [
-            f"{escape(path_of(key))}: {_words(*self.aside[key])}" for key in sorted(self.aside)[:SHOWN_MAX]
+            f"{escape(path_of(key))}: {words(*self.aside[key])}" for key in sorted(self.aside)[:SHOWN_MAX]
         ]
         count = len(self.aside)
         more = f"; and {count - SHOWN_MAX} more" if count > SHOWN_MAX else ""
@@ -137,7 +137,8 @@ class Tally:
         return text[:4000]
 
 
-def _words(outcome: Outcome, why: str, detail: str) -> str:
+def words(outcome: Outcome, why: str, detail: str) -> str:
+    """Why a step could not be made, for an operator."""
     match outcome:
         case Outcome.NO_ROOM:
             return "there is not enough free space"
@@ -174,8 +175,8 @@ def trash_full(needed: int, free: int, trash: str) -> Problem:
 
 
 def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+        count /= 1000
+    return f"{count:.1f} TB"

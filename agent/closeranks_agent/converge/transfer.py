@@ -55,9 +55,12 @@ class Transfer:
         threads: ThreadPoolExecutor,
         note: Callable[[Sequence[Result]], None],
         came: Callable[[int], None],
+        soon: bool = False,
     ) -> None:
+        """`soon`: install also in the middle of a scan."""
         self._volume, self._stage, self._fetcher, self._installer = volume, stage, fetcher, installer
         self._threads, self._note, self._came = threads, note, came
+        self._soon = soon
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Returns when every step has its result. Raises what stops everything."""
@@ -81,7 +84,8 @@ class Transfer:
                 unfinished = dict(await self._finish(complete))
                 ready = [one.step for one in complete if one.step.key not in unfinished]
                 self._note(list(unfinished.values()))
-                self._note(await self._volume.run(self._installer.apply, ready))
+                run = self._volume.run_soon if self._soon else self._volume.run
+                self._note(await run(self._installer.apply, ready))
         except OSError as error:
             if error.errno not in FULL_ERRNOS:
                 raise

@@ -8,6 +8,11 @@ left in the stage is brought home by `recover`. The trash never holds more than 
 *Never the last copy.* Whether another node still holds an item's bytes can not be known here. So nothing
 is evicted to make room for something newer: an item goes only when it is older than `trash_keep_s` and its
 incident is not open. Moving to the trash itself never removes a copy, since the trash is on this node.
+One exception: what pushes put here are versions that an authorised writer replaced or removed itself. They
+fill the trash in the course of ordinary work, and a trash that is full for `trash_keep_s` would stop the
+replication. So a push for which there is no room lets the oldest of *them* go (`make_room`), though none that
+is younger than an open incident of this node, and never anything that a converge, a person or an incident
+put here. Where that is not enough, the step does not run.
 
 Layout: `trash/ledger`, `trash/items/<id>`. A file or symlink is its own inode, a directory an empty one.
 Rejected: names that keep the path (4,095 bytes do not fit below), and deduplication (bytes in the trash
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +31,7 @@ from threading import RLock
 
 import msgpack
 
-from closeranks_proto.entries import Kind
+from closeranks_proto.entries import Kind, entry_kind
 from closeranks_proto.messages import TrashItem
 
 from .. import beneath
@@ -33,9 +39,12 @@ from ..disk.volume import Volume
 from .ledger import Ledger, LedgerDamaged
 from .workroom import Workroom, open_workroom
 
+CONTENTS_MAX = 100_000  # found by their content, some 150 bytes each
+ROOM_SHARE = 16  # when room is made, for this part of the trash at once: the ledger is written anew each time
 MAX_ITEMS = 1_000_000  # names in one directory, and 70 bytes of memory each while the trash is open
 DEFAULT_SHARE = 10  # a tenth of the filesystem
 LEDGER = b"ledger"
+DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class Kept:
     trashed_unix_ms: int
     incident: str
     discard: Discard
+    pushed: bool = False
 
     @property
     def id(self) -> str:
@@ -77,6 +87,7 @@ class _State:
     next_number: int = 1
     users: int = 0
     by_incident: dict[str, int] = field(default_factory=dict)
+    contents: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)  # content digest -> newest item
 
 
 class TrashFull(Exception):
@@ -94,6 +105,7 @@ class Trash:
         self._volume = volume
         self._lock = RLock()
         self._state: _State | None = None
+        self._open_since: dict[str, int] = {}  # when open incidents were first heard of
 
     @contextmanager
     def opened(self) -> Iterator[Workroom]:
@@ -134,7 +146,7 @@ class Trash:
 
     # --- putting ---------------------------------------------------------------------------------
 
-    def intend(self, discards: Sequence[Discard], incident: str) -> list[str]:
+    def intend(self, discards: Sequence[Discard], incident: str, pushed: bool = False) -> list[str]:
         """Durably announce that these entries are about to come; their ids, under which they go to items_fd.
 
         Raises TrashFull, with nothing announced, and OSError.
@@ -148,18 +160,18 @@ class Trash:
             state.ledger.prepare()
             now = time.time_ns() // 1_000_000
             first = state.next_number
-            kept = [Kept(first + at, now, incident, one) for at, one in enumerate(discards)]
+            kept = [Kept(first + at, now, incident, one, pushed) for at, one in enumerate(discards)]
             state.ledger.append(_encode(one) for one in kept)
             state.ledger.sync()
             state.next_number += len(discards)
             return [one.id for one in kept]
 
-    def settle(self, done: Sequence[tuple[str, Discard]], incident: str) -> None:
+    def settle(self, done: Sequence[tuple[str, Discard]], incident: str, pushed: bool = False) -> None:
         """The batch is over: these items have arrived, and no exchange is pending any more."""
         with self._lock:
             state = self._open_state()
             for item_id, discard in done:
-                self._count(state, item_id.encode(), discard.charge, incident)
+                self._count(state, Kept(int(item_id, 16), 0, incident, discard, pushed))
             state.ledger.append([msgpack.packb(("settled", state.next_number - 1))])
 
     def has_room(self, charge: int, count: int) -> bool:
@@ -167,6 +179,11 @@ class Trash:
         with self._lock:
             state = self._open_state()
             return state.used + charge <= self.max_bytes and len(state.names) + count <= MAX_ITEMS
+
+    def find(self, content: bytes) -> bytes | None:
+        """The id of an item with that content digest, of those that came last. The trash must be open."""
+        with self._lock:
+            return self._open_state().contents.get(content)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -205,16 +222,60 @@ class Trash:
             opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
             before = min([oldest, *opened])
             gone = [one for one in self.kept() if one.trashed_unix_ms < before]
-            if not gone:
-                return 0
-            for one in gone:
-                _remove(state.room.items_fd, one.id.encode())
-                state.names.discard(one.id.encode())
-                state.used -= one.discard.charge
-                state.by_incident[one.incident] -= one.discard.charge
-            head = msgpack.packb(("settled", state.next_number - 1))
-            state.ledger.replace([head, *(_encode(one) for one in self.kept())])
-            return sum(one.discard.charge for one in gone)
+            return self._drop(state, gone)
+
+    def note_incidents(self, open_incidents: Collection[str]) -> None:
+        """Remember since when these are open: what came later is not dropped to make room."""
+        if open_incidents or self._open_since:
+            now = time.time_ns() // 1_000_000
+            with self._lock:
+                self._open_since = {one: self._open_since.get(one, now) for one in open_incidents}
+
+    def make_room(self, charge: int, count: int, open_incidents: Collection[str]) -> bool:
+        """Drop the oldest that pushes put here, if that makes room for `count` items of `charge` bytes in all.
+
+        Nothing is dropped that is younger than an open incident, and nothing where it would not be enough.
+        """
+        self.note_incidents(open_incidents)
+        with self.opened(), self._lock:
+            state = self._open_state()
+            most_bytes = self.max_bytes
+            opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
+            before = min([*opened, *self._open_since.values()], default=None)
+            used, items = state.used + charge, len(state.names) + count
+            wished_bytes, wished_items = (
+                most_bytes - most_bytes // ROOM_SHARE,
+                MAX_ITEMS - MAX_ITEMS // ROOM_SHARE,
+            )
+            gone: list[Kept] = []
+            for one in self.kept():
+                if (used <= wished_bytes and items <= wished_items) or (
+                    before is not None and one.trashed_unix_ms >= before
+                ):
+                    break
+                if one.pushed and not one.incident:
+                    gone.append(one)
+                    used, items = used - one.discard.charge, items - 1
+            if used > most_bytes or items > MAX_ITEMS:
+                return False
+            self._drop(state, gone)
+            return True
+
+    def _drop(self, state: _State, gone: Sequence[Kept]) -> int:
+        """Remove items and their records. Bytes freed."""
+        if not gone:
+            return 0
+        for one in gone:
+            _remove(state.room.items_fd, one.id.encode())
+            state.names.discard(one.id.encode())
+            state.used -= one.discard.charge
+            state.by_incident[one.incident] -= one.discard.charge
+            content = self._content_of(one.discard)
+            if content and state.contents.get(content) == one.id.encode():
+                del state.contents[content]
+        head = msgpack.packb(("settled", state.next_number - 1))
+        state.ledger.replace([head, *(_encode(one) for one in self.kept())])
+        return sum(one.discard.charge for one in gone)
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -253,13 +314,10 @@ class Trash:
             known.add(kept.id.encode())
             pending.append(kept)
             if kept.id.encode() in state.names:
-                state.by_incident[kept.incident] = (
-                    state.by_incident.get(kept.incident, 0) + kept.discard.charge
-                )
-                state.used += kept.discard.charge
+                self._count(state, kept)
         for kept in pending:
             if recover(state.room, kept):
-                self._count(state, kept.id.encode(), kept.discard.charge, kept.incident)
+                self._count(state, kept)
         self._adopt(state, sorted(state.names - known))
 
     def _adopt(self, state: _State, names: Sequence[bytes]) -> None:
@@ -272,14 +330,33 @@ class Trash:
             except ValueError:
                 continue  # not ours: somebody put a file here by hand
             state.next_number = max(state.next_number, number + 1)
-            state.ledger.append([_encode(Kept(number, time.time_ns() // 1_000_000, "", discard))])
-            self._count(state, name, discard.charge, "")
+            kept = Kept(number, time.time_ns() // 1_000_000, "", discard)
+            state.ledger.append([_encode(kept)])
+            self._count(state, kept)
 
-    @staticmethod
-    def _count(state: _State, name: bytes, charge: int, incident: str) -> None:
+    def _count(self, state: _State, kept: Kept) -> None:
+        """An item is really here."""
+        name, charge = kept.id.encode(), kept.discard.charge
         state.names.add(name)
         state.used += charge
-        state.by_incident[incident] = state.by_incident.get(incident, 0) + charge
+        state.by_incident[kept.incident] = state.by_incident.get(kept.incident, 0) + charge
+        content = self._content_of(kept.discard)
+        if content:
+            state.contents.pop(content, None)
+            state.contents[content] = name
+            if len(state.contents) > CONTENTS_MAX:
+                state.contents.popitem(last=False)
+
+    def _content_of(self, discard: Discard) -> bytes:
+        """The content digest of a file, as the index knew it; b"" where it is not known."""
+        value, width = discard.value, self._volume.algorithm.width
+        if (
+            discard.kind is not Kind.FILE
+            or len(value) < DIGEST_AT + width
+            or entry_kind(value) is not Kind.FILE
+        ):
+            return b""
+        return value[DIGEST_AT : DIGEST_AT + width]
 
 
 def recover(room: Workroom, kept: Kept) -> bool:
@@ -350,8 +427,9 @@ def item_of(volume: str, kept: Kept) -> TrashItem:
 def _encode(kept: Kept) -> bytes:
     one = kept.discard
     fields = (one.key, int(one.kind), one.size, one.charge, one.mode, one.mtime_ns, one.inode, one.why)
+    tag = "pushed" if kept.pushed else "item"
     packed: bytes = msgpack.packb(
-        ("item", kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
+        (tag, kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
         use_bin_type=True,
     )
     return packed
@@ -361,11 +439,11 @@ def _decode(record: object) -> Kept | None:
     """The item of a ledger record; None for a marker. Raises CodecError for what is neither."""
     match record:
         case (
-            "item", int(number), int(at), str(incident), bytes(key), int(kind), int(size), int(charge),
-            int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
+            "item" | "pushed" as tag, int(number), int(at), str(incident), bytes(key), int(kind), int(size),
+            int(charge), int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
         ):  # fmt: skip
             discard = Discard(key, Kind(kind), size, charge, mode, mtime, inode, why, value, stage_name)
-            return Kept(number, at, incident, discard)
+            return Kept(number, at, incident, discard, tag == "pushed")
         case ("settled", int()):
             return None
         case _:

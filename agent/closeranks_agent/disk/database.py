@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,21 +36,26 @@ class Damaged(CloseranksError):
 
 
 class Database:
-    """A file with a schema of `version`; a file of another version counts as damaged."""
+    """A file with a schema of `version`; a file of another version counts as damaged.
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    `upgrades` lead from older versions to the next one, each in statements.
+    """
+
+    def __init__(
+        self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None = None
+    ) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._durable = True
         with self._named_errors():
             self._connection = apsw.Connection(str(path))
             try:
-                self._prepare(schema, version)
+                self._prepare(schema, version, upgrades or {})
             except BaseException:
                 self._connection.close(True)
                 raise
 
-    def _prepare(self, schema: str, version: int) -> None:
+    def _prepare(self, schema: str, version: int, upgrades: Mapping[int, str]) -> None:
         connection = self._connection
         connection.set_busy_timeout(2000)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -60,6 +65,12 @@ class Database:
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         found = connection.pragma("user_version")
+        while found in upgrades:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(upgrades[found])
+            found += 1
+            connection.execute(f"PRAGMA user_version = {found}")
+            connection.execute("COMMIT")
         if found not in (0, version):
             raise Damaged(f"{self.path} was written by another version of closeranks (format {found})")
         if found == 0:

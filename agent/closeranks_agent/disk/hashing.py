@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,11 +47,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A file as it was read. `steady` is False where it changed meanwhile; `bytes` were hashed."""
+    """A file as it was read. `steady` is False where it changed meanwhile; `bytes` were hashed in `seconds`."""
 
     record: Record
     steady: bool
     bytes: int
+    seconds: float = 0.0
 
 
 class EntryReader:
@@ -121,7 +123,7 @@ class EntryReader:
 
         Raises OSError where it can not be read, TooLarge, NotRegular, and Stopped when `stopped` says so.
         """
-        at = clock_ns()
+        at, started = clock_ns(), time.monotonic()
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise NotRegular(errno.ESTALE, "not a regular file any more")
@@ -137,7 +139,8 @@ class EntryReader:
         steady = count == size and pack_signature(after) == pack_signature(before)
         value = self.file_value(after, digest, xattrs, count)
         settled = steady and is_settled(after.st_ctime_ns, at)
-        return Reading(Record(key, value, StatSignature.of(after), chunks, settled), steady, count)
+        record = Record(key, value, StatSignature.of(after), chunks, settled)
+        return Reading(record, steady, count, time.monotonic() - started)
 
     def _read_small(self, fd: int, size: int) -> tuple[bytes, None, int]:
         """(content digest, no chunk list, bytes read) of a file that fits the buffer and one chunk."""

@@ -20,9 +20,10 @@ from typing import Final
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import JOURNAL_MAX_BYTES, MIB, SNAPSHOT_EDITS
-from closeranks_proto.messages import Edit, VolumeSettings
+from closeranks_proto.messages import Edit, Hand, VolumeSettings
 from closeranks_proto.tree import Summary, Tree
 
+from .attributed import HandOf, attribute
 from .database import Damaged
 from .index import Delta, Index
 from .journal import Journal, cut, edit_bytes
@@ -125,7 +126,15 @@ class History:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def commit(self, delta: Delta, edits: Mapping[bytes, Edit], cause: str, seen_mono: float) -> None:
+    def commit(
+        self,
+        delta: Delta,
+        edits: Mapping[bytes, Edit],
+        cause: str,
+        seen_mono: float,
+        hand_of: HandOf | None = None,
+        sizes: Mapping[bytes, int] | None = None,
+    ) -> None:
         """Rows and the steps that the edits make, cut into commits; too many become one announcement."""
         base = self.root
         assert base is not None
@@ -143,10 +152,14 @@ class History:
             with self._transaction(durable=bool(steps)):
                 self.index.write(delta, self._chunk_bytes, self._algorithm.width)
                 if steps and announce:
-                    self.journal.announce(base, cause, seen_mono)
+                    self.journal.announce(
+                        base, cause, seen_mono, hands=attribute(ordered, hand_of, sizes).hands
+                    )
                 else:
                     for before, after, run in steps:
-                        self.journal.commit(before, after, run, cause, seen_mono)
+                        self.journal.commit(
+                            before, after, run, cause, seen_mono, attribute(run, hand_of, sizes)
+                        )
                 if steps:
                     self._set_root(base)
             self.root, self.summary = base, summary
@@ -160,14 +173,14 @@ class History:
                 self.index.set_meta("unfinished", True)
         self.unfinished = True
 
-    def found(self, cause: str, seen_mono: float, force: bool = False) -> None:
+    def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
         """The root of all rows, announced where it is another than before or `force` says so."""
         edited = self.tree.build(self.index.items())
         self.objects.add(edited.pages)
         with self.index.database.lock:
             with self._transaction():
                 if force or edited.root != self.root:
-                    self.journal.announce(edited.root, cause, seen_mono)
+                    self.journal.announce(edited.root, cause, seen_mono, hands=hands)
                     self._set_root(edited.root)
                 self.index.set_meta("unfinished", False)
             self.root, self.summary = edited.root, edited.summary

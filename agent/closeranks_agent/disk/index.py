@@ -29,7 +29,8 @@ from closeranks_proto.entries import Kind, entry_size
 from .database import Database
 from .records import Record, StatSignature
 
-FORMAT = 1
+FORMAT = 2
+UPGRADES = {1: "ALTER TABLE journal ADD COLUMN hands BLOB"}  # 1 did not know whose hand a change was
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
@@ -47,7 +48,7 @@ CREATE TABLE chunk_lists (digest BLOB PRIMARY KEY, list BLOB NOT NULL, orphan IN
 CREATE INDEX chunk_lists_orphan ON chunk_lists (orphan) WHERE orphan;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY, base_root BLOB, root BLOB NOT NULL, cause TEXT NOT NULL, edits BLOB,
-    bytes INTEGER NOT NULL, seen_mono REAL NOT NULL, seen_wall REAL NOT NULL, boot TEXT NOT NULL
+    bytes INTEGER NOT NULL, seen_mono REAL NOT NULL, seen_wall REAL NOT NULL, boot TEXT NOT NULL, hands BLOB
 );
 """
 
@@ -94,7 +95,7 @@ class Index:
     """The rows of one volume. Writing methods belong inside a transaction of `database`."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, SCHEMA, FORMAT)
+        self.database = Database(path, SCHEMA, FORMAT, UPGRADES)
 
     # --- small facts ---------------------------------------------------------------------------
 
@@ -159,12 +160,16 @@ class Index:
 
     def items(self, below: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value) below a directory, by default the root, keys ascending."""
+        return ((key, row.value) for key, row in self.rows(below))
+
+    def rows(self, below: bytes = b"") -> Iterator[tuple[bytes, Row]]:
+        """Every (key, row) below a directory, by default the root, keys ascending."""
         stack = [(below and below + b"\0", self.directory(below))]
         while stack:
             prefix, rows = stack[-1]
             for row in rows:
                 key = prefix + row.name
-                yield key, row.value
+                yield key, row
                 if is_directory(row.value):
                     # Each level holds what is left of its page: deep trees take small ones.
                     page_rows = PAGE_ROWS if len(stack) < DEEP_LEVELS else DEEP_PAGE_ROWS

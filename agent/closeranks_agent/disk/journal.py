@@ -15,13 +15,16 @@ from typing import cast
 import msgspec
 
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, JOURNAL_MAX_BYTES
-from closeranks_proto.messages import Announce, Commit, Edit
+from closeranks_proto.messages import Announce, Commit, Edit, Hand
 
+from .attributed import Attributed, Tally
 from .database import Database
 from .index import Index
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(tuple[Edit, ...]).decode
+_DECODE_HANDS = msgspec.msgpack.Decoder(tuple[tuple[Hand, ...], tuple[int, ...]]).decode
+_NOBODY = Attributed()
 _EDIT_OVERHEAD_BYTES = 16
 
 
@@ -86,30 +89,47 @@ class Journal:
     # --- writing -------------------------------------------------------------------------------
 
     def commit(
-        self, base_root: bytes, root: bytes, edits: Sequence[Edit], cause: str, seen_mono: float
-    ) -> None:
-        self._append(base_root, root, cause, _ENCODE(tuple(edits)), seen_mono)
+        self, base_root: bytes, root: bytes, edits: Sequence[Edit], cause: str, seen_mono: float,
+        attributed: Attributed = _NOBODY,
+    ) -> None:  # fmt: skip
+        self._append(base_root, root, cause, _ENCODE(tuple(edits)), seen_mono, attributed)
         if self.bytes > JOURNAL_MAX_BYTES:
             self.announce(root, cause, self._oldest(seen_mono))
 
-    def announce(self, root: bytes, cause: str, seen_mono: float, after_seq: int = 0) -> None:
-        """One announcement in place of everything; numbered above whatever was ever numbered."""
+    def announce(
+        self, root: bytes, cause: str, seen_mono: float, after_seq: int = 0, hands: Sequence[Hand] = ()
+    ) -> None:
+        """One announcement in place of everything; numbered above whatever was ever numbered.
+
+        `hands` are those of what no commit told yet; they join those of the commits that give way.
+        """
+        told = self._told_hands(hands)
         self._database.execute("DELETE FROM journal")
         self.last_seq = max(self.last_seq, after_seq)
         self.first_seq = self.last_seq + 1
         self.bytes = 0
-        self._append(None, root, cause, None, seen_mono)
+        self._append(None, root, cause, None, seen_mono, Attributed(told))
+
+    def _told_hands(self, hands: Sequence[Hand]) -> tuple[Hand, ...]:
+        """The most active of all that the journal names and of `hands`."""
+        tally = Tally()
+        for (blob,) in self._database.rows("SELECT hands FROM journal WHERE hands IS NOT NULL"):
+            tally.merge(_DECODE_HANDS(cast(bytes, blob))[0])
+        tally.merge(hands)
+        return tally.hands()
 
     def _append(
-        self, base_root: bytes | None, root: bytes, cause: str, edits: bytes | None, seen_mono: float
-    ) -> None:
+        self, base_root: bytes | None, root: bytes, cause: str, edits: bytes | None, seen_mono: float,
+        attributed: Attributed,
+    ) -> None:  # fmt: skip
         self.last_seq += 1
-        size = 0 if edits is None else len(edits)
+        hands = _ENCODE((attributed.hands, attributed.by)) if attributed.hands else None
+        size = len(edits or b"") + len(hands or b"")
         self.bytes += size
         seen_wall = time.time() - (self._now() - seen_mono)
         self._database.execute(
-            "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (self.last_seq, base_root, root, cause, edits, size, seen_mono, seen_wall, self._boot),
+            "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self.last_seq, base_root, root, cause, edits, size, seen_mono, seen_wall, self._boot, hands),
         )
         self._index.set_meta("last_seq", self.last_seq)
 
@@ -131,7 +151,7 @@ class Journal:
     def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
         """At most `limit` records behind `after_seq`, ready to send; ages as of now."""
         found = self._database.rows(
-            "SELECT seq, base_root, root, cause, edits, seen_mono, seen_wall, boot FROM journal"
+            "SELECT seq, base_root, root, cause, edits, seen_mono, seen_wall, boot, hands FROM journal"
             " WHERE seq > ? ORDER BY seq LIMIT ?",
             (after_seq, limit),
         )
@@ -139,13 +159,14 @@ class Journal:
 
     def _message(
         self, seq: int, base_root: bytes | None, root: bytes, cause: str, edits: bytes | None,
-        seen_mono: float, seen_wall: float, boot: str,
+        seen_mono: float, seen_wall: float, boot: str, blob: bytes | None,
     ) -> Commit | Announce:  # fmt: skip
         age_ms = int(self._age_s(seen_mono, seen_wall, boot) * 1000)
+        hands, by = ((), ()) if blob is None else _DECODE_HANDS(blob)
         if edits is None:
-            return Announce(self._volume, seq, root, cause, age_ms)
+            return Announce(self._volume, seq, root, cause, age_ms, hands)
         assert base_root is not None
-        return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause, age_ms)
+        return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause, age_ms, hands, by)
 
     def _age_s(self, seen_mono: float, seen_wall: float, boot: str) -> float:
         """Since a change was seen. Across a reboot only the wall clock is left; it may have been set back."""

@@ -15,6 +15,7 @@ from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, MIB, SNA
 from closeranks_proto.messages import Edit
 from closeranks_proto.paths import parent_key
 
+from .attributed import HandOf, Tally, edit_size
 from .history import History
 from .index import Delta, Index, Listing, is_directory
 from .journal import edit_bytes
@@ -28,29 +29,50 @@ ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
 class Recorder:
-    """For one scan. With `announce` one announcement comes at its end, whatever changed."""
+    """For one scan or look. With `announce` one announcement comes at its end, whatever changed.
 
-    def __init__(self, history: History, cause: str, announce: bool, tell: Callable[[], None]) -> None:
+    `hand_of` says whose hand a change is. `tally` adds up all of them, `changed` counts them.
+    """
+
+    def __init__(
+        self, history: History, cause: str, announce: bool, tell: Callable[[], None],
+        hand_of: HandOf | None = None, seen_mono: float | None = None,
+    ) -> None:  # fmt: skip
         self._history = history
+        self._hand_of = hand_of
+        self.tally = Tally()
+        self._untold = Tally()  # what is stowed
         self._cause = cause
         self._stow = announce or history.root is None or history.unfinished
         self._announce = announce
         self._tell = tell
         self._delta = Delta()
         self._edits: dict[bytes, Edit] = {}
+        self._sizes: dict[bytes, int] = {}  # bytes written, where not the whole file was
         self._edit_bytes = self._row_bytes = 0
-        self._seen_mono = 0.0
-        self._first_mono: float | None = None
+        self._asked_mono = seen_mono  # when the changes were heard of; None: when they are found
+        self._seen_mono = self._slice_due = 0.0
+        self._first_mono: float | None = seen_mono
         self._interim_due = time.monotonic() + INTERIM_S
         self.changed = 0
 
-    def put(self, record: Record, differs: bool) -> None:
-        """A path as it is now; `differs` where its value is not the row's."""
+    def put(self, record: Record, differs: bool, written: int | None = None) -> None:
+        """A path as it is now; `differs` where its value is not the row's.
+
+        `written`: how many bytes of it are new; None: all of them.
+        """
         self._delta.rows[record.key] = record
         self._row_bytes += len(record.key) + len(record.value) + len(record.chunks or b"")
         if differs:
-            self._edit(record.key, record.value, record.chunks)
+            self._edit(record.key, record.value, record.chunks, written)
+        else:
+            self._edits.pop(record.key, None)  # it came back to what it was before anybody was told
         self._flush_if_due()
+
+    @property
+    def stowing(self) -> bool:
+        """Rows are ahead of the root: nobody else may commit before `finish`."""
+        return self._stow
 
     def remove(self, key: bytes) -> None:
         self._delta.rows[key] = None
@@ -61,15 +83,24 @@ class Recorder:
     def listing(self, key: bytes, listing: Listing | None) -> None:
         self._delta.listings[key] = listing
 
-    def _edit(self, key: bytes, value: bytes | None, chunks: bytes | None) -> None:
+    def _edit(
+        self, key: bytes, value: bytes | None, chunks: bytes | None, written: int | None = None
+    ) -> None:
         self.changed += 1
+        hand = None if self._hand_of is None else self._hand_of(key)
+        if hand is not None:
+            for tally in (self.tally, self._untold) if self._stow else (self.tally,):
+                tally.add(hand, 1, edit_size(value) if written is None else written)
         if self._first_mono is None:
             self._first_mono = time.monotonic()
         if self._stow:
             return
         if not self._edits:
-            self._seen_mono = time.monotonic()
+            self._seen_mono = time.monotonic() if self._asked_mono is None else self._asked_mono
+            self._slice_due = time.monotonic() + SLICE_S
         edit = Edit(key, value, chunks)
+        if written is not None:
+            self._sizes[key] = written
         self._edits[key] = edit
         self._edit_bytes += edit_bytes(edit)
 
@@ -79,7 +110,7 @@ class Recorder:
             or self._row_bytes >= ROWS_MAX_BYTES
             or len(self._edits) >= COMMIT_MAX_EDITS
             or self._edit_bytes >= COMMIT_MAX_BYTES
-            or (self._edits and time.monotonic() - self._seen_mono >= SLICE_S)
+            or (self._edits and time.monotonic() >= self._slice_due)
         ):
             self.flush()
 
@@ -89,15 +120,19 @@ class Recorder:
             if self._stow:
                 self._history.stow(self._delta)
             else:
-                self._history.commit(self._delta, self._edits, self._cause, self._seen_mono)
+                self._history.commit(
+                    self._delta, self._edits, self._cause, self._seen_mono, self._hand_of, self._sizes
+                )
                 if self._edits:
                     self._tell()
             self._delta, self._edits, self._edit_bytes, self._row_bytes = Delta(), {}, 0, 0
+            self._sizes = {}
         if self.changed > SNAPSHOT_EDITS:
             self._stow = True
         now = time.monotonic()
         if self._stow and self._history.root is not None and not self._announce and now >= self._interim_due:
-            self._history.found(self._cause, self._first_mono or now)
+            self._history.found(self._cause, self._first_mono or now, hands=self._untold.hands())
+            self._untold = Tally()
             self._tell()
             ended = time.monotonic()
             self._interim_due = ended + max(INTERIM_S, (ended - now) / INTERIM_BUILD_SHARE)
@@ -106,7 +141,8 @@ class Recorder:
         """Everything was looked at. What was stowed becomes the root."""
         self.flush()
         if self._stow:
-            self._history.found(self._cause, self._first_mono or time.monotonic(), self._announce)
+            first_mono = self._first_mono or time.monotonic()
+            self._history.found(self._cause, first_mono, self._announce, self._untold.hands())
             self._tell()
 
 

@@ -16,18 +16,21 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final
 
+from closeranks_proto.content import decode_chunk_list
+from closeranks_proto.entries import entry_size
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MIB, SNAPSHOT_EDITS
-from closeranks_proto.paths import parent_key
+from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
 from .findings import Findings
 from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_file, opened_file, read_ahead
 from .ignore import IgnoreRules
 from .index import Index, Listing, Row, is_directory
+from .links import Links
 from .listing import Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
@@ -40,7 +43,8 @@ BUSY_RETRIES: Final = 2
 BUSY_PAUSE_S: Final = 0.03
 BUSY_RETRY_MAX_BYTES: Final = 64 * MIB  # a longer file is not read twice in one scan
 READ_AHEAD_FILES: Final = 64
-_DIGEST_AT: Final = 12  # where a file's value has its content digest
+COMPARED_CHUNKS: Final = 1024  # at once: most blocks of a long file are the same
+DIGEST_AT: Final = 12  # where a file's value has its content digest
 _SKIPPED: Final = os.fsdecode(PRIVATE_NAME)
 
 
@@ -57,10 +61,12 @@ class ScanSetup:
     full: bool = False  # look into every directory
     restat: bool = False  # besides, derive every value again from its stat
     reread: Collection[bytes] = ()  # keys whose content is read whatever their stat says
+    links: Links = field(default_factory=Links)  # what is known of files with several names; outlives scans
+    breathe: Callable[[], bool] | None = None  # between directories; whether directories went away meanwhile
 
 
 @dataclass(slots=True)
-class _Open:
+class OpenDirectory:
     """The directory that is being compared."""
 
     key: bytes
@@ -88,10 +94,12 @@ class Scan:
             self._forced.setdefault(parent_key(key), set()).add(key)
         self._busy: list[Reading] = []
         self._device = 0
+        self._root_fd = -1
+        self._moved = False  # directories went away while this scan was under way
         self.findings = setup.findings
 
     def run(self, root_fd: int) -> None:
-        self._device = os.fstat(root_fd).st_dev
+        self._root_fd, self._device = root_fd, os.fstat(root_fd).st_dev
         Walk(root_fd, self).run()
         self._settle_busy(root_fd)
 
@@ -101,6 +109,8 @@ class Scan:
         """Compare one directory; the subdirectories to enter."""
         if self._setup.stopped():
             raise Stopped
+        if not self._breathe(key, fd):
+            return ()
         skip = None if key else _SKIPPED
         stored = self._index.listing(key)
         try:
@@ -114,7 +124,7 @@ class Scan:
                 self.findings.ignored += stored.ignored
                 self.findings.hard_links += stored.hard_links
                 return self._not_ignored(key, seen.directories)
-            here = _Open(key, fd, key and key + b"\0", seen.whole, 0, 0, [], [])
+            here = OpenDirectory(key, fd, key and key + b"\0", seen.whole, 0, 0, [], [])
             self.findings.directories_compared += 1
             for name, status, row in beside(statuses(fd, seen, skip), self._index.directory(key)):
                 self._entry(here, name, status, row)
@@ -144,6 +154,27 @@ class Scan:
         elif error.errno not in (errno.ENOTDIR, errno.ELOOP):  # something else took its name: the next scan
             self._left_out(key, error)
 
+    def _breathe(self, key: bytes, fd: int) -> bool:
+        """Let looks through; False where `fd` is not the directory `key` any more.
+
+        What a look moved or removed is recorded already; going on below the old name would record it there again.
+        """
+        if self._setup.breathe is None or self._recorder.stowing:
+            return True
+        self._recorder.flush()
+        if not self._recorder.stowing:
+            self._moved |= self._setup.breathe()
+        if not self._moved or not key:
+            return True
+        try:
+            there = beneath.open_directory(self._root_fd, path_of(key))
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(there), os.fstat(fd))
+        finally:
+            os.close(there)
+
     def _must_compare(self, key: bytes) -> bool:
         return self._setup.full or self._setup.restat or key in self._forced
 
@@ -159,7 +190,7 @@ class Scan:
 
     # --- entries -------------------------------------------------------------------------------
 
-    def _entry(self, here: _Open, name: bytes, status: Status | None, row: Row | None) -> None:
+    def _entry(self, here: OpenDirectory, name: bytes, status: Status | None, row: Row | None) -> None:
         """One name that is on disk, in the index, or in both."""
         key = here.child(name)
         if status is None:
@@ -191,7 +222,7 @@ class Scan:
             if row is not None:
                 self._remove(key, row)
 
-    def _directory(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+    def _directory(self, here: OpenDirectory, name: bytes, status: os.stat_result, row: Row | None) -> None:
         key = here.child(name)
         if status.st_dev != self._device:
             here.clean = False
@@ -208,7 +239,7 @@ class Scan:
             return
         self._put(record, row)
 
-    def _symlink(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+    def _symlink(self, here: OpenDirectory, name: bytes, status: os.stat_result, row: Row | None) -> None:
         if row is not None and self._unchanged(here, row, status) and not self._setup.restat:
             return
         key = here.child(name)
@@ -225,9 +256,10 @@ class Scan:
         here.clean = here.clean and record.settled
         self._put(record, row)
 
-    def _file(self, here: _Open, name: bytes, status: os.stat_result, row: Row | None) -> None:
+    def _file(self, here: OpenDirectory, name: bytes, status: os.stat_result, row: Row | None) -> None:
         if status.st_nlink > 1:
             here.hard_links += 1
+            self._setup.links.note(here.child(name), status)
         if row is not None and self._unchanged(here, row, status):
             if not self._setup.restat:
                 return
@@ -238,7 +270,7 @@ class Scan:
         if len(here.unread) >= READ_AHEAD_FILES:
             self._read_files(here)
 
-    def _unchanged(self, here: _Open, row: Row, status: os.stat_result) -> bool:
+    def _unchanged(self, here: OpenDirectory, row: Row, status: os.stat_result) -> bool:
         return (
             row.settled
             and row.stat == pack_signature(status)
@@ -247,7 +279,7 @@ class Scan:
 
     def _restat(self, key: bytes, status: os.stat_result, row: Row) -> None:
         """The same content under other tracked attributes."""
-        digest = row.value[_DIGEST_AT : _DIGEST_AT + self._reader.algorithm.width]
+        digest = row.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
         value = self._reader.file_value(status, digest, None)
         if value != row.value:
             known = self._index.record(key, self._reader.chunk_bytes)
@@ -259,26 +291,41 @@ class Scan:
         if row is not None and is_directory(row.value) and not is_directory(record.value):
             self._remove_beneath(record.key)
         if row is None or differs or row.stat != record.stat.pack() or row.settled is not record.settled:
-            self._recorder.put(record, differs)
+            self._recorder.put(record, differs, self._written(record, row) if differs else None)
+
+    def _written(self, record: Record, row: Row | None) -> int | None:
+        """How many bytes of a long file are new, by its chunks; None: all of them."""
+        chunk_bytes = self._reader.chunk_bytes
+        if record.chunks is None or row is None or entry_size(row.value) <= chunk_bytes:
+            return None
+        before = self._index.chunk_list(row.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width])
+        return None if before is None else changed_bytes(before, record.chunks)
 
     def _remove(self, key: bytes, row: Row) -> None:
         if is_directory(row.value):
             self._remove_beneath(key)
+        else:
+            self._gone(row)
         self._recorder.remove(key)
+
+    def _gone(self, row: Row) -> None:
+        """A file or symlink lost its name. A look remembers it: it may stand elsewhere now."""
 
     def _remove_beneath(self, key: bytes) -> None:
         """Children before parents, so that no step shows an entry without its directory."""
-        items = self._index.items(key)
-        first = list(islice(items, SNAPSHOT_EDITS))  # more are a mass change, whose order nobody sees
-        for child, value in chain(items, reversed(first)):
-            if is_directory(value):
+        rows = self._index.rows(key)
+        first = list(islice(rows, SNAPSHOT_EDITS))  # more are a mass change, whose order nobody sees
+        for child, row in chain(rows, reversed(first)):
+            if is_directory(row.value):
                 self._recorder.listing(child, None)
+            else:
+                self._gone(row)
             self._recorder.remove(child)
         self._recorder.listing(key, None)
 
     # --- contents ------------------------------------------------------------------------------
 
-    def _read_files(self, here: _Open) -> None:
+    def _read_files(self, here: OpenDirectory) -> None:
         """Read what has come together, the kernel fetching all of it at once."""
         batch, here.unread = here.unread, []
         fds: list[int] = []
@@ -360,6 +407,18 @@ class Scan:
                 self._read(self._reader.read_file(key, fd, self._setup.stopped), row)
         except OSError as error:
             self._not_read(key, row, error)
+
+
+def changed_bytes(before: bytes, now: bytes) -> int:
+    """How many bytes lie in chunks of `now` that are others than the chunk at the same place before."""
+    old, new = decode_chunk_list(before), decode_chunk_list(now)
+    width, count = new.width, 0
+    for at in range(0, len(new.digests), COMPARED_CHUNKS * width):
+        mine = new.digests[at : at + COMPARED_CHUNKS * width]
+        theirs = old.digests[at : at + COMPARED_CHUNKS * width]
+        if mine != theirs:
+            count += sum(mine[i : i + width] != theirs[i : i + width] for i in range(0, len(mine), width))
+    return min(count * new.chunk_bytes, new.size)
 
 
 def _kind_of_special(mode: int) -> str:

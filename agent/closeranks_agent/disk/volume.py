@@ -15,29 +15,35 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.errors import UserError
+from closeranks_proto.errors import CloseranksError, UserError
+from closeranks_proto.limits import REPORT_MAX_UNREADABLE
 from closeranks_proto.messages import (
     Announce,
     Commit,
+    Hand,
     Problem,
     Unreadable,
     VolumeSettings,
     VolumeStatus,
 )
-from closeranks_proto.paths import escape
+from closeranks_proto.paths import escape, parent_key
 from closeranks_proto.tree import Summary, Tree
 
+from .attributed import UNSEEN, HandOf
 from .database import Damaged
 from .findings import Findings
 from .hashing import EntryReader, Stopped, TooLarge, read_entry
 from .history import History
 from .ignore import IgnoreRules
+from .links import Links
+from .look import Look, LookReport, Moved, Names
 from .private import Identity
 from .recorder import Recorder, changes_of
 from .records import (
@@ -70,6 +76,8 @@ log = logging.getLogger("closeranks.volume")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+HARD_LINKS_TOLD: Final = 20
+HARD_LINK: Final = "it has several names; each is compared and replicated as a file of its own"
 PROBLEM_RETRY_S: Final = 10.0  # a state directory that could not be written is tried again this often
 
 
@@ -101,6 +109,10 @@ class Volume:
         self._last_started: float | None = None
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
+        self._links, self._moved = Links(), Moved()
+        self._hard_links = 0
+        self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`
         self._stop = threading.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"volume-{name}")
         self._set(settings, algorithm)
@@ -160,6 +172,21 @@ class Volume:
             self._stop.set()  # a scan that is under way would keep it waiting
         call = asyncio.get_running_loop().run_in_executor
         return await call(self._worker, lambda: function(*args, **kwargs))
+
+    async def run_soon(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same, but also between two directories of a running scan. Cancelled in time, it is not called."""
+        asked: Future[R] = Future()
+
+        def call() -> None:
+            if asked.set_running_or_notify_cancel():
+                try:
+                    asked.set_result(function(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+                    asked.set_exception(error)
+
+        self._calls.append(call)
+        self._worker.submit(self.breathe)
+        return await asyncio.wrap_future(asked)
 
     def stop(self) -> None:
         """End a running scan soon, and every later one at once. Any thread."""
@@ -314,27 +341,36 @@ class Volume:
                 complete, problem = True, None
             except Stopped:
                 log.info("%s: the scan was stopped; what it read is kept", self.name)
-            except VolumeGone as error:
-                problem = error.problem
-            except StateUnavailable as error:
-                problem = error.problem
-                self._retry_after = time.monotonic() + PROBLEM_RETRY_S
-            except OSError as error:
-                problem = problem_of(error, f"volume {self.name}: {escape(self.path)} can not be scanned")
-            except Damaged as error:
-                log.error("%s; it is set aside and the volume is read anew", error)
-                self._damaged = True
-                self._close_history()
-                problem = Problem("io_error", f"{error}. Look at the state directory's disk.")
+            except (CloseranksError, OSError) as error:
+                problem = self._problem_from(error)
         duration_s = time.monotonic() - started
         self._trouble(problem)
         if complete:
             self._last_started, self._last_duration_s = started, duration_s
-            self.unreadable = tuple(findings.left_out)
+            linked = [Unreadable(key, "hard_link", HARD_LINK) for key in self._links.first(HARD_LINKS_TOLD)]
+            self.unreadable = (*findings.left_out, *linked)[:REPORT_MAX_UNREADABLE]
             self.unreadable_count = findings.left_out_count
             self.busy = findings.busy
+            self._hard_links = findings.hard_links
             self._tell()
         return findings.conclude(started, duration_s, complete, changed, self.summary, self.problem)
+
+    def _problem_from(self, error: CloseranksError | OSError) -> Problem:
+        """What ended a scan or a look, in words. Raises what neither the disk nor the state directory did."""
+        match error:
+            case VolumeGone():
+                return error.problem
+            case StateUnavailable():
+                self._retry_after = time.monotonic() + PROBLEM_RETRY_S
+                return error.problem
+            case Damaged():
+                log.error("%s; it is set aside and the volume is read anew", error)
+                self._damaged = True
+                self._close_history()
+                return Problem("io_error", f"{error}. Look at the state directory's disk.")
+            case OSError():
+                return problem_of(error, f"volume {self.name}: {escape(self.path)} can not be scanned")
+        raise error
 
     def _scan(self, findings: Findings, full: bool, reread: Collection[bytes]) -> int:
         if self._history is None:
@@ -347,9 +383,11 @@ class Volume:
             history.index_made_from(Identity.of(root_fd))
             setup = ScanSetup(
                 history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                full, history.rederive, reread,
+                full, history.rederive, reread, self._links, self.breathe,
             )  # fmt: skip
-            recorder = Recorder(history, "scan", history.rederive, self._tell)
+            recorder = Recorder(
+                history, "scan", history.rederive, self._tell, None if self.root is None else _unseen
+            )
             try:
                 Scan(setup, recorder).run(root_fd)
             except Stopped:
@@ -360,6 +398,80 @@ class Volume:
             os.close(root_fd)
         history.rederived()
         return recorder.changed
+
+    # --- looks ---------------------------------------------------------------------------------
+
+    def look_soon(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float) -> Future[LookReport]:
+        """`look` on the volume's thread, soon: also in the middle of a scan. Any thread."""
+        asked: Future[LookReport] = Future()
+        self._looks.append((names, hands, seen_mono, asked))
+        try:
+            self._worker.submit(self.breathe)
+        except RuntimeError:  # closed: nobody looks any more
+            asked.cancel()
+        return asked
+
+    def breathe(self) -> bool:
+        """Do the looks and calls that wait; whether directories may be gone by them. On the volume's thread."""
+        gone = bool(self._calls)
+        while self._calls:
+            self._calls.popleft()()
+        while self._looks:
+            names, hands, seen_mono, asked = self._looks.popleft()
+            try:
+                report = self.look(names, hands, seen_mono)
+            except BaseException as error:
+                asked.set_exception(error)
+                raise
+            gone |= report.directories_gone
+            asked.set_result(report)
+        return gone
+
+    def look(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float | None = None) -> LookReport:
+        """Look at these names in these directories, None for all that is below, and commit what changed.
+
+        `hands` are whose hand a key's change is; a key without one is its directory's, if that has one. `seen_mono`
+        is when the first of the changes was heard of. On the volume's thread; never raises for the disk's sake.
+        """
+        report, started = LookReport(), time.monotonic()
+        try:
+            if self._stop.is_set() or self.root is None or self.history.rederive:
+                report.scan = "the volume has not been scanned"
+            else:
+                self._look(names, hands, started if seen_mono is None else seen_mono, report)
+        except Stopped:
+            report.scan = "the look was stopped"
+        except (CloseranksError, OSError) as error:
+            report.problem = self._problem_from(error)
+            self._trouble(report.problem)
+        report.duration_s = time.monotonic() - started
+        return report
+
+    def _look(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float, report: LookReport) -> None:
+        history = self.history
+        findings = Findings()
+        root_fd = self.open_root()
+        try:
+            setup = ScanSetup(
+                history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
+                links=self._links,
+            )  # fmt: skip
+            recorder = Recorder(history, "watch", False, self._tell, hand_finder(hands), seen_mono)
+            self._moved.fresh()
+            try:
+                Look(setup, recorder, self._moved, report).look(root_fd, names)
+            except Stopped:
+                recorder.flush()
+                raise
+            recorder.finish()
+        finally:
+            os.close(root_fd)
+        report.changed, report.hands = recorder.changed, recorder.tally.hands()
+        report.hashed_files, report.hashed_bytes = findings.hashed_files, findings.hashed_bytes
+
+    def ignores_directory(self, key: bytes) -> bool:
+        """Whether a directory, whose parents are compared, is not. Any thread."""
+        return self._ignore.matches(key, True)
 
     # --- what is told --------------------------------------------------------------------------
 
@@ -383,6 +495,7 @@ class Volume:
             total,
             free,
             None if self._last_duration_s is None else int(self._last_duration_s * 1000),
+            hard_links=self._hard_links,
         )
 
     def _trouble(self, problem: Problem | None) -> None:
@@ -398,3 +511,20 @@ class Volume:
     def _tell(self) -> None:
         if self.listener is not None:
             self.listener()
+
+
+def hand_finder(hands: Mapping[bytes, Hand]) -> HandOf:
+    """Whose hand a key's change is: the key's own, or that of the nearest directory above it that has one."""
+
+    def find(key: bytes) -> Hand | None:
+        hand = hands.get(key)
+        while hand is None and key:
+            key = parent_key(key)
+            hand = hands.get(key)
+        return hand
+
+    return find
+
+
+def _unseen(key: bytes) -> Hand | None:
+    return UNSEEN

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from closeranks_proto.paths import path_of
 
-from ..beneath import open_directory
+from ..beneath import open_beneath, open_directory
 
 OPEN_MAX = 32
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -50,10 +50,16 @@ class Walk:
         self._stack: list[_Frame] = []
         self._device = os.fstat(root_fd).st_dev
 
-    def run(self) -> None:
-        """Visit the root and every directory that the visitor asks for. The visitor's exceptions end it."""
+    def run(self, start: bytes = b"") -> None:
+        """Visit directory `start` and every one below that the visitor asks for. The visitor's exceptions end it.
+
+        Raises OSError where `start` can not be opened.
+        """
         try:
-            self._visit(b"", os.dup(self._root_fd))
+            path = path_of(start)
+            self._visit(
+                start, open_beneath(self._root_fd, path, DIRECTORY_FLAGS) if path else os.dup(self._root_fd)
+            )
             while self._stack:
                 frame = self._stack[-1]
                 if frame.names:

@@ -35,7 +35,7 @@ class Accepted(msgspec.Struct):
 def add_quarantine(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Fence NODE by hand. It is never converged or released by itself afterwards. "
-        "Exit: 0 accepted, 1 refused, 2 could not ask."
+        "Exit: 0 accepted, 1 refused, 2 no such node, or could not ask."
     )
     parser.add_argument("node", metavar="NODE")
     parser.add_argument(
@@ -51,7 +51,7 @@ def add_quarantine(parser: argparse.ArgumentParser) -> None:
 def add_release(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Release NODE from quarantine, which needs its root to be the truth's: resync first. "
-        "Exit: 0 accepted, 1 refused, 2 could not ask."
+        "Exit: 0 accepted, 1 refused, 2 no such node, or could not ask."
     )
     parser.add_argument("node", metavar="NODE")
     asking(parser)
@@ -61,7 +61,8 @@ def add_release(parser: argparse.ArgumentParser) -> None:
 def add_resync(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Converge NODE to the truth: fetch only the chunks that differ, set aside what is replaced, verify. "
-        "Returns when accepted. Exit: 0 accepted (with --wait: done), 1 refused or failed, 2 could not ask."
+        "Returns when accepted. Exit: 0 accepted (with --wait: done), 1 refused or failed, "
+        "2 no such name, or could not ask."
     )
     parser.add_argument("node", metavar="NODE")
     parser.add_argument(

@@ -22,7 +22,9 @@ class BaselinePage(msgspec.Struct):
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Known-good states of a volume. Exit: 0 done, 1 refused, 2 could not ask."
+    parser.description = (
+        "Known-good states of a volume. Exit: 0 done, 1 refused, 2 no such name, or could not ask."
+    )
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
     create = _verb(verbs, "create", "name a state as known good", create_baseline)
     create.add_argument("name", metavar="NAME")
@@ -81,6 +83,8 @@ def list_baselines(args: argparse.Namespace, screen: Screen) -> int:
         screen.raw_json(api.get("/api/v1/baselines", {**query, "limit": "1000"}))
         return OK
     found = list(_all_baselines(api, query))
+    if not found and args.volume is not None:
+        api.get(f"/api/v1/volumes/{segment(args.volume)}")  # one that nobody has is not one without baselines
     if not found:
         screen.line("No baselines. Create one with: closeranks baseline create NAME --volume VOLUME")
         return OK

@@ -26,7 +26,8 @@ EPILOG = """\
 Precedence: flag, then environment, then FILE, then default. In the environment a key of [coordinator] or
 [fleet] is CLOSERANKS_COORDINATOR_<KEY> or CLOSERANKS_FLEET_<KEY>: CLOSERANKS_COORDINATOR_LISTEN_API,
 CLOSERANKS_COORDINATOR_STATE_DIR, CLOSERANKS_FLEET_NODES="node-01,node-02", ... Arrays are separated by
-commas. Volumes stand in FILE alone, secrets in files that token_files names.
+commas; a key of [guards] is CLOSERANKS_GUARDS_<KEY>. Volumes stand in FILE alone, secrets in files that
+token_files names.
 
 SIGHUP reads FILE again and keeps the old settings where it is wrong; SIGTERM drains.
 Exit: 0 after SIGTERM, 1 fault, 2 usage or configuration, 3 can not listen, 4 state_dir is locked by another.

@@ -26,7 +26,7 @@ def add_incidents(parser: argparse.ArgumentParser) -> None:
 def add_incident(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The report of one incident: timeline, evidence, writers, what was moved and trashed. "
-        "Exit: 0 answered, 1 no such incident, 2 could not ask."
+        "Exit: 0 answered, 2 no such incident, or could not ask."
     )
     parser.add_argument("id", metavar="ID")
     parser.add_argument(
@@ -43,6 +43,8 @@ def incidents(args: argparse.Namespace, screen: Screen) -> int:
         screen.raw_json(api.get("/api/v1/incidents", {**query, "limit": "1000"}))
         return OK
     found = list(_all_incidents(api, query))
+    if not found and args.node is not None:
+        api.get(f"/api/v1/nodes/{segment(args.node)}")  # a node that nobody has is not one without incidents
     if not found:
         screen.line("No incidents." if not args.open and args.node is None else "No such incidents.")
         return OK

@@ -1,7 +1,7 @@
 """The program: finds the command, imports what it needs and no more, and turns errors into one line.
 
-No traceback reaches an operator. What was asked wrongly exits 2, what was refused 1 (or what the command
-says), an interrupted command 130, a reader that went away 141 as a shell would say.
+No traceback reaches an operator. What was asked wrongly exits 2 (names that nobody has, too), what was refused
+1 (or what the command says), an interrupted command 130, a reader that went away 141 as a shell would say.
 """
 
 from __future__ import annotations
@@ -22,11 +22,20 @@ COMMANDS = {
     "status": ("status", "add_status", "the fleet at a glance: who is out of rank, why, and what to do"),
     "nodes": ("nodes", "add_nodes", "one line a node, or all that is known of one"),
     "diff": ("diff", "add_diff", "the paths in which a node differs"),
+    "conflicts": (
+        "conflicts",
+        "add_conflicts",
+        "paths that two writers changed, and where both versions are",
+    ),
     "incidents": ("incidents", "add_incidents", "what happened"),
     "incident": ("incidents", "add_incident", "the report of one incident"),
     "quarantine": ("actions", "add_quarantine", "fence a node by hand"),
     "release": ("actions", "add_release", "release a node whose root is verified"),
     "resync": ("actions", "add_resync", "converge a node to the truth, or print the plan"),
+    "speed": ("speed", "add_speed", "how fast nodes may transfer; faster or slower now"),
+    "held": ("held", "add_held", "changes that a guard holds, and what to type"),
+    "allow": ("held", "add_allow", "let what a guard holds through, this time only"),
+    "reject": ("held", "add_reject", "bring the writer of what a guard holds back to the truth"),
     "baseline": ("baselines", "add_baseline", "known-good states: create, list, show, pin, unpin, delete"),
     "trash": ("trash", "add_trash", "what converge set aside on a node: list, restore"),
     "doctor": ("checks", "add_doctor", "what is wrong with this machine's set-up, and the mend"),
@@ -70,7 +79,9 @@ def _run(words: list[str]) -> int:
     except CloseranksError as error:
         if isinstance(error, UserError):
             raise
-        return _complain(str(error), getattr(args, "refused", 1))
+        # A name that nobody has was asked wrongly; only what could be done and was not is a refusal.
+        wrong = getattr(error, "status", None) == 404
+        return _complain(str(error), 2 if wrong else getattr(args, "refused", 1))
     finally:
         sys.stdout.flush()
     return code

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..core.shapes import NodeView, NodeVolumeView
+from ..core.shapes import HandView, NodeView, NodeVolumeView
 from .client import Api, segment
-from .screen import BAD, CARE, Cell, Screen
+from .screen import BAD, CARE, FAINT, Cell, Screen
 from .session import OK, asking, now_ms, open_api
 from .status import STATE_STYLES, next_steps, progress_text
 from .words import NONE, age, count, plural, short_root, size, span
+
+WRITERS_SHOWN = 5
 
 
 class NodePage(msgspec.Struct):
@@ -22,7 +24,7 @@ class NodePage(msgspec.Struct):
 
 def add_nodes(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "One line a node, or all that is known of one. Exit: 0 answered, 1 no such node, 2 could not ask."
+        "One line a node, or all that is known of one. Exit: 0 answered, 2 no such node, or could not ask."
     )
     parser.add_argument("node", nargs="?", metavar="NODE", help="show everything about this node")
     asking(parser, "print the API's answer unchanged (the first 1000 nodes, with next_cursor)")
@@ -133,8 +135,41 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
             else ""
         )
         screen.line(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}")
+    _print_writers(screen, node, now)
     for step in [] if node.state == "in_rank" else next_steps(node, []):
         screen.line(f"  next       {step}")
+
+
+def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
+    """Who wrote most in the last hour: by bytes, then who is among the first only by files."""
+    if not node.writers:
+        return
+    screen.line()
+    screen.line("written in the last hour, most bytes first")
+    for hand in sorted(node.writers, key=lambda one: (-one.bytes, -one.files))[:WRITERS_SHOWN]:
+        _print_hand(screen, hand, now)
+    by_files = sorted(node.writers, key=lambda one: (-one.files, -one.bytes))[:WRITERS_SHOWN]
+    screen.line("written in the last hour, most files first")
+    for hand in by_files:
+        screen.line(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
+
+
+def _print_hand(screen: Screen, hand: HandView, now: int) -> None:
+    files, seen = plural(hand.files, "file"), age(hand.last_seen, now)
+    screen.line(f"  {size(hand.bytes):>14}  {_hand_name(hand)}, {files}, last {seen} ago")
+    if hand.command:
+        screen.line(f"  {'':>14}  {hand.command}", FAINT)
+    if hand.parents:
+        screen.line(f"  {'':>14}  started by {', '.join(hand.parents)}", FAINT)
+
+
+def _hand_name(hand: HandView) -> str:
+    if not hand.pid:
+        return f"unknown: {hand.detail or 'the node did not tell'}"
+    unit = f", unit {hand.unit}" if hand.unit else ""
+    uid = f", uid {hand.uid}" if hand.uid is not None else ""
+    login = f", login uid {hand.login_uid}" if hand.login_uid is not None else ""
+    return f"{hand.exe or hand.command or 'a process'} (pid {hand.pid}{unit}{uid}{login})"
 
 
 def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
@@ -150,6 +185,19 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
     screen.line(
         f"  last scan  {age(volume.last_full_scan, now) + ' ago' if volume.last_full_scan else 'none yet'}"
     )
+    if volume.watch:
+        detail = f": {volume.watch_detail}" if volume.watch_detail else ""
+        screen.line(f"  watched    {volume.watch}{detail}", CARE if volume.watch == "rescan" else "")
+    if volume.watch_dropped:
+        screen.line(
+            f"  lost       events {plural(volume.watch_dropped, 'time')}; each was answered by a scan", CARE
+        )
+    if volume.hard_links:
+        screen.line(
+            f"  hard links {plural(volume.hard_links, 'name')} of files that have more than one: each is compared, and "
+            "carried, as a file of its own",
+            CARE,
+        )
     if volume.progress:
         screen.line(f"  progress   {progress_text(volume.progress)}")
     if volume.problem is not None:

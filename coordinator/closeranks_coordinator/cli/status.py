@@ -32,6 +32,8 @@ _URGENCY = (
     "in_rank",
 )
 
+CARES_SHOWN = 5
+
 
 class IncidentPage(msgspec.Struct):
     items: list[IncidentView]
@@ -59,6 +61,7 @@ def status(args: argparse.Namespace, screen: Screen) -> int:
         _print_verdict(screen, fleet)
         _print_outsiders(screen, fleet, open_incidents, now)
         _print_volume_troubles(screen, fleet, open_incidents, now)
+        _print_cares(screen, fleet)
         screen.line()
         _print_volumes(screen, fleet)
         screen.line()
@@ -201,7 +204,12 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
                 f"on {name}: is the agent running? closeranks doctor --config AGENT.TOML says what is wrong"
             ]
         case "held":
-            return [*look, f"closeranks nodes {name}"]
+            hold = node.holds[0] if node.holds else "ID"
+            return [
+                *look,
+                f"closeranks allow {hold}    (it is wanted; this time only)",
+                f"closeranks reject {hold}   (brings {name} back to the truth)",
+            ]
         case _:
             return look
 
@@ -252,12 +260,46 @@ def _no_truth(volume: VolumeView) -> str:
     return f"{volume.voters} of {len(volume.nodes)} nodes can vote; {volume.quorum} that agree make the first truth"
 
 
+def _print_cares(screen: Screen, fleet: FleetView) -> None:
+    """What nobody is out of rank for, and somebody should look at."""
+    found: list[tuple[str, str]] = []
+    for volume in fleet.volumes:
+        if volume.conflicts:
+            open_ones = plural(volume.conflicts, "conflict")
+            found.append(
+                (f"{volume.name}: {open_ones} of writers open", f"closeranks conflicts {volume.name}")
+            )
+    for node in fleet.nodes:
+        for held in node.volumes:
+            if held.watch == "rescan" and held.watch_detail:
+                text = f"{node.node} {held.name}: not watched, only scanned: {held.watch_detail}"
+                found.append((text, f"closeranks doctor --config AGENT.TOML   (on {node.node})"))
+            elif held.watch_dropped:
+                text = (
+                    f"{node.node} {held.name}: its watcher lost events {plural(held.watch_dropped, 'time')}"
+                )
+                found.append((text + ", each answered by a scan", f"closeranks nodes {node.node}"))
+    for text, step in found[:CARES_SHOWN]:
+        screen.line()
+        screen.line(text, CARE)
+        screen.line(f"  next  {step}")
+    if len(found) > CARES_SHOWN:
+        screen.line(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
+
+
 def _print_volumes(screen: Screen, fleet: FleetView) -> None:
-    headers = ("VOLUME", "POLICY", "IN RANK", "VOTERS", "UNDETERMINED", "FILES", "SIZE", "TRUTH")
-    screen.table(headers, [_volume_row(volume) for volume in fleet.volumes], ("TRUTH", "FILES", "VOTERS"))
+    headers = ("VOLUME", "POLICY", "IN RANK", "VOTERS", "UNDETERMINED", "LAG", "FILES", "SIZE", "TRUTH")
+    rows = [_volume_row(volume, _lag_s(fleet, volume)) for volume in fleet.volumes]
+    screen.table(headers, rows, ("TRUTH", "FILES", "VOTERS"))
 
 
-def _volume_row(volume: VolumeView) -> list[Cell]:
+def _lag_s(fleet: FleetView, volume: VolumeView) -> float | None:
+    """How far the last node is behind; None while nobody knows."""
+    held = [one for node in fleet.nodes for one in node.volumes if one.name == volume.name]
+    return max((one.lag_s for one in held if one.lag_s is not None), default=None)
+
+
+def _volume_row(volume: VolumeView, lag_s: float | None) -> list[Cell]:
     all_in = volume.in_rank_nodes == len(volume.nodes)
     policy = volume.policy if volume.baseline is None else f"{volume.policy} ({volume.baseline})"
     return [
@@ -265,14 +307,23 @@ def _volume_row(volume: VolumeView) -> list[Cell]:
         Cell(policy),
         Cell(f"{volume.in_rank_nodes}/{len(volume.nodes)}", GOOD if all_in else BAD, right=True),
         Cell(
-            f"{volume.voters}, quorum {volume.quorum}" if volume.policy == "quorum" else str(volume.voters),
+            _voters(volume),
             right=True,
         ),
         Cell(str(volume.undetermined), BAD if volume.undetermined else "", right=True),
+        Cell(NONE if lag_s is None else span(lag_s), CARE if lag_s else "", right=True),
         Cell(count(volume.files), right=True),
         Cell(size(volume.bytes), right=True),
         Cell(short_root(volume.truth_root), FAINT),
     ]
+
+
+def _voters(volume: VolumeView) -> str:
+    if volume.policy == "quorum":
+        return f"{volume.voters}, quorum {volume.quorum}"
+    if volume.policy == "writers":
+        return plural(len(volume.writers), "writer")
+    return "all write" if volume.policy == "any-writer" else str(volume.voters)
 
 
 def _print_nodes(screen: Screen, fleet: FleetView, now: int) -> None:

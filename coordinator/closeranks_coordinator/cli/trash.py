@@ -9,7 +9,8 @@ import msgspec
 
 from closeranks_proto.errors import UserError
 
-from .client import segment
+from ..core.shapes import IncidentView, VolumeView
+from .client import Api, segment
 from .screen import GOOD, Cell, Screen
 from .session import OK, asking, now_ms, open_api
 from .words import NONE, age, plural, size
@@ -33,7 +34,8 @@ class TrashPage(msgspec.Struct):
 
 def add_trash(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "What converge set aside on a node. Exit: 0 done, 1 refused or failed, 2 could not ask."
+        "What converge set aside on a node. "
+        "Exit: 0 done, 1 refused or failed, 2 no such name, or could not ask."
     )
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="what lies in a node's trash", allow_abbrev=False)
@@ -68,7 +70,7 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
         return OK
     found = [entry for page in api.pages(where, query, TrashPage) for entry in page.items]
     if not found:
-        screen.line(f"Nothing in the trash of {args.node}.")
+        screen.line(_why_empty(api, args.node, args.volume, args.incident))
         return OK
     headers = ("ID", "VOLUME", "KIND", "SIZE", "TRASHED", "WHY", "INCIDENT", "PATH")
     screen.table(headers, [_row(entry, now_ms(api)) for entry in found], ("KIND", "INCIDENT", "TRASHED"))
@@ -78,6 +80,34 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
         f"restore with: closeranks trash restore {args.node} VOLUME ID --to DIR"
     )
     return OK
+
+
+def _why_empty(api: Api, node: str, volume: str | None, incident: str | None) -> str:
+    """What it means that nothing was found. Raises Refused for an incident or a volume that nobody has."""
+    of_volume = "" if volume is None else f" of {volume}"
+    if volume is not None:
+        view = api.decode(api.get(f"/api/v1/volumes/{segment(volume)}"), VolumeView)
+        if node not in view.nodes:
+            return f"{node} has no volume {volume}: it belongs to {', '.join(view.nodes)}."
+    if incident is None:
+        return f"Nothing{of_volume} in the trash of {node}."
+    told = api.decode(api.get(f"/api/v1/incidents/{segment(incident)}"), IncidentView)
+    if told.node is None:
+        return f"Incident {incident} is about no single node ({told.kind}): nothing was set aside for it."
+    if told.node != node:
+        return (
+            f"Nothing of incident {incident} in the trash of {node}: it is about {told.node}, and what was set aside "
+            f"lies there: closeranks trash list {told.node} --incident {incident}"
+        )
+    if volume is not None and told.volume not in (None, volume):
+        return f"Incident {incident} is about volume {told.volume}, not {volume}: leave {volume} out."
+    if not told.files_trashed:
+        return f"Incident {incident} set nothing aside on {node}."
+    items = plural(told.files_trashed, "item")
+    return (
+        f"Incident {incident} set {items} aside on {node}, and nothing of it is in the trash any more: it was "
+        "restored, or given up after trash_keep_s or for want of room."
+    )
 
 
 def restore_trash(args: argparse.Namespace, screen: Screen) -> int:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 
 NONE = "-"
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def size(count: int | None) -> str:
-    """Bytes with a binary unit; `-` where not known."""
+    """Bytes with a decimal unit, as everywhere; `-` where not known."""
     if count is None:
         return NONE
-    if count < 1024:
+    if count < 1000:
         return f"{count} B"
     value = float(count)
     for unit in _UNITS:
-        value /= 1024
-        if value < 1023.95:
+        value /= 1000
+        if value < 999.95:
             return f"{value:.1f} {unit}"
     return f"{value:.0f} {_UNITS[-1]}"
 

@@ -50,7 +50,10 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
         work.attempt, work.noted = 0, ""
         if message.withheld:
             _excuse(world, node, volume)
-        if world.left(node, volume, record.purpose):
+        root = node.volume(volume.name).root
+        if volume.config.replicated and root is not None and _is_enough(record, work, root):
+            work.reached[volume.name] = root
+        elif world.left(node, volume, record.purpose):
             work.not_before = world.now.mono + RETRY_MIN_S  # somebody wrote meanwhile
         return
     if message.problem is not None:
@@ -59,6 +62,11 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
     work.attempt = 1 if message.steps_done else min(work.attempt + 1, RETRY_DOUBLINGS)
     pause_s = RETRY_MAX_S if message.state == "failed" else min(RETRY_MAX_S, RETRY_MIN_S * 2**work.attempt)
     work.not_before = world.now.mono + pause_s
+
+
+def _is_enough(record: RecoveryRecord, work: Recovery, root: bytes) -> bool:
+    """Whether a completed round has done its part although the truth may have moved on meanwhile."""
+    return record.purpose == "lag" or (record.purpose == "join" and root == work.target)
 
 
 def _excuse(world: World, node: Node, volume: Volume) -> None:
@@ -140,4 +148,5 @@ def verified(world: World, node: Node, message: wire.VerifyResult) -> None:
         work.proven[volume.name] = work.goal if message.root == work.goal else volume.truth
         work.to_verify = [name for name in work.to_verify if name != message.volume]
     else:
+        work.reached.pop(volume.name, None)
         work.not_before = world.now.mono + RETRY_MIN_S

@@ -23,13 +23,15 @@ def connected(world: World, event: Connected) -> None:
         return  # retired while it dialled
     record = node.record
     node.session, node.connected_at = event.session, world.now.mono
-    node.scanned, node.watched = {}, {}
+    node.scanned, node.watched, node.asked = {}, {}, {}
+    pushing.forget(node)
     record.agent_id, record.address = event.agent_id, event.address
     record.last_contact_ms = world.now.wall_ms
     for volume in world.volumes_of(node):
         if volume.name not in event.volumes:
             world.log("warning", f"{node.name} has no volume {volume.name}: add it to its agent.toml")
     fencing.reconcile(world, node, event.fence, event.highest_token)
+    guards.connected(world, node)
     if node.recovery is not None:
         node.recovery.asked, node.recovery.not_before = None, 0.0
     world.untold[node.name] = None
@@ -42,7 +44,8 @@ def disconnected(world: World, event: Disconnected) -> None:
         return
     node.session = None
     node.gone_at, node.grace_s = world.now.mono, GONE_GRACE_S
-    node.scanned, node.watched = {}, {}
+    node.scanned, node.watched, node.asked = {}, {}, {}
+    pushing.forget(node)
     if node.recovery is not None:
         node.recovery.asked, node.recovery.progress = None, {}
     for action in world.actions.values():
@@ -63,7 +66,9 @@ def root_stored(world: World, event: RootStored) -> None:
         return
     stored.root = event.root
     hands.note(world, node, event)
-    node.view(event.volume).by_us = event.cause == "converge"
+    node.view(event.volume).by_us = event.cause in ("converge", "push")
+    if node.view(event.volume).by_us:
+        pushing.arrived(node, event.volume, world.now.mono)
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
     world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
@@ -114,7 +119,9 @@ def from_agent(world: World, event: FromAgent) -> None:
             answers.verified(world, node, event.message)
         case wire.PushResult():
             pushing.answered(world, node, event.message)
+            guards.pushed(world, node, event.message)
         case wire.Activity():
+            hands.active(world, node, event.message)
             guards.active(world, node, event.message)
         case wire.HoldAnswer():
             guards.answered(world, node, event.message)

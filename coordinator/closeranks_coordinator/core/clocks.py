@@ -85,6 +85,10 @@ class Clocks:
         """Since when anything differs."""
         return min((bucket.first for bucket in self._buckets), default=None)
 
+    def newest_unsettled(self, scanned: float) -> float | None:
+        """The newest moment, not before `scanned`, at which a key was first seen; None: all were earlier."""
+        return max((bucket.first for bucket in self._buckets if bucket.first >= scanned), default=None)
+
     def confirm(
         self, now: float, settle_s: float, settle_max_s: float, scanned: float | None
     ) -> Confirmation:

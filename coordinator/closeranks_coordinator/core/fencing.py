@@ -12,7 +12,7 @@ from typing import Literal
 
 from closeranks_proto import messages as wire
 
-from . import incidents
+from . import incidents, recurrence
 from .incidents import Incident
 from .nodes import Node, Volume
 from .records import FenceRecord
@@ -250,7 +250,8 @@ def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
     often = len(recent) >= world.config.auto_release_max
     by_rule = volume.config.on_divergence == "quarantine"
     reason = incident.summary if incident is not None else f"divergence on {volume.name}"
-    fence(world, node, reason, incident, False, "by_hand" if often or by_rule else "automatic")
+    again = recurrence.by_hand(incident)
+    fence(world, node, reason, incident, False, "by_hand" if often or by_rule or again else "automatic")
     if often and incident is not None:
         incident.note(
             world.now.wall_ms, "note",

@@ -18,13 +18,17 @@ from closeranks_proto.tree import ObjectSource
 
 from . import (
     arrivals,
+    conflicts,
     fencing,
     guards,
+    hands,
+    holds,
     phases,
     placement,
     presence,
     pushing,
     recovery,
+    recurrence,
     requests,
     speed,
     views,
@@ -62,6 +66,7 @@ from .nodes import Volume
 from .shapes import (
     ActionView,
     BaselineView,
+    ConflictView,
     FleetView,
     HoldView,
     IncidentView,
@@ -71,7 +76,7 @@ from .shapes import (
 )
 from .states import State
 from .verdicts import judge_volume
-from .world import World
+from .world import DIVERGED, World
 
 Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | Refusal | None
 
@@ -110,7 +115,11 @@ class Fleet:
         self._world = World(config, algorithm, source, now)
         placement.place(self._world, config, self._world.load(records))
         for incident in self._world.open_incidents():
-            if incident.node in self._world.nodes and incident.volume is not None:
+            if (
+                incident.kind in DIVERGED
+                and incident.node in self._world.nodes
+                and incident.volume is not None
+            ):
                 view = self._world.nodes[incident.node].view(incident.volume)
                 view.seen = dict.fromkeys(incident.paths)
 
@@ -184,6 +193,8 @@ class Fleet:
         pushing.drive(world)
         speed.drive(world)
         presence.watch(world)
+        recurrence.watch(world)
+        hands.watch(world)
 
     def _effects(self) -> tuple[Effect, ...]:
         """One Persist, then membership, then everything else in its order."""
@@ -231,12 +242,27 @@ class Fleet:
     def action_view(self, action: str) -> ActionView | None:
         return views.action_view(self._world, action)
 
+    def hold_ids(self) -> list[str]:
+        """Newest first."""
+        return list(reversed(self._world.holds))
+
+    def hold_view(self, hold: str) -> HoldView | None:
+        found = self._world.holds.get(hold)
+        return None if found is None else holds.view(found)
+
     def baseline_names(self) -> list[str]:
         return sorted(self._world.baselines)
 
     def baseline_view(self, name: str) -> BaselineView | None:
         found = self._world.baselines.get(name)
         return None if found is None else views.baseline_view(self._world, found)
+
+    def conflicts(self, volume: str) -> tuple[ConflictView, ...]:
+        """The conflicts of a volume, newest first."""
+        return conflicts.views(self._world, volume)
+
+    def speed_view(self, now: Now) -> SpeedView:
+        return speed.view(self._at(now))
 
     def lb_status(self, now: Now, node: str) -> Literal[200, 503] | None:
         return views.lb_status(self._at(now), node)
@@ -311,6 +337,7 @@ class Fleet:
         for node in world.nodes.values():
             live += [root for stored in node.record.volumes.values() for root in (stored.root, stored.held)]
             live.append(None if node.recovery is None else node.recovery.target)
+            live += [root for view in node.views.values() for order in view.orders for root in order]
         live += world.targets()
         live += [baseline.root for baseline in world.baselines.values()]
         live += [root for incident in world.incidents.values() if incident.is_open for root in incident.roots]

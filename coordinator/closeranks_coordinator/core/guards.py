@@ -1,16 +1,51 @@
-"""Guards: what no sane writer does is held before the truth moves. See `GuardRules` for the numbers."""
+"""Guards: what no sane writer does is held before the truth moves. See `GuardRules` for the numbers.
+
+The door of the brake. A writer's own changes come here before they may become the truth (`may_merge`), and
+so does what agents say of the moment (`active`). `meters` count, `tripping` judges, `holds` acts, `holding`
+follows time. A change waits for one of two reasons: a guard has tripped, and a person decides; or it is part
+of a burst that is being *observed*, so that the first seconds of a runaway are spread no more than the rest.
+
+Invariant: nothing of a held node becomes the truth, whatever is asked and however often.
+
+An empty root is the agent's `not_mounted`; a root that was emptied while mounted, by `rm -r`, comes here as
+deletions of everything, and is held by the guard deleted_share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from closeranks_proto import messages as wire
+from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
+from closeranks_proto.errors import MissingObject
 
+from . import holding, holds, tripping
+from .diffs import row
+from .meters import DISK_QUIET_S, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
 from .nodes import Node, Volume
-from .shapes import HoldView
+from .rules import GuardRules
+from .shapes import ActionView
 from .truth import Values
+from .windows import Usual
+from .words import human_duration
 from .world import World
+from .writers import record_of
+
+PEERS_WAIT_S = 3.0
+EXCUSED_S = 3.0  # a report tells of what was written until now
+QUIET_S = 1.0  # a burst is over when nothing was written for so long
+OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
+GAUGES_MAX = 64  # disks of one node
+DISK_CALM = 10.0  # times disk_full_in_s: a forecast beyond it is no burst
+
+
+def is_held(world: World, node: Node) -> bool:
+    """Whether this node's changes are held: no source, no vote, nothing is merged or pushed."""
+    return world.is_held(node)
+
+
+# --- a writer's changes ---------------------------------------------------------------------------
 
 
 def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> bool:
@@ -18,24 +53,293 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
 
     False while they are held or observed; the core asks again at every step and at what `world.wake` set.
     """
+    rules = volume.config.guards
+    if not own:
+        return not world.is_held(node)
+    if not rules.enabled:
+        return not world.is_held(node)
+    meter = _meter(world, volume, node)
+    _count(world, volume, node, meter, own)
+    if world.is_held(node):
+        return False
+    trip = tripping.shares(node, meter, rules, world.now.mono)
+    if trip is not None and _is_allowed(world, node, volume, trip.guard):
+        trip = None
+    if trip is None and not _is_allowed(world, node, volume, "write_rate"):
+        trip = tripping.rate(world, volume, node, meter)
+    if trip is not None:
+        _hold(world, node, volume, meter, trip)
+        return False
+    if not _is_allowed(world, node, volume) and not _is_clear(world, volume, node, meter):
+        return False
+    meter.let_through(own)
     return True
+
+
+def _meter(world: World, volume: Volume, node: Node) -> Meter:
+    name = (node.name, volume.name)
+    meter, rules = world.brake.meters.get(name), volume.config.guards
+    if meter is None:
+        key = f"{node.name}/{volume.name}"
+        usual = world.usuals.get(key)
+        if usual is None:
+            usual = world.usuals[key] = Usual(world.now.wall_ms)
+            world.touch("usual", key)
+        meter = world.brake.meters[name] = Meter.new(usual, rules)
+    meter.fit(rules)
+    return meter
+
+
+def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[bytes, Values]) -> None:
+    """Count what is news. Asked again about the same analysis, there is none."""
+    analysis, now = node.view(volume.name).analysis, world.now.mono
+    if now - meter.changed_at > volume.config.guards.rate_window_s:
+        meter.cleared = (0.0, 0.0)
+    if analysis is not None and meter.basis is not None and meter.basis == (id(analysis), len(own)):
+        return
+    world.brake.unsettled[node.name, volume.name] = None
+    meter.basis, meter.analysis = None if analysis is None else (id(analysis), len(own)), analysis
+    width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
+
+    def written(key: bytes, before: bytes | None, after: bytes | None) -> int:
+        """What of this file is new: of a large one the chunks that differ."""
+        size = 0 if after is None else entry_size(after)
+        if after is None or before is None or not size:
+            return size
+        if same_content(after, before, width):
+            return 0
+        if size <= chunk_bytes or entry_kind(before) is not Kind.FILE:
+            return size
+        try:
+            return row(key, after, before, world.object, width, chunk_bytes).bytes
+        except MissingObject:
+            return size  # its former chunk list is gone: it may be all new
+
+    entries = 0 if volume.truth is None else world.tree.summary(volume.truth).entries
+    meter.count(own, entries, now, written)
+
+
+def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
+    """Whether what is pending is no burst, or one that was observed for long enough."""
+    rules, now = volume.config.guards, world.now.mono
+    files_s, bytes_s = meter.pace(now)
+    files, size = max(files_s, len(meter.pending)), max(bytes_s, meter.waiting_bytes)
+    usual_files, usual_bytes = meter.usual.pace()
+    if files <= max(rules.observe_files_s, 2 * meter.cleared[0], usual_files) and size <= max(
+        rules.observe_bytes_s, 2 * meter.cleared[1], usual_bytes
+    ):
+        meter.observing = None
+        return True
+    if meter.observing is None:
+        totals = meter.totals()
+        meter.observing = now
+        meter.observed = (totals[0] - len(meter.pending), totals[1] - meter.waiting_bytes)
+    passed = now - meter.observing
+    quiet = now - meter.changed_at >= QUIET_S
+    if quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed)):
+        files_now, bytes_now = meter.totals()
+        seconds = max(1.0, passed)
+        meter.cleared = ((files_now - meter.observed[0]) / seconds, (bytes_now - meter.observed[1]) / seconds)
+        meter.observing = None
+        return True
+    due = [meter.changed_at + QUIET_S, meter.observing + rules.observe_s]
+    world.wake(min((at for at in due if at > now), default=now + QUIET_S))
+    return False
+
+
+def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: float) -> bool:
+    """Whether this burst would pass a limit soon: it is observed a little longer, until it does or ends."""
+    rules, now = volume.config.guards, world.now.mono
+    if passed_s >= OBSERVE_TIMES * rules.observe_s or _is_allowed(world, node, volume, "write_rate"):
+        return False
+    (files, size), (files_s, bytes_s) = meter.written(now), meter.pace(now)
+    coming = files + rules.observe_s * files_s, size + rules.observe_s * bytes_s
+    if coming[0] <= rules.rate_min_files and coming[1] <= rules.rate_min_bytes:
+        return False
+    found = tripping.limits(world, volume, node, meter)
+    return coming[0] > found.files or coming[1] > found.bytes
+
+
+def _is_allowed(world: World, node: Node, volume: Volume | None, guard: str | None = None) -> bool:
+    """Whether a person allowed what this guard (or any) has found here."""
+    name = None if volume is None else volume.name
+    return any(
+        hold.state == "allowed"
+        and hold.node == node.name
+        and hold.volume == name
+        and guard in (None, hold.guard)
+        for hold in world.live_holds
+    )
+
+
+def _hold(world: World, node: Node, volume: Volume, meter: Meter, trip: tripping.Trip) -> None:
+    """Hold it, and remember from where its figures go on."""
+    gauges = [gauge for (name, _), gauge in world.brake.gauges.items() if name == node.name]
+    full_in = [one.state.full_in_s for one in gauges if one.alarms and one.state.full_in_s is not None]
+    reason = trip.reason + (f"; disk full in {human_duration(min(full_in))}" if full_in else "")
+    hold = holds.begin(
+        world, node, volume, tripping.Trip(trip.guard, reason, trip.paths, trip.bytes, trip.began),
+        volume.config.guards,
+    )  # fmt: skip
+    world.brake.burst[hold.id] = (meter.totals(), (trip.paths, trip.bytes), trip.began)
+    if volume.config.replicated:
+        holds.show_paths(world, volume, hold, meter)
+
+
+# --- what agents say of the moment ----------------------------------------------------------------
 
 
 def active(world: World, node: Node, activity: wire.Activity) -> None:
     """What a node says it is writing, and how full its disks are."""
+    now = world.now
+    if activity.hands:
+        world.brake.hands[node.name] = [
+            record_of(hand, now.wall_ms) for hand in activity.hands[: holds.WRITERS_MAX]
+        ]
+    for one in activity.volumes:
+        volume = world.volumes.get(one.name)
+        if volume is None or node.name not in volume.config.nodes or not volume.config.guards.enabled:
+            continue
+        meter = _meter(world, volume, node)
+        if not _is_excused(world, volume, node):
+            meter.see(one, activity.window_ms, now.mono)
+    for state in activity.disks:
+        _gauge(world, node, state)
+    _check(world, node)
+
+
+def _is_excused(world: World, volume: Volume, node: Node) -> bool:
+    """Whether what is being written may be what brings the node to the truth.
+
+    fanotify leaves our own writes out; where the site itself replicates, a node that is behind is catching up.
+    """
+    if _is_joining(world, node):
+        return True
+    status, meter = node.volume(volume.name).status, _meter(world, volume, node)
+    if volume.config.replicated and status is not None and status.watch == "fanotify":
+        return False
+    if node.record.recovery is not None or node.view(volume.name).behind:
+        meter.excused_at = world.now.mono
+    return world.now.mono < meter.excused_at + EXCUSED_S
+
+
+def _is_joining(world: World, node: Node) -> bool:
+    """Whether it has yet to reach the truth of a volume: what it gets is what the others have."""
+    return any(node.volume(volume.name).held is None for volume in world.volumes_of(node))
+
+
+def _gauge(world: World, node: Node, state: wire.DiskState) -> None:
+    """Take a disk's state: a burst begins with a forecast, and ends with it."""
+    gauges, now, rules = world.brake.gauges, world.now.mono, _disk_rules(world, node, state)
+    name = (node.name, state.path)
+    known = gauges.get(name)
+    if known is None and sum(one == node.name for one, _ in gauges) >= GAUGES_MAX:
+        return
+    filling = node.record.recovery is not None  # by us, after looking whether there is room
+    soon = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s * DISK_CALM
+    if (
+        known is None
+        or not soon
+        or filling
+        or now - known.at > DISK_QUIET_S
+        or state.free_bytes > known.start_free
+    ):
+        known = gauges[name] = Gauge(state, now, now, state.free_bytes, _brought(world, node, state))
+    known.state, known.at = state, now
+    near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
+    known.alarms = known.alarms + 1 if near and not filling else 0
+
+
+def _disk_rules(world: World, node: Node, state: wire.DiskState) -> GuardRules:
+    """Those of the first guarded volume on this disk, else of the first guarded one of the node."""
+    configs = [volume.config for volume in world.volumes_of(node) if volume.config.guards.enabled]
+    on_it = [config for config in configs if config.name in state.volumes]
+    return next((config.guards for config in (*on_it, *configs)), GuardRules(enabled=False))
+
+
+def pushed(world: World, node: Node, result: wire.PushResult) -> None:
+    """What a node was sent is none of its own writing: neither its files nor the room that they take."""
+    volume = world.volumes.get(result.volume)
+    if volume is not None and volume.config.guards.enabled and node.name in volume.config.nodes:
+        meter = _meter(world, volume, node)
+        meter.excused_at = world.now.mono
+        meter.received += result.bytes_moved
+
+
+def _brought(world: World, node: Node, state: wire.DiskState) -> int:
+    """Bytes that pushes have brought to this disk so far."""
+    meters = (world.brake.meters.get((node.name, volume)) for volume in state.volumes)
+    return sum(meter.received for meter in meters if meter is not None)
+
+
+def _check(world: World, node: Node) -> None:
+    """Judge a node by what it writes and by its disks."""
+    if node.fenced or world.is_held(node) or _is_joining(world, node):
+        return
+    for volume in world.volumes_of(node):
+        meter = world.brake.meters.get((node.name, volume.name))
+        if (
+            meter is None
+            or not volume.config.guards.enabled
+            or _is_allowed(world, node, volume, "write_rate")
+        ):
+            continue
+        trip = tripping.rate(world, volume, node, meter)
+        if trip is None:
+            meter.over_since = None
+        elif volume.config.replicated or _has_lasted(meter, world.now.mono):
+            _hold(world, node, volume, meter, trip)
+            return
+    _check_disks(world, node)
+
+
+def _has_lasted(meter: Meter, now: float) -> bool:
+    """Where the site itself replicates, peers report of the same writes a moment later: there is time for them."""
+    if meter.over_since is None:
+        meter.over_since = now
+    return now >= meter.over_since + PEERS_WAIT_S
+
+
+def _check_disks(world: World, node: Node) -> None:
+    for (owner, _), gauge in world.brake.gauges.items():
+        if owner != node.name:
+            continue
+        rules = _disk_rules(world, node, gauge.state)
+        volume = next((one for one in world.volumes_of(node) if one.name in gauge.state.volumes), None)
+        coming = sum(
+            node.views[name].pushing.fetch_bytes for name in gauge.state.volumes if name in node.views
+        )
+        explained = max(0, _brought(world, node, gauge.state) - gauge.brought) + coming
+        trip = tripping.disk(node, gauge, rules, explained, world.now.mono) if rules.enabled else None
+        if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
+            holds.begin(world, node, volume, trip, rules)
+            return
+
+
+# --- time, people and nodes -----------------------------------------------------------------------------
+
+
+def watch(world: World) -> None:
+    """Learn what is usual, and end holds whose time has come; after every event."""
+    holding.watch(world)
+
+
+def connected(world: World, node: Node) -> None:
+    """A node has dialled: it is told of its holds, and its usual begins to be learned."""
+    holds.connected(world, node)
+    for volume in world.volumes_of(node):
+        if volume.config.guards.enabled and node.name in volume.config.writers:
+            _meter(world, volume, node)
 
 
 def answered(world: World, node: Node, answer: wire.HoldAnswer) -> None:
     """What a node did about a Hold."""
+    holds.answered(world, node, answer)
 
 
-def watch(world: World) -> None:
-    """Trip and end holds as time goes by; after every event."""
+def allow(world: World, event: AllowAsked) -> ActionView | Refusal:
+    return holds.allow(world, event)
 
 
-def allow(world: World, event: AllowAsked) -> HoldView | Refusal:
-    return Refusal(404, "unknown_hold", f"there is no hold {event.hold!r}")
-
-
-def reject(world: World, event: RejectAsked) -> HoldView | Refusal:
-    return Refusal(404, "unknown_hold", f"there is no hold {event.hold!r}")
+def reject(world: World, event: RejectAsked) -> ActionView | Refusal:
+    return holds.reject(world, event)

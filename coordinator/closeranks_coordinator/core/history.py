@@ -7,6 +7,7 @@ forgotten, and a node that returns from longer ago is judged by what it held its
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from closeranks_proto.errors import MissingObject
@@ -27,6 +28,9 @@ class TruthHistory:
         self.roots = list(roots)  # (order, root), oldest first; the last is the present truth
         self._values: dict[bytes, list[tuple[int, bytes | None]]] | None = None
         self._changes = 0
+        self._steps: deque[tuple[int, tuple[bytes, ...]]] = (
+            deque()
+        )  # (order before the step, what it changed)
 
     def move(self, root: bytes) -> None:
         """The truth is `root` from now on."""
@@ -41,11 +45,14 @@ class TruthHistory:
     def clear(self) -> None:
         """There is no truth, and there never was one."""
         self.roots, self._values, self._changes = [], None, 0
+        self._steps.clear()
 
     def forget(self, before: int) -> None:
         """Drop roots with a lower order number; the present truth stays."""
         self.roots = [one for one in self.roots[:-1] if one[0] >= before] + self.roots[-1:]
-        self._values = None
+        first = self.roots[0][0] if self.roots else before
+        while self._steps and self._steps[0][0] < first:
+            self._drop(self._steps.popleft()[1])
 
     def latest_order(self, key: bytes, value: bytes | None) -> int | None:
         """The newest order number under which the truth of `key` was `value`; None: it never was."""
@@ -54,22 +61,40 @@ class TruthHistory:
                 return order
         return None
 
+    def newest_order(self, key: bytes) -> int | None:
+        """The order number of the step that made the truth of `key` what it is; None: longer ago than is known."""
+        known = self._index().get(key)
+        return None if not known else known[-1][0]
+
     def _index(self) -> dict[bytes, list[tuple[int, bytes | None]]]:
         """The index, made anew where it is not at hand. Roots whose pages are gone are forgotten."""
         while self._values is None:
             self._values, self._changes = {}, 0
+            self._steps.clear()
             for earlier, later in zip(self.roots, self.roots[1:], strict=False):
                 try:
                     self._add(earlier, later)
                 except MissingObject:
                     self.forget(later[0])
+                    self._values = None
                     break
         return self._values
 
     def _add(self, earlier: Order, later: Order) -> None:
         assert self._values is not None, "called while the index is being made"
         changed = self._differ.diff(earlier[1], later[1])
+        self._steps.append((earlier[0], tuple(changed)))
         for key, (before, after) in changed.items():
             known = self._values.setdefault(key, [(earlier[0], before)])
             known.append((later[0], after))
         self._changes += len(changed)
+
+    def _drop(self, changed: tuple[bytes, ...]) -> None:
+        """The oldest step is forgotten: of what it changed, the value before it."""
+        assert self._values is not None, "steps are known with their index"
+        for key in changed:
+            known = self._values[key]
+            del known[0]
+            if len(known) == 1:
+                del self._values[key]
+        self._changes -= len(changed)

@@ -26,6 +26,7 @@ from closeranks_proto.paths import escape, path_of
 from . import words
 from .diffs import DiffRow
 from .shapes import IncidentView, PathView, TimelineView
+from .writers import HandRecord
 
 Kind = Literal[
     "divergence",
@@ -35,6 +36,7 @@ Kind = Literal[
     "many_suspects",
     "runaway",
     "recurrence",
+    "conflict",
     "duplicate_node",
 ]
 EventName = Literal[
@@ -103,6 +105,8 @@ class Incident(msgspec.Struct):
     roots: list[bytes] = []
     recurring: list[bytes] = []  # of the newest recurrence: its first keys, in order
     recurring_count: int = 0
+    hands: list[HandRecord] = []  # `writers` tells them
+    quiet_since_ms: int = 0  # of a recurrence: since when nothing has come back
 
     @property
     def is_open(self) -> bool:
@@ -154,10 +158,11 @@ class Incident(msgspec.Struct):
         )
         self.summary = _summary(self) or self.summary
 
-    def recur(self, at_ms: int, keys: Sequence[bytes]) -> None:
+    def recur(self, at_ms: int, keys: Sequence[bytes], by: str = "") -> None:
         """These paths came back after they were repaired: one event, however many they are.
 
-        The newest event is continued if it tells of the same paths and began less than 5 s before.
+        `by` says whose hand it was, "" where nobody knows. The newest event is continued if it tells of the same
+        paths and began less than 5 s before.
         """
         keys = list(dict.fromkeys(keys))
         if not keys:
@@ -171,7 +176,8 @@ class Incident(msgspec.Struct):
         self.recurrences += len(keys)
         newest = self.timeline[-1] if self.timeline else None
         same = self.recurring == keys[:_RECURRENCE_KEYS] and self.recurring_count == len(keys)
-        text = words.line(self._recurrence_text(keys))
+        self.summary = _summary(self) or self.summary
+        text = words.line(self._recurrence_text(keys, by))
         if (
             newest is not None
             and newest.event == "recurrence"
@@ -183,16 +189,17 @@ class Incident(msgspec.Struct):
             self.recurring, self.recurring_count = keys[:_RECURRENCE_KEYS], len(keys)
             self.note(at_ms, "recurrence", text)
 
-    def _recurrence_text(self, keys: Sequence[bytes]) -> str:
+    def _recurrence_text(self, keys: Sequence[bytes], by: str) -> str:
         named: list[str] = []
         for key in keys[:_NAMED_PATHS]:
             known = self.paths.get(key)
             often = "" if known is None else f" (seen {words.times(known.count)})"
             named.append(words.path_words(key) + often)
         verb = "comes" if len(keys) == 1 else "come"
+        hand = f"Written by {by}" if by else f"Something on {self.node or 'the node'} writes again"
         return (
             f"{words.join(named, _NAMED_PATHS, len(keys))} {verb} back after the repair; "
-            f"{words.plural(self.recurrences, 'return')} so far. Something on {self.node or 'the node'} writes again."
+            f"{words.plural(self.recurrences, 'return')} so far. {hand}."
         )
 
     def keep(self, root: bytes) -> None:
@@ -222,6 +229,9 @@ class Incident(msgspec.Struct):
 
     def _looking_back(self) -> str:
         """What is left to do when it is over."""
+        if self.kind == "runaway" and self.files_trashed:
+            trash = f"`closeranks trash list {self.node} --incident {self.id}`"
+            return f"This is over. What was set aside can be had back: {trash}."
         if self.kind not in ("divergence", "regression"):
             return "This is over; nothing has to be done."
         found = f"This is over. Find out what wrote or lost these paths on {self.node}, or it comes again."
@@ -275,5 +285,10 @@ def _summary(incident: Incident) -> str | None:
             )
         case "undetermined":
             return f"Nobody can tell what is right in {paths}: no entry has a quorum{named}"
+        case "recurrence" if incident.path_count:
+            back = words.plural(incident.recurrences, "return")
+            return f"What was put right on {incident.node} came back in {paths}, {back} so far{named}"
+        case "conflict":
+            return f"{incident.node} and another writer changed the same thing at once in {paths}{named}"
         case _:
             return None

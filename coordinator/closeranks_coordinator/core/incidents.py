@@ -14,12 +14,21 @@ from closeranks_proto.digests import DigestAlgorithm
 
 from . import words
 from .diffs import DiffRow
-from .incident_record import EventName, Evidence, Incident, IncidentPath, Kind, TimelineEvent
+from .incident_record import (
+    RECURRENCE_JOIN_MS,
+    EventName,
+    Evidence,
+    Incident,
+    IncidentPath,
+    Kind,
+    TimelineEvent,
+)
 from .model import OnDivergence
 
 __all__ = [
-    "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
-    "divergence", "duplicate_node", "evidence", "many_suspects", "outage", "regression", "undetermined",
+    "RECURRENCE_JOIN_MS", "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
+    "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "outage", "recurrence",
+    "regression", "runaway", "undetermined",
 ]  # fmt: skip
 
 SAMPLES_MAX = 20
@@ -37,12 +46,13 @@ def divergence(
     bytes: int,
     on_divergence: OnDivergence,
     evidence: Evidence,
+    by: str = "",
 ) -> Incident:
-    """A node holds entries that the truth never had."""
+    """A node holds entries that the truth never had. `by`: whose hand it was, "" where nobody knows."""
     advice = _advice(id, "divergence", node, volume, on_divergence)
     incident = Incident(id, "divergence", node, volume, now_ms, "", advice)
     incident.observe_paths(rows, path_count, bytes)
-    _name(incident, node, first_seen_ms, evidence)
+    _name(incident, node, first_seen_ms, evidence, by)
     return incident
 
 
@@ -58,16 +68,17 @@ def regression(
     bytes: int,
     on_divergence: OnDivergence,
     evidence: Evidence,
+    by: str = "",
 ) -> Incident:
     """A node held entries of the truth and left them for older ones."""
     advice = _advice(id, "regression", node, volume, on_divergence)
     incident = Incident(id, "regression", node, volume, now_ms, "", advice)
     incident.observe_paths(rows, path_count, bytes)
-    _name(incident, node, first_seen_ms, evidence)
+    _name(incident, node, first_seen_ms, evidence, by)
     return incident
 
 
-def _name(incident: Incident, node: str, first_seen_ms: int, evidence: Evidence) -> None:
+def _name(incident: Incident, node: str, first_seen_ms: int, evidence: Evidence, by: str) -> None:
     incident.evidence = dict(evidence)
     paths = words.path_list(incident.paths, incident.path_count)
     incident.note(
@@ -76,7 +87,8 @@ def _name(incident: Incident, node: str, first_seen_ms: int, evidence: Evidence)
     lasted = words.human_duration((incident.opened_ms - first_seen_ms) / 1000)
     coverage = evidence.get("coverage")
     compared = f" Coverage: {coverage}." if isinstance(coverage, str) else ""
-    incident.note(incident.opened_ms, "named", f"{incident.summary}. It has lasted {lasted}.{compared}")
+    hand = f" Written by {by}." if by else ""
+    incident.note(incident.opened_ms, "named", f"{incident.summary}. It has lasted {lasted}.{hand}{compared}")
 
 
 def _advice(id: str, kind: str, node: str, volume: str, on_divergence: OnDivergence) -> str:
@@ -192,6 +204,86 @@ def many_suspects(
     incident.note(
         now_ms, "held", f"Automatic fencing is held: more than max_quarantined + 1 = {limit} suspects."
     )
+    return incident
+
+
+def conflict(
+    *, id: str, node: str, winner: str, volume: str, now_ms: int, rows: Iterable[DiffRow], path_count: int
+) -> Incident:
+    """Two writers changed the same paths without knowing of each other; `node` came second.
+
+    Each conflict is told with `conflict_words`, by whoever opens or continues the incident.
+    """
+    incident = Incident(
+        id, "conflict", node, volume, now_ms, "",
+        f"Nothing is lost: what came first stands everywhere, what {node} had made of it lies beside it under its "
+        f"conflict name, on every node. Compare the two and keep what is right: write it under the plain name on a "
+        f"writer, then remove the other. `closeranks conflicts {volume}` lists them with both names; a conflict is "
+        f"over when its conflict file is removed or renamed. If it happens often, let each directory be written on "
+        f"one node only. The incident closes when none of its conflicts is left.",
+    )  # fmt: skip
+    incident.evidence = {
+        "winner": winner,
+        "decided_by": f"order of arrival: the change of {winner} came first",
+    }
+    incident.observe_paths(rows, path_count)
+    return incident
+
+
+def conflict_words(
+    key: bytes, kept: bytes | None, winner: str, loser: str, first_by: str = "", second_by: str = ""
+) -> str:
+    """One conflict, for the timeline. `kept` is the key of the second version, None where it was a deletion.
+
+    `first_by`, `second_by`: whose hand made the two, as far as anybody knows.
+    """
+    path = words.path_words(key)
+    first = f"{winner}'s version came first and stays as {path}" + (f" (by {first_by})" if first_by else "")
+    by = f" (by {second_by})" if second_by else ""
+    if kept is None:
+        second = f"{loser} had deleted it{by}: there was nothing to keep beside it"
+    else:
+        second = f"{loser}'s version{by} is kept as {words.path_words(kept)}"
+    return f"{path} was changed on {winner} and on {loser}, neither knew of the other. {first}; {second}."
+
+
+def recurrence(*, id: str, node: str, volume: str, now_ms: int, first_ms: int, repaired_in: str) -> Incident:
+    """Paths or contents that were put right have come back on `node`: each return is told by `recur`."""
+    incident = Incident(
+        id, "recurrence", node, volume, now_ms, f"What was put right in volume {volume} has come back on {node}",
+        f"A repair that does not last means that something on {node} writes this again: a cron job, a deploy or copy "
+        f"script, an application's cache, or an intruder. Who wrote each time stands in the timeline, as far as the "
+        f"kernel told; stop that, then it ends. `closeranks nodes {node}` shows who writes most there. If the content "
+        f"is right after all, bring it to the others the regular way. After a few returns {node} is not released "
+        f"by itself any more: `closeranks release {node}`, once its writer is found. The incident closes when {node} "
+        f"is released and nothing has come back for an hour.",
+    )  # fmt: skip
+    incident.note(first_ms, "detected", f"It was put right for the first time in incident {repaired_in}.")
+    incident.evidence = {"repaired_in": repaired_in}
+    return incident
+
+
+def runaway(
+    *, id: str, node: str, volume: str | None, now_ms: int, hold: str, guard: str, reason: str, spreads: bool
+) -> Incident:
+    """A guard holds what a node does. `spreads`: closeranks itself would have carried it to the others."""
+    if spreads:
+        meaning = (
+            f"Nothing of it has reached another node, and nothing does before you decide; {node} goes on serving what "
+            f"it has, and the others serve what was there before."
+        )
+    else:
+        meaning = f"closeranks spreads nothing of it; {node} has no vote and is no source until you decide."
+    incident = Incident(
+        id, "runaway", node, volume, now_ms, reason,
+        f"{meaning} If this is wanted (a deploy, an import, a clean-up): `closeranks allow {hold}` lets it through, "
+        f"this time only; the guard stays on. If not: stop the writer on {node}, then `closeranks reject {hold}` "
+        f"fences {node}, brings it back to the truth, verifies and releases it; what it wrote lies in its trash then. "
+        f"`closeranks held` shows what waits.",
+    )  # fmt: skip
+    incident.evidence = {"guard": guard, "hold": hold}
+    incident.note(now_ms, "detected", f"{reason}.")
+    incident.note(now_ms, "held", f"The guard {guard} holds it ({hold}) until a person allows or rejects it.")
     return incident
 
 

@@ -13,7 +13,7 @@ however much else differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -26,6 +26,11 @@ from .truth import Differ, Values
 Keys = AbstractSet[bytes]
 Differing = Mapping[bytes, Values]
 Touched = tuple[bytes, ...] | None
+Made = Callable[[bytes, Values], bool]
+
+
+def _nothing_made(_key: bytes, _step: Values) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -84,10 +89,12 @@ class Judge:
         self._known: WeakValueDictionary[tuple[int, Stand], Analysis] = WeakValueDictionary()
 
     def analyse(
-        self, history: TruthHistory, stand: Stand, before: Analysis | None = None
+        self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made
     ) -> tuple[Analysis, Touched]:
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
 
+        `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
+        truth had this value.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
@@ -96,13 +103,13 @@ class Judge:
         one = (id(history), stand)
         found = None if stand.by_us else self._known.get(one)
         if found is None:
-            found = self._sort(history, stand, before, raw, behind, touched)
+            found = self._sort(history, stand, before, raw, behind, touched, made)
             self._known[one] = found
         return found, touched
 
     def _sort(
         self, history: TruthHistory, stand: Stand, before: Analysis | None, raw: Differing, behind: Differing,
-        touched: Touched,
+        touched: Touched, made: Made,
     ) -> Analysis:  # fmt: skip
         differing = _without_withheld(raw, stand.withheld, self._width)
         root, truth, held = stand.root, stand.truth, stand.held
@@ -119,13 +126,16 @@ class Judge:
             history, differing, behind, ours,
             set(before.lagging) if known and before is not None else set(),
             set(before.regressed) if known and before is not None else set(),
+            made,
         )  # fmt: skip
         for key in (
             (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
         ):
             sorting.place(key)
         pages: dict[bytes, bytes] = {}
-        if sorting.moved:
+        if differing is raw and len(sorting.lagging) == len(differing):
+            held, behind = root, raw  # nothing of its own: what it has is what it has held
+        elif sorting.moved:
             edited = self._differ.tree.edit(held, sorted(sorting.moved.items()))
             held, pages, behind = edited.root, edited.pages, _caught_up(behind, differing, sorting.moved)
         return Analysis(
@@ -152,6 +162,7 @@ class _Sorting:
     ours: Differing
     lagging: set[bytes]
     regressed: set[bytes]
+    made: Made
     moved: dict[bytes, bytes | None] = field(default_factory=dict)
 
     def place(self, key: bytes) -> None:
@@ -166,6 +177,10 @@ class _Sorting:
         value, held_value = values[0], values[1] if late is None else late[0]
         if value == held_value:
             self.lagging.add(key)
+            return
+        if self.made(key, (held_value, value)):
+            self.lagging.add(key)
+            self.moved[key] = value
             return
         order = self.history.latest_order(key, value)
         if order is None:

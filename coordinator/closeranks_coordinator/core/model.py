@@ -76,6 +76,7 @@ class FleetConfig:
         10.0  # a voter without a scan for so many intervals (at least 60 s) has no vote
     )
     speed: SpeedRules = field(default_factory=SpeedRules)
+    recurrence_max: int = 3  # returns of what was put right, from which on a person releases
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -230,10 +231,14 @@ class RejectAsked:
 
 @dataclass(frozen=True, slots=True)
 class SpeedAsked:
-    """Limit transfers by hand until it is taken back. `node` None: the fleet's sum. `bytes_s` None: by the rules."""
+    """Limit transfers by hand until it is taken back. `node` None: the fleet's sum. `bytes_s` None: by the rules.
+
+    `unlimited`: by hand, without any limit.
+    """
 
     node: str | None
     bytes_s: int | None
+    unlimited: bool = False
 
 
 Event = (

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 
 from closeranks_proto.limits import INCIDENT_MAX_PATHS
 
-from . import incidents
+from . import hands, incidents, recurrence
 from .clocks import Confirmation
 from .diffs import DiffRow, row
 from .incidents import Incident
 from .judge import Analysis, Touched
 from .nodes import Node, Volume
-from .words import human_duration, plural
+from .words import human_duration, join, plural
 from .world import World
 
 RECENT_INCIDENTS = 20  # closed ones that are searched for paths that come back
@@ -48,12 +48,15 @@ def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
         bytes=sum(one.bytes for one in rows),
         on_divergence=volume.config.on_divergence,
         evidence=_evidence(world, volume, node, analysis, [one.key for one in rows], lasted),
+        by=hands.words_of(world, node, volume.name, own),
     )
+    hands.tell(incident, hands.sums(world, node, volume.name, analysis, own))
     incident.keep(analysis.root)
     incident.keep(analysis.truth)
     _recall(world, incident)
     view.seen = dict.fromkeys(own)
     world.open(incident)
+    recurrence.returned(world, volume, node, incident, analysis, rows)
     observed = node.observed.get(volume.name, found.since)
     world.count("closeranks_divergence_detected_seconds", max(0.0, now.mono - observed))
     told = f"{plural(len(own), 'path')} for {human_duration(lasted)}"
@@ -89,6 +92,9 @@ def _evidence(
     assigned = len(volume.config.nodes)
     if volume.config.policy == "baseline":
         decided_by = f"baseline {volume.record.pinned}"
+    elif volume.config.policy == "writers":
+        named = join(volume.config.writers, 8)
+        decided_by = f"writers: only what {named} changed is the truth, in the order of its arrival"
     else:
         decided_by = (
             f"quorum: {volume.need} of {assigned} nodes must hold an entry; {len(voters)} others voted"
@@ -111,6 +117,9 @@ def follow(
     world: World, volume: Volume, node: Node, before: Analysis | None, after: Analysis, touched: Touched
 ) -> None:
     """Take a node's newest differences into its open incident: new paths, and paths that came back."""
+    hands.judged(node, volume.name, before, after, touched)
+    if before is not None:
+        _remember_repair(world, volume, node, before, after, touched)
     found = world.diverged(node, volume.name)
     if not found or before is None:
         return
@@ -125,12 +134,31 @@ def follow(
         rows = _rows(world, volume, after, fresh)[:room] if room > 0 else []
         size = incident.differing_bytes + sum(one.bytes for one in rows)
         incident.observe_paths(rows, max(incident.path_count, len(view.seen)), size)
+        hands.tell(incident, hands.sums(world, node, volume.name, after, fresh))
+        recurrence.returned(world, volume, node, incident, after, rows)
     if back:
-        incident.recur(world.now.wall_ms, sorted(back))
+        hands.tell(incident, hands.sums_of_returns(world, node, volume.name, incident, after, back))
+        incident.recur(world.now.wall_ms, sorted(back), hands.words_of(world, node, volume.name, back))
         text = f"{node.name}: {plural(len(back), 'path')} came back after repair ({incident.id})"
         world.log("warning", text)
     if fresh or back:
         world.touch_incident(incident)
+
+
+def _remember_repair(
+    world: World, volume: Volume, node: Node, before: Analysis, after: Analysis, touched: Touched
+) -> None:
+    """A converge has put own entries right: what returns later is to be recognised."""
+    record = node.record.recovery
+    if record is None or record.purpose != "divergence":
+        return
+    if node.writing.book(volume.name).cause != "converge":
+        return
+    keys = before.own_keys() if touched is None else touched
+    gone = [key for key in keys if before.is_own(key) and key not in after.differing]
+    if gone:
+        entries = {key: before.differing[key][0] for key in heapq.nsmallest(recurrence.REPAIR_MAX, gone)}
+        recurrence.repaired(world, volume, node, record.incident or "", entries)
 
 
 def healed(world: World, volume: Volume, node: Node) -> None:

@@ -15,9 +15,11 @@ from closeranks_proto.limits import GONE_GRACE_S
 from .clocks import Clocks
 from .history import TruthHistory
 from .judge import Analysis, Stand
+from .lateness import Lateness
 from .model import VolumeConfig
 from .records import NodeRecord, NodeVolume, VolumeRecord
 from .truth import Values, quorum_of
+from .writers import Writing
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Recovery:
     quiet_since: float | None = None
     catch_ups: int = 0  # rounds behind a truth that moved on while it was quiet
     bytes_before: int = 0  # moved by earlier rounds
+    reached: dict[str, bytes] = field(default_factory=dict)  # roots brought about while the truth moved on
     progress: dict[str, wire.ConvergeProgress] = field(default_factory=dict)
     problem: dict[str, wire.Problem] = field(default_factory=dict)  # by volume, of its last round
     noted: str = ""  # last trouble told in the timeline
@@ -52,6 +55,35 @@ class SizeOf:
 
     total: int
     changed: dict[bytes, Values | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Pushing:
+    """What is pushed to one node of one volume; times are monotonic. A session's end forgets it.
+
+    `number` is that of the push under way, or the last. `sent` are the steps (before, after) of pushes without an
+    answer, the newest two: the commits that they make may come after everything else is forgotten. `todo` are paths
+    still to be sent, the next one last.
+    """
+
+    number: int = 0
+    asked_at: float | None = None  # None: none is under way
+    due_at: float = 0.0  # when one under way is given up
+    fetch_bytes: int = 0  # of the one under way
+    source: str = ""  # the first one named in it
+    attempt: int = 0
+    not_before: float = 0.0
+    progress_at: float | None = None
+    starved: bool = False  # what is left can be had from nobody now
+    problem: wire.Problem | None = None
+    noted: str = ""
+    todo: list[bytes] = field(default_factory=list)
+    sent: dict[bytes, Values] = field(default_factory=dict)
+    sent_before: dict[bytes, Values] = field(default_factory=dict)
+
+    def made(self, key: bytes, step: Values) -> bool:
+        """Whether this step of the node is one that a push asked for."""
+        return self.sent.get(key) == step or self.sent_before.get(key) == step
 
 
 @dataclass(slots=True)
@@ -74,6 +106,10 @@ class View:
     size: SizeOf | None = None
     by_us: bool = False
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
+    changes: tuple[Analysis, dict[bytes, Values]] | None = None  # of a writer: what it changed itself
+    orders: list[tuple[bytes, bytes]] = field(default_factory=list)  # the newest converges: (from, to) roots
+    late: Lateness = field(default_factory=Lateness)
+    pushing: Pushing = field(default_factory=Pushing)
 
     @property
     def own(self) -> int:
@@ -103,18 +139,31 @@ class Node:
     grace_s: float = GONE_GRACE_S
     scanned: dict[str, float] = field(default_factory=dict)  # start of the last scan, monotonic
     watched: dict[str, float] = field(default_factory=dict)  # up to when its watcher proved to have seen all
+    asked: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # (when, pause) it was last asked to look
     observed: dict[str, float] = field(default_factory=dict)  # when the oldest open difference was seen
     views: dict[str, View] = field(default_factory=dict)
     recovery: Recovery | None = None
     suspect_since: float = 0.0
     unreachable_since: float | None = None
     blocked_by: str | None = None
+    writing: Writing = field(default_factory=Writing)
+    fetched_at: float | None = None  # when chunks were last on their way to it
+    limits: tuple[str, int | None, int | None] | None = None  # session, receive and serve, as told last
+    limits_at: float | None = None
 
     def view(self, volume: str) -> View:
-        return self.views.setdefault(volume, View())
+        found = self.views.get(volume)  # asked many times a step: no new View each time
+        if found is None:
+            found = self.views[volume] = View()
+        return found
 
     def volume(self, volume: str) -> NodeVolume:
-        return self.record.volumes.setdefault(volume, NodeVolume())
+        found = self.record.volumes.get(volume)
+        if found is None:
+            found = self.record.volumes[volume] = NodeVolume()
+        return found
 
     def current(self, volume: str) -> float | None:
         """Up to when this node is known to have looked at everything, by a scan or by its watcher; monotonic."""
@@ -154,7 +203,8 @@ class Volume:
 
     @property
     def need(self) -> int:
-        return quorum_of(len(self.config.nodes))
+        """How many nodes must hold an entry for it to be the truth."""
+        return 1 if self.config.replicated else quorum_of(len(self.config.nodes))
 
     @property
     def name(self) -> str:

@@ -32,12 +32,17 @@ def update_phase(world: World, node: Node) -> None:
     if node.fenced or node.session is None:
         return
     volumes = world.volumes_of(node)
-    suspect = _is_suspect(node, volumes)
+    suspect, held = _is_suspect(node, volumes), world.is_held(node)
     if node.record.recovery is not None:
-        if not suspect:
+        if not suspect and not held:
             return
-        drop_recovery(world, node, "a difference of its own was confirmed")
-    world.move(node, "suspect" if suspect else _phase(node, volumes))
+        drop_recovery(world, node, "a difference of its own was confirmed" if suspect else "a guard holds it")
+    phase = "suspect" if suspect else _phase(node, volumes)
+    if held and phase in ("in_rank", "lagging"):
+        if node.record.phase in ("joining", "resyncing", "verifying"):
+            world.move(node, phase)  # as the table of states has it: only who is in rank or late is held
+        phase = "held"
+    world.move(node, phase)
 
 
 def _phase(node: Node, volumes: list[Volume]) -> Phase:

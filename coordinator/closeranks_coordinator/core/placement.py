@@ -20,9 +20,12 @@ def configure(world: World, config: FleetConfig) -> None:
     for name in sorted(set(world.nodes) - set(config.nodes)):
         drop_recovery(world, world.nodes[name], "the node was removed from the fleet")
         world.touch("node", name)
+        world.touch("writers", name)
     records = {name: volume.record for name, volume in world.volumes.items()}
     for name in sorted(set(records) - {volume.name for volume in config.volumes}):
         world.touch("volume", name)
+        world.repairs.pop(name, None)
+        world.touch("repairs", name)
     world.config = config
     place(world, config, records)
     for volume in world.volumes.values():

@@ -30,7 +30,7 @@ def announce(world: World) -> None:
     for name in untold:
         node = world.nodes.get(name)
         if node is not None and node.session is not None:
-            kept = tuple(incident.id for incident in world.diverged(node))
+            kept = tuple(incident.id for incident in world.trashing(node))
             world.send(node, wire.Membership(world.counters.term, world.told, kept))
 
 

@@ -1,16 +1,381 @@
-"""Pushing the truth's steps to the nodes of replicated volumes, as they happen."""
+"""Pushing the truth's steps to the nodes of replicated volumes, as they happen.
+
+One push for each node and volume is under way at a time, and the next is made of what the node lacks *then*:
+a writer faster than the slowest replica makes larger pushes and a larger lag, never a longer queue. An edit says
+what the node is known to hold, and is made only where it still does, so that a push can come late, twice or
+never. Where pushes make no progress for `lag_grace_s`, `recovery` converges the node instead.
+
+What is sent first: what has to go before something can take its place; then new and changed entries in
+ascending order, parents first, each beside the removal that its content may be taken from (so that a rename
+moves no content); then the other removals, directories deepest first. Rejected: a queue of the truth's steps for
+each node (unbounded, and a node that slept through a hundred versions of a file would be sent a hundred).
+"""
 
 from __future__ import annotations
 
-from closeranks_proto import messages as wire
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
-from .nodes import Node
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.errors import MissingObject
+from closeranks_proto.limits import MIB, PUSH_LIST_MAX_BYTES, PUSH_MAX_BYTES, PUSH_MAX_EDITS
+
+from . import conflicts
+from .judge import Analysis
+from .merging import above_of, is_directory
+from .nodes import Node, Pushing, View, Volume
 from .world import World
+
+SOURCES_MAX = 8
+SAMPLE_KEYS = 16  # of a push: whoever holds these is a source
+LARGE_BYTES = 32 * MIB  # of a push: beyond it nodes fetch by turns
+FETCH_MAX_BYTES = 256 * MIB  # of a push: one larger file goes alone
+FETCHERS_OF_ONE = 4  # nodes that may fetch a large push at once from each that has it
+ANSWER_MAX_S = 30.0  # until a push is given up, and longer for what it has to fetch:
+SLOWEST_BYTES_S = MIB
+RETRY_MIN_S = 0.2
+RETRY_MAX_S = 30.0
+TURN_S = 0.5  # between looks whether it is a large push's turn
+EDIT_BYTES = 32  # of an edit on the wire besides its key, values and chunk list
+
+Alike = dict[int, tuple[tuple[wire.PushEdit, ...], int, tuple[bytes, ...]]]
+
+PUSHED_PHASES = ("in_rank", "lagging", "suspect")
 
 
 def drive(world: World) -> None:
     """Send what is due: at most one push for each node and volume is under way."""
+    for volume in world.volumes.values():
+        if not volume.config.replicated or volume.truth is None:
+            continue
+        alike: Alike = {}
+        for node in world.members(volume):
+            view = node.view(volume.name)
+            if view.behind and _may_push(world, volume, node, view):
+                _push(world, volume, node, view, alike)
 
 
 def answered(world: World, node: Node, result: wire.PushResult) -> None:
     """A node has made of a push what it could."""
+    volume = world.volumes.get(result.volume)
+    if volume is None or node.name not in volume.config.nodes:
+        return
+    state = node.view(result.volume).pushing
+    world.count("closeranks_push_bytes_total", result.bytes_moved, node=node.name, volume=result.volume)
+    if result.push != state.number or state.asked_at is None:
+        return
+    state.asked_at, state.fetch_bytes, state.source = None, 0, ""
+    state.sent, state.sent_before = {}, {}  # its commits have come before its answer
+    state.problem = result.problem
+    if result.applied:
+        state.attempt, state.not_before, state.progress_at = 0, world.now.mono, world.now.mono
+        state.noted = ""
+    else:
+        _retry_later(world, state)
+    if result.failed and result.detail and result.detail != state.noted:
+        state.noted = result.detail
+        world.log(
+            "warning", f"{node.name}, {result.volume}: some pushed paths could not be made: {result.detail}"
+        )
+    if result.problem is not None:
+        world.publish("node", node.name)
+
+
+def arrived(node: Node, volume: str, now: float) -> None:
+    """The node has got to another root by our doing: the push under way makes progress."""
+    state = node.view(volume).pushing
+    if state.asked_at is not None:
+        state.progress_at = now
+        state.due_at = max(state.due_at, now + ANSWER_MAX_S)
+
+
+def forget(node: Node) -> None:
+    """The session has ended. What was sent is remembered: its commits may still come."""
+    for view in node.views.values():
+        old = view.pushing
+        view.pushing = Pushing(number=old.number, sent=old.sent, sent_before=old.sent_before)
+
+
+def is_stuck(world: World, volume: Volume, node: Node) -> bool:
+    """Whether pushes do not bring this node on, so that it has to be converged. Wakes when that may be."""
+    view = node.view(volume.name)
+    state = view.pushing
+    if view.lag_since is None or state.starved:
+        return False
+    since = max(view.lag_since, state.progress_at or 0.0, node.connected_at)
+    if state.asked_at is not None:
+        since = max(since, state.due_at - volume.config.lag_grace_s)
+    due = since + volume.config.lag_grace_s
+    if world.now.mono < due:
+        world.wake(due)
+    return world.now.mono >= due
+
+
+# --- when -----------------------------------------------------------------------------------------
+
+
+def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
+    stored, state, now = node.volume(volume.name), view.pushing, world.now.mono
+    if (
+        node.session is None
+        or node.fenced
+        or node.record.recovery is not None
+        or node.record.phase not in PUSHED_PHASES
+        or stored.held is None
+        or stored.settings != volume.settings
+        or world.untrusted(node, volume.name)
+        or world.is_held(node)
+    ):
+        return False
+    if state.asked_at is not None:
+        if now < state.due_at:
+            world.wake(state.due_at)
+            return False
+        state.asked_at, state.fetch_bytes, state.source = None, 0, ""
+        _retry_later(world, state)
+    if now < state.not_before:
+        world.wake(state.not_before)
+        return False
+    return True
+
+
+def _retry_later(world: World, state: Pushing) -> None:
+    state.todo = []
+    state.not_before = world.now.mono + min(RETRY_MAX_S, RETRY_MIN_S * 2.0**state.attempt)
+    state.attempt = min(state.attempt + 1, 10)
+
+
+# --- what -----------------------------------------------------------------------------------------
+
+
+def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) -> None:
+    """Make the next push of what the node lacks, and send it."""
+    state, analysis = view.pushing, view.analysis
+    assert analysis is not None, "a node that is behind was analysed"
+    peers = _sources(world, volume, node)
+    edits, fetch = _next(world, volume, node, state, analysis, peers, alike)
+    if not edits:
+        state.starved = not state.todo
+        if state.starved:
+            state.not_before = world.now.mono + RETRY_MIN_S * 5
+            world.wake(state.not_before)
+        return
+    state.starved = False
+    sources = _ranked(world, volume, peers, [edit for edit in edits if _size(edit.after)])
+    if fetch > LARGE_BYTES and not _has_turn(volume, world, sources[1]):
+        state.todo += [edit.key for edit in reversed(edits)]
+        state.not_before = world.now.mono + TURN_S
+        world.wake(state.not_before)
+        return
+    world.pushes += 1
+    state.number = world.pushes
+    state.asked_at, state.fetch_bytes = world.now.mono, fetch
+    state.due_at = world.now.mono + ANSWER_MAX_S + fetch / SLOWEST_BYTES_S
+    state.source = sources[0][0] if sources[0] else ""
+    state.sent_before, state.sent = state.sent, {edit.key: (edit.before, edit.after) for edit in edits}
+    world.wake(state.due_at)
+    world.count("closeranks_pushes_total", 1, node=node.name, volume=volume.name)
+    edits.sort(key=lambda edit: edit.key)
+    world.send(node, wire.Push(volume.name, state.number, tuple(edits), sources[0]))
+
+
+def _next(
+    world: World, volume: Volume, node: Node, state: Pushing, analysis: Analysis, peers: list[Node], alike: Alike
+) -> tuple[list[wire.PushEdit], int]:  # fmt: skip
+    """The edits of the next push, and what has to be fetched for them. Nodes that stand alike are sent the same."""
+    held_back = _held_back(world, volume, node, analysis)
+    kept = _kept_here(world, volume, node)
+    is_common = not state.todo and not held_back and not kept
+    known = alike.get(id(analysis)) if is_common else None
+    if known is not None:
+        state.todo = list(known[2])
+        return list(known[0]), known[1]
+    if not state.todo:
+        state.todo = _ordered(world, analysis)
+        state.todo.reverse()
+    edits, fetch = _choose(world, volume, analysis, state, peers, held_back, kept)
+    if is_common:
+        alike[id(analysis)] = (tuple(edits), fetch, tuple(state.todo))
+    return edits, fetch
+
+
+def _ordered(world: World, analysis: Analysis) -> list[bytes]:
+    """All paths in which the node lags, in the order in which they are best sent."""
+    raw, width = analysis.raw, world.algorithm.width
+    keys = sorted(key for key in analysis.lagging if key in raw)
+    if len(keys) == 1:
+        return keys
+    replaced = {key for key in keys if is_directory(raw[key][0]) and not is_directory(raw[key][1])}
+    first: list[bytes] = []
+    adds: list[bytes] = []
+    leaves: dict[bytes, bytes] = {}  # removals of files, by their content
+    others: list[bytes] = []
+    for key in keys:
+        ours, theirs = raw[key]
+        if theirs is not None:
+            adds.append(key)
+        elif replaced and any(above in replaced and raw[above][1] is not None for above in above_of(key)):
+            first.append(key)
+        elif ours is not None and _size(ours) and _content(ours, width) not in leaves:
+            leaves[_content(ours, width)] = key
+        else:
+            others.append(key)
+    order = first[::-1]
+    for key in adds:
+        order.append(key)
+        theirs = raw[key][1]
+        if leaves and theirs is not None and _size(theirs):
+            source = leaves.pop(_content(theirs, width), None)
+            if source is not None:
+                order.append(source)
+    rest = sorted((*leaves.values(), *others), reverse=True)
+    return order + rest
+
+
+def _held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> tuple[bytes, ...]:
+    """Paths whose version on this node must first be kept under its conflict name, there and nowhere else yet."""
+    return tuple(
+        one.key
+        for one in conflicts.unplaced(world, volume)
+        if one.loser == node.name and conflicts.lacking(analysis, one)
+    )
+
+
+def _choose(
+    world: World,
+    volume: Volume,
+    analysis: Analysis,
+    state: Pushing,
+    peers: list[Node],
+    held_back: tuple[bytes, ...],
+    kept: tuple[bytes, ...],
+) -> tuple[list[wire.PushEdit], int]:
+    """The edits of one push, taken off what is to be sent, and the bytes that have to be fetched for them."""
+    edits: list[wire.PushEdit] = []
+    size = fetch = 0
+    width = world.algorithm.width
+    while state.todo and len(edits) < PUSH_MAX_EDITS:
+        key = state.todo.pop()
+        values = analysis.raw.get(key)
+        if values is None or key not in analysis.lagging or key in volume.undetermined:
+            continue  # it has got there meanwhile
+        if held_back and any(key == one or key.startswith(one + b"\0") for one in held_back):
+            continue
+        before, after = values
+        new = _size(after) and (before is None or _content(before, width) != _content(after, width))
+        if new and not any(_holds(peer, volume, key, width) for peer in peers) and not _is_below(key, kept):
+            continue  # nobody could give it
+        chunks = _chunk_list(world, volume, after) if new else None
+        cost = EDIT_BYTES + len(key) + len(before or b"") + len(after or b"") + len(chunks or b"")
+        if edits and (size + cost > PUSH_MAX_BYTES or fetch + (_size(after) if new else 0) > FETCH_MAX_BYTES):
+            state.todo.append(key)
+            break
+        size += cost
+        fetch += _size(after) if new else 0
+        edits.append(wire.PushEdit(key, before, after, chunks))
+    return edits, fetch
+
+
+def _kept_here(world: World, volume: Volume, node: Node) -> tuple[bytes, ...]:
+    """Conflict names whose contents this node has itself, under the plain names."""
+    found = conflicts.unplaced(world, volume)
+    return tuple(one.kept for one in found if one.loser == node.name and one.kept is not None)
+
+
+def _is_below(key: bytes, tops: Iterable[bytes]) -> bool:
+    return any(key == top or key.startswith(top + b"\0") for top in tops)
+
+
+def _chunk_list(world: World, volume: Volume, value: bytes | None) -> bytes | None:
+    """The chunk list of a file that has one, unless it is too long to be sent along."""
+    if value is None or entry_size(value) <= volume.config.chunk_bytes:
+        return None
+    try:
+        found = world.object(_content(value, world.algorithm.width))
+    except MissingObject:
+        return None
+    return found if len(found) <= PUSH_LIST_MAX_BYTES else None
+
+
+def _content(value: bytes | None, width: int) -> bytes:
+    """The content digest of a file's value."""
+    return b"" if value is None or entry_kind(value) is not Kind.FILE else value[12 : 12 + width]
+
+
+def _same_content(one: bytes, other: bytes, width: int) -> bool:
+    """Whether two values are of one content; what stands behind it differs in attributes at most."""
+    return entry_kind(one) is entry_kind(other) is Kind.FILE and _content(one, width) == _content(
+        other, width
+    )
+
+
+def _size(value: bytes | None) -> int:
+    return 0 if value is None else entry_size(value)
+
+
+# --- from whom ------------------------------------------------------------------------------------
+
+
+def _sources(world: World, volume: Volume, node: Node) -> list[Node]:
+    """Healthy peers whose trees are known."""
+    return [
+        peer
+        for peer in world.members(volume)
+        if peer is not node
+        and peer.session is not None
+        and not peer.fenced
+        and not world.is_held(peer)
+        and peer.view(volume.name).analysis is not None
+        and not world.untrusted(peer, volume.name)
+        and _gives(peer)
+    ]
+
+
+def _gives(peer: Node) -> bool:
+    """In rank, or on its way there without suspicion."""
+    recovery = peer.record.recovery
+    return peer.record.phase in ("in_rank", "lagging") or (recovery is not None and recovery.purpose == "lag")
+
+
+def _holds(peer: Node, volume: Volume, key: bytes, width: int) -> bool:
+    """Whether this peer has what the truth has there."""
+    analysis = peer.view(volume.name).analysis
+    if analysis is None:
+        return False
+    values = analysis.raw.get(key)
+    if values is None:
+        return True
+    ours, theirs = values
+    return ours is not None and theirs is not None and _same_content(ours, theirs, width)
+
+
+def _ranked(
+    world: World, volume: Volume, peers: list[Node], wanted: list[wire.PushEdit]
+) -> tuple[tuple[str, ...], int]:
+    """(who to fetch from, best first; how many of them have everything that was looked at).
+
+    Whoever lacks least comes first, then who is asked least, replicas before writers.
+    """
+    width = world.algorithm.width
+    sample = [edit.key for edit in islice(wanted, 0, None, max(1, len(wanted) // SAMPLE_KEYS))]
+    asked: dict[str, int] = {}
+    for node in world.members(volume):
+        state = node.view(volume.name).pushing
+        if state.asked_at is not None and state.source:
+            asked[state.source] = asked.get(state.source, 0) + 1
+    lacks = {peer.name: sum(not _holds(peer, volume, key, width) for key in sample) for peer in peers}
+    ranked = sorted(
+        (peer.name for peer in peers if not sample or lacks[peer.name] < len(sample)),
+        key=lambda name: (lacks[name], asked.get(name, 0), name in volume.config.writers, name),
+    )
+    return tuple(ranked[:SOURCES_MAX]), sum(not lacks[name] for name in ranked)
+
+
+def _has_turn(volume: Volume, world: World, holders: int) -> bool:
+    """Whether one more may fetch a large push: at most so many for each that has it."""
+    states: Mapping[str, Pushing] = {
+        node.name: node.view(volume.name).pushing for node in world.members(volume)
+    }
+    fetching = sum(one.asked_at is not None and one.fetch_bytes > LARGE_BYTES for one in states.values())
+    return fetching < FETCHERS_OF_ONE * max(1, holders)

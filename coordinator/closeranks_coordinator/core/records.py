@@ -13,6 +13,7 @@ import msgspec
 from closeranks_proto import messages as wire
 
 from .states import Phase
+from .writers import HandRecord
 
 Purpose = Literal["divergence", "lag", "join"]
 
@@ -75,11 +76,15 @@ class NodeRecord(msgspec.Struct):
 
 
 class VolumeRecord(msgspec.Struct):
-    """`roots`: (order, root, since ms) of the truth, oldest first; `settings`: what founded it."""
+    """`roots`: (order, root, since ms) of the truth, oldest first; `settings`: what founded it.
+
+    `authors`: whose change a step of the truth was, by its order, where closeranks carries the writes.
+    """
 
     roots: list[tuple[int, bytes, int]] = []
     settings: str = ""
     pinned: str | None = None
+    authors: dict[int, str] = {}
 
 
 class ActionRecord(msgspec.Struct):
@@ -107,8 +112,76 @@ class BaselineRecord(msgspec.Struct):
     size_bytes: int
 
 
+class ConflictRecord(msgspec.Struct):
+    """Two writers changed `key`: `theirs` came first and stands, `ours` is kept as `kept` (None: nothing to keep)."""
+
+    volume: str
+    key: bytes
+    kept: bytes | None
+    winner: str  # "" where nobody knows any more
+    loser: str
+    at_ms: int
+    ours: bytes | None
+    theirs: bytes | None
+    is_open: bool
+
+
 class Counters(msgspec.Struct):
     token: int = 0
     term: int = 0
     incident: int = 0
     action: int = 0
+    conflict: int = 0
+    hold: int = 0
+
+
+class SpeedRecord(msgspec.Struct):
+    """What operators said of transfers' speed, until they take it back; None: no limit. Absent: by the rules."""
+
+    fleet: int | None = None
+    fleet_by_hand: bool = False
+    nodes: dict[str, int | None] = {}
+
+
+class Repaired(msgspec.Struct):
+    """A path or a content that was put right. `returns_ms`: when it came back, the newest few."""
+
+    key: bytes
+    node: str
+    incident: str
+    at_ms: int
+    returns_ms: list[int] = []
+
+
+class RepairsRecord(msgspec.Struct):
+    """What was put right on one volume, oldest first: paths by node, NUL and key, contents by their digest."""
+
+    paths: dict[bytes, Repaired] = {}
+    contents: dict[bytes, Repaired] = {}
+
+
+class HoldRecord(msgspec.Struct):
+    """What a guard holds on a node. `volume` None: of the node as a whole, its disk.
+
+    `paths` and `bytes` are what was pending or written; `disk` and `free_bytes` of a disk guard are where, and
+    what was free then. `keeps_vote`: without its vote a quorum would be lost. `unheld`: the node let go.
+    """
+
+    id: str
+    guard: str
+    node: str
+    volume: str | None
+    since_ms: int
+    reason: str
+    state: Literal["held", "allowed", "rejected", "over"] = "held"
+    expires_ms: int | None = None
+    ended_ms: int | None = None
+    paths: int = 0
+    bytes: int = 0
+    incident: str | None = None
+    writers: list[HandRecord] = []
+    reactions: list[str] = []
+    unheld: bool = False
+    keeps_vote: bool = False
+    disk: str = ""
+    free_bytes: int = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from closeranks_proto import messages as wire
 
+from . import currency, pushing
 from .fencing import unfence
 from .incidents import EventName
 from .nodes import Node, Recovery, Volume
@@ -81,6 +82,8 @@ def _is_due(world: World, node: Node, volume: Volume) -> bool:
         return False
     if node.volume(volume.name).held is None:
         return bool(world.left(node, volume, "join"))
+    if volume.config.replicated:
+        return pushing.is_stuck(world, volume, node) and bool(world.left(node, volume, "lag"))
     if view.lag_since is None or not world.left(node, volume, "lag"):
         return False
     due = view.lag_since + volume.config.lag_grace_s
@@ -132,7 +135,7 @@ def _advance(world: World, node: Node) -> bool:
         return False
     if work.stage == "settle":
         return _settle(world, node, record, work, volumes)
-    behind = [volume for volume in volumes if world.left(node, volume, record.purpose)]
+    behind = [volume for volume in volumes if _is_left(world, node, record, work, volume)]
     if behind:
         work.stage = "converge"
         _ask_converge(world, node, record, work, behind[0])
@@ -142,6 +145,18 @@ def _advance(world: World, node: Node) -> bool:
         work.stage, work.to_verify = "verify", [volume.name for volume in volumes]
         return True
     return _ask_verify(world, node, record, work)
+
+
+def _is_left(world: World, node: Node, record: RecoveryRecord, work: Recovery, volume: Volume) -> bool:
+    """Whether the node still has to be converged here.
+
+    What closeranks carries itself may move on for ever: there a round that was completed is enough, and pushes do
+    the rest.
+    """
+    reached = work.reached.get(volume.name)
+    if reached is not None and node.volume(volume.name).root == reached:
+        return False
+    return bool(world.left(node, volume, record.purpose))
 
 
 def _is_overtaken(world: World, node: Node, record: RecoveryRecord, work: Recovery) -> bool:
@@ -181,6 +196,9 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
         text = f"Resync of {node.name} on {name} began: {plural(count, 'path')}."
         note(world, record, "resync_started", text)
     work.asked, work.asked_at, work.target = name, world.now.mono, target
+    view, root = node.view(name), node.volume(name).root
+    if root is not None and (root, target) not in view.orders:
+        view.orders = [*view.orders[-3:], (root, target)]
     token = 0 if node.record.fence is None else node.record.fence.token
     world.send(
         node,
@@ -211,7 +229,7 @@ def _ask_verify(world: World, node: Node, record: RecoveryRecord, work: Recovery
         return True
     token = 0 if node.record.fence is None else node.record.fence.token
     work.asked, work.asked_at = work.to_verify[0], world.now.mono
-    work.goal = world.volumes[work.asked].truth
+    work.goal = work.reached.get(work.asked, world.volumes[work.asked].truth)
     world.send(node, wire.Verify(record.action, work.asked, record.incident or "", token))
     return False
 
@@ -228,7 +246,10 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
     if world.now.mono < due:
         world.wake(due)
         return False
-    if any(node.scanned.get(volume.name, 0.0) <= work.quiet_since for volume in volumes):
+    late = [volume for volume in volumes if (node.current(volume.name) or 0.0) <= work.quiet_since]
+    if late:
+        for volume in late:
+            currency.ask(world, volume, node)
         return False
     if any(node.view(volume.name).unclear for volume in volumes):
         text = "Some of its paths differ from others and have no majority: it is held until they have."

@@ -122,6 +122,11 @@ def _resync(world: World, node: Node, volumes: list[Volume]) -> ActionView | Ref
         reason = "an operator asked for a resync"
         fence(world, node, reason, accused[0] if accused else None, by_hand=False, release="automatic")
         return _begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
+    if world.is_held(node):
+        return Refusal(
+            409, "held",
+            f"A guard holds what {node.name} changed: allow it or reject it first (`closeranks held` says how).",
+        )  # fmt: skip
     if any(len(node.view(name).clocks) for name in names):
         return Refusal(
             409, "unconfirmed",

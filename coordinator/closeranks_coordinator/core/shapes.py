@@ -25,7 +25,7 @@ class ProblemView(View, frozen=True):
 
 
 class NodeVolumeView(View, frozen=True):
-    """`progress` is present while a converge or a verification runs."""
+    """`progress` is present while a converge or a verification runs; `watch` is how the node notices writes."""
 
     name: str
     root: str | None
@@ -42,12 +42,32 @@ class NodeVolumeView(View, frozen=True):
     unreadable_paths: tuple[dict[str, str], ...]  # path, path_b64, why, detail; the first 20
     withheld: int
     progress: dict[str, int | str] | None
+    watch: str = ""  # fanotify, inotify, rescan; "" while nobody knows
+    watch_detail: str = ""  # why not a better one
+    watch_dropped: int = 0  # times that events were lost, each answered by a scan
+    hard_links: int = 0  # names of files that have more than one: each is a file of its own elsewhere
 
 
 class DiskView(View, frozen=True):
     volume: str
     total_bytes: int
     free_bytes: int
+
+
+class HandView(View, frozen=True):
+    """Who wrote. `pid` 0: unknown, `detail` says why."""
+
+    pid: int
+    exe: str
+    command: str
+    uid: int | None
+    login_uid: int | None
+    unit: str
+    parents: tuple[str, ...]
+    files: int
+    bytes: int
+    last_seen: str | None
+    detail: str
 
 
 class QuarantineView(View, frozen=True):
@@ -72,6 +92,8 @@ class NodeView(View, frozen=True):
     volumes: tuple[NodeVolumeView, ...]
     disk: tuple[DiskView, ...]
     quarantine: QuarantineView | None
+    writers: tuple[HandView, ...] = ()  # who wrote most in the last hour, by bytes
+    holds: tuple[str, ...] = ()  # of guards: `GET /api/v1/held/{id}`
 
 
 class CoverageView(View, frozen=True):
@@ -92,6 +114,8 @@ class VolumeView(View, frozen=True):
     bytes: int | None
     baseline: str | None
     on_divergence: str
+    writers: tuple[str, ...] = ()  # the nodes whose changes make the truth
+    conflicts: int = 0  # open ones
 
 
 class FleetView(View, frozen=True):
@@ -162,22 +186,6 @@ class BaselineView(View, frozen=True):
     files: int
     bytes: int
     pinned: bool
-
-
-class HandView(View, frozen=True):
-    """Who wrote. `pid` 0: unknown, `detail` says why."""
-
-    pid: int
-    exe: str
-    command: str
-    uid: int | None
-    login_uid: int | None
-    unit: str
-    parents: tuple[str, ...]
-    files: int
-    bytes: int
-    last_seen: str | None
-    detail: str
 
 
 class HoldView(View, frozen=True):

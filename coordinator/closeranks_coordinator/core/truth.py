@@ -82,6 +82,11 @@ class Differ:
             self._keep(after, found)
         return found, touched
 
+    def learn(self, ours: bytes, theirs: bytes, found: Mapping[bytes, Values]) -> None:
+        """These are all the keys in which the two differ: whoever made one of the other knows them."""
+        if ours != theirs and self._known((ours, theirs)) is None:
+            self._keep((ours, theirs), found)
+
     def _within(self, ours: bytes, theirs: bytes, limit: int) -> Mapping[bytes, Values] | None:
         """`diff`, or None where more than `limit` keys differ."""
         if ours == theirs:

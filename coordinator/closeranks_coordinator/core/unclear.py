@@ -12,11 +12,14 @@ from itertools import islice
 
 from closeranks_proto.limits import INCIDENT_MAX_PATHS
 
-from . import incidents
+from . import incidents, words
 from .diffs import DiffRow
 from .incidents import Incident
 from .nodes import Volume
 from .world import World
+
+HOLDERS_SHOWN = 20  # paths of which is told who holds what
+NAMES_SHOWN = 8  # nodes named in one group
 
 
 def watch(world: World, volume: Volume) -> None:
@@ -47,7 +50,9 @@ def watch(world: World, volume: Volume) -> None:
         assert found.since is not None, "what is confirmed was first seen at some time"
         world.open(_new_incident(world, volume, found.since))
     elif changed:
-        incident.observe_paths(_rows(world, volume), found.confirmed)
+        rows = _rows(world, volume)
+        incident.observe_paths(rows, found.confirmed)
+        incident.evidence["entries"] = _holders(world, volume, rows)
         world.touch_incident(incident)
 
 
@@ -75,18 +80,41 @@ def _rows(world: World, volume: Volume) -> list[DiffRow]:
     return [DiffRow(key, "modified") for key in islice(found, INCIDENT_MAX_PATHS)]
 
 
+def _holders(world: World, volume: Volume, rows: list[DiffRow]) -> list[str]:
+    """Who holds what, for the first paths: the groups between which a person has to choose."""
+    keys = [one.key for one in rows[:HOLDERS_SHOWN]]
+    held = {
+        name: world.tree.lookup_many(root, keys)
+        for name in volume.voters
+        if (root := world.nodes[name].volume(volume.name).root) is not None
+    }
+    told: list[str] = []
+    for key in keys:
+        groups: dict[bytes | None, list[str]] = {}
+        for name, values in held.items():
+            groups.setdefault(values.get(key), []).append(name)
+        parts = [
+            f"{words.join(names, NAMES_SHOWN)} {'has' if len(names) == 1 else 'have'} "
+            + ("nothing there" if value is None else words.value_words(value, world.algorithm))
+            for value, names in sorted(groups.items(), key=lambda one: (-len(one[1]), one[1]))
+        ]
+        told.append(words.line(f"{words.path_words(key)}: {'; '.join(parts)}"))
+    return told
+
+
 def _new_incident(world: World, volume: Volume, since: float) -> Incident:
+    rows = _rows(world, volume)
     return incidents.undetermined(
         id=world.next_incident(),
         volume=volume.name,
         now_ms=world.now.wall_ms,
         first_seen_ms=world.now.wall_ms - int((world.now.mono - since) * 1000),
-        rows=_rows(world, volume),
+        rows=rows,
         path_count=volume.unclear_count,
         voted=len(volume.voters),
         assigned=len(volume.config.nodes),
         need=volume.need,
-        evidence={"voters": list(volume.voters)},
+        evidence={"voters": list(volume.voters), "entries": _holders(world, volume, rows)},
     )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from . import naming, unclear
-from .judge import Analysis, Differing, Stand, Touched
+from . import currency, movement, naming, sequencing, unclear
+from .judge import Analysis, Differing, Made, Stand, Touched
 from .nodes import Node, View, Volume
-from .truth import Decision, decide_quorum
+from .truth import Decision, Values, decide_quorum
 from .world import World
 
 Unclear = frozenset[bytes]
@@ -22,9 +22,12 @@ FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of
 
 def judge_volume(world: World, volume: Volume) -> None:
     """Bring truth, undetermined paths and every node's view of this volume up to date."""
-    decision = _decide(world, volume)
-    if decision is not None:
-        _take(world, volume, decision)
+    if volume.config.replicated:
+        sequencing.follow(world, volume, _look)
+    else:
+        decision = _decide(world, volume)
+        if decision is not None:
+            movement.move(world, volume, decision)
     unclear.watch(world, volume)
     nodes = world.members(volume)
     for node in nodes:
@@ -77,27 +80,6 @@ def _may_found(world: World, volume: Volume, votes: dict[str, bytes]) -> bool:
     return False
 
 
-def _take(world: World, volume: Volume, decision: Decision) -> None:
-    if decision.undetermined != volume.undetermined:
-        volume.undetermined = decision.undetermined
-    if decision.root == volume.truth:
-        return
-    world.keep(decision.pages)
-    if decision.root is None:
-        volume.record.roots = []
-        volume.history.clear()
-    else:
-        if not volume.record.roots:
-            world.log("info", f"{volume.name}: the truth is founded: {decision.root.hex()}")
-        volume.history.move(decision.root)
-        known = {order: at for order, _, at in volume.record.roots}
-        volume.record.roots = [
-            (order, root, known.get(order, world.now.wall_ms)) for order, root in volume.history.roots
-        ]
-    world.touch("volume", volume.name)
-    world.publish("volume", volume.name)
-
-
 # --- nodes against it -----------------------------------------------------------------------------
 
 
@@ -109,9 +91,11 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    stand = Stand(stored.root, truth, stored.held, stored.withheld, view.by_us)
+    # Where writers' changes count, only the very steps that were asked for are our doing: see `_made`.
+    by_us = view.by_us and not volume.config.replicated
+    stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
     if before is None or stand != view.stand:
-        after, touched = world.judge.analyse(volume.history, stand, before)
+        after, touched = world.judge.analyse(volume.history, stand, before, _made(world, volume, node))
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
@@ -121,14 +105,44 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         world.publish("node", node.name)
         _remember_sizes(view, before, after, touched)
         naming.follow(world, volume, node, before, after, touched)
-        _run_clocks(view, before, after, volume.undetermined, touched, world.now.mono)
-    elif view.undetermined is not volume.undetermined:
+        if node.name in volume.config.writers:
+            view.clocks.watch((), world.now.mono)  # what a writer changes is no difference of its own
+            view.undetermined, view.unclear, view.lag_unclear, view.fresh = volume.undetermined, 0, 0, []
+        else:
+            _run_clocks(view, before, after, volume.undetermined, touched, world.now.mono)
+        if volume.config.replicated:
+            view.lag_since = view.late.follow(world.differ, volume.history, before, after, world.now.mono)
+    elif view.undetermined is not volume.undetermined and node.name not in volume.config.writers:
         _run_clocks(view, before, before, volume.undetermined, (), world.now.mono)
         world.publish("node", node.name)
     if not view.behind:
         view.lag_since = None
     elif view.lag_since is None:
         view.lag_since = world.now.mono
+
+
+def _made(world: World, volume: Volume, node: Node) -> Made:
+    """Whether we brought a node to a value ourselves: asked where the truth's history does not tell.
+
+    A converge may end after its order was overtaken; after a restart of ours, what it may have been told is known
+    from the truth's history only.
+    """
+    view = node.view(volume.name)
+    pushed, orders = view.pushing.made, tuple(view.orders)
+    if not view.by_us or not volume.config.replicated:
+        return pushed
+
+    def made(key: bytes, step: Values) -> bool:
+        if pushed(key, step):
+            return True
+        if not orders and node.record.recovery is not None:
+            return volume.history.latest_order(key, step[1]) is not None
+        return any(
+            world.tree.lookup(target, key) == step[1] != world.tree.lookup(root, key)
+            for root, target in orders
+        )
+
+    return made
 
 
 def _run_clocks(
@@ -219,9 +233,12 @@ def _confirm(world: World, volume: Volume, node: Node) -> None:
             node.observed.pop(volume.name, None)
             naming.healed(world, volume, node)
         return
-    found = view.clocks.confirm(
-        world.now.mono, config.settle_s, config.settle_max_s, _others_scanned(world, volume, node)
-    )
+    seen = _others_scanned(world, volume, node)
+    if config.policy == "quorum" and not node.fenced:
+        waiting = view.clocks.newest_unsettled(0.0 if seen is None else seen)
+        if waiting is not None:
+            currency.ask_voters(world, volume, node, waiting)
+    found = view.clocks.confirm(world.now.mono, config.settle_s, config.settle_max_s, seen)
     if found.next_at is not None:
         world.wake(found.next_at)
     view.unconfirmed = found.unconfirmed
@@ -234,9 +251,8 @@ def _confirm(world: World, volume: Volume, node: Node) -> None:
 
 
 def _others_scanned(world: World, volume: Volume, node: Node) -> float | None:
-    """The oldest start of the other voters' last scans."""
-    if volume.config.policy == "baseline":
+    """Up to when every other voter is known to have looked, by a scan or by its watcher."""
+    if volume.config.policy != "quorum":
         return math.inf
-    name = volume.name
-    starts = [world.nodes[voter].scanned[name] for voter in volume.voters if voter != node.name]
+    starts = [world.nodes[voter].current(volume.name) or 0.0 for voter in volume.voters if voter != node.name]
     return min(starts, default=None)

@@ -76,6 +76,8 @@ def node_view(world: World, node: Node) -> NodeView:
             if (status := stored.status) is not None and status.disk_total_bytes
         ),
         _quarantine(node),
+        tuple(hand.view() for hand in node.writing.top(world.now.mono)),
+        tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
     )  # fmt: skip
 
 
@@ -111,6 +113,10 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         unreadable_paths=tuple(_unreadable(one) for one in unreadable[:UNREADABLE_SHOWN]),
         withheld=len(stored.withheld),
         progress=_progress(node, name),
+        watch="" if status is None else status.watch,
+        watch_detail="" if status is None else status.watch_detail,
+        watch_dropped=0 if status is None else status.watch_dropped,
+        hard_links=0 if status is None else status.hard_links,
     )
 
 
@@ -170,7 +176,7 @@ def volume_view(world: World, volume: Volume) -> VolumeView:
         volume.name, config.policy, None if truth is None else truth.hex(), ranked,
         unclear.shown_count(world, volume), config.nodes, volume.need, len(volume.voters),
         None if summary is None else summary.files, None if summary is None else summary.bytes,
-        record.pinned, config.on_divergence,
+        record.pinned, config.on_divergence, config.writers, sum(name == volume.name for name, _ in world.kept),
     )  # fmt: skip
 
 

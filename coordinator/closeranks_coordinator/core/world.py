@@ -17,12 +17,26 @@ from closeranks_proto.tree import ObjectSource, Tree
 
 from .incidents import Incident, Kind
 from .judge import Judge
+from .meters import Brake
 from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
 from .nodes import Node, Recovery, Volume
-from .records import ActionRecord, BaselineRecord, Counters, NodeRecord, Purpose, VolumeRecord
+from .records import (
+    ActionRecord,
+    BaselineRecord,
+    ConflictRecord,
+    Counters,
+    HoldRecord,
+    NodeRecord,
+    Purpose,
+    RepairsRecord,
+    SpeedRecord,
+    VolumeRecord,
+)
 from .states import Phase, step
 from .targets import target_of
 from .truth import Differ
+from .windows import Usual
+from .writers import WritersRecord
 
 STARTUP_GRACE_S = 10.0  # after a start nodes keep their stored state for so long
 STALE_MIN_S = 60.0
@@ -31,6 +45,7 @@ INCIDENTS_MAX = 1000
 PLANS_MAX = 10  # dry runs whose plans are kept
 UNTRUSTED = ("not_mounted",)  # problems under which a scan says nothing about the node
 DIVERGED: tuple[Kind, ...] = ("divergence", "regression")
+TRASHING: tuple[Kind, ...] = (*DIVERGED, "runaway")  # those whose repair sets something aside
 
 IncidentKey = tuple[str, str | None, str | None]
 
@@ -54,7 +69,24 @@ class World:
         self.incidents: dict[str, Incident] = {}
         self.actions: dict[str, ActionRecord] = {}
         self.baselines: dict[str, BaselineRecord] = {}
+        self.holds: dict[str, HoldRecord] = {}
+        self.usuals: dict[str, Usual] = {}  # by "node/volume"
+        self.brake = Brake()
+        self.held: frozenset[str] = frozenset()  # nodes whose changes a guard holds
+        self.muted: frozenset[str] = frozenset()  # those of them that have no vote
+        self.live_holds: tuple[HoldRecord, ...] = ()  # held, allowed, or rejected and not back yet
+        self.conflicts: dict[str, ConflictRecord] = {}
+        self.unplaced: dict[str, None] = {}  # open conflicts whose second version only the loser may have
+        self.pushes = 0  # numbers given
+        self.kept: dict[tuple[str, bytes], str] = {}  # volume and conflict name, to the open conflict
         self.counters = Counters()
+        self.speed = SpeedRecord()
+        self.limited = False  # whether any node was ever told of a limit
+        self.repairs: dict[str, RepairsRecord] = {}  # by volume: what was put right
+        self.remembering: dict[
+            str, tuple[str, int]
+        ] = {}  # by volume: the newest repair, places it took in memory
+        self.unsaved_repairs: dict[str, float] = {}  # by volume: since when
         self.effects: list[Effect] = []
         self.wakes: list[float] = []
         self.told: tuple[wire.Member, ...] = ()  # membership as broadcast last
@@ -152,6 +184,9 @@ class World:
     def next_incident(self) -> str:
         return self._next_id("incident")
 
+    def next_hold(self) -> str:
+        return self._next_id("hold")
+
     def open(self, incident: Incident) -> None:
         self.incidents[incident.id] = incident
         self._open[_key_of(incident)] = incident
@@ -169,7 +204,7 @@ class World:
 
     def _incident_of(self, incident: Incident) -> None:
         """A node keeps the trash of its open incidents: it must know them."""
-        if incident.node is not None and incident.kind in DIVERGED:
+        if incident.node is not None and incident.kind in TRASHING:
             self.untold[incident.node] = None
 
     def _prune(self) -> None:
@@ -194,6 +229,10 @@ class World:
             and (volume is None or incident.volume == volume)
         ]
 
+    def trashing(self, node: Node) -> list[Incident]:
+        """The open incidents for which this node must keep its trash."""
+        return [one for one in self._open.values() if one.node == node.name and one.kind in TRASHING]
+
     # --- persistence ---------------------------------------------------------------------------
 
     def persist(self) -> Persist | None:
@@ -217,8 +256,21 @@ class World:
                 found = self.actions.get(key)
             case "baseline":
                 found = self.baselines.get(key)
+            case "conflict":
+                found = self.conflicts.get(key)
+            case "hold":
+                found = self.holds.get(key)
+            case "usual":
+                found = self.usuals.get(key)
             case "counters":
                 found = self.counters
+            case "writers":
+                node = self.nodes.get(key)
+                found = None if node is None else WritersRecord(node.writing.top(self.now.mono))
+            case "speed":
+                found = self.speed
+            case "repairs":
+                found = self.repairs.get(key)
             case _:
                 raise AssertionError(f"no record of kind {kind}")
         return None if found is None else msgspec.msgpack.encode(found)
@@ -226,6 +278,7 @@ class World:
     def load(self, records: Iterable[tuple[str, str, bytes]]) -> dict[str, VolumeRecord]:
         """Take back what was persisted; the volumes' records for the caller to place."""
         volumes: dict[str, VolumeRecord] = {}
+        remembered: dict[str, WritersRecord] = {}
         for kind, key, blob in sorted(records, key=lambda record: (record[0], len(record[1]), record[1])):
             match kind:
                 case "node":
@@ -242,11 +295,30 @@ class World:
                     self.actions[key] = msgspec.msgpack.decode(blob, type=ActionRecord)
                 case "baseline":
                     self.baselines[key] = msgspec.msgpack.decode(blob, type=BaselineRecord)
+                case "conflict":
+                    conflict = self.conflicts[key] = msgspec.msgpack.decode(blob, type=ConflictRecord)
+                    if conflict.is_open and conflict.kept is not None:
+                        self.kept[(conflict.volume, conflict.kept)] = key
+                        self.unplaced[key] = None
+                case "hold":
+                    self.holds[key] = msgspec.msgpack.decode(blob, type=HoldRecord)
+                case "usual":
+                    self.usuals[key] = msgspec.msgpack.decode(blob, type=Usual)
                 case "counters":
                     self.counters = msgspec.msgpack.decode(blob, type=Counters)
+                case "writers":
+                    remembered[key] = msgspec.msgpack.decode(blob, type=WritersRecord)
+                case "speed":
+                    self.speed = msgspec.msgpack.decode(blob, type=SpeedRecord)
+                case "repairs":
+                    self.repairs[key] = msgspec.msgpack.decode(blob, type=RepairsRecord)
                 case _:
                     self.log("warning", f"a stored record of unknown kind {kind!r} is left alone")
+        for name, record in remembered.items():
+            for hand in record.hands if name in self.nodes else ():
+                self.nodes[name].writing.reported.add(hand, self.now.mono)
         self._take_up()
+        self.index_holds()
         return volumes
 
     def _loaded_node(self, name: str, record: NodeRecord) -> Node:
@@ -313,8 +385,24 @@ class World:
             and not self.stale(node, volume)
         )
 
+    def is_held(self, node: Node) -> bool:
+        """Whether a guard holds this node's changes: it gives nothing, and is given nothing."""
+        return node.name in self.held
+
+    def touch_hold(self, hold: HoldRecord) -> None:
+        self.touch("hold", hold.id)
+        self.publish("node", hold.node)
+        self.index_holds()
+
+    def index_holds(self) -> None:
+        self.live_holds = tuple(hold for hold in self.holds.values() if hold.ended_ms is None)
+        held = [hold for hold in self.live_holds if hold.state == "held"]
+        self.held = frozenset(hold.node for hold in held)
+        self.muted = frozenset(hold.node for hold in held if not hold.keeps_vote)
+
     def may_vote(self, node: Node, volume: Volume) -> bool:
-        if node.fenced or not self.compared(node, volume):
+        muted = self.held if volume.config.replicated else self.muted
+        if node.fenced or node.name in muted or not self.compared(node, volume):
             return False
         return volume.truth is None or node.volume(volume.name).held is not None
 
@@ -353,7 +441,7 @@ class World:
         """Roots made for single nodes, which an order may name again."""
         return [known[3] for known in self._targets.values()]
 
-    def _next_id(self, kind: Literal["incident", "action"]) -> str:
+    def _next_id(self, kind: Literal["incident", "action", "hold"]) -> str:
         number = getattr(self.counters, kind) + 1
         setattr(self.counters, kind, number)
         self.touch("counters", "")

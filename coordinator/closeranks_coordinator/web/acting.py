@@ -8,19 +8,23 @@ from closeranks_proto import messages as wire
 from closeranks_proto.errors import UserError
 
 from ..core.model import (
+    AllowAsked,
     BaselineCreateAsked,
     BaselineDeleteAsked,
     Event,
     PinAsked,
     QuarantineAsked,
+    RejectAsked,
     ReleaseAsked,
     ResyncAsked,
+    SpeedAsked,
 )
-from ..core.shapes import ActionView, BaselineView, NodeView, VolumeView
+from ..core.shapes import ActionView, BaselineView, NodeView, SpeedView, VolumeView
 from .call import ApiError, Call, answer
 from .reading import trash_answer, trash_item
 from .schemas import (
     AcceptedView,
+    AllowBody,
     BaselineBody,
     DeletedView,
     NoBody,
@@ -31,6 +35,7 @@ from .schemas import (
     RestoreBody,
     RestoredView,
     ResyncBody,
+    SpeedBody,
 )
 
 
@@ -70,6 +75,27 @@ async def _accepted(call: Call, event: Event) -> web.StreamResponse:
     done = await call.ask(event)
     assert isinstance(done, ActionView)
     return answer(AcceptedView(done.id), 202)
+
+
+async def set_speed(call: Call) -> web.StreamResponse:
+    body = await call.body(SpeedBody)
+    if body.unlimited and body.bytes_s is not None:
+        raise ApiError(400, "bad_body", "give either bytes_s or unlimited: true")
+    done = await call.ask(SpeedAsked(body.node, body.bytes_s, body.unlimited))
+    assert isinstance(done, SpeedView)
+    return answer(done)
+
+
+async def allow(call: Call) -> web.StreamResponse:
+    hold = call.segment("id")
+    body = await call.body(AllowBody)
+    return await _accepted(call, AllowAsked(hold, body.seconds))
+
+
+async def reject(call: Call) -> web.StreamResponse:
+    hold = call.segment("id")
+    await call.body(NoBody)
+    return await _accepted(call, RejectAsked(hold))
 
 
 async def create_baseline(call: Call) -> web.StreamResponse:

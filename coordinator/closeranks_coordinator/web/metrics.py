@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from ..core.model import Observe
 from ..core.shapes import FleetView, NodeView
 from ..core.states import State
+from ..core.tripping import GUARDS as TRIPPING
 
 if TYPE_CHECKING:
     from .call import Core
@@ -32,11 +33,11 @@ ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 INCIDENT_KINDS = (
     "divergence", "regression", "outage", "undetermined", "many_suspects", "runaway", "recurrence",
-    "duplicate_node",
+    "conflict", "duplicate_node",
 )  # fmt: skip
 
 
-GUARDS = ("max_quarantined", "many_suspects", "quorum_would_be_lost")
+GUARDS = ("max_quarantined", "many_suspects", "quorum_would_be_lost", *TRIPPING)
 
 
 class Metrics:
@@ -59,7 +60,7 @@ class Metrics:
             incidents.labels(kind=kind)
         holds = Counter(
             PREFIX + "guard_holds_total",
-            "Times that a bound kept a suspect from being fenced automatically.",
+            "Times that a guard held a node's changes, or a bound kept a suspect from being fenced.",
             ["guard"],
             registry=self.registry,
         )
@@ -71,6 +72,18 @@ class Metrics:
             "resync_bytes_total": Counter(
                 PREFIX + "resync_bytes_total",
                 "Chunk payload that nodes received from peers to come back in rank, retries included.",
+                ["node", "volume"],
+                registry=self.registry,
+            ),
+            "pushes_total": Counter(
+                PREFIX + "pushes_total",
+                "Pushes of the truth's newest steps that were sent to nodes of replicated volumes.",
+                ["node", "volume"],
+                registry=self.registry,
+            ),
+            "push_bytes_total": Counter(
+                PREFIX + "push_bytes_total",
+                "Chunk payload that nodes received from peers for pushes, retries included.",
                 ["node", "volume"],
                 registry=self.registry,
             ),
@@ -219,6 +232,10 @@ def _fleet(fleet: FleetView) -> Iterator[Metric]:
         ("volume_truth_files", "Files of the truth.", lambda v: v.files),
         ("volume_truth_bytes", "Bytes of the truth's files.", lambda v: v.bytes),
     ]
+    yield _family(
+        "conflicts_open", "Paths that two writers changed and nobody has decided yet.", ["volume"],
+        (([volume.name], volume.conflicts) for volume in volumes),
+    )  # fmt: skip
     for name, text, read in wanted:
         rows = (([volume.name, volume.policy], read(volume)) for volume in volumes)
         yield _family(name, text, ["volume", "policy"], rows)
@@ -262,6 +279,11 @@ def _node_volumes(nodes: Iterable[NodeView], wall_ms: int) -> Iterator[Metric]:
         ("node_lag_seconds", "For how long the node has been behind the truth.", lambda v: v.lag_s),
         ("node_files", "Files of the node's tree.", lambda v: v.files),
         ("node_bytes", "Bytes of the node's files.", lambda v: v.bytes),
+        (
+            "node_watch_losses",
+            "Times that the node's watcher lost events, each answered by a scan.",
+            lambda v: v.watch_dropped,
+        ),
         ("node_unreadable_paths", "Paths that the node could not read or compare.", lambda v: v.unreadable),
         (
             "node_problem",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 
 from aiohttp import web
 
@@ -12,7 +13,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.paths import escape, path_of
 
 from ..core.model import Refusal
-from ..core.shapes import IncidentView
+from ..core.shapes import ConflictView, HoldView, IncidentView
 from .call import ApiError, Call, answer, decode_cursor, encode_cursor, page, text_answer
 from .report import as_html, as_json, as_markdown
 from .schemas import TrashItemView, TrashPage
@@ -40,6 +41,22 @@ async def volumes(call: Call) -> web.StreamResponse:
 
 async def volume(call: Call) -> web.StreamResponse:
     return answer(call.volume())
+
+
+async def conflicts(call: Call) -> web.StreamResponse:
+    name, state = call.volume().name, call.text("state")
+    found = {_conflict_id(one): one for one in call.core.fleet.conflicts(name) if state in (None, one.state)}
+    return page(call, list(found), found.get)
+
+
+def _conflict_id(one: ConflictView) -> str:
+    """A conflict is known by what it was and when; a path may be too long for a cursor."""
+    text = f"{one.at} {one.path_b64} {one.kept_path_b64} {one.loser}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+async def speed(call: Call) -> web.StreamResponse:
+    return answer(call.core.fleet.speed_view(call.now))
 
 
 async def diff(call: Call) -> web.StreamResponse:
@@ -119,6 +136,23 @@ async def action(call: Call) -> web.StreamResponse:
     found = call.core.fleet.action_view(identity)
     if found is None:
         raise ApiError(404, "unknown_action", f"no action {identity!r} is kept")
+    return answer(found)
+
+
+async def held(call: Call) -> web.StreamResponse:
+    state, node_name = call.text("state"), call.text("node")
+
+    def wanted(found: HoldView) -> bool:
+        return state in (None, found.state) and node_name in (None, found.node)
+
+    return page(call, call.core.fleet.hold_ids(), call.core.fleet.hold_view, wanted)
+
+
+async def hold(call: Call) -> web.StreamResponse:
+    identity = call.segment("id")
+    found = call.core.fleet.hold_view(identity)
+    if found is None:
+        raise ApiError(404, "unknown_hold", f"no hold {identity!r} is kept")
     return answer(found)
 
 

@@ -33,6 +33,7 @@ TITLES = {
     "many_suspects": "Many nodes differ at once",
     "runaway": "{node} changes too much at once",
     "recurrence": "Repaired paths came back on {node}",
+    "conflict": "{node} and another writer changed the same thing in {volume}",
     "duplicate_node": "Two agents call themselves {node}",
 }
 EVENT_WORDS = {"resync_started": "resync started"}
@@ -50,6 +51,9 @@ _EVIDENCE = (
     ("suspects", "Suspects"),
     ("max_quarantined", "Most nodes fenced at once"),
     ("lasted", "Lasted when named"),
+    ("winner", "Whose change came first"),
+    ("repaired_in", "First put right in incident"),
+    ("release", "Release"),
     ("truth_root", "Root of the truth"),
     ("node_root", "Root of the node"),
 )
@@ -320,6 +324,8 @@ def _commands(incident: IncidentView) -> tuple[tuple[str, str], ...]:
                 f"brings one back into a directory on {node}; nothing is overwritten",
             ),
         ]
+    if incident.kind == "conflict" and volume is not None:
+        found.append((f"closeranks conflicts {volume}", "the conflicts with both names"))
     return tuple(found)
 
 

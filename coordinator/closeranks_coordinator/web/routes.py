@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.shapes import ActionView, BaselineView, FleetView, IncidentView, NodeView, VolumeView
+from ..core.shapes import (
+    ActionView,
+    BaselineView,
+    FleetView,
+    HoldView,
+    IncidentView,
+    NodeView,
+    SpeedView,
+    VolumeView,
+)
 from . import acting, reading
 from . import schemas as views
 from . import stream as streaming
@@ -41,6 +50,8 @@ class Route:
 _NO_NODE = (404, "unknown_node", "the fleet has no such node")
 _NO_VOLUME = (404, "unknown_volume", "the fleet, or the node, has no such volume")
 _NO_INCIDENT = (404, "unknown_incident", "no such incident is kept")
+_NO_HOLD = (404, "unknown_hold", "no such hold is kept")
+_NOT_HELD = (409, "not_held", "it was decided about already, or is over")
 _NO_BASELINE = (404, "unknown_baseline", "there is no such baseline")
 _BAD_CURSOR = (400, "bad_cursor", "the cursor is none of ours, or its item is gone")
 _ORDER: Refusals = ((503, "not_durable", "the order could not be made durable in time; it may still happen"),)
@@ -94,6 +105,17 @@ _READING: tuple[Route, ...] = (
         ),
     ),
     Route(
+        "GET", "/api/v1/volumes/{volume}/conflicts", "list_conflicts",
+        "Paths that two writers changed without knowing of each other, newest first", reading.conflicts,
+        views.ConflictPage,
+        query=(Param("state", "Only these.", choices=("open", "resolved")), *_PAGES),
+        refusals=(_NO_VOLUME, _BAD_CURSOR),
+    ),
+    Route(
+        "GET", "/api/v1/speed", "get_speed", "How fast nodes may transfer now, and why", reading.speed,
+        SpeedView,
+    ),
+    Route(
         "GET", "/api/v1/incidents", "list_incidents", "The incidents, newest first", reading.incidents,
         views.IncidentPage,
         query=(
@@ -132,6 +154,16 @@ _READING: tuple[Route, ...] = (
         refusals=(_NO_BASELINE,),
     ),
     Route(
+        "GET", "/api/v1/held", "list_held", "What guards hold or held, newest first", reading.held,
+        views.HoldPage,
+        query=(
+            Param("state", "Only these.", choices=("held", "allowed", "rejected", "over")),
+            Param("node", "Only this node's."), *_PAGES,
+        ),
+        refusals=(_BAD_CURSOR,),
+    ),
+    Route("GET", "/api/v1/held/{id}", "get_held", "One hold", reading.hold, HoldView, refusals=(_NO_HOLD,)),
+    Route(
         "GET", "/api/v1/events", "follow_events",
         "Server-sent events: `node`, `volume`, `incident`, `action`, each with what its GET answers, and `reset` "
         "when everything must be looked at again. Resumes behind the Last-Event-ID header.",
@@ -163,12 +195,27 @@ _ACTING: tuple[Route, ...] = (
         ),
     ),
     Route(
+        "POST", "/api/v1/held/{id}/allow", "allow_held", "Let what a guard holds through, this time only",
+        acting.allow, views.AcceptedView, 202, body=views.AllowBody,
+        refusals=(_NO_HOLD, _NOT_HELD, (400, "bad_seconds", "no time that an allowance can last"), *_ORDER),
+    ),
+    Route(
+        "POST", "/api/v1/held/{id}/reject", "reject_held", "Bring the writer of what is held back to the truth",
+        acting.reject, views.AcceptedView, 202, body=views.NoBody,
+        refusals=(_NO_HOLD, _NOT_HELD, _NO_TRUTH, _QUORUM, *_ORDER),
+    ),
+    Route(
         "POST", "/api/v1/nodes/{node}/trash/restore", "restore_trash", "Bring trashed entries back",
         acting.restore, views.RestoredView, body=views.RestoreBody,
         refusals=(
             _NO_NODE, _NO_VOLUME, _AWAY, (409, "trash_refused", "the node says why"),
             (409, "not_quarantined_by_hand", "in_place, while the node is not quarantined by hand"),
         ),
+    ),
+    Route(
+        "POST", "/api/v1/speed", "set_speed", "Faster or slower, until it is taken back", acting.set_speed,
+        SpeedView, body=views.SpeedBody,
+        refusals=(_NO_NODE, (400, "bad_speed", "no number of bytes/s that could be a limit"), *_ORDER),
     ),
     Route(
         "POST", "/api/v1/volumes/{volume}/pin", "pin_baseline", "Make a baseline a volume's pinned one",

@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ..core.shapes import ActionView, BaselineView, IncidentView, NodeView, View, VolumeView
+from ..core.shapes import (
+    ActionView,
+    BaselineView,
+    ConflictView,
+    HoldView,
+    IncidentView,
+    NodeView,
+    View,
+    VolumeView,
+)
+from ..core.speed import LEAST_BYTES_S, MOST_BYTES_S
 
 REASON_MAX = 500
 RESTORE_MAX = 1000
@@ -58,6 +68,20 @@ class ActionPage(View, frozen=True):
 
 class BaselinePage(View, frozen=True):
     items: tuple[BaselineView, ...]
+    next_cursor: str | None
+
+
+class ConflictPage(View, frozen=True):
+    """Newest first."""
+
+    items: tuple[ConflictView, ...]
+    next_cursor: str | None
+
+
+class HoldPage(View, frozen=True):
+    """Newest first."""
+
+    items: tuple[HoldView, ...]
     next_cursor: str | None
 
 
@@ -163,6 +187,12 @@ class BaselineBody(Body, frozen=True):
     node: Name | None = None
 
 
+class AllowBody(Body, frozen=True):
+    """`seconds` absent: as the volume's guards say."""
+
+    seconds: Annotated[float, Meta(ge=1, le=30 * 86400)] | None = None
+
+
 class PinBody(Body, frozen=True):
     """`baseline` null unpins."""
 
@@ -179,6 +209,14 @@ class RestoreBody(Body, frozen=True):
     ]
     to: Annotated[str, Meta(min_length=1, max_length=4095)] | None = None
     in_place: bool = False
+
+
+class SpeedBody(Body, frozen=True):
+    """`node` absent: the fleet's sum. `bytes_s` null: as the configuration says again. `unlimited`: no limit at all."""
+
+    node: Name | None = None
+    bytes_s: Annotated[int, Meta(ge=LEAST_BYTES_S, le=MOST_BYTES_S)] | None = None
+    unlimited: bool = False
 
 
 class NoBody(Body, frozen=True):

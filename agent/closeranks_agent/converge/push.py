@@ -1,0 +1,487 @@
+"""Pushes: the truth's next steps, applied to this node's tree as they come.
+
+A push names paths with what the coordinator takes this node to hold (`before`) and what it is to hold
+(`after`). Only where the tree still is as `before` says is a step made; everything else is left alone and
+counted as *skipped*: the next push is made from what this node says then. No object is asked for but chunk
+lists of very long files. Steps go the way of every converge (plan, stage, trash, swap, record), with the same
+promises. A push that was killed needs no memory: what it finished is in the tree, the rest comes again.
+
+What small files cost decides how fast a fleet follows its writer. A push of few bytes is therefore two visits
+to the volume's thread with the fetching between them, one ledger entry, one sync of files and one of
+directories, one transaction. Larger ones go group by group through `transfer`.
+
+No list of what was written is kept: nobody proves a push by reading everything again. A scan does it in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from closeranks_proto.content import decode_chunk_list
+from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.errors import ProtocolError
+from closeranks_proto.messages import Push, PushResult
+from closeranks_proto.paths import escape, parent_key
+
+from ..chunks.fetch import ChunkWant, Fetcher
+from ..chunks.peers import Peers
+from .athand import local_content, rules_of
+from .contents import Contents
+from .install import FULL_ERRNOS, Outcome, Result, failed
+from .plan import LocalContent, Place, Saw, Step, entry_of, plan
+from .pushed import Count, checked, result_of
+from .room import NoRoom
+from .stage import Staged
+from .tally import no_space, trash_full, words
+from .told import WORLD, told
+from .transfer import Transfer
+from .workbench import LINGER_S, Workbench
+
+if TYPE_CHECKING:
+    from .converger import Converger
+
+log = logging.getLogger("closeranks.converge")
+
+SMALL_STEPS = 1024  # of one part
+SMALL_BYTES = 4 * 1024 * 1024  # of one part, held in memory until they are written
+LARGE_BYTES = 16 * 1024 * 1024  # from here on several groups are under way at once
+BATCH_STEPS = 256
+ROUNDS_MAX = 3
+SCAN_MIN_S = 10.0  # between two scans that pushes ask for
+PATIENCE_S = 5.0  # with peers that give nothing: the next push names other sources
+
+
+@dataclass(slots=True)
+class _Part:
+    """Steps that are made together, and what of their files is begun."""
+
+    steps: Sequence[Step]
+    large: bool = False
+    staged: list[Staged] = field(default_factory=list)
+    wants: list[ChunkWant] = field(default_factory=list)
+
+
+class Pusher:
+    """Pushes of one volume, one at a time: whoever calls holds the volume's lock."""
+
+    def __init__(self, owner: Converger) -> None:
+        self._owner, self._volume = owner, owner.volume
+        self._contents = Contents(owner.volume)
+        self._bench: Workbench | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._scanned_at = float("-inf")
+        self._closing: asyncio.Future[None] | None = None  # somebody must hold it until it has ended
+        self._spoilt = False
+        self._peers = Peers((), owner.self_name, owner.members, random.Random())
+
+    # --- one push --------------------------------------------------------------------------------
+
+    async def run(self, push: Push) -> PushResult:
+        """Apply what can be applied. Raises what the world does to the whole volume; cancellable."""
+        count = Count({})
+        self._rest()
+        try:
+            try:
+                count.open = checked(push, self._volume.algorithm.width)
+            except ProtocolError as error:
+                count.detail = f"the push is not well formed: {error}"
+                return result_of(push, count, len(push.edits))
+            await self._lists(count)
+            await self._rounds(push, count)
+            return result_of(push, count)
+        except WORLD as error:
+            self._spoilt = True
+            count.problem, count.detail = told(error, self._volume)
+            log.warning("push %d to volume %s failed: %s", push.push, push.volume, count.detail)
+            return result_of(push, count)
+        except BaseException:
+            self._spoilt = True
+            raise
+        finally:
+            await self._leave()
+
+    async def _lists(self, count: Count) -> None:
+        """Bring the chunk lists that the edits name; those that nobody has fail their edits."""
+        longest = self._volume.chunk_bytes
+        if all(edit.after is None or entry_size(edit.after) <= longest for edit in count.open.values()):
+            return
+        lacking = await self._volume.run_soon(self._stage_lists, count)
+        found: dict[bytes, bytes] = {}
+        if lacking:
+            found = await self._owner.want(tuple(sorted(set(lacking.values()))))
+            for blob in found.values():
+                decode_chunk_list(blob)
+            self._volume.stage_objects(found)
+        for key, digest in lacking.items():
+            if digest not in found:
+                count.fail(key, Outcome.NO_SOURCE, "its chunk list is not at hand any more")
+
+    def _stage_lists(self, count: Count) -> dict[bytes, bytes]:
+        """Keep the lists that came with the edits; key -> digest of those that are missing."""
+        lists: dict[bytes, bytes] = {}
+        lacking: dict[bytes, bytes] = {}
+        for key, edit in count.open.items():
+            if edit.after is None or entry_size(edit.after) <= self._volume.chunk_bytes:
+                continue
+            digest = entry_of(edit.after, self._volume.algorithm.width).digest
+            if edit.chunks is not None and self._volume.algorithm.of(edit.chunks) == digest:
+                lists[digest] = edit.chunks
+            elif self._volume.object(digest) is None:
+                lacking[key] = digest
+        self._volume.stage_objects(lists)
+        return lacking
+
+    async def _rounds(self, push: Push, count: Count) -> None:
+        for attempt in range(ROUNDS_MAX):
+            count.again = count.stale = False
+            parts = await self._volume.run_soon(self._plan, count, attempt == 0)
+            if parts:
+                async with self._fetcher(push, count) as fetcher:
+                    for part in parts:
+                        if part.large:
+                            await self._large(part.steps, fetcher, count)
+                        else:
+                            await self._small(part, fetcher, count)
+            if count.stale:
+                await self._look_again()
+            if not count.open or not count.again:
+                break
+        for key in list(count.open):
+            count.end(key, count.skipped)
+
+    def _plan(self, count: Count, moves: bool) -> Sequence[_Part]:
+        """Compare, plan, and begin the first part. On the volume's thread; what needs no bytes is done at once."""
+        saws = self._saws(count)
+        if not saws:
+            return ()
+        bench = self._opened()
+        self._owner.trash.note_incidents(self._owner.open_incidents())
+        planned = plan(saws, self._at_hand(saws), rules_of(self._volume), moves=moves)
+        for saw in planned.withheld:
+            count.end(saw.key, count.done)  # as far as it may be: the special bits are told by the scan
+        bench.installer.moved.clear()
+        if _stage_bytes(planned.steps) > LARGE_BYTES:
+            return (_Part(planned.steps, large=True),)
+        first, *others = _parts(planned.steps)
+        if self._begin(bench, first, count):
+            return others
+        return (first, *others)
+
+    def _saws(self, count: Count) -> list[Saw]:
+        """What is still as the push took it; the rest is settled."""
+        saws: list[Saw] = []
+        if self._volume.root is None:
+            count.detail = "the volume was not scanned yet"
+            return saws
+        for key, edit in list(count.open.items()):
+            record = self._volume.record(key)
+            own = None if record is None else record.value
+            if own == edit.after:
+                count.end(key, count.done)
+            elif own != edit.before:
+                count.end(key, count.skipped)
+            else:
+                saws.append(Saw(key, own, edit.after, None if record is None else record.stat))
+        return saws
+
+    def _at_hand(self, saws: Sequence[Saw]) -> LocalContent:
+        """Where wanted contents are on this node: the push's own paths, the trash, the tree."""
+        width = self._volume.algorithm.width
+        wanted: dict[bytes, int] = {}
+        going: dict[bytes, Place] = {}
+        for saw in saws:
+            if saw.own is not None and entry_kind(saw.own) is Kind.FILE:
+                going[entry_of(saw.own, width).digest] = Place(False, saw.key)
+        for saw in saws:
+            if saw.target is not None and entry_kind(saw.target) is Kind.FILE and entry_size(saw.target):
+                wanted[entry_of(saw.target, width).digest] = entry_size(saw.target)
+        whole = {digest: going[digest] for digest in wanted if digest in going}
+        left = {digest: size for digest, size in wanted.items() if digest not in whole}
+        for digest in list(left):
+            item = self._owner.trash.find(digest)
+            if item is not None:
+                whole[digest] = Place(True, item)
+                del left[digest]
+        if left:
+            whole |= {digest: Place(False, key) for digest, key in self._contents.find(left).items()}
+        return local_content(self._volume, saws, None, whole)
+
+    # --- few bytes -------------------------------------------------------------------------------
+
+    async def _small(self, part: _Part, fetcher: Fetcher, count: Count) -> None:
+        bench = self._bench
+        assert bench is not None
+        if not part.staged and await self._volume.run_soon(self._begin, bench, part, count):
+            return
+        came: dict[tuple[bytes, int], bytes] = {}
+
+        async def keep(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+            bad = [want for want, data in parts if self._volume.algorithm.of(data) != want.digest]
+            came.update({(want.key, want.index): data for want, data in parts if want not in bad})
+            return bad
+
+        await fetcher.fetch(part.wants, keep)
+        await self._volume.run_soon(self._finish, bench, part, came, count, fetcher.story())
+
+    def _begin(self, bench: Workbench, part: _Part, count: Count) -> bool:
+        """Stage what is at hand; True where nothing must be fetched and everything is done already."""
+        for step in part.steps:
+            if step.need is None:
+                continue
+            try:
+                staged = bench.stage.begin(step)
+            except NoRoom as error:
+                self._note(count, [Result(step, Outcome.NO_ROOM)], error.needed)
+            except OSError as error:
+                self._note(count, [failed(step, error)])
+            else:
+                part.staged.append(staged)
+                part.wants += staged.wants
+        if part.wants:
+            return False
+        self._finish(bench, part, {}, count)
+        return True
+
+    def _finish(
+        self,
+        bench: Workbench,
+        part: _Part,
+        came: dict[tuple[bytes, int], bytes],
+        count: Count,
+        story: str = "",
+    ) -> None:
+        """Write, sync, swap and record everything of one part. On the volume's thread."""
+        results: list[Result] = []
+        try:
+            results += self._fill(bench, part.staged, came)
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            results += [Result(one.step, Outcome.NO_ROOM) for one in part.staged]
+        finally:
+            for one in part.staged:
+                bench.stage.forget(one)
+        begun = {one.step.key for one in part.staged} - {result.step.key for result in results}
+        ready = [step for step in part.steps if step.need is None or step.key in begun]
+        if ready:
+            results += bench.installer.apply(ready)
+        self._note(count, results, story=story)
+
+    def _fill(
+        self, bench: Workbench, staged: Sequence[Staged], came: dict[tuple[bytes, int], bytes]
+    ) -> list[Result]:
+        """Complete the staged files; the results of those that can not be."""
+        results: list[Result] = []
+        whole: list[tuple[Staged, bytes]] = []
+        parts: list[Staged] = []
+        for one in staged:
+            if any((want.key, want.index) not in came for want in one.wants):
+                results.append(Result(one.step, Outcome.NO_SOURCE))
+            elif one.need.chunks is None and one.wants:
+                whole.append((one, came[one.step.key, 0]))
+            else:
+                bench.stage.write([(one, want, came[want.key, want.index]) for want in one.wants])
+                parts.append(one)
+        if whole:
+            results += [failed(one.step, error) for one, error in bench.stage.make(whole)]
+        if parts:
+            results += [failed(one.step, error) for one, error in bench.stage.finish(parts)]
+        return results
+
+    # --- many bytes ------------------------------------------------------------------------------
+
+    async def _large(self, steps: Sequence[Step], fetcher: Fetcher, count: Count) -> None:
+        """In order: what needs no bytes in batches, files in groups of which several are under way."""
+        assert self._bench is not None
+        bench = self._bench
+
+        def note(results: Sequence[Result]) -> None:
+            self._note(count, results, story=fetcher.story())
+
+        transfer = Transfer(
+            self._volume,
+            bench.stage,
+            fetcher,
+            bench.installer,
+            bench.threads,
+            note,
+            lambda _: None,
+            soon=True,
+        )
+        at = 0
+        while at < len(steps):
+            is_file = steps[at].need is not None
+            end = at
+            while end < len(steps) and (steps[end].need is not None) is is_file:
+                end += 1
+            if is_file:
+                await transfer.run(steps[at:end])
+            else:
+                for start in range(at, end, BATCH_STEPS):
+                    batch = steps[start : min(end, start + BATCH_STEPS)]
+                    note(await self._volume.run_soon(bench.installer.apply, batch))
+            at = end
+
+    # --- what became of it -----------------------------------------------------------------------
+
+    def _note(self, count: Count, results: Sequence[Result], needed: int = 0, story: str = "") -> None:
+        for result in results:
+            step = result.step
+            keys = [step.key] if step.source is None else [step.key, step.source.key]
+            count.trashed += result.trashed
+            if result.outcome is not Outcome.DONE and self._bench is not None:
+                self._bench.untidy = True  # what was staged for it may still lie there
+            match result.outcome:
+                case Outcome.DONE:
+                    for key in keys:
+                        count.end(key, count.done)
+                case Outcome.CHANGED:
+                    count.again = True
+                case Outcome.WAITS:
+                    pass  # what it waits for comes with a later push
+                case Outcome.STALE:
+                    count.again |= step.source is not None
+                    count.stale |= self._is_known(parent_key(step.key))
+                case _ if step.source is not None:
+                    count.again = True  # the two are done one by one then
+                case outcome:
+                    if outcome is Outcome.NO_ROOM:
+                        count.needed += needed or (step.need.stage_bytes if step.need else 0)
+                    elif outcome is Outcome.TRASH_FULL:
+                        count.needed += int(result.detail)
+                    text = words(outcome, result.why, result.detail)
+                    if outcome is Outcome.NO_SOURCE and story:
+                        text += f" ({story})"
+                    count.fail(step.key, outcome, text)
+        self._problems(count)
+
+    def _is_known(self, key: bytes) -> bool:
+        """Whether the index takes this for a directory that is there."""
+        if not key:
+            return True
+        record = self._volume.record(key)
+        return record is not None and entry_kind(record.value) is Kind.DIRECTORY
+
+    def _problems(self, count: Count) -> None:
+        outcomes = {outcome for outcome, _ in count.failures.values()}
+        trash, bench = self._owner.trash, self._bench
+        where = f"{escape(self._volume.private)}/trash"
+        if Outcome.NO_ROOM in outcomes and bench is not None:
+            count.problem = no_space(count.needed, bench.stage.room.free(), trash.usage(), where)
+        elif Outcome.TRASH_FULL in outcomes:
+            free = max(0, trash.max_bytes - sum(trash.usage().values()))
+            count.problem = trash_full(count.needed, free, where)
+
+    async def _look_again(self) -> None:
+        """The tree is not shaped as the index says: look at all of it, though not at every push."""
+        now = asyncio.get_running_loop().time()
+        if now - self._scanned_at >= SCAN_MIN_S:
+            self._scanned_at = now
+            await self._volume.run(self._volume.scan)
+
+    def _fetcher(self, push: Push, count: Count) -> Fetcher:
+        def received(payload: int) -> None:
+            count.moved += payload
+
+        self._peers.choose(push.sources)
+        owner = self._owner
+        return Fetcher(
+            self._volume.name,
+            self._volume.algorithm.name,
+            self._volume.chunk_bytes,
+            owner.self_name,
+            push.sources,
+            owner.members,
+            owner.term,
+            owner.http,
+            received,
+            patience_s=PATIENCE_S,
+            peers=self._peers,
+            budget=owner.budget,
+        )
+
+    # --- the bench -------------------------------------------------------------------------------
+
+    def _opened(self) -> Workbench:
+        if self._bench is not None and not self._bench.fits:
+            self._close_bench()
+        if self._bench is None:
+            self._bench = Workbench(self._volume, self._owner.trash, self._owner.open_incidents)
+        return self._bench
+
+    def _close_bench(self) -> None:
+        bench, self._bench = self._bench, None
+        if bench is not None:
+            bench.close(clear=not self._spoilt)
+        self._spoilt = False
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _leave(self) -> None:
+        """End the push on the volume's thread, so that nothing of it works on, and wait for the next one."""
+        bench = self._bench
+        if bench is not None and self._spoilt:
+            bench.stopped = True
+        if self._volume.root is not None:
+            self._volume.drop_staged()
+        if self._spoilt or (bench is not None and bench.untidy):
+            await self._on_thread(self._end)
+        if self._bench is not None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._linger_over)
+
+    def _end(self) -> None:
+        if self._bench is None:
+            return
+        try:
+            if not self._spoilt:
+                self._bench.tidy()
+                return
+        except OSError as error:
+            self._spoilt = True
+            log.warning("%s: the stage could not be tidied: %s", self._volume.name, error.strerror)
+        self._close_bench()
+
+    def _linger_over(self) -> None:
+        self._closing = asyncio.ensure_future(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        timer = self._timer
+        async with self._owner.lock:
+            if self._timer is timer:  # no push came meanwhile
+                await self.close()
+
+    async def close(self) -> None:
+        """Let go of everything; the volume's lock is held."""
+        self._rest()
+        if self._bench is not None:
+            await self._on_thread(self._close_bench)
+
+    async def _on_thread(self, function: Callable[[], None]) -> None:
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._volume.run_soon(function)))
+        except RuntimeError:  # the volume was closed before us and its thread has ended
+            await asyncio.to_thread(function)
+
+
+def _stage_bytes(steps: Sequence[Step]) -> int:
+    return sum(step.need.stage_bytes for step in steps if step.need is not None)
+
+
+def _parts(steps: Sequence[Step]) -> Iterator[_Part]:
+    """Cut steps, in their order, into parts of at most SMALL_STEPS and, from two steps on, SMALL_BYTES."""
+    start = size = 0
+    for index, step in enumerate(steps):
+        cost = 0 if step.need is None else step.need.stage_bytes
+        if index > start and (index - start >= SMALL_STEPS or size + cost > SMALL_BYTES):
+            yield _Part(steps[start:index])
+            start, size = index, 0
+        size += cost
+    yield _Part(steps[start:])

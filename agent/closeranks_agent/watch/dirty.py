@@ -1,0 +1,240 @@
+"""Which paths may have changed, and when each of them should be looked at.
+
+A path is due when nothing was heard of it for QUIET_S; a file that is still open for writing waits longer, for
+half a file is of no use to anybody. What keeps changing is due AGE_MAX_S after its first change nevertheless,
+or, where reading it takes long, once in COST_SHARE times that, so that a huge file rewritten for ever takes a
+tenth of a core and not all of it. A path that could not be finished comes again, later each time.
+
+Bounded: beyond PATHS_MAX the directories with most changed names are to be looked at as a whole, and where
+that does not help, everything is (`everything`): a scan. Pure: times are the caller's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Final
+
+from closeranks_proto.messages import Hand
+from closeranks_proto.paths import parent_key
+
+QUIET_S: Final = 0.025  # more than the kernel's clock tick: what is read then is settled
+OPEN_QUIET_S: Final = 0.1
+AGE_MAX_S: Final = 1.0
+AGAIN_S: Final = 0.03
+AGAIN_DOUBLINGS: Final = 6
+COST_SHARE: Final = 10.0
+PATHS_MAX: Final = 100_000  # about 400 bytes each
+FOLD_TO: Final = PATHS_MAX // 2
+BATCH_MAX: Final = 4096  # as many edits as one look commits before it becomes a mass change
+KNOWN_MAX: Final = 4096  # paths of which costs or repetitions are kept
+
+
+@dataclass(slots=True)
+class _Path:
+    first: float
+    last: float
+    hand: Hand | None
+    tree: bool
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a look is asked for. `names` and `hands` as `Volume.look` takes them."""
+
+    names: Mapping[bytes, frozenset[bytes] | None]
+    hands: Mapping[bytes, Hand]
+    seen_mono: float  # when the first of these was heard of
+    size: int
+
+
+class Dirty:
+    """The changed paths of one volume. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.everything = False
+        self._paths: dict[bytes, _Path] = {}
+        # Each path stands in one of these: in order of its last event while it is closed or open, or put off.
+        self._closed: OrderedDict[bytes, None] = OrderedDict()
+        self._opened: OrderedDict[bytes, None] = OrderedDict()
+        self._later: dict[bytes, float] = {}
+        self._later_heap: list[tuple[float, bytes]] = []
+        self._ages: OrderedDict[bytes, float] = OrderedDict()  # those in the first two, by their first event
+        self._resting: dict[bytes, float] = {}  # until when a path that takes long to read has a rest
+        self._repeated: dict[bytes, int] = {}  # how often a path came again without being finished
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    # --- in ------------------------------------------------------------------------------------
+
+    def note(
+        self, key: bytes, now: float, hand: Hand | None, *, tree: bool = False, open: bool | None = None
+    ) -> None:
+        """Something happened to `key`; with `tree` to everything below it.
+
+        `open`: whether it is still being written; None: as before.
+        """
+        path = self._paths.get(key)
+        if path is None:
+            if len(self._paths) >= PATHS_MAX:
+                self._fold(now)
+                if self.everything:
+                    return
+            path = self._paths[key] = _Path(now, now, hand, tree, bool(open))
+        else:
+            path.last, path.tree = now, path.tree or tree
+            path.open = path.open if open is None else open
+            if hand is not None:
+                path.hand = hand
+            self._opened.pop(key, None)
+            self._closed.pop(key, None)
+        if self._resting.get(key, 0.0) > now:
+            self._put_off(key, self._resting[key])
+        else:
+            self._later.pop(key, None)
+            (self._opened if path.open else self._closed)[key] = None
+            self._ages.setdefault(key, path.first)
+
+    def again(self, keys: Iterable[bytes], hands: Mapping[bytes, Hand], now: float) -> None:
+        """A look could not finish these."""
+        for key in keys:
+            times = self._repeated.get(key, 0)
+            if times or len(self._repeated) < KNOWN_MAX:
+                self._repeated[key] = times + 1
+            if key not in self._paths:
+                self._paths[key] = _Path(now, now, hands.get(key), False, False)
+                self._put_off(
+                    key, max(now + AGAIN_S * 2 ** min(times, AGAIN_DOUBLINGS), self._resting.get(key, 0.0))
+                )
+
+    def cost(self, costs: Mapping[bytes, float], now: float) -> None:
+        """Reading these took so many seconds."""
+        for key in [key for key, until in self._resting.items() if until <= now]:
+            del self._resting[key]
+        for key, seconds in costs.items():
+            if len(self._resting) < KNOWN_MAX:
+                self._resting[key] = now + seconds * COST_SHARE
+
+    def clear(self) -> None:
+        """A scan will see all of it."""
+        for kept in (self._paths, self._closed, self._opened, self._later, self._ages, self._repeated):
+            kept.clear()
+        self._later_heap.clear()
+        self.everything = False
+
+    # --- out -----------------------------------------------------------------------------------
+
+    def due(self) -> float | None:
+        """When the next path is due; None while there is none."""
+        found: list[float] = []
+        if self._closed:
+            found.append(self._paths[next(iter(self._closed))].last + QUIET_S)
+        if self._opened:
+            found.append(self._paths[next(iter(self._opened))].last + OPEN_QUIET_S)
+        if self._ages:
+            found.append(next(iter(self._ages.values())) + AGE_MAX_S)
+        while self._later_heap and self._later.get(self._later_heap[0][1]) != self._later_heap[0][0]:
+            heapq.heappop(self._later_heap)
+        if self._later_heap:
+            found.append(self._later_heap[0][0])
+        return min(found, default=None)
+
+    def take(self, now: float, since: float | None = None) -> Batch | None:
+        """What is due, at most BATCH_MAX paths; with `since` what is known since then or longer, due or not."""
+        keys = self._due_keys(now) if since is None else self._oldest(since)
+        if not keys:
+            return None
+        names: dict[bytes, set[bytes] | None] = {}
+        hands: dict[bytes, Hand] = {}
+        seen = now
+        for key in keys:
+            path = self._remove(key)
+            seen = min(seen, path.first)
+            if path.hand is not None:
+                hands[key] = path.hand
+            if path.tree:
+                names[key] = None
+                continue
+            parent, _, name = key.rpartition(b"\0")
+            beside = names.setdefault(parent, set())
+            if beside is not None:
+                beside.add(name)
+        asked = {key: None if found is None else frozenset(found) for key, found in names.items()}
+        return Batch(asked, hands, seen, len(keys))
+
+    def finished(self, batch: Batch, again: Iterable[bytes]) -> None:
+        """A look at these has ended; what is not to come again needs no memory."""
+        if self._repeated:
+            coming = set(again)
+            for key in [key for key in self._repeated if key not in coming and key not in self._paths]:
+                del self._repeated[key]
+
+    def _due_keys(self, now: float) -> list[bytes]:
+        keys: dict[bytes, None] = {}
+        for queue, quiet in ((self._closed, QUIET_S), (self._opened, OPEN_QUIET_S)):
+            for key in queue:
+                if self._paths[key].last + quiet > now or len(keys) >= BATCH_MAX:
+                    break
+                keys[key] = None
+        for key, first in self._ages.items():
+            if first + AGE_MAX_S > now or len(keys) >= BATCH_MAX:
+                break
+            keys[key] = None
+        while self._later_heap and len(keys) < BATCH_MAX:
+            when, key = self._later_heap[0]
+            if self._later.get(key) == when:
+                if when > now:
+                    break
+                keys[key] = None
+                del self._later[key]
+            heapq.heappop(self._later_heap)
+        return list(keys)
+
+    def _oldest(self, since: float) -> list[bytes]:
+        known = takewhile(lambda one: one[1].first <= since, self._paths.items())
+        return [key for key, _ in islice(known, BATCH_MAX)]
+
+    def growing(self, count: int) -> list[tuple[bytes, Hand | None]]:
+        """Paths that are still being written, with whose hand it is."""
+        return [(key, self._paths[key].hand) for key in islice(self._opened, count)]
+
+    def _remove(self, key: bytes) -> _Path:
+        for queue in (self._closed, self._opened, self._later, self._ages):
+            queue.pop(key, None)
+        return self._paths.pop(key)
+
+    def _put_off(self, key: bytes, until: float) -> None:
+        self._ages.pop(key, None)
+        if self._later.get(key) != until:
+            self._later[key] = until
+            heapq.heappush(self._later_heap, (until, key))
+
+    def _fold(self, now: float) -> None:
+        """Make room: whole directories in place of most names."""
+        beneath = Counter(parent_key(key) for key, path in self._paths.items() if not path.tree)
+        wanted = len(self._paths) - FOLD_TO
+        folded: set[bytes] = set()
+        for directory, count in beneath.most_common():
+            if wanted <= 0 or count < 2:
+                break
+            folded.add(directory)
+            wanted -= count
+        if wanted > 0 or b"" in folded:
+            self.clear()
+            self.everything = True
+            return
+        for key in [key for key in self._paths if parent_key(key) in folded and key]:
+            path = self._remove(key)
+            if path.tree and parent_key(key) not in folded:
+                continue
+            directory = parent_key(key)
+            whole = self._paths.get(directory)
+            if whole is None:
+                self.note(directory, now, path.hand, tree=True)
+            else:
+                whole.tree = True

@@ -1,0 +1,272 @@
+"""inotify: a watch on every directory, for where fanotify is not permitted. It never knows who wrote.
+
+The kernel's events drive a tree of watches (`watched`), which `spread` keeps true to the disk. New directories are
+told of only once all that lies below them is watched, so whoever then looks at the subtree misses nothing. The canary
+waits for that, too: when it is told, nothing older is on its way. After an overflow every directory is listed again,
+a piece at each read, before the loss is told.
+
+A descriptor of the root is never kept: the filesystem can be unmounted, and a replaced root is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Final
+
+from ..disk.private import PRIVATE_NAME
+from . import calls
+from .events import CANARY, CANARY_NAME, Event, Lost, SourceBroken, SourceKind, What
+from .records import InotifyBatch, parse_inotify, what_of
+from .spread import RootGone, Spread, Task
+from .watched import Confused, Node
+
+BUFFER_BYTES: Final = 64 * 1024
+# About 30 us each: a read takes some 20 ms of it at most.
+DIRECTORIES_A_READ: Final = 512
+LIMBO_MAX: Final = 4096
+CONFUSIONS_MAX: Final = 8
+_LARGEST_EVENT_BYTES: Final = 16 + 256
+_LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FORGOTTEN: Final = calls.IGNORED | calls.UNMOUNT | calls.DELETE_SELF
+OVERFLOWN: Final = (
+    "the kernel's queue of inotify events overflowed (fs.inotify.max_queued_events): "
+    "changes came faster than they were read"
+)
+CONFUSED: Final = "directories moved in a way that their events do not explain: all are watched anew"
+
+
+class InotifySource:
+    """Changes of a volume by watches on its directories."""
+
+    kind: SourceKind = "inotify"
+    tells_hands = False
+    why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
+
+    def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
+        """Watch the whole tree. Raises OSError where there is no inotify instance or no root."""
+        self._private = private
+        self._private_watch = -1
+        self._limbo: dict[int, tuple[Node, Node, bytes]] = {}  # by cookie: what moved, and from where
+        self._canaries: list[Event] = []
+        self._confusions = 0
+        self._root_gone = False
+        self._fd = calls.inotify_init()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.epoll()
+        try:
+            self._poll.register(self._fd, select.EPOLLIN)
+            self._poll.register(self._wake, select.EPOLLIN)
+            self._spread = Spread(self._fd, path, ignored)
+            self._watch_private()
+            self._spread.cover(self._spread.tree.root)
+            self._wake_if_busy()
+        except RootGone as error:
+            self.close()
+            raise FileNotFoundError(f"{os.fsdecode(path)} was replaced while it was read") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def watches(self) -> int:
+        return len(self._spread.tree) + (self._private_watch >= 0)
+
+    @property
+    def unwatched(self) -> int:
+        return len(self._spread.short)
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        self._poll.close()
+        os.close(self._wake)
+        os.close(self._fd)
+        self._fd = -1
+
+    def watch(self, key: bytes) -> list[Lost]:
+        if self._root_gone:
+            return []
+        try:
+            self._watch_private()
+            node = self._spread.tree.find(key)
+            while node is None:
+                key = key.rpartition(b"\0")[0]
+                node = self._spread.tree.find(key)
+            self._spread.cover(node)
+        except RootGone:
+            return []  # `read` says so: its watch tells
+        except Confused:
+            self._start_over()
+        except OSError as error:
+            raise SourceBroken(f"inotify can not watch: {error.strerror}") from error
+        lost, self._spread.lost = self._spread.lost, []
+        self._wake_if_busy()
+        return lost
+
+    def read(self) -> list[Event | Lost]:
+        try:
+            try:
+                data = os.read(self._fd, BUFFER_BYTES)
+            except BlockingIOError:
+                data = b""
+            try:
+                os.eventfd_read(self._wake)
+            except BlockingIOError:
+                pass  # nothing was left to do from the last time
+            batch = parse_inotify(data)
+            drained = len(data) < BUFFER_BYTES - _LARGEST_EVENT_BYTES
+            out = [] if self._root_gone else self._take(batch, drained)
+        except RootGone:
+            out = self._lose_root(What.MOVED_FROM)
+        except OSError as error:
+            raise SourceBroken(f"inotify stopped working: {error.strerror}") from error
+        self._wake_if_busy()
+        return out
+
+    def _take(self, batch: InotifyBatch, drained: bool) -> list[Event | Lost]:
+        spread = self._spread
+        out: list[Event | Lost] = []
+        finished: list[Task] = []
+        try:
+            for watch, mask, cookie, name in batch.structure:
+                if mask & calls.OVERFLOW:
+                    spread.start_over(Lost(OVERFLOWN, None))
+                elif self._structure(batch, watch, mask, cookie, name):
+                    return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
+            if drained or len(self._limbo) > LIMBO_MAX:
+                self._settle()
+            if drained and spread.unsure:
+                for parent, name, mask in spread.retry():
+                    self._tell_one(parent, name, mask, out)
+            finished = spread.step(DIRECTORIES_A_READ)
+        except Confused:
+            self._start_over()
+        finally:
+            spread.release()
+        self._tell(batch, out)
+        for task in finished:
+            if task.lost is not None:
+                self._confusions = 0
+                out.append(task.lost)
+            elif task.parent is not None:
+                self._tell_one(task.parent, task.name, task.mask, out)
+        out.extend(spread.lost)
+        spread.lost = []
+        if self._canaries and not spread.tasks and not spread.unsure:
+            out.extend(self._canaries)
+            self._canaries.clear()
+        return out
+
+    def _structure(self, batch: InotifyBatch, watch: int, mask: int, cookie: int, name: bytes) -> bool:
+        """Follow one change of directories; True where the root is gone."""
+        spread = self._spread
+        node = spread.tree.get(watch)
+        if node is None:
+            if watch == self._private_watch and mask & _FORGOTTEN:
+                self._private_watch = -1
+            elif watch != self._private_watch and not mask & calls.IGNORED:
+                spread.unwatch([watch])
+            return False
+        if mask & (_FORGOTTEN | calls.MOVE_SELF):
+            if node is spread.tree.root:
+                return True
+            if mask & _FORGOTTEN:
+                spread.tree.drop(node)
+                spread.short.discard(watch)
+            return False
+        if not name:
+            return False
+        if mask & calls.MOVED_FROM:
+            child = spread.tree.child(node, name)
+            if child is not None:
+                spread.tree.detach(child)
+                self._limbo[cookie] = (child, node, name)
+        elif mask & calls.MOVED_TO:
+            self._arrive(batch, node, name, cookie)
+        elif mask & calls.DELETE:
+            child = spread.tree.child(node, name)
+            if child is not None:
+                spread.tree.drop(child)
+        elif mask & calls.CREATE:
+            self._check(batch, node, name)
+        return False
+
+    def _arrive(self, batch: InotifyBatch, parent: Node, name: bytes, cookie: int) -> None:
+        """A directory was moved here: with its watches if it had any. Then the disk is asked."""
+        moved = self._limbo.pop(cookie, None)
+        tree = self._spread.tree
+        if moved is not None and tree.get(moved[0].watch) is moved[0]:
+            tree.attach(parent, name, moved[0].watch)
+        self._check(batch, parent, name)
+        # Two directories that swap places leave none missing: the place left behind may have another one.
+        if moved is not None and tree.get(moved[1].watch) is moved[1]:
+            self._spread.check(moved[1], moved[2], calls.CREATE | calls.ON_DIRECTORY)
+
+    def _check(self, batch: InotifyBatch, parent: Node, name: bytes) -> None:
+        folded = (parent.watch, name)
+        mask = batch.masks.get(folded, calls.CREATE | calls.ON_DIRECTORY)
+        if self._spread.check(parent, name, mask):
+            batch.masks.pop(folded, None)  # told when all below it is watched
+
+    def _start_over(self) -> None:
+        self._confusions += 1
+        if self._confusions > CONFUSIONS_MAX:
+            raise SourceBroken("inotify: " + CONFUSED)
+        self._limbo.clear()
+        self._spread.start_over(Lost(CONFUSED, None))
+
+    def _settle(self) -> None:
+        """Every event was read: what moved away and did not arrive lies outside now."""
+        spread = self._spread
+        for child, parent, name in self._limbo.values():
+            if child.parent is None and spread.tree.get(child.watch) is child:
+                spread.unwatch(spread.tree.drop(child))
+            if spread.tree.get(parent.watch) is parent:
+                spread.check(parent, name, calls.CREATE | calls.ON_DIRECTORY)
+        self._limbo.clear()
+
+    def _tell(self, batch: InotifyBatch, out: list[Event | Lost]) -> None:
+        tree = self._spread.tree
+        keys: dict[int, bytes | None] = {}
+        for (watch, name), mask in batch.masks.items():
+            if watch not in keys:
+                node = tree.get(watch)
+                keys[watch] = tree.key(node) if node is not None else None
+            key = keys[watch]
+            if key is None:
+                if watch != self._private_watch:
+                    if tree.get(watch) is None:
+                        self._spread.unwatch([watch])  # of a directory that has no place any more
+                elif mask & calls.CLOSE_WRITE and name.startswith(CANARY_NAME):
+                    self._canaries.append(Event(CANARY, name[len(CANARY_NAME) :], What.CLOSED, 0))
+            elif key or name != PRIVATE_NAME:
+                out.append(Event(key, name, what_of(mask), 0))
+
+    def _tell_one(self, parent: Node, name: bytes, mask: int, out: list[Event | Lost]) -> None:
+        key = self._spread.tree.key(parent)
+        if key is not None:
+            out.append(Event(key, name, what_of(mask), 0))
+
+    def _lose_root(self, how: What) -> list[Event | Lost]:
+        self._root_gone = True
+        self._canaries.clear()
+        return [Event(b"", b"", What.SELF | What.DIRECTORY | how, 0)]
+
+    def _watch_private(self) -> None:
+        try:
+            fd = os.open(self._private, _LOOK)
+        except OSError:
+            return  # not there at present: no canary is, either, and the watcher misses it
+        try:
+            self._private_watch = calls.inotify_add(self._fd, fd, calls.CLOSE_WRITE | calls.DELETE_SELF)
+        finally:
+            os.close(fd)
+
+    def _wake_if_busy(self) -> None:
+        if not self._root_gone and (self._spread.tasks or self._spread.lost):
+            os.eventfd_write(self._wake, 1)

@@ -1,0 +1,324 @@
+"""Putting a watch on every directory of a volume, and keeping the tree of watches true to the disk.
+
+A new directory is watched first and listed after, so what was made in it before the watch is found by the
+listing and what is made later gives events. Nothing here trusts a path: a directory is opened beneath the root,
+and believed to be the watched one only if adding a watch to it answers with that same watch (the kernel knows
+one watch for each inode). Where the disk has moved on beyond the events read so far, the check is put off until
+these were read. So once the tree is quiet and all events are read, every directory is watched under its key.
+
+Running out of watches costs the subtree that has none, and is said once for each directory that has such children.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from closeranks_proto.paths import escape, path_of
+
+from ..beneath import open_beneath, open_directory
+from ..disk.private import PRIVATE_NAME
+from . import calls
+from .events import Lost
+from .watched import Node, Watched
+
+OPEN_MAX: Final = 32
+UNSURE_MAX: Final = 10_000
+# A check that is put off this often, each time with every event read, will not come right by waiting.
+RETRIES_MAX: Final = 16
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
+MASK: Final = calls.CHANGES | calls.DELETE_SELF | calls.MOVE_SELF
+# Gone, replaced by something else or by a mount: events tell, or another filesystem is none of ours.
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE})
+_WATCHES_SYSCTL: Final = "/proc/sys/fs/inotify/max_user_watches"
+
+
+class RootGone(Exception):
+    """The directory at the volume's path is not the watched one."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One subtree being covered: what is still to be listed, and what to say when all of it is watched."""
+
+    parent: Node | None  # with `name`: the directory to tell of at the end
+    name: bytes
+    mask: int
+    again: bool  # descend into what is watched already, too
+    lost: Lost | None = None
+    stack: list[Node] = field(default_factory=list)
+
+
+class Spread:
+    """The watches of one inotify instance below one root. Raises RootGone, OSError."""
+
+    def __init__(self, fd: int, path: bytes, ignored: Callable[[bytes], bool]) -> None:
+        self._fd = fd
+        self._path = path
+        self._ignored = ignored
+        root_fd = os.open(path, _DIRECTORY)
+        try:
+            self._device = os.fstat(root_fd).st_dev
+            self.tree = Watched(calls.inotify_add(fd, root_fd, MASK))
+        finally:
+            os.close(root_fd)
+        self.tasks: deque[Task] = deque()
+        self.unsure: dict[
+            tuple[int, bytes], tuple[int, int]
+        ] = {}  # (watch of the parent, name): mask, retries
+        self.lost: list[Lost] = []
+        self.short: set[int] = set()  # directories with children that could not be watched
+        self._root_fd = -1
+        self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
+
+    def release(self) -> None:
+        """Close the directories that were kept open from one check to the next."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    def check(self, parent: Node, name: bytes, mask: int, retries: int = 0) -> bool:
+        """Watch the directory that is `name` in `parent` now, if one is there. True: it is told of later."""
+        if self._is_outside(parent, name):
+            self._forget(self.tree.child(parent, name))
+            return False
+        try:
+            fd = self._directory(parent)
+            if fd is None:
+                if retries < RETRIES_MAX:
+                    self.unsure[parent.watch, name] = mask, retries
+                else:
+                    self._give_up(parent)
+                return retries < RETRIES_MAX
+            task = Task(parent, name, mask, again=False)
+            if not self._add(task, parent, fd, name, list_now=True):
+                return False
+        except OSError as error:
+            self._not_watched(parent, name, error)
+            return False
+        self.tasks.append(task)
+        return True
+
+    def retry(self) -> list[tuple[Node, bytes, int]]:
+        """Check again what the disk was ahead of; what is to be told at once of it (parent, name, mask).
+
+        Too many of these: everything is looked at anew.
+        """
+        if len(self.unsure) > UNSURE_MAX:
+            self.unsure.clear()
+            self.start_over(Lost("directories moved faster than their watches could follow", None))
+            return []
+        unsure, self.unsure = self.unsure, {}
+        told: list[tuple[Node, bytes, int]] = []
+        for (watch, name), (mask, retries) in unsure.items():
+            parent = self.tree.get(watch)
+            if parent is not None and not self.check(parent, name, mask, retries + 1):
+                told.append((parent, name, mask))
+        return told
+
+    def start_over(self, lost: Lost) -> None:
+        """Look at every directory again, then say what may have been missed."""
+        if sum(task.lost is not None for task in self.tasks) > 1:
+            return  # one is under way, and another waits to see what happened behind its back
+        self.tasks.append(Task(None, b"", 0, again=True, lost=lost, stack=[self.tree.root]))
+
+    def cover(self, node: Node) -> None:
+        """Look at everything below a directory at once, however long it takes."""
+        task = Task(None, b"", 0, again=True, stack=[node])
+        while task.stack:
+            self._list(task)
+        self.release()
+
+    def step(self, directories: int) -> list[Task]:
+        """List at most so many directories; the tasks that were finished by it."""
+        finished: list[Task] = []
+        while self.tasks:
+            task = self.tasks[0]
+            while task.stack and directories > 0:
+                directories -= 1
+                self._list(task)
+            if task.stack:
+                break
+            finished.append(self.tasks.popleft())
+        self.release()
+        return finished
+
+    def _list(self, task: Task) -> None:
+        node = task.stack.pop()
+        if self.tree.get(node.watch) is not node:
+            return
+        try:
+            fd = self._directory(node)
+            if fd is not None:
+                self._list_open(task, node, fd)
+            elif node.parent is not None:
+                # It moved meanwhile: what tells of that is queued, and it is looked at after it.
+                self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, 0
+        except OSError as error:
+            if node.parent is not None:
+                self._not_watched(node.parent, node.name, error)
+
+    def _list_open(self, task: Task, node: Node, fd: int) -> None:
+        """Watch the subdirectories of an open directory, and leave it to the task to list them."""
+        with os.scandir(fd) as entries:
+            names = [os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
+        self.short.discard(node.watch)
+        if node.children:
+            present = set(names)
+            for child in self.tree.children(node):
+                if child.name not in present:
+                    self._forget(child)
+        for name in names:
+            if self._is_outside(node, name):
+                self._forget(self.tree.child(node, name))
+                continue
+            try:
+                self._add(task, node, fd, name)
+            except OSError as error:
+                self._not_watched(node, name, error)
+                if error.errno == errno.ENOSPC:
+                    return
+
+    def _add(self, task: Task, parent: Node, parent_fd: int, name: bytes, list_now: bool = False) -> bool:
+        """Watch `name` in an open directory. True where it was not watched before: the task lists it."""
+        try:
+            fd = open_beneath(
+                parent_fd, name, _LIST
+            )  # never through a bind mount, where it could be a circle
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise
+        try:
+            if os.fstat(fd).st_dev != self._device:
+                self._forget(self.tree.child(parent, name))
+                return False
+            # The watches displaced stay with the kernel: their directories may be somewhere else in the volume, and
+            # the events that say so are under way. What comes for a watch without a place ends it.
+            node, new, _ = self.tree.attach(parent, name, calls.inotify_add(self._fd, fd, MASK))
+            if new and list_now:
+                self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
+            elif new or task.again:
+                task.stack.append(node)
+        finally:
+            os.close(fd)
+        return new
+
+    def _directory(self, node: Node) -> int | None:
+        """An open descriptor of a watched directory; None where its path leads somewhere else now."""
+        if node in self._open:
+            return self._open[node]
+        key = self.tree.key(node)
+        if key is None:
+            return None
+        try:
+            fd = open_directory(self._root(), path_of(key))
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise
+        if not self._is_watched_as(fd, node):
+            os.close(fd)
+            return None
+        if len(self._open) >= OPEN_MAX:
+            os.close(self._open.pop(next(iter(self._open))))
+        self._open[node] = fd
+        return fd
+
+    def _root(self) -> int:
+        if self._root_fd < 0:
+            try:
+                fd = os.open(self._path, _DIRECTORY)
+            except OSError as error:
+                raise RootGone from error
+            if not self._is_watched_as(fd, self.tree.root):
+                os.close(fd)
+                raise RootGone
+            self._root_fd = fd
+        return self._root_fd
+
+    def _is_watched_as(self, fd: int, node: Node) -> bool:
+        try:
+            watch = calls.inotify_add(self._fd, fd, MASK)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return False  # it would have needed a new one
+            raise
+        if watch == node.watch:
+            return True
+        if self.tree.get(watch) is None:
+            self.unwatch([watch])
+        return False
+
+    def _is_outside(self, parent: Node, name: bytes) -> bool:
+        key = self.tree.key(parent)
+        if not key and name == PRIVATE_NAME:
+            return True
+        return key is not None and self._ignored(key + b"\0" + name if key else name)
+
+    def _forget(self, node: Node | None) -> None:
+        if node is not None:
+            self.unwatch(self.tree.drop(node))
+
+    def unwatch(self, watches: list[int]) -> None:
+        """Give watches back; those of deleted directories are gone already."""
+        for watch in watches:
+            self.short.discard(watch)
+            try:
+                calls.inotify_remove(self._fd, watch)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+
+    def _give_up(self, parent: Node) -> None:
+        key = self.tree.key(parent)
+        if key is not None:
+            self.short.add(parent.watch)
+            shown = escape(path_of(key)) or "the root"
+            self.lost.append(
+                Lost(f"{shown} can not be reached to be watched; its changes are found by scans", key)
+            )
+
+    def _not_watched(self, parent: Node, name: bytes, error: OSError) -> None:
+        """Say which subtree has no watch: all that a directory lacks at once where watches ran out."""
+        if error.errno in _NOT_THERE:
+            return
+        below = self.tree.key(parent)
+        if below is None:
+            return
+        key = below + b"\0" + name if below else name
+        if error.errno == errno.ENOSPC:
+            if parent.watch not in self.short:
+                self.short.add(parent.watch)
+                self.lost.append(Lost(exhausted(), below))
+            return
+        self.short.add(parent.watch)
+        reason = (
+            f"{escape(path_of(key))} can not be watched: {error.strerror}; its changes are found by scans"
+        )
+        self.lost.append(Lost(reason, key))
+
+
+def watch_limit() -> str:
+    """How many watches the kernel grants to all programs of one user."""
+    try:
+        with open(_WATCHES_SYSCTL) as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+def exhausted() -> str:
+    """Why a watch was refused with ENOSPC, which says nothing of the disk."""
+    return (
+        f"inotify watches are used up: fs.inotify.max_user_watches is {watch_limit()} for all programs of this user. "
+        "Raise it with sysctl; until then scans find these changes"
+    )

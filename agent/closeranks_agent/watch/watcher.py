@@ -1,0 +1,332 @@
+"""From hints to commits: one thread for each volume that reads its source and asks for looks.
+
+The thread folds events into the dirty set and gives what is due to the volume's own thread, one look at a time:
+while one is under way the next grows, so a burst makes few large looks and a single write a small quick one. The
+event loop has no part in it. Whose hand it was is asked at once, for a writer may be gone a moment later.
+
+What may have been missed is a *gap*: from the source's opening until a scan that began later has ended, and
+after every loss that no look at one directory can mend. In a gap nothing is proven. A proof is a canary that was
+seen, and every path heard of before it looked at: then all that was written before the canary was touched is
+committed.
+
+Rejected: looks at once for each event (half-written files, and thousands of transactions a second); a queue of
+events (unbounded, where the dirty set folds).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from closeranks_proto.errors import CloseranksError
+from closeranks_proto.messages import Hand
+
+from ..disk.look import LookReport
+from ..disk.volume import Volume
+from ..hands.attribution import Attribution
+from ..hands.written import Written
+from .canary import Canary, touch
+from .dirty import Batch, Dirty
+from .events import CANARY, Event, Lost, SourceBroken, What
+from .growth import Growth
+from .source import Source
+
+log = logging.getLogger("closeranks.watch")
+
+CANARY_EVERY_S: Final = 30.0
+READ_PAUSE_S: Final = 0.005  # lets the kernel merge what repeats
+GROWTH_EVERY_S: Final = 0.25
+IDLE_S: Final = 5.0
+# After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
+# flushing twenty times a second slows down whoever writes. A single path hardly waits.
+REST_A_PATH_S: Final = 0.001
+REST_MAX_S: Final = 0.5
+PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
+_NEW: Final = (What.CREATED | What.MOVED_TO).value
+_DIRECTORY: Final = What.DIRECTORY.value
+_SELF: Final = What.SELF.value
+_OPEN: Final = (What.CREATED | What.MODIFIED).value
+_CLOSED: Final = (What.CLOSED | What.DELETED | What.MOVED_FROM | What.MOVED_TO).value
+
+
+@dataclass(slots=True)
+class WatchTally:
+    """What a volume's watchers have done since the agent started."""
+
+    events: int = 0
+    looks: int = 0
+    changed: int = 0
+    dropped: int = 0  # times that events were lost
+    canary_misses: int = 0
+
+
+class Owner(Protocol):
+    """Who is told. Called in the watcher's thread."""
+
+    def scan_needed(self, why: str) -> None:
+        """Something may have been missed: scan the volume soon."""
+
+    def proven(self) -> None:
+        """`Watcher.proven` has moved."""
+
+    def broken(self, watcher: Watcher, why: str) -> None:
+        """This watcher has ended by itself: open another, then scan."""
+
+
+class Watcher:
+    """`start`, then `close` once. `proven`: the moment, monotonic, up to which everything is committed."""
+
+    def __init__(
+        self, volume: Volume, source: Source, attribution: Attribution, written: Written, owner: Owner,
+        tally: WatchTally,
+    ) -> None:  # fmt: skip
+        self.volume, self.source = volume, source
+        self.proven: float | None = None
+        self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
+        self._growth = Growth(volume, written)
+        self._nobody = attribution.unknown(source.why_unknown)
+        self._dirty = Dirty()
+        self._lock = threading.Lock()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(source.fileno(), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._closing = False
+        self._gap: float | None = time.monotonic()
+        self._looking: tuple[Batch, Future[LookReport]] | None = None
+        self._asked = False
+        self._canary: Canary | None = None
+        self._canaries = 0
+        self._canary_due = 0.0
+        self._proof_due = self._proof_cost = 0.0
+        self._idle = self._growth_due = self._rested = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
+
+    # --- from outside --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and give the source back. Blocks for a moment."""
+        self._closing = True
+        self._ring()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.source.close()
+        os.close(self._wake)
+
+    def prove(self) -> bool:
+        """Begin a proof of everything written until now; False where only a scan can give it."""
+        with self._lock:
+            if self._gap is not None or self.source.unwatched:
+                return False
+            self._asked = True
+        self._ring()
+        return True
+
+    @property
+    def covered(self) -> bool:
+        """Nothing was missed since the last scan."""
+        return self._gap is None and not self.source.unwatched
+
+    @property
+    def pending(self) -> int:
+        """Paths that changed and are not committed yet."""
+        looking = self._looking
+        return len(self._dirty) + (looking[0].size if looking is not None else 0)
+
+    def scanned(self, started_mono: float) -> bool:
+        """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
+        with self._lock:
+            if self._gap is not None and self._gap <= started_mono:
+                self._gap = None
+            return self._gap is None
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    # --- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        except SourceBroken as error:
+            self._break(str(error))
+        except Exception as error:
+            log.exception("%s: a fault in watching", self.volume.name)
+            self._break(f"a fault of the agent: {error!r}")
+
+    def _break(self, why: str) -> None:
+        self._missed(why)
+        self._closing = True
+        self._owner.broken(self, why)
+
+    def _turn(self) -> None:
+        ready = {fd for fd, _ in self._poll.poll(self._timeout_ms())}
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        read = self.source.fileno() in ready and self._read()
+        now = time.monotonic()
+        if not read:
+            self._idle = now
+        self._finish_look(now)
+        self._keep_canary(now)
+        self._begin_look(time.monotonic())
+        if now >= self._growth_due:
+            self._growth_due = now + GROWTH_EVERY_S
+            self._growth.look(self._dirty)
+            self._written.pending(self.volume.name, self.pending)
+        if read and not self._closing:
+            time.sleep(READ_PAUSE_S)
+
+    def _timeout_ms(self) -> float:
+        now = time.monotonic()
+        due = [now + IDLE_S]
+        if self._looking is None:
+            found = self._dirty.due()
+            if found is not None:
+                due.append(max(found, self._rested))
+            if self._asked and self._canary is None:
+                due.append(self._proof_due)
+        if self._canary is not None and self._canary.seen is None:
+            due.append(now + 0.5)
+        elif self._canary is None:
+            due.append(max(self._canary_due, self._proof_due))
+        if len(self._dirty):
+            due.append(self._growth_due)
+        return max(0.0, (min(due) - now) * 1000)
+
+    # --- events --------------------------------------------------------------------------------
+
+    def _read(self) -> bool:
+        events = self.source.read()
+        now = time.monotonic()
+        if not events:
+            return False
+        self._tally.events += len(events)
+        hands: dict[int, Hand | None] = {0: self._nobody}
+        for event in events:
+            if isinstance(event, Lost):
+                self._lost(event, now)
+            elif event.directory == CANARY:
+                if self._canary is not None and self._canary.name == event.name and self._canary.seen is None:
+                    self._canary.seen = now
+            else:
+                self._note(event, now, hands)
+        if self._dirty.everything:
+            self._tally.dropped += 1
+            self._dirty.clear()
+            self._missed("more paths changed at once than are kept apart")
+        return True
+
+    def _note(self, event: Event, now: float, hands: dict[int, Hand | None]) -> None:
+        what: int = event.what.value
+        if what & _SELF:
+            raise SourceBroken("the volume's root was moved, removed or unmounted")
+        if event.pid not in hands:
+            hands[event.pid] = self._attribution.of(event.pid)
+        key = event.directory + b"\0" + event.name if event.directory else event.name
+        tree = bool(what & _DIRECTORY and what & _NEW)
+        still_open = False if what & (_CLOSED | _DIRECTORY) else True if what & _OPEN else None
+        self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open)
+
+    def _lost(self, lost: Lost, now: float) -> None:
+        self._tally.dropped += 1
+        if lost.below is None:
+            self._missed(lost.reason)
+            return
+        log.warning("%s: %s; what lies below it is looked at", self.volume.name, lost.reason)
+        self._dirty.note(lost.below, now, self._nobody, tree=True)
+
+    def _missed(self, why: str) -> None:
+        """Only a scan can tell what happened."""
+        log.warning("%s: %s; a scan looks at everything", self.volume.name, why)
+        with self._lock:
+            self._gap = time.monotonic()
+        self._owner.scan_needed(why)
+
+    # --- looks ---------------------------------------------------------------------------------
+
+    def _begin_look(self, now: float) -> None:
+        if self._looking is not None or self._closing:
+            return
+        batch = None
+        if self._canary is not None and self._canary.seen is not None:
+            batch = self._dirty.take(now, since=self._canary.seen)
+            if batch is None:
+                self._end_proof(now)
+        if batch is None and now >= self._rested:
+            batch = self._dirty.take(now)
+        if batch is not None:
+            future = self.volume.look_soon(batch.names, batch.hands, batch.seen_mono)
+            self._looking = (batch, future)
+            future.add_done_callback(lambda _: self._ring_if_open())
+
+    def _ring_if_open(self) -> None:
+        if not self._closing:
+            self._ring()
+
+    def _finish_look(self, now: float) -> None:
+        if self._looking is None or not self._looking[1].done():
+            return
+        batch, future = self._looking
+        self._looking = None
+        self._rested = now + min(batch.size * REST_A_PATH_S, REST_MAX_S)
+        try:
+            report = future.result()
+        except CancelledError:
+            return  # the volume was closed
+        self._tally.looks += 1
+        self._tally.changed += report.changed
+        self._growth.committed(report, batch)
+        self._dirty.cost(report.costs, now)
+        if report.problem is not None:
+            self._missed(f"a look could not be finished: {report.problem.message}")
+        elif report.scan:
+            self._missed(report.scan)
+        self._dirty.finished(batch, report.again)
+        self._dirty.again(report.again, batch.hands, now)
+        self._proof_cost += report.duration_s
+
+    # --- the canary ----------------------------------------------------------------------------
+
+    def _keep_canary(self, now: float) -> None:
+        if self._canary is not None:
+            if self._canary.is_missed(now, self._idle):
+                self._tally.canary_misses += 1
+                raise SourceBroken(
+                    f"its canary file was touched {now - self._canary.touched:.1f} s ago and not seen"
+                )
+            return
+        if now < self._proof_due or not (self._asked or now >= self._canary_due):
+            return
+        self._asked = False
+        self._canary_due = now + CANARY_EVERY_S
+        self._canaries += 1
+        self._proof_cost = 0.0
+        try:
+            touched = time.monotonic()
+            self._canary = Canary(touch(self.volume, self._canaries), touched)
+        except (CloseranksError, OSError) as error:
+            self._missed(f"the canary file can not be touched: {error}")
+
+    def _end_proof(self, now: float) -> None:
+        """Everything heard of before the canary was looked at."""
+        assert self._canary is not None
+        touched = self._canary.touched
+        self._proof_due = now + self._proof_cost * PROOF_REST_SHARE
+        with self._lock:
+            proven = self._gap is None
+            if proven:
+                self.proven = touched
+            self._canary = None
+        if proven:
+            self._owner.proven()

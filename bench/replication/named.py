@@ -1,0 +1,16 @@
+"""Write by the rogue → node named, with watchers: settle_s = 0.5, no scan in the way, sixteen agents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bounds.named import measure_named
+from bounds.table import Measured
+from fleet import VolumeSpec
+
+BOUND_S = 1.0
+
+
+def measure(base: Path) -> list[Measured]:
+    volume = VolumeSpec(on_divergence="alert", settle_s=0.5, scan_interval_s=300.0)
+    return measure_named(base, volume, BOUND_S, "watched")

@@ -1,0 +1,75 @@
+"""A process that writes at full disk speed on one writer: how soon it is stopped from spreading, and at how much.
+
+The writer's tree lies on a disk of its own (ext4 in a file of 24 GB, so that a tenth of it is more than 2 GB).
+"Held" is the moment when the coordinator's API says that the node is held or fenced; what had been written by
+then comes from the writing process itself. Afterwards no replica may hold a byte of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from bounds.table import Measured
+from fleet import Fleet, Waited, photo_tree, wait_until
+from fleet.flood_process import Flood
+from fleet.loop_disk import LoopDisk
+from replication.latency import writers_volume
+
+NODES = 4
+DISK = 24_000_000_000
+LIMIT = 12_000_000_000
+BOUND_S = 5.0
+BOUND_BYTES = max(2_000_000_000, DISK // 10)
+STOPPED = ("held", "quarantined")
+SHAPES = ("grow", "large", "small")
+
+
+def measure(base: Path) -> list[Measured]:
+    if os.geteuid() != 0:
+        return [Measured("runaway: not measured", 0, "", None, "a disk of its own needs root")]
+    results: list[Measured] = []
+    for shape in SHAPES:
+        results += one(base / shape, shape)
+    return results
+
+
+def one(base: Path, shape: str) -> list[Measured]:
+    fleet = Fleet(base, NODES, [writers_volume("node-01")], tree=lambda root: photo_tree(root, 400, 2))
+    writer = fleet[0]
+    with LoopDisk(writer.base / "disk", base / "disk.img", DISK) as disk, fleet:
+        writer.paths["photos"] = disk.path / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        time.sleep(3)
+        began = time.monotonic()
+        flood = Flood(writer.path(), base / "flood.log", shape, limit=LIMIT)
+        held_at = _held(fleet, writer.name)
+        flood.stop()
+        written = flood.written_by(held_at)
+        rate = written / (held_at - began)
+        time.sleep(5)  # time for a byte to reach a replica, which must not
+        spread = [name for name, found in fleet.compare(nodes=list(fleet.nodes)[1:]).items() if found]
+        texts = [i["timeline"][0]["text"] for i in fleet.api.incidents(kind="runaway")]
+        fleet.stop()
+    note = f"{rate / 1e6:,.0f} MB/s; {texts[0] if texts else 'no incident'}"
+    return [
+        Measured(f"runaway, {shape}: until held", round(held_at - began, 2), "s", BOUND_S, note),
+        Measured(f"runaway, {shape}: written until held", written, "B", BOUND_BYTES, f"disk of {DISK:,} B"),
+        Measured(f"runaway, {shape}: replicas that got any of it", len(spread), "nodes", 1),
+    ]
+
+
+def _held(fleet: Fleet, node: str, timeout_s: float = 20.0) -> float:
+    """The moment when the API first says so; now, if it did not within the limit."""
+
+    def look() -> Any:
+        return fleet.api.node(node)["state"]
+
+    try:
+        wait_until(f"{node} is held", look, lambda s: s in STOPPED, timeout_s, 0.03, fleet.check_alive)
+    except Waited:
+        pass  # the figure is then far beyond its bound, and is shown
+    return time.monotonic()

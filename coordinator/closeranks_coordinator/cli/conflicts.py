@@ -1,0 +1,83 @@
+"""`closeranks conflicts`: paths that two writers changed without knowing of each other."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from ..core.shapes import ConflictView, VolumeView
+from .client import Api, segment
+from .screen import CARE, FAINT, Cell, Screen
+from .session import FOUND, OK, asking, now_ms, open_api
+from .words import NONE, age, plural
+
+
+class ConflictPage(msgspec.Struct):
+    items: list[ConflictView]
+    next_cursor: str | None = None
+
+
+class VolumePage(msgspec.Struct):
+    items: list[VolumeView]
+    next_cursor: str | None = None
+
+
+def add_conflicts(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Paths that two writers changed without knowing of each other: whose version stands, where the other one is "
+        "kept. Exit: 0 none is open, 1 some are, 2 could not ask, or no such volume."
+    )
+    parser.add_argument("volume", nargs="?", metavar="VOLUME", help="only this volume's")
+    parser.add_argument("--all", action="store_true", help="also those that are resolved")
+    asking(parser, "print the API's answer unchanged, one page for each volume")
+    parser.set_defaults(run=conflicts, refused=2)
+
+
+def conflicts(args: argparse.Namespace, screen: Screen) -> int:
+    api = open_api(args, screen)
+    query: dict[str, str | None] = {"state": None if args.all else "open"}
+    found: list[ConflictView] = []
+    for name in [args.volume] if args.volume is not None else _volumes(api):
+        where = f"/api/v1/volumes/{segment(name)}/conflicts"
+        if args.json:
+            body = api.get(where, {**query, "limit": "1000"})
+            screen.raw_json(body)
+            found += api.decode(body, ConflictPage).items
+        else:
+            found += [one for page in api.pages(where, query, ConflictPage) for one in page.items]
+    is_open = any(one.state == "open" for one in found)
+    if not args.json:
+        _print(screen, found, now_ms(api))
+    return FOUND if is_open else OK
+
+
+def _volumes(api: Api) -> list[str]:
+    return [volume.name for page in api.pages("/api/v1/volumes", {}, VolumePage) for volume in page.items]
+
+
+def _print(screen: Screen, found: list[ConflictView], now: int) -> None:
+    if not found:
+        screen.line("No conflicts.")
+        return
+    headers = ("VOLUME", "STATE", "WHEN", "FIRST", "SECOND", "WHAT", "PATH", "KEPT AS")
+    screen.table(headers, [_row(one, now) for one in found], ("WHAT", "STATE", "WHEN"))
+    count = sum(one.state == "open" for one in found)
+    if count:
+        screen.line(
+            f"{plural(count, 'conflict')} open. PATH has the version of FIRST, KEPT AS that of SECOND. Compare them on "
+            "any node, write what is right under PATH on a writer, then remove KEPT AS: that ends the conflict."
+        )
+
+
+def _row(one: ConflictView, now: int) -> list[Cell]:
+    return [
+        Cell(one.volume),
+        Cell(one.state, CARE if one.state == "open" else FAINT),
+        Cell(f"{age(one.at, now)} ago", right=True),
+        Cell(one.winner),
+        Cell(one.loser),
+        Cell(one.what),
+        Cell(one.path),
+        Cell(one.kept_path or f"{NONE} (it was deleted there)"),
+    ]

@@ -1,0 +1,141 @@
+"""`closeranks held`, `allow` and `reject`: changes that a guard keeps back until a person decides."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import msgspec
+
+from closeranks_proto.errors import UserError
+
+from ..core.shapes import HoldView
+from .actions import Accepted
+from .client import segment
+from .screen import BAD, FAINT, GOOD, Cell, Screen
+from .session import FOUND, OK, asking, now_ms, open_api
+from .words import NONE, age, plural, size
+
+ALLOW_MAX_S = 30 * 86400
+
+
+class HoldPage(msgspec.Struct):
+    items: list[HoldView]
+    next_cursor: str | None = None
+
+
+def add_held(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Changes that a guard holds: what is unusual, by whose hand, and what to type. "
+        "Exit: 0 nothing is held, 1 something is, 2 could not ask."
+    )
+    parser.add_argument("--all", action="store_true", help="also what was allowed, rejected or is over")
+    asking(parser, "print the API's answer unchanged (the first 1000, with next_cursor)")
+    parser.set_defaults(run=held, refused=2)
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Let what ID holds through, and what goes on with it for a while. The guard stays on for everything else. "
+        "Exit: 0 accepted, 1 refused, 2 no such hold, or could not ask."
+    )
+    parser.add_argument("id", metavar="ID")
+    parser.add_argument(
+        "--for", dest="seconds", metavar="SECONDS",
+        help="for so long the same guard lets the node go on (default: guards.allow_s of the volume)",
+    )  # fmt: skip
+    asking(parser)
+    parser.set_defaults(run=allow)
+
+
+def add_reject(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Bring the writer back: what was paused or frozen is let go, then the node is fenced, converged to the truth, "
+        "verified and released. What it wrote goes to its trash. Stop what writes there first. "
+        "Exit: 0 accepted, 1 refused, 2 no such hold, or could not ask."
+    )
+    parser.add_argument("id", metavar="ID")
+    asking(parser)
+    parser.set_defaults(run=reject)
+
+
+def held(args: argparse.Namespace, screen: Screen) -> int:
+    api = open_api(args, screen)
+    query = {"state": None if args.all else "held"}
+    if args.json:
+        body = api.get("/api/v1/held", {**query, "limit": "1000"})
+        screen.raw_json(body)
+        found = api.decode(body, HoldPage).items
+    else:
+        found = [one for page in api.pages("/api/v1/held", query, HoldPage) for one in page.items]
+        _print(screen, found, now_ms(api))
+    return FOUND if any(one.state == "held" for one in found) else OK
+
+
+def _print(screen: Screen, found: list[HoldView], now: int) -> None:
+    if not found:
+        screen.line("Nothing is held.", GOOD)
+        return
+    screen.table(
+        ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "PATHS", "SIZE", "INCIDENT"),
+        [_row(one, now) for one in found],
+        ("INCIDENT", "PATHS", "VOLUME"),
+    )
+    for one in found:
+        if one.state == "held":
+            screen.line()
+            screen.line(f"{one.id}  {one.reason}", BAD)
+            for hand in one.writers:
+                who = " ".join(part for part in (hand.exe or hand.command, hand.unit) if part)
+                if who:
+                    screen.line(f"  by    {who}: {plural(hand.files, 'file')}, {size(hand.bytes)}")
+            for reaction in one.reactions:
+                screen.line(f"  done  {reaction}")
+            screen.line(f"  next  closeranks allow {one.id}    (it is wanted; this time only)")
+            screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+
+
+def _row(one: HoldView, now: int) -> list[Cell]:
+    return [
+        Cell(one.id),
+        Cell(one.state, BAD if one.state == "held" else FAINT),
+        Cell(age(one.since, now), right=True),
+        Cell(one.node),
+        Cell(one.volume or NONE),
+        Cell(one.guard),
+        Cell(str(one.paths), right=True),
+        Cell(size(one.bytes), right=True),
+        Cell(one.incident or NONE),
+    ]
+
+
+def allow(args: argparse.Namespace, screen: Screen) -> int:
+    body: dict[str, Any] = {}
+    if args.seconds is not None:
+        body["seconds"] = _seconds(args.seconds)
+    return _order(args, screen, "allow", body, "see when it ends with: closeranks held --all")
+
+
+def reject(args: argparse.Namespace, screen: Screen) -> int:
+    return _order(args, screen, "reject", {}, "follow it with: closeranks status")
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= ALLOW_MAX_S:
+        raise UserError(f"--for {given}: not a number of seconds from 1 to {ALLOW_MAX_S}")
+    return seconds
+
+
+def _order(args: argparse.Namespace, screen: Screen, verb: str, body: dict[str, Any], then: str) -> int:
+    api = open_api(args, screen)
+    answer = api.send("POST", f"/api/v1/held/{segment(args.id)}/{verb}", body)
+    accepted = api.decode(answer, Accepted)
+    if args.json:
+        screen.raw_json(answer)
+    else:
+        screen.line(f"{verb} of {args.id} accepted (action {accepted.action}); {then}")
+    return OK

@@ -1,0 +1,167 @@
+"""Holds as time goes by: their figures grow, allowances expire, causes vanish, rejected nodes come back.
+
+Runs after every event; what is learned of nodes' usual is looked after once a minute.
+"""
+
+from __future__ import annotations
+
+from . import holds, tripping
+from .meters import Meter
+from .nodes import Node, Volume
+from .records import HoldRecord
+from .words import line
+from .world import World
+
+UPDATE_S = 5.0
+OVER_AFTER_S = 30.0  # a cause must have been gone for so long
+REPORT_OLD_S = 10.0  # nothing is reported while nothing is written
+
+
+def watch(world: World) -> None:
+    """Learn what is usual, and end holds whose time has come; after every event."""
+    for hold in world.live_holds:
+        _follow(world, hold)
+    brake, now = world.brake, world.now
+    number = now.wall_ms // 60000
+    for name, volume in list(brake.unsettled):
+        node, meter = world.nodes.get(name), brake.meters.get((name, volume))
+        analysis = None if node is None or meter is None else node.view(volume).analysis
+        if meter is None or analysis is None or not analysis.divergent:
+            del brake.unsettled[name, volume]
+        if meter is not None and analysis is not None and not analysis.divergent:
+            meter.settle(now.mono)
+    if number == brake.learned:
+        return
+    brake.learned = number
+    for (name, volume), meter in list(brake.meters.items()):
+        key = f"{name}/{volume}"
+        if volume not in world.volumes or name not in world.volumes[volume].config.nodes:
+            del brake.meters[name, volume]
+            world.usuals.pop(key, None)
+            world.touch("usual", key)
+        elif name in world.held:
+            meter.bucket.number = 0  # what is held is not what is usual
+        elif meter.learn(world.now.wall_ms):
+            world.touch("usual", key)
+    for name, path in [one for one in brake.gauges if one[0] not in world.nodes]:
+        del brake.gauges[name, path]
+    for name in [one for one in brake.hands if one not in world.nodes]:
+        del brake.hands[name]
+
+
+def _follow(world: World, hold: HoldRecord) -> None:
+    node, volume = world.nodes.get(hold.node), world.volumes.get(hold.volume or "")
+    if node is None or (hold.volume is not None and volume is None):
+        _forget(world, hold)
+        holds.end(world, hold, "The node or the volume was removed from the configuration.")
+        return
+    match hold.state:
+        case "rejected":
+            if not node.fenced:
+                _forget(world, hold)
+                holds.end(world, hold, f"{node.name} was brought back to the truth and is released.")
+        case "allowed":
+            _expire(world, hold)
+        case "held" if node.fenced:
+            _forget(world, hold)
+            holds.end(world, hold, f"{node.name} is fenced, which goes further than a hold.")
+        case "held":
+            _hold_on(world, hold, node, volume)
+        case "over":
+            pass
+
+
+def _expire(world: World, hold: HoldRecord) -> None:
+    """An allowance ends: what was written until then was allowed, and the guard begins anew."""
+    left_ms = (hold.expires_ms or 0) - world.now.wall_ms
+    if left_ms > 0:
+        world.wake(world.now.mono + left_ms / 1000)
+        return
+    _forget(world, hold)
+    holds.end(
+        world, hold, f"The time that it was allowed for is over; the guard {hold.guard} is armed again."
+    )
+
+
+def _forget(world: World, hold: HoldRecord) -> None:
+    brake = world.brake
+    for kept in (brake.calm, brake.told, brake.burst):
+        kept.pop(hold.id, None)
+    meter = brake.meters.get((hold.node, hold.volume or ""))
+    if meter is not None:
+        meter.forget()
+    for name in [one for one in brake.gauges if one[0] == hold.node]:
+        del brake.gauges[name]
+
+
+def _hold_on(world: World, hold: HoldRecord, node: Node, volume: Volume | None) -> None:
+    """Bring its figures up to date; end it when its cause is gone by itself."""
+    brake, now = world.brake, world.now.mono
+    meter = None if volume is None else brake.meters.get((node.name, volume.name))
+    if now >= brake.told.get(hold.id, -1e9) + UPDATE_S:
+        brake.told[hold.id] = now
+        if volume is not None and meter is not None:
+            _update(world, hold, node, volume, meter)
+    if not _is_gone(world, hold, node, volume, meter):
+        brake.calm.pop(hold.id, None)
+        return
+    since = brake.calm.setdefault(hold.id, now)
+    if now < since + OVER_AFTER_S:
+        world.wake(since + OVER_AFTER_S)
+        return
+    _forget(world, hold)
+    holds.end(world, hold, "Its cause is gone by itself: nothing is left that would be held.")
+
+
+def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: Meter) -> None:
+    """How much it is by now."""
+    now = world.now
+    took_s = (now.wall_ms - hold.since_ms) / 1000
+    totals = meter.totals()
+    start, had, began = world.brake.burst.setdefault(
+        hold.id, (totals, (hold.paths, hold.bytes), now.mono - took_s)
+    )
+    files, size = (had[place] + max(0, totals[place] - start[place]) for place in (0, 1))
+    paths = max(hold.paths, files if hold.guard == "write_rate" else len(meter.pending))
+    if volume.config.replicated:
+        holds.show_paths(world, volume, hold, meter)
+    if paths <= hold.paths * 1.1 and size <= hold.bytes * 1.1:
+        return
+    hold.paths, hold.bytes = paths, max(hold.bytes, size)
+    hold.writers = holds.hands_of(world, node, hold.volume is not None) or hold.writers
+    if hold.guard == "write_rate":
+        found = tripping.limits(world, volume, node, meter)
+        rules = volume.config.guards
+        text = tripping.rate_words(
+            node.name, (hold.paths, hold.bytes), now.mono - began, found, rules, hold.bytes > rules.rate_min_bytes
+        )  # fmt: skip
+        hold.reason = line(text + holds.by_words(hold.writers))
+        incident = world.incidents.get(hold.incident or "")
+        if incident is not None:
+            incident.summary = hold.reason
+            world.touch_incident(incident)
+    world.touch_hold(hold)
+
+
+def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, meter: Meter | None) -> bool:
+    """Whether nothing is left of what tripped the guard."""
+    if node.session is None:
+        return False
+    if hold.guard == "disk_full":
+        gauge = world.brake.gauges.get((node.name, hold.disk))
+        return (
+            gauge is not None
+            and not gauge.alarms
+            and gauge.state.free_bytes >= hold.free_bytes + hold.bytes // 2
+        )
+    if volume is None or not world.compared(node, volume):
+        return False
+    view = node.view(volume.name)
+    if view.analysis is None or view.own:
+        return False
+    if meter is None:
+        return True  # the coordinator was restarted since, and nothing is left
+    files, size = meter.written(world.now.mono)
+    rules = volume.config.guards
+    writing = meter.unseen and world.now.mono < meter.report[0] + REPORT_OLD_S
+    return not writing and files <= rules.rate_min_files and size <= rules.rate_min_bytes

@@ -1,0 +1,301 @@
+"""What a tripped guard does, and how that ends: the life of a hold.
+
+    held -> allowed (a person wants it; until it expires the same guard lets through what goes on) -> over
+    held -> rejected (fenced, converged to the truth, verified, released) -> over in all but name
+    held -> over (its cause is gone, or a fence has taken its place)
+
+A hold is told in an incident of kind `runaway`, and to the node, which pauses or freezes only where its own
+configuration permits that. It survives restarts of the coordinator and is told again to a node that dials.
+Expiries go by the coordinator's wall clock, since they outlive its process.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from closeranks_proto import messages as wire
+from closeranks_proto.lines import timestamp
+from closeranks_proto.parts import OUTSIDE
+
+from . import incidents, recovery
+from .diffs import row
+from .fencing import drop_recovery, fence, quorum_survives
+from .incidents import Incident
+from .meters import Meter
+from .model import AllowAsked, Refusal, RejectAsked
+from .nodes import Node, Volume
+from .records import HoldRecord
+from .rules import GuardRules
+from .shapes import ActionView, HoldView
+from .tripping import Trip
+from .views import action_of
+from .words import human_duration, line
+from .world import World
+from .writers import HandRecord, told
+
+HOLDS_MAX = 1000
+REACTIONS_MAX = 20
+WRITERS_MAX = 5
+PATHS_MAX = 200  # of what is pending, in the incident
+RESENT_MAX = 10  # ended holds of which a node that dials is told again
+ALLOW_MAX_S = 30 * 86400.0
+
+
+# --- beginning ------------------------------------------------------------------------------------
+
+
+def begin(world: World, node: Node, volume: Volume | None, trip: Trip, rules: GuardRules) -> HoldRecord:
+    """Hold this node's changes: durable, told to people and to the node."""
+    now = world.now
+    hands = hands_of(world, node, volume is not None)
+    hold = HoldRecord(
+        world.next_hold(), trip.guard, node.name, None if volume is None else volume.name, now.wall_ms,
+        line(trip.reason + by_words(hands)), paths=trip.paths, bytes=trip.bytes, writers=hands,
+        keeps_vote=not _quorum_survives(world, node), disk=trip.disk, free_bytes=trip.free_bytes,
+    )  # fmt: skip
+    world.holds[hold.id] = hold
+    spreads = any(one.config.replicated for one in world.volumes_of(node))
+    incident = world.open_incident("runaway", node.name, hold.volume)
+    if incident is None:
+        incident = incidents.runaway(
+            id=world.next_incident(), node=node.name, volume=hold.volume, now_ms=now.wall_ms, hold=hold.id,
+            guard=hold.guard, reason=hold.reason, spreads=spreads,
+        )  # fmt: skip
+        world.open(incident)
+    else:
+        incident.note(now.wall_ms, "held", f"{hold.reason} ({hold.id}, guard {hold.guard}).")
+    incident.writers = [told(hand) for hand in hands] or incident.writers
+    hold.incident = incident.id
+    if hold.keeps_vote:
+        text = f"{node.name} keeps its vote: without it a quorum would be lost."
+        incident.note(now.wall_ms, "note", text)
+    world.touch_incident(incident)
+    world.touch_hold(hold)
+    world.touch_node(node)
+    world.count("closeranks_guard_holds_total", 1, guard=hold.guard)
+    world.log("error", f"{hold.reason}: held by guard {hold.guard} ({hold.id}, {incident.id})")
+    tell(world, node, hold, rules)
+    _prune(world)
+    return hold
+
+
+def _quorum_survives(world: World, node: Node) -> bool:
+    """Whether every quorum volume of this node keeps a majority of voters when it has no vote."""
+    for volume in world.volumes_of(node):
+        if volume.config.policy != "quorum":
+            continue
+        voters = [
+            one
+            for one in world.members(volume)
+            if one is not node and not one.fenced and one.name not in world.muted
+        ]
+        if len(voters) < volume.need:
+            return False
+    return True
+
+
+def tell(world: World, node: Node, hold: HoldRecord, rules: GuardRules) -> None:
+    """Tell the node of its hold."""
+    message = wire.Hold(hold.id, hold.volume or "", hold.guard, hold.reason, rules.pause_writer, rules.freeze)
+    world.send(node, message)
+
+
+def hands_of(world: World, node: Node, inside: bool) -> list[HandRecord]:
+    """Who writes most on this node now, as far as it told; `inside`: in a volume."""
+    hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
+    return [hand for hand in hands if not (inside and hand.detail.startswith(OUTSIDE))][:WRITERS_MAX]
+
+
+def by_words(hands: list[HandRecord]) -> str:
+    """`; by /usr/bin/php, unit apache2`; nothing where nobody knows."""
+    known = next((hand for hand in hands if hand.pid), None)
+    if known is None:
+        return ""
+    return f"; by {known.exe or known.command or 'a process'}" + (
+        f", unit {known.unit}" if known.unit else ""
+    )
+
+
+def _prune(world: World) -> None:
+    for key in list(world.holds)[: max(0, len(world.holds) - HOLDS_MAX)]:
+        if world.holds[key].ended_ms is not None:
+            del world.holds[key]
+            world.touch("hold", key)
+
+
+# --- while it lasts -------------------------------------------------------------------------------
+
+
+def show_paths(world: World, volume: Volume, hold: HoldRecord, meter: Meter) -> None:
+    """The first of the pending paths into its incident, once."""
+    incident = world.incidents.get(hold.incident or "")
+    if incident is None or incident.paths or not meter.pending:
+        return
+    keys = heapq.nsmallest(PATHS_MAX, meter.pending)
+    width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
+    rows = [row(key, *meter.pending[key][:2], world.object, width, chunk_bytes) for key in keys]
+    incident.observe_paths(rows, len(meter.pending), meter.waiting_bytes)
+    world.touch_incident(incident)
+
+
+def answered(world: World, node: Node, answer: wire.HoldAnswer) -> None:
+    """What a node did about a hold or its end."""
+    hold = world.holds.get(answer.hold)
+    if hold is None or hold.node != node.name:
+        if answer.detail:  # something stands there for a hold that is forgotten here: it is over
+            world.send(node, wire.Unhold(answer.hold))
+        return
+    hold.unheld = hold.state != "held"
+    detail = line(answer.detail)
+    if detail and (not hold.reactions or hold.reactions[-1] != detail):
+        hold.reactions = [*hold.reactions, detail][-REACTIONS_MAX:]
+        _note(world, hold, "note", f"{node.name}: {detail}.")
+    world.touch_hold(hold)
+
+
+def connected(world: World, node: Node) -> None:
+    """A node that dials is told of its hold, and of those that have ended meanwhile."""
+    mine = [hold for hold in world.holds.values() if hold.node == node.name]
+    for hold in [one for one in mine if one.state != "held" and not one.unheld][-RESENT_MAX:]:
+        world.send(node, wire.Unhold(hold.id))
+    for hold in mine:
+        if hold.state == "held":
+            tell(world, node, hold, rules_of(world, hold))
+
+
+def rules_of(world: World, hold: HoldRecord) -> GuardRules:
+    """The rules that a hold goes by: its volume's, else those of the first volume of its node."""
+    volume = world.volumes.get(hold.volume or "")
+    node = world.nodes.get(hold.node)
+    if volume is None and node is not None:
+        volume = next(iter(world.volumes_of(node)), None)
+    return GuardRules() if volume is None else volume.config.guards
+
+
+# --- ending ---------------------------------------------------------------------------------------
+
+
+def end(world: World, hold: HoldRecord, text: str) -> None:
+    """It is over; `text` says why."""
+    was = hold.state
+    hold.ended_ms = world.now.wall_ms
+    if was == "held":
+        _unhold(world, hold)
+    if was != "rejected":
+        hold.state = "over"
+    _close(world, hold, "released" if was == "rejected" else "note", text)
+    world.touch_hold(hold)
+    world.log("info", f"{hold.id} of {hold.node} is over: {text}")
+
+
+def _unhold(world: World, hold: HoldRecord) -> None:
+    node = world.nodes.get(hold.node)
+    hold.unheld = False
+    if node is not None:
+        world.send(node, wire.Unhold(hold.id))
+
+
+def _note(world: World, hold: HoldRecord, event: incidents.EventName, text: str) -> Incident | None:
+    incident = world.incidents.get(hold.incident or "")
+    if incident is not None and incident.is_open:
+        incident.note(world.now.wall_ms, event, text)
+        world.touch_incident(incident)
+    return incident
+
+
+def _close(world: World, hold: HoldRecord, event: incidents.EventName, text: str) -> None:
+    incident = _note(world, hold, event, text)
+    if incident is not None and incident.is_open:
+        world.close(incident)
+
+
+def allow(world: World, asked: AllowAsked) -> ActionView | Refusal:
+    """What is held goes through, and what goes on with it until the expiry; this guard alone looks away."""
+    hold = world.holds.get(asked.hold)
+    node = None if hold is None else world.nodes.get(hold.node)
+    if hold is None or node is None:
+        return _unknown(asked.hold)
+    if hold.state not in ("held", "allowed") or hold.ended_ms is not None:
+        return _not_held(hold)
+    seconds = rules_of(world, hold).allow_s if asked.seconds is None else asked.seconds
+    if not 1 <= seconds <= ALLOW_MAX_S:
+        text = f"An allowance lasts 1 to {ALLOW_MAX_S:.0f} seconds, not {seconds:g}."
+        return Refusal(400, "bad_seconds", text)
+    if hold.state == "held":
+        _unhold(world, hold)
+    hold.state = "allowed"
+    hold.expires_ms = world.now.wall_ms + int(seconds * 1000)
+    text = (
+        f"An operator allowed it. The guard {hold.guard} lets {node.name} go on for {human_duration(seconds)}; "
+        f"every other guard stays on."
+    )
+    _close(world, hold, "note", text)
+    world.touch_hold(hold)
+    world.touch_node(node)
+    world.log("warning", f"{hold.id}: {text}")
+    return action_of(world.new_action("allow", node, hold.volume, "done"))
+
+
+def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
+    """Let go of what was paused or frozen, then fence the writer and bring it back to the truth."""
+    hold = world.holds.get(asked.hold)
+    node = None if hold is None else world.nodes.get(hold.node)
+    if hold is None or node is None:
+        return _unknown(asked.hold)
+    if hold.state != "held":
+        return _not_held(hold)
+    volumes = world.volumes_of(node)
+    untrue = [volume.name for volume in volumes if volume.truth is None]
+    if untrue:
+        return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
+    if not quorum_survives(world, node):
+        return Refusal(
+            409, "quorum_would_be_lost",
+            f"Without {node.name} a majority could not be reached any more, so nobody could be judged.",
+        )  # fmt: skip
+    _unhold(world, hold)
+    hold.state = "rejected"
+    incident = _note(world, hold, "note", "An operator rejected it.")
+    drop_recovery(world, node, "its changes were rejected")
+    fence(world, node, f"rejected: {hold.reason}", incident, by_hand=False, release="automatic")
+    action = recovery.begin(world, node, "divergence", [volume.name for volume in volumes])
+    action.kind = "reject"
+    world.touch_hold(hold)
+    return action_of(action)
+
+
+def _unknown(hold: str) -> Refusal:
+    return Refusal(404, "unknown_hold", f"There is no hold {hold!r}: `closeranks held` lists those that are.")
+
+
+def _not_held(hold: HoldRecord) -> Refusal:
+    return Refusal(409, "not_held", f"{hold.id} holds nothing any more: it is {hold.state}.")
+
+
+# --- shown ----------------------------------------------------------------------------------------
+
+
+def view(hold: HoldRecord) -> HoldView:
+    return HoldView(
+        hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
+        None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(hold), hold.paths,
+        hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions),
+    )  # fmt: skip
+
+
+def _advice(hold: HoldRecord) -> str:
+    match hold.state:
+        case "held":
+            return (
+                f"If this is wanted: `closeranks allow {hold.id}` lets it through, this time only. If not: stop the "
+                f"writer on {hold.node}, then `closeranks reject {hold.id}` brings {hold.node} back to the truth."
+            )
+        case "allowed":
+            until = "" if hold.expires_ms is None else f" until {timestamp(hold.expires_ms)}"
+            return f"It was allowed; the guard {hold.guard} lets {hold.node} go on{until}, then it is armed again."
+        case "rejected" if hold.ended_ms is not None:
+            return f"{hold.node} was brought back to the truth; what it wrote lies in its trash."
+        case "rejected":
+            return f"{hold.node} is brought back to the truth: closeranks nodes {hold.node}"
+        case "over":
+            return "This is over; nothing has to be done."

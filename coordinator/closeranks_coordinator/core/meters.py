@@ -1,0 +1,244 @@
+"""What guards count of each node: its pending changes, each once, and what its agent says it is writing.
+
+A *meter* belongs to one node's volume, a *gauge* to one disk of a node. Both are forgotten at a restart, all
+but the learned usual: what is pending then is counted anew from the first question on, so nothing that was
+being observed slips through; what was merged in the minutes before is forgotten.
+
+Two measures of writing are kept apart and the larger one counts, since both see the same bytes: what the
+agent's watcher saw (also before a commit), and what commits say. A changed large file counts with the chunks
+that differ, never with its whole size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import content_mark, entry_kind
+
+from .rules import GuardRules
+from .truth import Values
+from .windows import USUAL_BUCKET_S, Rolling, Shares, Usual
+from .writers import HandRecord
+
+REPORT_FRESH_S = 1.5  # a report tells of the second before it
+DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
+Change = tuple[bytes | None, bytes | None, int]  # value, the truth's, bytes that were written
+SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
+
+
+@dataclass(slots=True)
+class Bucket:
+    """The five minutes under way: what was seen being written, and what was committed."""
+
+    number: int = 0
+    seen: list[int] = field(default_factory=lambda: [0, 0])
+    committed: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass(slots=True)
+class Meter:
+    """One node's volume. Pairs of counters are (files, bytes).
+
+    `pending`: changes that were counted and not let through yet; `passed`: those that were let through last.
+    `observing`: since when a burst is held back; `cleared`: the pace that was let through.
+    """
+
+    usual: Usual
+    seen: Rolling
+    committed: Rolling
+    shares: Shares
+    pending: dict[bytes, Change] = field(default_factory=dict)
+    passed: dict[bytes, Values] = field(default_factory=dict)
+    received: int = 0  # bytes that pushes brought
+    excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
+    waiting_bytes: int = 0  # of what is pending
+    basis: tuple[int, int] | None = (
+        None  # what was counted last: identity of `analysis`, and how many changes
+    )
+    analysis: object = None  # kept, so that its identity is nobody else's
+    observing: float | None = None
+    observed: tuple[int, int] = (0, 0)  # totals when it began
+    cleared: tuple[float, float] = (0.0, 0.0)
+    changed_at: float = 0.0
+    over_since: float | None = None  # since when it has written more than its limit
+    report: tuple[float, float, float] = (-1e9, 0.0, 0.0)  # when, files/s, bytes/s
+    unseen: int = 0  # paths that changed and are not committed, as the agent said last
+    seen_total: list[int] = field(default_factory=lambda: [0, 0])
+    committed_total: list[int] = field(default_factory=lambda: [0, 0])
+    bucket: Bucket = field(default_factory=Bucket)
+
+    @classmethod
+    def new(cls, usual: Usual, rules: GuardRules) -> Meter:
+        return cls(
+            usual, Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2), Shares(rules.share_window_s)
+        )  # fmt: skip
+
+    def fit(self, rules: GuardRules) -> None:
+        """Windows that the configuration has changed begin anew."""
+        if self.seen.window_s != rules.rate_window_s:
+            self.seen, self.committed = Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2)
+        if self.shares.window_s != rules.share_window_s:
+            self.shares = Shares(rules.share_window_s)
+
+    # --- counting ------------------------------------------------------------------------------
+
+    def count(self, own: Mapping[bytes, Values], entries: int, now: float, size_of: SizeOf) -> None:
+        """Take the present pending changes: those that are news are counted, those that are gone are undone."""
+        self.shares.reach(now, entries)
+        for key in [key for key in self.pending if key not in own]:
+            self._undo(key, self.pending.pop(key), now)
+        files = total = 0
+        for key, (value, truth) in own.items():
+            passed, known = self.passed.get(key), self.pending.get(key)
+            if (passed is not None and passed[0] == value) or (
+                known is not None and known[:2] == (value, truth)
+            ):
+                continue
+            before = truth
+            if known is not None:
+                self._undo(key, self.pending.pop(key), now)
+                before = known[0]
+            if known is not None and known[0] == value:
+                self._do(key, (value, truth, known[2]), now)
+                continue
+            size = size_of(key, before, value)
+            self._do(key, (value, truth, size), now)
+            files += 1
+            total += size
+        if files:
+            self.changed_at = now
+            self.committed.add(now, files, total)
+            self._total(self.committed_total, self.bucket.committed, files, total)
+
+    def see(self, activity: wire.VolumeActivity, window_ms: int, now: float) -> None:
+        """What the agent saw being written in the last moment, committed or not."""
+        seconds = max(1.0, window_ms / 1000)
+        self.seen.add(now, activity.files, activity.bytes)
+        self._total(self.seen_total, self.bucket.seen, activity.files, activity.bytes)
+        self.report = (now, activity.files / seconds, activity.bytes / seconds)
+        self.unseen = activity.pending
+        if activity.pending and (activity.files or activity.bytes):
+            self.changed_at = now
+
+    def let_through(self, own: Mapping[bytes, Values]) -> None:
+        """What was pending becomes the truth."""
+        self.passed, self.pending = dict(own), {}
+        self.waiting_bytes = 0
+
+    def settle(self, now: float) -> None:
+        """Nothing of the node's own is left: it is the truth, or was undone. The same again is another change."""
+        for key in list(self.pending):
+            self._undo(key, self.pending.pop(key), now)
+        self.passed, self.basis, self.analysis = {}, None, None
+
+    def forget(self) -> None:
+        """What was counted so far was decided about: guards begin anew."""
+        self.seen.clear()
+        self.committed.clear()
+        self.shares.clear()
+        self.observing = None
+
+    def learn(self, now_ms: int) -> bool:
+        """Put full five minutes into the usual; whether there was something to learn."""
+        number = now_ms // 1000 // USUAL_BUCKET_S
+        full = self.bucket
+        if number <= full.number:
+            return False
+        self.bucket = Bucket(number)
+        files, size = (max(pair) for pair in zip(full.seen, full.committed, strict=True))
+        if not full.number or not (files or size):
+            return False
+        self.usual.learn(full.number, files, size)
+        return True
+
+    # --- figures -------------------------------------------------------------------------------
+
+    def written(self, now: float) -> tuple[int, int]:
+        """Files and bytes in the window."""
+        seen, committed = self.seen.sums(now), self.committed.sums(now)
+        return max(seen[0], committed[0]), max(seen[1], committed[1])
+
+    def totals(self) -> tuple[int, int]:
+        return (
+            max(self.seen_total[0], self.committed_total[0]),
+            max(self.seen_total[1], self.committed_total[1]),
+        )
+
+    def pace(self, now: float) -> tuple[float, float]:
+        """Files/s and bytes/s of this moment."""
+        committed, (at, files_s, bytes_s) = self.committed.peak(now), self.report
+        if now - at > REPORT_FRESH_S:
+            files_s = bytes_s = 0.0
+        return max(files_s, float(committed[0])), max(bytes_s, float(committed[1]))
+
+    def since(self, now: float) -> float:
+        """When the oldest of what the window has was written."""
+        found = [at for at in (self.seen.since(now), self.committed.since(now)) if at is not None]
+        return min(found, default=now)
+
+    # --- one path ------------------------------------------------------------------------------
+
+    def _do(self, key: bytes, change: Change, now: float) -> None:
+        value, truth, size = change
+        self.pending[key] = change
+        self.waiting_bytes += size
+        if value is not None:
+            self.shares.gain(now, content_mark(value))
+        if value is None and truth is not None:
+            self.shares.lose(now, content_mark(truth))
+        elif value is not None and truth is not None:
+            self.shares.alter(now, key)
+            if entry_kind(value) is not entry_kind(truth):
+                self.shares.retype(now, key)
+
+    def _undo(self, key: bytes, change: Change, now: float) -> None:
+        value, truth, size = change
+        self.waiting_bytes -= size
+        if value is not None:
+            self.shares.lose(now, content_mark(value))
+        if value is None and truth is not None:
+            self.shares.gain(now, content_mark(truth))
+        elif value is not None and truth is not None:
+            self.shares.restore(key)
+
+    @staticmethod
+    def _total(total: list[int], bucket: list[int], files: int, size: int) -> None:
+        for place, amount in enumerate((files, size)):
+            total[place] += amount
+            bucket[place] += amount
+
+
+@dataclass(slots=True)
+class Gauge:
+    """One filesystem of a node. `start_free`: its free room when the burst under way began."""
+
+    state: wire.DiskState
+    at: float
+    began: float
+    start_free: int
+    brought: int  # bytes that pushes had brought when it began
+    alarms: int = 0  # reports in a row that foresee a full disk
+
+    @property
+    def filled(self) -> int:
+        return max(0, self.start_free - self.state.free_bytes)
+
+
+@dataclass(slots=True)
+class Brake:
+    """All that guards remember between steps; `usuals` and the holds themselves are records.
+
+    `calm`: since when the cause of a hold has been gone; `told`: when it was brought up to date last; `burst`:
+    what its meter and the hold had counted when it began, and when that was.
+    """
+
+    meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
+    gauges: dict[tuple[str, str], Gauge] = field(default_factory=dict)
+    hands: dict[str, list[HandRecord]] = field(default_factory=dict)
+    unsettled: dict[tuple[str, str], None] = field(default_factory=dict)  # meters that were asked about
+    learned: int = 0  # minute in which the usuals were looked after last
+    calm: dict[str, float] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
+    burst: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = field(default_factory=dict)

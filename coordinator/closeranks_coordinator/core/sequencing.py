@@ -1,0 +1,204 @@
+"""Volumes whose writes closeranks carries: what writers change becomes the truth in the order of its arrival.
+
+A writer's own changes are merged the moment they are stored (`merging`), unless a guard holds them. Nothing
+that we brought about ourselves counts as a change, nor anything of a node that is fenced, has not joined, is
+being brought to another tree, or whose tree nobody can trust. The first truth is the union of the writers'
+trees (`founding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from . import conflicts, guards, movement, recurrence
+from .founding import unite
+from .judge import Analysis
+from .merging import is_file, merge
+from .nodes import Node, Volume
+from .truth import Decision, Values, quorum_of
+from .world import World
+
+FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the writers
+
+Look = Callable[[World, Volume, Node], None]
+
+
+def follow(world: World, volume: Volume, look: Look) -> None:
+    """Found the truth, or merge what writers have changed. `look` brings a node's analysis up to date."""
+    name = volume.name
+    volume.voters = tuple(node for node in volume.config.writers if world.may_vote(world.nodes[node], volume))
+    if volume.truth is None:
+        _found(world, volume)
+        if volume.truth is None:
+            return
+    for writer in volume.config.writers:
+        node = world.nodes[writer]
+        if not may_write(world, volume, node):
+            continue
+        look(world, volume, node)
+        view = node.view(name)
+        if view.analysis is None or not view.analysis.divergent:
+            view.changes = None
+            continue
+        own = own_of(node, volume)
+        if guards.may_merge(world, volume, node, own):
+            recurrence.merged(world, volume, node, own)
+            _merge(world, volume, node, own)
+            look(world, volume, node)
+    if world.kept:
+        _drop_lost(world, volume)
+
+
+def may_write(world: World, volume: Volume, node: Node) -> bool:
+    """Whether this node's own changes may become the truth, guards aside."""
+    stored, recovery = node.volume(volume.name), node.record.recovery
+    return (
+        node.name in volume.config.writers
+        and node.session is not None
+        and not node.fenced
+        and stored.root is not None
+        and stored.held is not None
+        and stored.settings == volume.settings
+        and not world.untrusted(node, volume.name)
+        and (recovery is None or recovery.purpose == "lag" or volume.name not in recovery.volumes)
+    )
+
+
+def own_of(node: Node, volume: Volume) -> Mapping[bytes, Values]:
+    """What this node has changed itself: key to (its entry, the truth's)."""
+    view = node.view(volume.name)
+    analysis = view.analysis
+    assert analysis is not None, "asked of an analysed node"
+    if view.changes is None or view.changes[0] is not analysis:
+        view.changes = (analysis, {key: analysis.differing[key] for key in analysis.own_keys()})
+    return view.changes[1]
+
+
+def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> None:
+    analysis, stored = node.view(volume.name).analysis, node.volume(volume.name)
+    assert analysis is not None, "asked of an analysed node"
+    merged = merge(
+        world.tree,
+        analysis,
+        own,
+        node.name,
+        world.now.wall_ms,
+        lambda key: not _somebody_has(world, volume, key),
+    )
+    winners = [_author(volume, clash.key) for clash in merged.clashes]
+    if merged.changes:
+        decision = _after(world, analysis, merged.changes)
+        movement.move(world, volume, decision, node.name)
+    if merged.held:
+        assert stored.held is not None, "who writes has joined"
+        edited = world.tree.edit(stored.held, sorted(merged.held.items()))
+        world.keep(edited.pages)
+        stored.held = edited.root
+        world.touch_node(node)
+    for clash, winner in zip(merged.clashes, winners, strict=True):
+        conflicts.add(world, volume, node, clash, winner)
+    if merged.clashes:
+        conflicts.close_resolved(world, volume)
+
+
+def _after(world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]) -> Decision:
+    """The truth with these changes: mostly it is the writer's whole tree, which need not be made again."""
+    raw = analysis.raw
+    if len(changes) == len(raw) and all(
+        key in raw and raw[key][0] == after for key, after in changes.items()
+    ):
+        decision = Decision(analysis.root)
+    else:
+        edited = world.tree.edit(analysis.truth, sorted(changes.items()))
+        decision = Decision(edited.root, pages=edited.pages)
+    assert decision.root is not None, "a tree was made"
+    world.differ.learn(analysis.truth, decision.root, _step_of(world, analysis, changes))
+    return decision
+
+
+def _step_of(
+    world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]
+) -> Mapping[bytes, Values]:
+    """What a merge made of the truth, path by path: (before, after)."""
+    found: dict[bytes, Values] = {}
+    for key, after in changes.items():
+        values = analysis.raw.get(key)
+        before = world.tree.lookup(analysis.truth, key) if values is None else values[1]
+        if before != after:
+            found[key] = (before, after)
+    return found
+
+
+def _somebody_has(world: World, volume: Volume, key: bytes) -> bool:
+    """Whether any node, silent ones included, was last known to have what the truth has there."""
+    for node in world.members(volume):
+        root, truth = node.volume(volume.name).root, volume.truth
+        if root is None or truth is None:
+            continue
+        analysis = node.view(volume.name).analysis
+        if analysis is not None and (analysis.root, analysis.truth) == (root, truth):
+            if key not in analysis.raw:
+                return True
+        elif world.tree.lookup(root, key) == world.tree.lookup(truth, key):
+            return True
+    return False
+
+
+def _drop_lost(world: World, volume: Volume) -> None:
+    """A second version that its own writer has overwritten before anybody fetched it exists nowhere any more."""
+    changes: dict[bytes, bytes | None] = {}
+    for record in conflicts.unplaced(world, volume):
+        analysis = (
+            world.nodes[record.loser].view(volume.name).analysis if record.loser in world.nodes else None
+        )
+        if analysis is None or record.kept is None or analysis.truth != volume.truth:
+            continue
+        for key in conflicts.lacking(analysis, record):
+            value, plain = analysis.raw[key][1], record.key + key[len(record.kept) :]
+            ours = (
+                analysis.raw[plain][0] if plain in analysis.raw else world.tree.lookup(analysis.root, plain)
+            )
+            if is_file(value) and ours != value and not _somebody_has(world, volume, key):
+                changes[key] = None
+    if changes and volume.truth is not None:
+        edited = world.tree.edit(volume.truth, sorted(changes.items()))
+        movement.move(world, volume, Decision(edited.root, pages=edited.pages))
+
+
+def _author(volume: Volume, key: bytes) -> str:
+    """Whose change the truth's entry is; "" where nobody knows any more."""
+    order = volume.history.newest_order(key)
+    return "" if order is None else volume.record.authors.get(order, "")
+
+
+# --- the first truth ------------------------------------------------------------------------------
+
+
+def _found(world: World, volume: Volume) -> None:
+    """Found the truth once the writers have been heard, as completely as they can be."""
+    config = volume.config
+    roots = {
+        name: root
+        for name in config.writers
+        if (root := world.nodes[name].volume(volume.name).root) is not None
+        and world.may_vote(world.nodes[name], volume)
+    }
+    least = quorum_of(len(config.nodes)) if config.policy == "any-writer" else 1
+    if len(roots) < least:
+        volume.votes_since = None
+        return
+    if volume.votes_since is None:
+        volume.votes_since = world.now.mono
+    due = volume.votes_since + config.settle_s + FOUND_WAIT_S
+    if len(roots) < len(config.writers) and world.now.mono < due:
+        world.wake(due)
+        return
+    union = unite(world.tree, roots, world.now.wall_ms, world.keep)
+    movement.move(world, volume, Decision(union.root, pages=union.pages))
+    for name, root in roots.items():
+        node = world.nodes[name]
+        node.volume(volume.name).held = root  # what it lacks of the others' is on its way to it
+        world.touch_node(node)
+    for clash, loser, winner in union.clashes:
+        conflicts.add(world, volume, world.nodes[loser], clash, winner)
+    conflicts.close_resolved(world, volume)

@@ -1,0 +1,204 @@
+"""When a guard trips, and what it says: figures in, a finding or nothing out. It changes nothing.
+
+Limits are the largest of three, so that nobody is held for what is usual: a minimum that is never unusual,
+the node's own past, and its peers at this moment. On a node's first day (`warm_up_s`) its past is no
+argument yet.
+
+A burst that is still going on is judged a little ahead, because the next report is a second away: only
+where so much would be a good part of the disk, or at the end of an observation. Everything that was pending
+is held then, so judging late costs nothing on other nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .meters import Gauge, Meter
+from .nodes import Node, Volume
+from .rules import GuardRules
+from .windows import USUAL_BUCKET_S, deviation, middle
+from .words import human_bytes, human_duration, plural
+from .world import World
+
+EMPTIED_MIN = (
+    10  # entries: a volume of so many that loses all of them was emptied, whatever share_min_paths says
+)
+AHEAD_S = 2.0
+AHEAD_AT_END_S = 3.0
+SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a runaway may write
+DISK_REPORTS = 2
+
+GUARDS = ("deleted_share", "changed_share", "type_changes", "write_rate", "disk_full")
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One finding. `paths` and `bytes` are what is unusual; `began`: when it did, monotonic."""
+
+    guard: str
+    reason: str
+    paths: int
+    bytes: int
+    began: float
+    disk: str = ""
+    free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be written in the window, and why so much: the node's usual and its peers' median."""
+
+    files: int
+    bytes: int
+    usual: tuple[int, int]
+    peers: tuple[int, int]
+    warming: bool
+
+
+def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Trip | None:
+    """Whether an unusual share of a volume went."""
+    found, entries = meter.shares, max(1, meter.shares.entries(now))
+    began = found.since(now)
+    if began is None:
+        return None
+    took = human_duration(max(1.0, now - began))
+    lost = found.lost(now)
+    emptied = lost >= entries >= EMPTIED_MIN
+    if emptied or (lost >= rules.share_min_paths and lost > rules.deleted_share * entries):
+        what = "everything" if emptied else f"{lost / entries:.0%}"
+        reason = (
+            f"{node.name} deleted {what} of the volume, {lost:,} of {plural(entries, 'path', 'paths')}, in {took}; "
+            f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
+        )
+        return Trip("deleted_share", reason, lost, 0, began)
+    altered = found.altered(now)
+    if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
+        reason = (
+            f"{node.name} changed {altered / entries:.0%} of the volume, {altered:,} of "
+            f"{plural(entries, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
+            "once"
+        )
+        return Trip("changed_share", reason, altered, meter.waiting_bytes, began)
+    retyped = found.retyped(now)
+    if retyped > rules.type_changes:
+        reason = (
+            f"{node.name} made something else of {plural(retyped, 'path')} in {took} (files became links or "
+            f"directories, or the other way round); more than {rules.type_changes} at once is unusual"
+        )
+        return Trip("type_changes", reason, retyped, 0, began)
+    return None
+
+
+def limits(world: World, volume: Volume, node: Node, meter: Meter) -> Limits:
+    """What this node may write in the window."""
+    rules = volume.config.guards
+    scale = rules.rate_window_s / USUAL_BUCKET_S
+    usual = (int(meter.usual.files() * scale), int(meter.usual.bytes() * scale))
+    warming = world.now.wall_ms - meter.usual.began_ms < rules.warm_up_s * 1000
+    own = (0, 0) if warming else usual
+    written = [_written(world, volume, one) for one in _peers(world, volume, node)]
+    files, sizes = [one[0] for one in written], [one[1] for one in written]
+    factor = rules.rate_factor
+    return Limits(
+        max(rules.rate_min_files, int(factor * own[0]), _unusual(files, factor)),
+        max(rules.rate_min_bytes, int(factor * own[1]), _unusual(sizes, factor)),
+        usual,
+        (middle(files), middle(sizes)),
+        warming,
+    )
+
+
+def _unusual(values: Sequence[int], factor: float) -> int:
+    """Peers that do quite the same have no deviation to speak of: twice as much is never unusual."""
+    return int(max(2 * middle(values), middle(values) + factor * deviation(values)))
+
+
+def _peers(world: World, volume: Volume, node: Node) -> list[Node]:
+    """The other nodes that write here by themselves."""
+    writers = volume.config.writers if volume.config.replicated else volume.config.nodes
+    return [world.nodes[name] for name in writers if name != node.name and name in world.nodes]
+
+
+def _written(world: World, volume: Volume, node: Node) -> tuple[int, int]:
+    meter = world.brake.meters.get((node.name, volume.name))
+    return (0, 0) if meter is None else meter.written(world.now.mono)
+
+
+def rate(world: World, volume: Volume, node: Node, meter: Meter) -> Trip | None:
+    """Whether this node writes more than it ever does, and more than its peers do."""
+    rules, now = volume.config.guards, world.now.mono
+    files, size = meter.written(now)
+    ahead_s = _ahead_s(world, volume, node, meter)
+    files_s, bytes_s = meter.pace(now)
+    coming = files + ahead_s * files_s, size + ahead_s * bytes_s
+    if coming[0] <= rules.rate_min_files and coming[1] <= rules.rate_min_bytes:
+        return None
+    found = limits(world, volume, node, meter)
+    if coming[0] <= found.files and coming[1] <= found.bytes:
+        return None
+    by_bytes = coming[1] > found.bytes
+    began = meter.since(now)
+    reason = rate_words(node.name, (files, size), now - began, found, rules, by_bytes)
+    return Trip("write_rate", reason, files, size, began)
+
+
+def _ahead_s(world: World, volume: Volume, node: Node, meter: Meter) -> float:
+    rules, now = volume.config.guards, world.now.mono
+    files_s, bytes_s = meter.pace(now)
+    if files_s <= rules.observe_files_s and bytes_s <= rules.observe_bytes_s:
+        return 0.0
+    if meter.observing is not None and now - meter.observing >= rules.observe_s - 0.5:
+        return AHEAD_AT_END_S
+    totals = [
+        gauge.state.total_bytes
+        for (name, _), gauge in world.brake.gauges.items()
+        if name == node.name and volume.name in gauge.state.volumes
+    ]
+    status = node.volume(volume.name).status
+    total = min(totals, default=0 if status is None else status.disk_total_bytes)
+    return AHEAD_S if total < SMALL_DISK_BYTES else 0.0
+
+
+def rate_words(
+    node: str, written: tuple[int, int], took_s: float, found: Limits, rules: GuardRules, by_bytes: bool
+) -> str:
+    """`node-11 wrote 41 GB in 6 min; its usual is 0.2 GB; its peers wrote 0.3 GB`."""
+    took_s = max(1.0, took_s)
+    scale = max(1.0, took_s / rules.rate_window_s)
+    place = 1 if by_bytes else 0
+    usual, peers = int(found.usual[place] * scale), int(found.peers[place] * scale)
+    what = (
+        f"wrote {human_bytes(written[1])} in {plural(written[0], 'file')}"
+        if by_bytes and written[0]
+        else f"wrote {human_bytes(written[1])}"
+        if by_bytes
+        else f"changed {plural(written[0], 'path')}"
+    )
+    say = human_bytes if by_bytes else (lambda count: plural(count, "path"))
+    least = say(rules.rate_min_bytes if by_bytes else rules.rate_min_files)
+    if found.warming:
+        past = f"its usual is still being learned, and {least} in {human_duration(rules.rate_window_s)} are allowed"
+    else:
+        past = f"its usual is {say(usual)}"
+    return f"{node} {what} in {human_duration(took_s)}; {past}; its peers wrote {say(peers)}"
+
+
+def disk(node: Node, gauge: Gauge, rules: GuardRules, explained: int, now: float) -> Trip | None:
+    """Whether a disk will be full soon. `explained`: bytes that other nodes' changes brought there."""
+    state = gauge.state
+    filled = gauge.filled - explained
+    if (
+        gauge.alarms < DISK_REPORTS
+        or state.full_in_s is None
+        or not state.total_bytes
+        or filled < rules.disk_min_share * state.total_bytes
+    ):
+        return None
+    holds = f"volume {', '.join(state.volumes)}" if state.volumes else "the agent's own state"
+    reason = (
+        f"{node.name}'s disk {state.path} ({holds}) lost {human_bytes(gauge.filled)} in "
+        f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
+        f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
+    )
+    return Trip("disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes)

@@ -1,0 +1,156 @@
+"""When a changed path is due, what is asked for, and that it all stays bounded. Times are the tests' own."""
+
+from __future__ import annotations
+
+import pytest
+
+from closeranks_agent.watch import dirty as module
+from closeranks_agent.watch.dirty import AGE_MAX_S, BATCH_MAX, COST_SHARE, OPEN_QUIET_S, QUIET_S, Dirty
+from closeranks_proto.messages import Hand
+
+ANNA = Hand(7, "/usr/bin/anna", "anna", 1, 1, "", (), 0, 0)
+BERT = Hand(8, "/usr/bin/bert", "bert", 1, 1, "", (), 0, 0)
+
+
+def test_nothing_is_due_where_nothing_happened() -> None:
+    dirty = Dirty()
+    assert dirty.due() is None
+    assert dirty.take(100.0) is None
+
+
+def test_a_path_is_due_when_it_was_quiet() -> None:
+    dirty = Dirty()
+    dirty.note(b"d\0f", 10.0, ANNA)
+    dirty.note(b"d\0f", 10.02, None)
+    assert dirty.due() == pytest.approx(10.02 + QUIET_S)
+    assert dirty.take(10.03) is None
+    batch = dirty.take(10.02 + QUIET_S)
+    assert batch is not None
+    assert batch.names == {b"d": frozenset([b"f"])}
+    assert batch.hands == {b"d\0f": ANNA}
+    assert batch.seen_mono == 10.0
+    assert (len(dirty), dirty.due()) == (0, None)
+
+
+def test_the_last_hand_counts() -> None:
+    dirty = Dirty()
+    dirty.note(b"f", 10.0, ANNA)
+    dirty.note(b"f", 10.01, BERT)
+    batch = dirty.take(11.0)
+    assert batch is not None
+    assert batch.hands == {b"f": BERT}
+
+
+def test_an_open_file_waits_longer_until_it_is_closed() -> None:
+    dirty = Dirty()
+    dirty.note(b"f", 10.0, None, open=True)
+    assert dirty.due() == pytest.approx(10.0 + OPEN_QUIET_S)
+    dirty.note(b"f", 10.01, None, open=None)
+    assert dirty.due() == pytest.approx(10.01 + OPEN_QUIET_S)
+    dirty.note(b"f", 10.02, None, open=False)
+    assert dirty.due() == pytest.approx(10.02 + QUIET_S)
+
+
+def test_what_keeps_changing_is_due_at_a_bounded_age() -> None:
+    dirty, now = Dirty(), 10.0
+    while dirty.take(now) is None:
+        dirty.note(b"f", now, None, open=True)
+        now += 0.01
+    assert now == pytest.approx(10.0 + AGE_MAX_S, abs=0.05)
+
+
+def test_what_takes_long_to_read_rests_as_long_as_that_costs() -> None:
+    dirty = Dirty()
+    dirty.note(b"huge", 10.0, None)
+    assert dirty.take(11.0) is not None
+    dirty.cost({b"huge": 0.5}, 11.0)
+    dirty.note(b"huge", 11.1, None)
+    assert dirty.take(11.0 + 0.4 * COST_SHARE) is None
+    assert dirty.due() == pytest.approx(11.0 + 0.5 * COST_SHARE)
+    assert dirty.take(11.0 + 0.5 * COST_SHARE) is not None
+
+
+def test_a_proof_takes_what_is_known_since_a_moment_due_or_not() -> None:
+    dirty = Dirty()
+    dirty.note(b"old", 10.0, None, open=True)
+    dirty.note(b"young", 10.02, None)
+    batch = dirty.take(10.02, since=10.01)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"old"])}
+    assert dirty.take(10.02, since=10.01) is None
+    assert len(dirty) == 1
+
+
+def test_what_could_not_be_finished_comes_again_later_each_time() -> None:
+    dirty, now, waits = Dirty(), 10.0, []
+    dirty.note(b"f", now, None)
+    for _ in range(4):
+        due = dirty.due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        batch = dirty.take(now)
+        assert batch is not None
+        dirty.finished(batch, [b"f"])
+        dirty.again([b"f"], {}, now)
+    assert waits[1] < waits[2] < waits[3]
+
+
+def test_a_new_event_makes_a_put_off_path_due_as_usual() -> None:
+    dirty = Dirty()
+    for _ in range(5):
+        dirty.again([b"f"], {}, 10.0)
+        dirty.take(100.0)
+    dirty.again([b"f"], {}, 200.0)
+    dirty.note(b"f", 200.01, ANNA)
+    assert dirty.due() == pytest.approx(200.01 + QUIET_S)
+    assert dirty.take(200.01 + QUIET_S) is not None
+    assert dirty.take(300.0) is None
+
+
+def test_a_tree_is_asked_for_as_a_whole() -> None:
+    dirty = Dirty()
+    dirty.note(b"d", 10.0, ANNA, tree=True)
+    dirty.note(b"d", 10.0, None)
+    dirty.note(b"d\0f", 10.0, None)
+    batch = dirty.take(11.0)
+    assert batch is not None
+    assert batch.names == {
+        b"d": None,
+    }
+
+
+def test_a_batch_is_bounded_and_the_rest_comes_next() -> None:
+    dirty = Dirty()
+    for number in range(BATCH_MAX + 10):
+        dirty.note(b"%d" % number, 10.0, None)
+    first, second = dirty.take(11.0), dirty.take(11.0)
+    assert first is not None
+    assert second is not None
+    assert (first.size, second.size) == (BATCH_MAX, 10)
+
+
+def test_too_many_paths_fold_into_the_directories_that_have_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATHS_MAX", 100)
+    monkeypatch.setattr(module, "FOLD_TO", 50)
+    dirty = Dirty()
+    for number in range(95):
+        dirty.note(b"full\0%d" % number, 10.0, ANNA)
+    for number in range(20):
+        dirty.note(b"d%d\0f" % number, 10.0, BERT)
+    assert not dirty.everything
+    batch = dirty.take(11.0)
+    assert batch is not None
+    assert batch.names[b"full"] is None
+    assert batch.hands[b"full"] == ANNA
+    assert len(batch.names) == 21
+
+
+def test_too_many_paths_everywhere_are_a_matter_for_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATHS_MAX", 100)
+    monkeypatch.setattr(module, "FOLD_TO", 50)
+    dirty = Dirty()
+    for number in range(101):
+        dirty.note(b"d%d\0f" % number, 10.0, None)
+    assert dirty.everything
+    assert len(dirty) == 0

@@ -1,0 +1,462 @@
+"""Looks at some names: what they record is what a scan would have recorded, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent.disk import look as look_module
+from closeranks_agent.disk.hashing import EntryReader
+from closeranks_agent.disk.look import LookReport
+from closeranks_agent.disk.volume import Change, Volume
+from closeranks_proto.limits import SNAPSHOT_EDITS
+from closeranks_proto.messages import Announce, Commit, Hand
+
+MakeVolume = Callable[..., Volume]
+Expected = Callable[[Volume], bytes]
+ANNA = Hand(7, "/usr/bin/anna", "anna", 1, 1, "", (), 0, 0)
+BERT = Hand(8, "/usr/bin/bert", "bert", 1, 1, "", (), 0, 0)
+
+
+def tick() -> None:
+    """Past the tick of the kernel's clock: what is read now is settled."""
+    time.sleep(0.03)
+
+
+def plant(tree_dir: Path) -> None:
+    (tree_dir / "d" / "e").mkdir(parents=True)
+    (tree_dir / "d" / "f").write_bytes(b"small")
+    (tree_dir / "d" / "e" / "long").write_bytes(os.urandom(10_000))
+    (tree_dir / "x").write_bytes(b"")
+
+
+@pytest.fixture
+def volume(tree_dir: Path, make_volume: MakeVolume) -> Volume:
+    """Scanned once, everything in it settled; its first announcement is acknowledged."""
+    plant(tree_dir)
+    tick()
+    found = make_volume()
+    assert found.scan().complete
+    found.acknowledge(1)
+    return found
+
+
+def look(volume: Volume, *names: tuple[bytes, bytes], trees: tuple[bytes, ...] = ()) -> LookReport:
+    """At names in directories, and below directories."""
+    asked: dict[bytes, frozenset[bytes] | None] = {}
+    for directory, name in names:
+        asked[directory] = (asked.get(directory) or frozenset()) | {name}
+    report = volume.look(asked | dict.fromkeys(trees), {})
+    assert report.problem is None
+    assert not report.scan
+    return report
+
+
+def the_commit(volume: Volume) -> Commit:
+    (step,) = volume.pending(1, 10)
+    assert isinstance(step, Commit)
+    return step
+
+
+class Reads:
+    """Counts the files that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keys: list[bytes] = []
+        inner = EntryReader.read_file
+
+        def read_file(reader: EntryReader, key: bytes, *rest: object) -> object:
+            self.keys.append(key)
+            return inner(reader, key, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(EntryReader, "read_file", read_file)
+
+
+# --- what is found -------------------------------------------------------------------------------
+
+
+def test_a_name_that_changed_is_committed_alone(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"changed")
+    (tree_dir / "x").write_bytes(b"changed, too")
+    report = look(volume, (b"d", b"f"))
+    commit = the_commit(volume)
+    assert (commit.cause, [edit.key for edit in commit.edits]) == ("watch", [b"d\0f"])
+    assert report.changed == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "write",
+        "create",
+        "remove",
+        "mode",
+        "symlink",
+        "file to directory",
+        "directory to file",
+        "remove tree",
+        "socket",
+    ],
+)
+def test_a_look_at_what_changed_gives_the_root_of_the_disk(
+    tree_dir: Path, volume: Volume, expected_root: Expected, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree_dir)
+    match change:
+        case "write":
+            Path("d/f").write_bytes(b"other")
+        case "create":
+            Path("d/new").write_bytes(b"new")
+        case "remove":
+            Path("d/f").unlink()
+        case "mode":
+            Path("d/f").chmod(0o600)
+            Path("d").chmod(0o711)
+        case "symlink":
+            Path("d/new").symlink_to("f")
+        case "file to directory":
+            Path("d/f").unlink()
+            Path("d/f").mkdir()
+            Path("d/f/g").write_bytes(b"g")
+        case "directory to file":
+            Path("d/e/long").unlink()
+            Path("d/e").rmdir()
+            Path("d/e").write_bytes(b"file")
+        case "remove tree":
+            Path("d/e/long").unlink()
+            Path("d/e").rmdir()
+        case "socket":
+            Path("d/f").unlink()
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind("d/f")
+    tick()
+    look(volume, (b"d", b"f"), (b"d", b"new"), (b"d", b"e"), (b"", b"d"))
+    assert volume.root == expected_root(volume)
+
+
+def test_a_new_directory_is_looked_at_with_all_that_is_below(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "n" / "m" / "o").mkdir(parents=True)
+    (tree_dir / "n" / "m" / "o" / "file").write_bytes(b"deep")
+    tick()
+    look(volume, (b"", b"n"))
+    assert volume.root == expected_root(volume)
+
+
+def test_nothing_is_recorded_below_a_directory_that_is_not_known(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "n" / "m").mkdir(parents=True)
+    (tree_dir / "n" / "m" / "file").write_bytes(b"deep")
+    tick()
+    look(volume, (b"n\0m", b"file"))
+    assert volume.root == expected_root(volume)
+
+
+def test_a_directory_that_is_gone_takes_everything_below_with_it(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "d").rename(tree_dir.parent / "away")
+    look(volume, (b"d\0e", b"long"))
+    assert volume.root == expected_root(volume)
+    assert [(edit.key, edit.value) for edit in the_commit(volume).edits] == [
+        (b"d", None), (b"d\0e", None), (b"d\0e\0long", None), (b"d\0f", None)
+    ]  # fmt: skip
+
+
+def test_a_tree_is_compared_as_a_scan_compares(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "d" / "f").unlink()
+    (tree_dir / "d" / "e" / "more").write_bytes(b"more")
+    tick()
+    look(volume, trees=(b"d",))
+    assert volume.root == expected_root(volume)
+
+
+def test_a_look_that_finds_nothing_commits_nothing(volume: Volume) -> None:
+    assert look(volume, (b"d", b"f"), (b"d", b"nothing"), (b"no\0where", b"x"), trees=(b"d\0e",)).changed == 0
+    assert volume.pending(1, 10) == []
+
+
+def test_what_is_ignored_or_private_is_left_alone(tree_dir: Path, make_volume: MakeVolume) -> None:
+    plant(tree_dir)
+    volume = make_volume(ignore=("cache/", "*.tmp"))
+    assert volume.scan().complete
+    (tree_dir / "cache" / "in").mkdir(parents=True)
+    (tree_dir / "cache" / "in" / "f").write_bytes(b"x")
+    (tree_dir / "d" / "a.tmp").write_bytes(b"x")
+    look(
+        volume,
+        (b"cache\0in", b"f"),
+        (b"cache", b"in"),
+        (b"d", b"a.tmp"),
+        (b".closeranks", b"x"),
+        trees=(b"cache",),
+    )
+    look(volume, (b"", b".closeranks"))
+    assert volume.pending(1, 10) == []
+
+
+def test_a_converged_path_is_not_committed_again(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"converged")
+    root_fd = volume.open_root()
+    record = volume.read_entry(root_fd, b"d\0f")
+    os.close(root_fd)
+    volume.apply([Change(b"d\0f", record)], "converge", time.monotonic())
+    before = volume.last_seq
+    look(volume, (b"d", b"f"))
+    assert volume.last_seq == before
+
+
+def test_names_are_not_followed_out_of_the_volume(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    outside = tree_dir.parent / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (tree_dir / "d").rename(tree_dir.parent / "away")
+    (tree_dir / "d").symlink_to(outside)
+    look(volume, (b"d", b"secret"), (b"d", b"f"), trees=(b"d",))
+    assert volume.root == expected_root(volume)
+
+
+# --- moves ---------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_moved_directory_are_not_read_again(
+    tree_dir: Path, volume: Volume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "d").rename(tree_dir / "moved")
+    reads = Reads(monkeypatch)
+    look(volume, (b"", b"d"), (b"", b"moved"))
+    assert reads.keys == []
+    assert volume.root == expected_root(volume)
+    assert volume.record(b"moved\0e\0long") is not None
+
+
+def test_a_file_that_was_renamed_itself_is_read_for_its_ctime_is_another(
+    tree_dir: Path, volume: Volume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "d" / "f").rename(tree_dir / "g")
+    reads = Reads(monkeypatch)
+    look(volume, (b"d", b"f"), (b"", b"g"))
+    assert reads.keys == [b"g"]
+    assert volume.root == expected_root(volume)
+
+
+def test_moves_across_two_looks_are_remembered_for_a_moment(
+    tree_dir: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "d").rename(tree_dir / "moved")
+    reads = Reads(monkeypatch)
+    look(volume, (b"", b"d"))
+    look(volume, (b"", b"moved"))
+    assert reads.keys == []
+
+
+def test_a_directory_that_moved_away_and_back_is_whole_again(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "d" / "e").rename(tree_dir / "away")
+    look(volume, (b"d", b"e"))
+    (tree_dir / "away").rename(tree_dir / "d" / "e")
+    assert volume.scan().complete
+    assert volume.root == expected_root(volume)
+
+
+# --- hands ---------------------------------------------------------------------------------------
+
+
+def test_each_edit_has_its_hand_and_each_hand_what_it_did(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"12345")
+    (tree_dir / "new").mkdir()
+    (tree_dir / "new" / "g").write_bytes(b"123")
+    (tree_dir / "x").write_bytes(b"nobody knows")
+    tick()
+    names = {b"d": frozenset([b"f"]), b"": frozenset([b"new", b"x"])}
+    volume.look(names, {b"d\0f": ANNA, b"new": BERT})
+    commit = the_commit(volume)
+    numbered = zip(commit.edits, commit.by, strict=True)
+    by = {edit.key: commit.hands[number - 1].exe if number else "" for edit, number in numbered}
+    assert by == {b"d\0f": ANNA.exe, b"new": BERT.exe, b"new\0g": BERT.exe, b"x": ""}
+    assert {(hand.exe, hand.files, hand.bytes) for hand in commit.hands} == {
+        (ANNA.exe, 1, 5),
+        (BERT.exe, 2, 3),
+    }
+
+
+def test_of_a_long_file_only_the_chunks_that_changed_count(tree_dir: Path, volume: Volume) -> None:
+    with (tree_dir / "d" / "e" / "long").open("r+b") as file:
+        file.write(b"changed")
+    volume.look({b"d\0e": frozenset([b"long"])}, {b"d\0e\0long": ANNA})
+    (hand,) = the_commit(volume).hands
+    assert hand.bytes == volume.chunk_bytes
+
+
+def test_what_a_scan_finds_is_of_an_unknown_hand_with_the_reason(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"12345")
+    assert volume.scan().changed == 1
+    commit = the_commit(volume)
+    assert [(hand.pid, hand.files, hand.bytes) for hand in commit.hands] == [(0, 1, 5)]
+    assert "scan" in commit.hands[0].detail
+
+
+def test_a_mass_change_is_announced_with_its_hands(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    (tree_dir / "many").mkdir()
+    for number in range(SNAPSHOT_EDITS + 600):
+        (tree_dir / "many" / str(number)).touch()
+    tick()
+    volume.look({b"": frozenset([b"many"])}, {b"many": ANNA})
+    announce = volume.pending(1, 100)[-1]
+    assert isinstance(announce, Announce)
+    assert [(hand.exe, hand.files) for hand in announce.hands] == [(ANNA.exe, SNAPSHOT_EDITS + 601)]
+    assert volume.root == expected_root(volume)
+
+
+def test_when_commits_give_way_to_an_announcement_their_hands_stay(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"12345")
+    volume.look({b"d": frozenset([b"f"])}, {b"d\0f": ANNA})
+    volume.announce()
+    (announce,) = volume.pending(0, 10)
+    assert [(hand.exe, hand.files, hand.bytes) for hand in announce.hands] == [(ANNA.exe, 1, 5)]
+
+
+# --- what comes again ----------------------------------------------------------------------------
+
+
+def test_what_was_read_within_the_clocks_tick_is_to_be_looked_at_again(
+    tree_dir: Path, volume: Volume
+) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"just now")
+    assert look(volume, (b"d", b"f")).again == [b"d\0f"]
+    tick()
+    assert look(volume, (b"d", b"f")).again == []
+    record = volume.record(b"d\0f")
+    assert record is not None
+    assert record.settled
+
+
+def test_a_file_that_changes_while_it_is_read_is_recorded_when_it_never_rests(
+    tree_dir: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "d" / "f").write_bytes(b"changed")
+    tick()
+    inner = EntryReader._read_small
+
+    def disturbed(reader: EntryReader, fd: int, size: int) -> object:
+        with (tree_dir / "d" / "f").open("ab") as file:
+            file.write(b"+")
+        return inner(reader, fd, size)
+
+    monkeypatch.setattr(EntryReader, "_read_small", disturbed)
+    monkeypatch.setattr(look_module, "BUSY_LOOK_MAX_AGE_S", 0.1)
+    assert look(volume, (b"d", b"f")).again == [b"d\0f"]
+    assert volume.pending(1, 10) == []
+    time.sleep(0.15)  # beyond the age at which it is recorded whatever it does
+    look(volume, (b"d", b"f"))
+    assert [edit.key for edit in the_commit(volume).edits] == [b"d\0f"]
+
+
+# --- hard links ----------------------------------------------------------------------------------
+
+
+def test_a_write_through_one_name_is_seen_under_the_others(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
+    plant(tree_dir)
+    os.link(tree_dir / "d" / "f", tree_dir / "twin")
+    tick()
+    volume = make_volume()
+    assert volume.scan().hard_links == 2
+    (tree_dir / "twin").write_bytes(b"through the twin")
+    tick()
+    assert look(volume, (b"", b"twin")).scan == ""
+    assert volume.root == expected_root(volume)
+
+
+def test_where_not_all_names_are_known_a_scan_is_asked_for(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    os.link(tree_dir / "d" / "f", tree_dir / "twin")
+    os.link(tree_dir / "d" / "f", tree_dir / "third")
+    report = volume.look({b"": frozenset([b"twin"])}, {})
+    assert "several names" in report.scan
+    assert volume.scan().complete
+    assert volume.root == expected_root(volume)
+
+
+def test_hard_links_are_told(tree_dir: Path, volume: Volume) -> None:
+    os.link(tree_dir / "d" / "f", tree_dir / "twin")
+    assert volume.scan().hard_links == 2
+    status = volume.status()
+    assert status.hard_links == 2
+    assert {(one.key, one.why) for one in status.unreadable} == {
+        (b"d\0f", "hard_link"),
+        (b"twin", "hard_link"),
+    }
+    assert status.unreadable_count == 0
+
+
+# --- together with scans, and trouble ------------------------------------------------------------
+
+
+def test_a_look_before_the_first_scan_asks_for_it(tree_dir: Path, make_volume: MakeVolume) -> None:
+    plant(tree_dir)
+    report = make_volume().look({b"d": frozenset([b"f"])}, {})
+    assert report.scan
+    assert report.changed == 0
+
+
+def test_nothing_is_written_while_the_root_is_another(tree_dir: Path, volume: Volume) -> None:
+    root = volume.root
+    tree_dir.rename(tree_dir.parent / "away")
+    tree_dir.mkdir()
+    (tree_dir / "x").write_bytes(b"other")
+    report = volume.look({b"": frozenset([b"x"]), b"d": frozenset([b"f"])}, {})
+    assert report.problem is not None
+    assert report.problem.code == "not_mounted"
+    assert (volume.root, volume.pending(1, 10)) == (root, [])
+
+
+def test_a_scan_lets_looks_through_and_survives_what_they_find(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
+    """A directory that the scan is inside of is moved, and a look records it, before the scan goes on."""
+    for number in range(20):
+        (tree_dir / "m" / f"s{number:02}").mkdir(parents=True)
+        (tree_dir / "m" / f"s{number:02}" / "f").write_bytes(b"%d" % number)
+    (tree_dir / "stays").touch()
+    volume = make_volume()
+    assert volume.scan().complete
+    inner = volume.breathe
+    turns = iter(range(1000))
+
+    def breathe() -> bool:
+        if next(turns) == 5:
+            (tree_dir / "m").rename(tree_dir / "n")
+            volume.look({b"": frozenset([b"m", b"n"])}, {})
+            return True
+        return inner()
+
+    volume.breathe = breathe  # type: ignore[method-assign]
+    assert volume.scan(full=True).complete
+    assert volume.root == expected_root(volume)
+
+
+def test_a_look_that_waits_is_done_in_the_middle_of_a_scan(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "x").write_bytes(b"changed")
+    asked = volume.look_soon({b"": frozenset([b"x"])}, {}, time.monotonic())
+    done = threading.Event()
+    asked.add_done_callback(lambda _: done.set())
+    assert done.wait(10)
+    assert asked.result().changed == 1

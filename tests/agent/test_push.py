@@ -1,0 +1,304 @@
+"""Pushes between real directories: what is as they take it becomes what they say, the rest stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent import syscalls
+from closeranks_agent.converge import push as pushing
+from closeranks_proto.messages import PushEdit
+from peers_in_process import CHUNK, KIB, Nodes, contents_below, describe, fill, nodes_in, sparse
+
+Files = dict[str, bytes | None]
+
+
+async def pair(nodes: Nodes, base: Path, ours: Files, theirs: Files) -> None:
+    for name, tree in (("n1", theirs), ("n2", ours)):
+        (base / name).mkdir()
+        fill(base / name, tree)
+        await nodes.add(name)
+
+
+async def test_a_push_makes_new_changed_and_removed_paths_as_they_are_at_the_source(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        big = os.urandom(3 * CHUNK + 5)
+        await pair(
+            nodes,
+            tmp_path,
+            {"same": b"s", "a/changed": b"old", "gone/deep/x": b"x", "dir-to-file/was": b"w", "to-dir": b"f"},
+            {
+                "same": b"s",
+                "a/changed": b"new",
+                "a/big": big,
+                "dir-to-file": b"f",
+                "to-dir/in": b"i",
+                "e": b"",
+            },
+        )
+        os.symlink("somewhere", tmp_path / "n1/link")
+        (tmp_path / "n1/same").chmod(0o600)
+        await nodes.scan("n1")
+        edits = nodes.edits("n2", "n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.skipped, result.failed, result.detail) == (len(edits), 0, 0, "")
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+        assert nodes.root("n2") == nodes.root("n1")
+        await nodes.scan("n2")
+        assert nodes.root("n2") == nodes.root("n1")
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert {b"old", b"x", b"w", b"f"} <= set(kept)
+
+
+async def test_a_path_that_is_not_as_the_push_took_it_is_left_alone(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1", "b": b"1"}, {"a": b"2", "b": b"2"})
+        edits = nodes.edits("n2", "n1")
+        (tmp_path / "n2/a").write_bytes(b"mine")
+        result = await nodes.push("n2", "n1", edits)
+        assert (result.applied, result.skipped, result.failed) == (1, 1, 0)
+        assert (tmp_path / "n2/a").read_bytes() == b"mine"
+        assert (tmp_path / "n2/b").read_bytes() == b"2"
+
+
+async def test_a_directory_renamed_with_a_thousand_files_moves_no_byte_and_trashes_none(
+    tmp_path: Path,
+) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        tree: Files = {
+            f"old/{at}/{name}": b"%d/%d" % (at, name) * 9 for at in range(10) for name in range(100)
+        }
+        await pair(nodes, tmp_path, tree, tree)
+        os.rename(tmp_path / "n1/old", tmp_path / "n1/new")
+        await nodes.scan("n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.skipped, result.failed, result.bytes_moved) == (0, 0, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+        assert contents_below(tmp_path / "n2/.closeranks/trash/items") == []
+
+
+async def test_a_copy_moves_no_byte(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        tree: Files = {"a/one": os.urandom(5 * CHUNK), "a/two": b"small"}
+        await pair(nodes, tmp_path, tree, tree)
+        fill(tmp_path / "n1", {f"copy/{name}": content for name, content in tree.items()})
+        await nodes.scan("n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.failed, result.bytes_moved) == (0, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+async def test_a_path_already_there_counts_as_applied(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"2"})
+        edits = nodes.edits("n2", "n1")
+        assert (await nodes.push("n2", "n1", edits)).applied == 1
+        again = await nodes.push("n2", "n1", edits)
+        assert (again.applied, again.skipped, again.bytes_moved) == (1, 0, 0)
+
+
+async def test_what_no_source_has_fails_in_words_and_holds_up_nothing_else(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"2", "b": b"3"})
+        edits = nodes.edits("n2", "n1")
+        (tmp_path / "n1/a").unlink()
+        result = await nodes.push("n2", "n1", edits)
+        assert (result.applied, result.skipped, result.failed) == (1, 0, 1)
+        assert "a: no healthy peer gave its bytes" in result.detail
+
+
+async def test_a_push_that_names_a_path_outside_is_refused_as_a_whole(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1"}, {"a": b"2"})
+        (edit,) = nodes.edits("n2", "n1")
+        result = await nodes.push("n2", "n1", (edit, PushEdit(b"..\0x", None, edit.after)))
+        assert (result.applied, result.skipped) == (0, 2)
+        assert "not well formed" in result.detail
+
+
+async def test_other_names_of_a_hard_linked_file_keep_the_old_content(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"old"}, {"a": b"old"})
+        for name in ("n1", "n2"):
+            os.link(tmp_path / name / "a", tmp_path / name / "b")
+        await nodes.scan()
+        (tmp_path / "n1/a").unlink()
+        (tmp_path / "n1/a").write_bytes(b"new")
+        await nodes.scan("n1")
+        await nodes.push("n2", "n1")
+        assert (tmp_path / "n2/a").read_bytes() == b"new"
+        assert (tmp_path / "n2/b").read_bytes() == b"old"
+
+
+async def test_a_sparse_file_stays_sparse(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {})
+        sparse(tmp_path / "n1/disk", 64 << 20, at=(5 << 20) + 40_000, data=b"some data")
+        await nodes.scan("n1")
+        await nodes.push("n2", "n1")
+        assert (tmp_path / "n2/disk").read_bytes() == (tmp_path / "n1/disk").read_bytes()
+        assert (tmp_path / "n2/disk").stat().st_blocks * 512 <= 64 * KIB
+
+
+async def test_a_directory_with_more_in_it_waits_for_a_later_push(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"d/a": b"1", "d/b": b"2", "x": b"3"}, {})
+        edits = {edit.key: edit for edit in nodes.edits("n2", "n1")}
+        first = await nodes.push("n2", "n1", (edits[b"d"], edits[b"d\0a"], edits[b"x"]))
+        assert (first.applied, first.skipped, first.failed) == (2, 1, 0)
+        rest = await nodes.push("n2", "n1", (edits[b"d"], edits[b"d\0b"]))
+        assert (rest.applied, rest.skipped, rest.failed) == (2, 0, 0)
+        assert describe(tmp_path / "n2") == {}
+
+
+async def test_a_directory_with_ignored_content_stays_and_is_named(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, ignore=("*.tmp",)) as nodes:
+        await pair(nodes, tmp_path, {"d/a": b"1", "d/keep.tmp": b"2", "x": b"3"}, {})
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.skipped, result.failed) == (2, 0, 1)
+        assert "d: the directory holds 1 ignored or special entries" in result.detail
+        assert (tmp_path / "n2/d/keep.tmp").read_bytes() == b"2"
+
+
+async def test_a_chunk_list_left_out_is_asked_of_the_coordinator(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"big": os.urandom(3 * CHUNK)})
+        (edit,) = nodes.edits("n2", "n1")
+        assert edit.chunks is not None
+        result = await nodes.push("n2", "n1", (PushEdit(edit.key, None, edit.after),))
+        assert (result.applied, result.failed) == (1, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+async def test_attributes_that_are_tracked_come_along(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, track=("mode", "mtime", "xattrs", "owner")) as nodes:
+        await pair(nodes, tmp_path, {"f": b"1", "g": b"1"}, {"f": b"2", "g": b"1", "h": b"3"})
+        (tmp_path / "n1/d").mkdir()
+        os.symlink("f", tmp_path / "n1/l")
+        os.setxattr(tmp_path / "n1/f", "user.color", b"red")
+        os.setxattr(tmp_path / "n1/g", "user.color", b"blue")
+        os.utime(tmp_path / "n1/h", ns=(5, 1_000_000_007))
+        os.utime(tmp_path / "n1/l", ns=(5, 2_000_000_007), follow_symlinks=False)
+        await nodes.scan("n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.skipped, result.failed) == (0, 0)
+        await nodes.scan("n2")
+        assert nodes.root("n2") == nodes.root("n1")
+        assert (tmp_path / "n2/l").lstat().st_mtime_ns == 2_000_000_007
+
+
+async def test_a_full_trash_lets_the_oldest_of_earlier_pushes_go(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
+        await pair(nodes, tmp_path, {}, {})
+        for version in range(8):
+            (tmp_path / "n1/f").write_bytes(bytes([version]) * 12 * KIB)
+            await nodes.scan("n1")
+            result = await nodes.push("n2", "n1")
+            assert (result.applied, result.problem) == (1, None)
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert bytes([6]) * 12 * KIB in kept
+        assert bytes([0]) * 12 * KIB not in kept
+        assert sum(map(len, kept)) <= 40 * KIB
+
+
+async def test_nothing_younger_than_an_open_incident_goes_for_a_push(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
+        nodes.incidents = ("i7",)
+        await pair(nodes, tmp_path, {}, {})
+        results = []
+        for version in range(6):
+            (tmp_path / "n1/f").write_bytes(bytes([version]) * 12 * KIB)
+            await nodes.scan("n1")
+            results.append(await nodes.push("n2", "n1"))
+        assert [one.applied for one in results] == [1, 1, 1, 1, 0, 0]
+        assert results[-1].problem is not None
+        assert results[-1].problem.code == "trash_full"
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert sorted(one[0] for one in kept) == [0, 1, 2]
+
+
+async def test_what_a_converge_discarded_never_goes_for_a_push(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
+        await pair(nodes, tmp_path, {"only-here": b"o" * 12 * KIB}, {})
+        await nodes.converge("n2", "n1", incident="")
+        for version in range(8):
+            (tmp_path / "n1/f").write_bytes(bytes([version]) * 12 * KIB)
+            await nodes.scan("n1")
+            await nodes.push("n2", "n1")
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert b"o" * 12 * KIB in kept
+
+
+async def test_a_new_file_costs_three_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, its directory; the third is the database's own."""
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"d/warm": b"1"}, {"d/warm": b"2"})
+        await nodes.push("n2", "n1")
+        (tmp_path / "n1/d/new").write_bytes(b"new")
+        await nodes.scan("n1")
+        synced: list[str] = []
+        for owner, name in ((os, "fsync"), (os, "fdatasync"), (syscalls, "sync_filesystem")):
+            inner = getattr(owner, name)
+
+            def counted(fd: int, inner: Callable[[int], None] = inner) -> None:
+                synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+                inner(fd)
+
+            monkeypatch.setattr(owner, name, counted)
+        await nodes.push("n2", "n1")
+        assert len(synced) == 2
+        assert "/stage/" in synced[0]
+        assert synced[1] == str(tmp_path / "n2/d")
+
+
+async def test_an_idle_agent_holds_nothing_open_below_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "LINGER_S", 0.01)
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"1"})
+        await nodes.push("n2", "n1")
+        async with asyncio.timeout(10):
+            while any(one.startswith(str(tmp_path / "n2")) for one in open_files()):
+                await asyncio.sleep(0.01)
+
+
+def open_files() -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def test_a_private_directory_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"1"})
+        await nodes.push("n2", "n1")
+        shutil.rmtree(tmp_path / "n2/.closeranks/stage")
+        shutil.rmtree(tmp_path / "n2/.closeranks/trash")
+        (tmp_path / "n1/a").write_bytes(b"2")
+        await nodes.scan("n1")
+        assert (await nodes.push("n2", "n1")).applied == 1
+
+
+async def test_a_root_that_was_replaced_is_not_written_to(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"b": b"1"}, {"b": b"1", "a": b"1"})
+        edits = nodes.edits("n2", "n1")
+        await nodes.push("n2", "n1", ())
+        os.rename(tmp_path / "n2", tmp_path / "away")
+        (tmp_path / "n2").mkdir()
+        result = await nodes.push("n2", "n1", edits)
+        assert (result.applied, result.skipped) == (0, 1)
+        assert result.problem is not None
+        assert result.problem.code == "not_mounted"
+        assert os.listdir(tmp_path / "n2") == []
+        assert not (tmp_path / "away/a").exists()

@@ -1,0 +1,205 @@
+"""The command line of what replication brings: conflicts, speed, writers, watching; and names that nobody has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import clifake
+from clifake import Fake, serving
+from closeranks_coordinator.cli.main import main
+from closeranks_coordinator.core import shapes as model
+
+PHP = model.HandView(
+    4711, "/usr/bin/php", "php /var/www/x.php", 33, 1000, "apache2.service", ("1 /sbin/init",), 41, 3_200_000_000,
+    "2025-11-22T15:59:00.000Z", "",
+)  # fmt: skip
+NOBODY = model.HandView(
+    0, "", "", None, None, "", (), 900, 12, "2025-11-22T15:59:30.000Z", "inotify does not tell who writes"
+)
+CONFLICT = model.ConflictView(
+    "photos", "a.jpg", "YS5qcGc=", "a.conflict-n2.jpg", "YQ==", "n1", "n2", "2025-11-22T15:58:00.000Z", "open",
+    "both versions are kept",
+)  # fmt: skip
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    with serving(Fake()) as fake:
+        monkeypatch.setenv("CLOSERANKS_URL", fake.url)
+        yield fake
+
+
+def speed(fleet: int | None = None, *limits: int | None) -> model.SpeedView:
+    nodes: list[dict[str, Any]] = [
+        {"node": f"n{number}", "receive_bytes_s": limit, "serve_bytes_s": limit, "why": "by hand"}
+        for number, limit in enumerate(limits, 1)
+    ]
+    return model.SpeedView(fleet, "the configuration" if fleet else "no limit is set", tuple(nodes))
+
+
+# --- conflicts -------------------------------------------------------------------------------------
+
+
+def test_conflicts_of_every_volume_are_listed(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/volumes"] = clifake.page([clifake.volume(), clifake.volume("web")])
+    api.routes["GET /api/v1/volumes/photos/conflicts"] = clifake.page([CONFLICT])
+    api.routes["GET /api/v1/volumes/web/conflicts"] = clifake.page([])
+    assert main(["conflicts"]) == 1
+    out = capsys.readouterr().out
+    assert "photos  open   2 min 00 s ago  n1     n2" in out
+    assert "a.conflict-n2.jpg" in out
+    assert "1 conflict open." in out
+
+
+def test_no_open_conflict_exits_0(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/volumes/photos/conflicts"] = clifake.page([])
+    assert main(["conflicts", "photos"]) == 0
+    assert capsys.readouterr().out == "No conflicts.\n"
+    assert api.requests[-1].query["state"] == "open"
+
+
+def test_a_deleted_loser_has_no_second_name(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    deleted = model.ConflictView(
+        "photos", "a.jpg", "", None, None, "n1", "n2", "2025-11-22T15:58:00.000Z", "resolved", "deleted"
+    )
+    api.routes["GET /api/v1/volumes/photos/conflicts"] = clifake.page([deleted])
+    assert main(["conflicts", "photos", "--all"]) == 0
+    assert "- (it was deleted there)" in capsys.readouterr().out
+
+
+# --- speed -----------------------------------------------------------------------------------------
+
+
+def test_speed_shows_what_holds_and_why(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/speed"] = speed(40_000_000, 20_000_000, None)
+    assert main(["speed"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("fleet  40.0 MB/s  (the configuration)\n")
+    assert "n1          20.0 MB/s       20.0 MB/s  by hand" in out
+    assert "n2           no limit        no limit" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        (["--bytes-per-second", "20M"], {"bytes_s": 20_000_000}),
+        (["--bytes-per-second", "2.5k", "--node", "n1"], {"node": "n1", "bytes_s": 2500}),
+        (["--bytes-per-second", "none"], {"unlimited": True}),
+        (["--node", "n1", "--bytes-per-second", "auto"], {"node": "n1", "bytes_s": None}),
+        (["--faster"], {"bytes_s": 80_000_000}), (["--slower"], {"bytes_s": 20_000_000}),
+        (["--slower", "--node", "n1"], {"node": "n1", "bytes_s": 5_000_000}),
+    ],
+)  # fmt: skip
+def test_faster_and_slower_now(api: Fake, words: list[str], body: dict[str, Any]) -> None:
+    api.routes["GET /api/v1/speed"] = api.routes["POST /api/v1/speed"] = speed(40_000_000, 10_000_000)
+    assert main(["speed", *words]) == 0
+    assert api.requests[-1].body == body
+
+
+@pytest.mark.parametrize(
+    "words", [["--bytes-per-second", "fast"], ["--bytes-per-second", "-1"], ["--faster"]]
+)
+def test_a_speed_that_is_none_exits_2(api: Fake, words: list[str]) -> None:
+    api.routes["GET /api/v1/speed"] = speed(None, None)
+    assert main(["speed", *words]) == 2
+    assert not [one for one in api.requests if one.method == "POST"]
+
+
+def test_a_speed_that_is_refused_exits_1(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["POST /api/v1/speed"] = (400, clifake.error("bad_body", "too slow"))
+    assert main(["speed", "--bytes-per-second", "1"]) == 1
+    assert capsys.readouterr().err == "closeranks: too slow\n"
+
+
+# --- who writes, how it is watched -------------------------------------------------------------------
+
+
+def test_a_node_shows_who_wrote_most_by_bytes_and_by_files(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/nodes/n2"] = clifake.node("n2", writers=(PHP, NOBODY))
+    assert main(["nodes", "n2"]) == 0
+    by_bytes, by_files = capsys.readouterr().out.split("most bytes first")[1].split("most files first")
+    php = "/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000)"
+    assert by_bytes.index(php) < by_bytes.index("unknown: inotify does not tell who writes")
+    assert by_files.index("unknown: inotify does not tell who writes") < by_files.index(php)
+    assert "3.2 GB" in by_bytes
+    assert "started by 1 /sbin/init" in by_bytes
+
+
+def test_a_node_shows_how_its_volumes_are_watched(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    held = clifake.node_volume(watch="rescan", watch_detail="no permission", watch_dropped=3, hard_links=2)
+    api.routes["GET /api/v1/nodes/n2"] = clifake.node("n2", volume=held)
+    assert main(["nodes", "n2"]) == 0
+    out = capsys.readouterr().out
+    assert "watched    rescan: no permission" in out
+    assert "lost       events 3 times" in out
+    assert "hard links 2 names" in out
+
+
+def test_status_tells_of_open_conflicts_and_of_what_is_not_watched(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = clifake.node_volume(watch="rescan", watch_detail="too few inotify watches")
+    nodes = [clifake.node("n1"), clifake.node("n2", volume=held), clifake.node("n3")]
+    writers = clifake.volume(policy="writers", writers=("n1",), conflicts=2)
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, [writers])
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "photos: 2 conflicts of writers open\n  next  closeranks conflicts photos\n" in out
+    assert "n2 photos: not watched, only scanned: too few inotify watches" in out
+    assert "1 writer" in out
+
+
+def test_status_shows_how_far_the_last_node_is_behind(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    late = clifake.node("n2", "lagging", clifake.node_volume(lagging_paths=3, lag_s=75.0))
+    early = clifake.node("n1", volume=clifake.node_volume(lag_s=0.0))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([early, late], [clifake.volume(policy="any-writer")])
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("photos"))
+    assert "1 min 15 s" in row
+
+
+# --- names that nobody has, and trash that lies elsewhere --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nodes", "n9"], ["incident", "i-9"], ["quarantine", "n9", "--reason", "x"], ["release", "n9"],
+        ["resync", "n9"], ["resync", "n9", "--wait"], ["trash", "list", "n9"], ["baseline", "show", "none"],
+        ["baseline", "delete", "none"], ["baseline", "pin", "photos", "none"], ["diff", "photos", "n9"],
+        ["conflicts", "none"], ["speed", "--node", "n9"], ["speed", "--node", "n9", "--bytes-per-second", "1M"],
+        ["trash", "restore", "n9", "photos", "1", "--to", "/x"],
+    ],
+)  # fmt: skip
+def test_a_name_that_nobody_has_exits_2(api: Fake, words: list[str]) -> None:
+    api.routes["GET /api/v1/speed"] = speed(None, None)
+    assert main(words) == 2  # the fake answers 404 to what it has no route for
+
+
+def test_incidents_of_a_node_that_nobody_has_exits_2(api: Fake) -> None:
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["incidents", "--node", "n9"]) == 2
+    api.routes["GET /api/v1/nodes/n2"] = clifake.node("n2")
+    assert main(["incidents", "--node", "n2"]) == 0
+
+
+def test_an_empty_trash_says_why(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/nodes/n1/trash"] = api.routes["GET /api/v1/nodes/n2/trash"] = clifake.page([])
+    api.routes["GET /api/v1/incidents/inc-1"] = clifake.incident(files_trashed=3)
+    assert main(["trash", "list", "n1", "--incident", "inc-1"]) == 0
+    out = capsys.readouterr().out
+    assert "it is about n2" in out
+    assert "closeranks trash list n2 --incident inc-1" in out
+    main(["trash", "list", "n2", "--incident", "inc-1"])
+    assert "set 3 items aside on n2, and nothing of it is in the trash any more" in capsys.readouterr().out
+    api.routes["GET /api/v1/incidents/inc-1"] = clifake.incident(files_trashed=0)
+    main(["trash", "list", "n2", "--incident", "inc-1"])
+    assert capsys.readouterr().out == "Incident inc-1 set nothing aside on n2.\n"
+    assert main(["trash", "list", "n2", "--incident", "inc-2"]) == 2
+    assert main(["trash", "list", "n2", "none"]) == 2

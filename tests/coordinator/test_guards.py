@@ -1,0 +1,720 @@
+"""Stories of the brake: what is held, what flows, and how a hold ends."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, RejectAsked, ResyncAsked, Tick
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_coordinator.core.shapes import HoldView
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+
+MB = 10**6
+GB = 10**9
+WARM = GuardRules(warm_up_s=0.0)
+NODES = ("n1", "n2", "n3", "n4")
+TREE = {key_of(f"d{n % 4}/f{n:03}"): file_of(n) for n in range(400)} | {
+    key_of(f"d{n}"): encode_entry(Entry(Kind.DIRECTORY, mode=0o755)) for n in range(4)
+}
+PHP = wire.Hand(4711, "/usr/bin/php", "php index.php", 33, None, "apache2", ("1 systemd",), 10, GB)
+
+
+def writing(policy: str = "writers", rules: GuardRules = WARM) -> FakeWorld:
+    """n1 and n2 write, n3 and n4 follow; all see changes at once."""
+    listed = ("n1", "n2") if policy == "writers" else NODES if policy == "any-writer" else ()
+    volume = volume_config(policy=policy, writers=listed, guards=rules)
+    world = FakeWorld(NODES, [volume], {"photos": TREE})
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 5.0
+    return world.started()
+
+
+def commit(world: FakeWorld, node: str) -> None:
+    """What is on this node's disk now is committed."""
+    world[node]._stream("photos", "watch")
+
+
+def report(
+    world: FakeWorld, node: str, size: int = 0, files: int = 1, pending: int = 0,
+    disk: wire.DiskState | None = None, hands: tuple[wire.Hand, ...] = (PHP,),
+) -> None:  # fmt: skip
+    """What the agent says of its last second."""
+    volumes = (wire.VolumeActivity("photos", files, size, pending),) if size or files else ()
+    world[node]._say(wire.Activity(1000, volumes, () if disk is None else (disk,), hands))
+
+
+def truth(world: FakeWorld) -> dict[bytes, bytes]:
+    view = world.fleet.volume_view(world.now(), "photos")
+    assert view is not None
+    assert view.truth_root is not None
+    return dict(world.tree.walk(bytes.fromhex(view.truth_root)))
+
+
+def held(world: FakeWorld) -> list[HoldView]:
+    found = [world.fleet.hold_view(one) for one in world.fleet.hold_ids()]
+    return [one for one in found if one is not None and one.state == "held"]
+
+
+def the_hold(world: FakeWorld) -> HoldView:
+    (found,) = held(world)
+    return found
+
+
+def look(world: FakeWorld, hold: str) -> HoldView:
+    found = world.fleet.hold_view(hold)
+    assert found is not None
+    return found
+
+
+def delete(world: FakeWorld, node: str, count: int) -> None:
+    for number in range(count):
+        world[node].disk["photos"].pop(key_of(f"d{number % 4}/f{number:03}"), None)
+
+
+# --- shares ---------------------------------------------------------------------------------------
+
+
+def test_a_writer_that_deletes_forty_percent_is_held_and_nobody_follows() -> None:
+    world = writing()
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    hold = the_hold(world)
+    assert (hold.guard, hold.node, hold.paths) == ("deleted_share", "n1", 160)
+    assert "n1 deleted 40% of the volume, 160 of 404 paths" in hold.reason
+    assert world.state("n1") == "held"
+    world.run(30.0)
+    assert truth(world) == TREE
+    assert all(world[node].disk["photos"] == TREE for node in ("n2", "n3", "n4"))
+    (incident,) = world.incidents("runaway")
+    assert incident.id == hold.incident
+    assert incident.summary == hold.reason
+    assert [one.event for one in incident.timeline][:2] == ["detected", "held"]
+    assert f"closeranks allow {hold.id}" in incident.advice
+    assert incident.path_count == 160
+
+
+def test_everything_deleted_while_the_root_stays_mounted_is_held() -> None:
+    world = writing()
+    world["n1"].disk["photos"].clear()
+    commit(world, "n1")
+    assert "deleted everything" in the_hold(world).reason
+    world.run(10.0)
+    assert truth(world) == TREE
+
+
+def test_a_small_volume_that_is_emptied_is_held_however_few_its_paths_are() -> None:
+    volume = volume_config(policy="writers", writers=("n1",), guards=WARM)
+    small = {key_of(f"f{n}"): file_of(n) for n in range(12)}
+    world = FakeWorld(NODES, [volume], {"photos": small}).started()
+    world["n1"].disk["photos"].clear()
+    commit(world, "n1")
+    assert the_hold(world).guard == "deleted_share"
+
+
+def test_a_rename_of_a_large_directory_flows() -> None:
+    world = writing()
+    disk = world["n1"].disk["photos"]
+    for key in [key for key in disk if key == b"d0" or key.startswith((b"d0\0", b"d1\0"))]:
+        disk[b"moved-" + key] = disk.pop(key)
+    disk[b"moved-d1"] = disk.pop(b"d1")
+    after = dict(disk)
+    commit(world, "n1")
+    world.run(1.5)
+    assert not held(world)
+    assert truth(world) == after
+
+
+def test_many_deletions_one_by_one_are_one_mass_deletion() -> None:
+    world = writing()
+    for number in range(160):
+        world["n1"].disk["photos"].pop(key_of(f"d{number % 4}/f{number:03}"))
+        commit(world, "n1")
+        world.run(0.5)
+        if held(world):
+            break
+    assert the_hold(world).guard == "deleted_share"
+    assert len(TREE) - len(truth(world)) < 101
+
+
+def test_more_than_half_of_the_contents_changed_is_held() -> None:
+    world = writing()
+    for number in range(250):
+        world["n1"].disk["photos"][key_of(f"d{number % 4}/f{number:03}")] = file_of(f"encrypted {number}")
+    commit(world, "n1")
+    assert the_hold(world).guard == "changed_share"
+    world.run(10.0)
+    assert truth(world) == TREE
+
+
+def test_files_that_become_links_en_masse_are_held() -> None:
+    world = writing()
+    link = encode_entry(Entry(Kind.SYMLINK, 7, target=b"/evil/x"))
+    for number in range(30):
+        world["n1"].disk["photos"][key_of(f"d{number % 4}/f{number:03}")] = link
+    commit(world, "n1")
+    assert the_hold(world).guard == "type_changes"
+
+
+def test_one_file_rewritten_for_ever_is_never_a_mass_change() -> None:
+    world = writing()
+    for number in range(100):
+        world["n1"].disk["photos"][key_of("d0/f000")] = file_of(f"again {number}")
+        commit(world, "n1")
+        world.run(0.5)
+    assert not held(world)
+
+
+# --- observation ----------------------------------------------------------------------------------
+
+
+def test_a_small_change_is_never_delayed() -> None:
+    world = writing()
+    for number in range(30):
+        value = file_of(f"small {number}", 100_000)
+        world["n1"].disk["photos"][key_of(f"d0/new{number}")] = value
+        commit(world, "n1")
+        assert truth(world)[key_of(f"d0/new{number}")] == value, "merged in the step of its commit"
+        world.run(0.1)
+
+
+def test_a_burst_flows_once_it_has_been_quiet_for_a_second() -> None:
+    world = writing()
+    world["n1"].disk["photos"][key_of("d0/video")] = file_of("video", 500 * MB)
+    commit(world, "n1")
+    assert key_of("d0/video") not in truth(world)
+    took = world.until(lambda: key_of("d0/video") in truth(world), 3.0)
+    assert took == pytest.approx(1.0, abs=0.1)
+    world.run(2.0)
+    assert key_of("d0/video") in world["n4"].disk["photos"]
+
+
+def test_a_checkout_of_five_thousand_files_flows_after_an_observation() -> None:
+    """In a volume of 20,000, in several commits."""
+    files = {key_of(f"f{n:05}"): file_of(n) for n in range(20_000)}
+    volume = volume_config(policy="writers", writers=("n1",), guards=WARM)
+    world = FakeWorld(("n1", "n2"), [volume], {"photos": files})
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s, agent.deaf = True, 50.0, True
+    world.started()
+    disk = world["n1"].disk["photos"]
+    for batch in range(5):
+        for number in range(1000):
+            disk[key_of(f"f{4 * (1000 * batch + number):05}")] = file_of(f"of the branch {number}")
+        commit(world, "n1")
+        world.run(0.4)
+    assert truth(world) == files, "it is observed"
+    world.run(1.0)
+    assert truth(world) == disk
+    assert not held(world)
+
+
+def test_a_burst_that_goes_on_flows_without_waiting_once_it_was_observed() -> None:
+    world = writing(rules=replace(WARM, observe_files_s=10))
+    waits: list[bool] = []
+    for batch in range(20):
+        for number in range(10):
+            world["n1"].disk["photos"][key_of(f"d1/c{batch}-{number}")] = file_of(f"{batch} {number}")
+        commit(world, "n1")
+        waits.append(key_of(f"d1/c{batch}-0") not in truth(world))
+        world.run(0.5)
+    assert waits[2:10] == [True] * 8
+    assert not any(waits[-6:])
+    assert truth(world) == world["n1"].disk["photos"]
+
+
+# --- write rates ----------------------------------------------------------------------------------
+
+
+def run_away(world: FakeWorld, node: str, speed: int, seconds: int) -> float:
+    """Write one file at full speed; after how many seconds it was held."""
+    for second in range(1, seconds + 1):
+        world.run(1.0)
+        report(world, node, speed, 1, pending=1)
+        if held(world):
+            return second
+    raise AssertionError(f"not held within {seconds} s")
+
+
+@pytest.mark.parametrize("speed", [GB // 3, GB // 2, GB, 3 * GB])
+def test_a_runaway_at_full_disk_speed_is_held_within_five_seconds_and_before_two_gigabytes(
+    speed: int,
+) -> None:
+    world = writing()  # its disks are small: 1 GB
+    took = run_away(world, "n1", speed, 5)
+    assert took == 1 or took * speed <= 2 * GB
+    hold = the_hold(world)
+    assert hold.guard == "write_rate"
+    assert hold.reason.startswith("n1 wrote ")
+    assert hold.reason.endswith("; by /usr/bin/php, unit apache2")
+    world["n1"].disk["photos"][key_of("d0/huge")] = file_of("huge", 50 * GB)
+    commit(world, "n1")
+    world.run(10.0)
+    assert truth(world) == TREE
+
+
+def test_a_slow_runaway_of_many_files_is_observed_then_held_and_told_with_numbers() -> None:
+    world = writing()
+    for second in range(60):
+        for number in range(4):
+            world["n1"].disk["photos"][key_of(f"d2/big{second}-{number}")] = file_of(second, 30 * MB)
+        commit(world, "n1")
+        world.run(1.0)
+        if held(world):
+            break
+    assert "its usual is 0 B; its peers wrote 0 B" in the_hold(world).reason
+    spread = sum(1 for key in truth(world) if key not in TREE) * 30 * MB
+    assert spread < 2.2 * GB
+
+
+def test_what_is_usual_for_a_node_is_not_held() -> None:
+    world = writing()
+    usual = world.fleet._world.usuals["n1/photos"]
+    usual.buckets = [(number, 100, 20 * GB) for number in range(1, 100)]
+    for _ in range(10):
+        world.run(1.0)
+        report(world, "n1", GB, 1, pending=1)
+    assert not held(world)
+
+
+def test_in_the_warm_up_only_the_minimum_counts() -> None:
+    world = writing(rules=GuardRules())
+    world.fleet._world.usuals["n1/photos"].buckets = [(number, 100, 20 * GB) for number in range(1, 100)]
+    run_away(world, "n1", GB, 5)
+    assert "is still being learned" in the_hold(world).reason
+
+
+def test_peers_that_write_as_much_make_it_usual() -> None:
+    world = writing("quorum")
+    for _ in range(6):
+        for node in NODES:
+            report(world, node, GB, 1)
+        world.run(1.0)
+    assert not held(world)
+
+
+def test_a_runaway_is_told_of_where_the_site_itself_replicates() -> None:
+    world = writing("quorum")
+    for _ in range(8):
+        report(world, "n2", GB, 1)
+        world.run(1.0)
+    hold = the_hold(world)
+    assert (hold.guard, hold.node) == ("write_rate", "n2")
+    assert world.state("n2") == "held"
+    assert "no vote" in world.incidents("runaway")[0].advice
+    world.ask(AllowAsked(hold.id, None))
+    world.run(1.0)
+    assert world.in_rank()
+
+
+def test_many_files_are_unusual_as_many_bytes_are() -> None:
+    world = writing()
+    for _ in range(5):
+        world.run(1.0)
+        report(world, "n1", 1000, 50_000, pending=50_000)
+    assert "n1 changed " in the_hold(world).reason
+
+
+def test_what_a_node_that_is_behind_gets_is_not_its_own_writing() -> None:
+    world = writing("quorum")
+    world["n1"].deaf = True
+    world.everywhere("d0/new", file_of("new", GB), but=("n1",))
+    world.until(lambda: world.volume("n1").lagging_paths == 1)
+    for _ in range(5):
+        report(world, "n1", GB, 1)
+        world.run(0.2)
+    assert not held(world)
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+def disk(free: int, full_in_s: float | None, volumes: tuple[str, ...] = ("photos",)) -> wire.DiskState:
+    return wire.DiskState("/srv", volumes, not volumes, 100 * GB, free, 100e6, full_in_s)
+
+
+@pytest.mark.parametrize("policy", ["writers", "any-writer", "quorum"])
+@pytest.mark.parametrize("volumes", [("photos",), ()])
+def test_a_disk_that_fills_is_told_for_every_policy_also_where_no_volume_lies(
+    policy: str, volumes: tuple[str, ...]
+) -> None:
+    world = writing(policy)
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0 - 10 * step, volumes))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert (hold.guard, hold.node, hold.volume) == ("disk_full", "n3", "photos" if volumes else None)
+    assert "will be full in 8 min" in hold.reason
+    assert world.state("n3") == "held"
+
+
+def test_one_report_or_a_small_share_is_no_alarm() -> None:
+    world = writing()
+    report(world, "n1", files=0, disk=disk(5 * GB, 100.0))
+    for step in range(5):
+        report(world, "n2", files=0, disk=disk(5 * GB - step * MB, 100.0))
+        world.run(1.0)
+    assert not held(world)
+
+
+def test_a_disk_that_has_room_again_ends_its_hold() -> None:
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0))
+    hold = the_hold(world)
+    report(world, "n3", files=0, disk=disk(50 * GB, None))
+    world.run(40.0)
+    assert look(world, hold.id).state == "over"
+    assert world.state("n3") == "in_rank"
+    assert world.sent("n3", wire.Unhold) == [wire.Unhold(hold.id)]
+    assert not world.incidents("runaway", "open")
+
+
+def test_room_that_the_truth_takes_is_no_alarm() -> None:
+    world = writing(rules=replace(WARM, observe_bytes_s=100 * GB, rate_min_bytes=100 * GB))
+    for step in range(1, 5):
+        world["n1"].disk["photos"][key_of(f"d0/big{step}")] = file_of(f"big {step}", 2 * GB)
+        commit(world, "n1")
+        world.run(0.5)
+        report(world, "n3", 2 * GB, disk=disk(50 * GB - 2 * GB * step, 300.0))
+        world.run(0.5)
+    assert key_of("d0/big4") in world["n3"].disk["photos"]
+    assert not held(world)
+
+
+def test_what_pushes_bring_is_not_the_writing_of_a_node_that_can_not_tell_its_own() -> None:
+    world = writing("any-writer")
+    world.fleet._world.usuals["n1/photos"].buckets = [(number, 100, 20 * GB) for number in range(1, 100)]
+    for step in range(4):
+        world["n1"].disk["photos"][key_of(f"d0/big{step}")] = file_of(f"big {step}", GB)
+        commit(world, "n1")
+        world.run(2.0)
+        report(world, "n3", GB)
+    assert key_of("d0/big3") in world["n3"].disk["photos"]
+    assert not held(world)
+
+
+def test_a_held_node_of_a_quorum_volume_has_no_vote_while_a_quorum_is_left() -> None:
+    world = writing("quorum")
+    for node in NODES:
+        for step in range(4):
+            report(world, node, files=0, disk=disk(50 * GB - step * GB, 500.0))
+    assert len(held(world)) == 4
+    view = world.fleet.volume_view(world.now(), "photos")
+    world.run(1.0)
+    view = world.fleet.volume_view(world.now(), "photos")
+    assert view is not None
+    assert view.voters == 3, "of four three must agree: only one may be without a vote"
+
+
+# --- while it is held -----------------------------------------------------------------------------
+
+
+def hold_n1(world: FakeWorld) -> HoldView:
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    return the_hold(world)
+
+
+def test_the_node_is_told_of_its_hold_and_again_when_it_dials() -> None:
+    world = writing(rules=replace(WARM, pause_writer=True))
+    hold = hold_n1(world)
+    told = wire.Hold(hold.id, "photos", "deleted_share", hold.reason, True, False)
+    world.run(0.1)
+    assert world.sent("n1", wire.Hold) == [told]
+    world["n1"].drop(1.0)
+    world.run(3.0)
+    assert world.sent("n1", wire.Hold) == [told, told]
+    assert world.state("n1") == "held"
+
+
+def test_what_the_node_did_is_shown_and_stands_in_the_timeline() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world["n1"]._say(wire.HoldAnswer(hold.id, "paused php (pid 4711)"))
+    assert look(world, hold.id).reactions == ("paused php (pid 4711)",)
+    assert any("paused php" in one.text for one in world.incidents("runaway")[0].timeline)
+
+
+def test_a_held_node_is_given_nothing_and_gives_nothing() -> None:
+    world = writing()
+    hold_n1(world)
+    world.run(1.0)
+    before = dict(world["n1"].disk["photos"])
+    world["n2"].put("photos", "d0/later", file_of("later"))
+    world.run(15.0)
+    assert key_of("d0/later") in world["n3"].disk["photos"]
+    assert world["n1"].disk["photos"] == before
+    assert world.state("n1") == "held"
+    pushes = [one for node in ("n3", "n4") for one in world.sent(node, wire.Push)]
+    assert pushes
+    assert not any("n1" in one.sources for one in pushes)  # type: ignore[attr-defined]
+    assert world.ask(ResyncAsked("n1", None, False)) == "409 held"
+    assert world.fleet.lb_status(world.now(), "n1") == 200
+
+
+def test_a_hold_survives_a_restart_of_the_coordinator() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.run(1.0)
+    world.restart()
+    world.run(20.0)
+    assert the_hold(world).id == hold.id
+    assert world.state("n1") == "held"
+    assert truth(world) == TREE
+    world["n1"].disk["photos"][key_of("d0/more")] = file_of("more")
+    commit(world, "n1")
+    world.run(5.0)
+    assert truth(world) == TREE
+
+
+def test_a_burst_under_observation_is_observed_again_after_a_restart() -> None:
+    world = writing()
+    world["n1"].disk["photos"][key_of("d0/huge")] = file_of("huge", 3 * GB)
+    world.fleet._world.brake.meters.clear()
+    commit(world, "n1")
+    world.restart()
+    world.run(20.0)
+    assert the_hold(world).guard == "write_rate"
+    assert truth(world) == TREE
+
+
+def test_changes_that_were_undone_end_the_hold() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.run(5.0)
+    world["n1"].disk["photos"] = dict(TREE)
+    commit(world, "n1")
+    world.run(45.0)
+    assert look(world, hold.id).state == "over"
+    assert world.in_rank()
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    assert the_hold(world).id != hold.id, "the guard is armed as before"
+
+
+def test_a_runaway_whose_file_was_removed_before_it_was_committed_ends_its_hold() -> None:
+    world = writing()
+    run_away(world, "n1", GB, 5)
+    hold = the_hold(world)
+    world.run(30.0)
+    assert look(world, hold.id).state == "held", "its cause has not been gone for long enough"
+    world.run(60.0)
+    assert look(world, hold.id).state == "over"
+    assert world.in_rank()
+
+
+def test_a_hold_of_a_node_that_was_removed_is_over() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    nodes = ("n2", "n3", "n4")
+    volumes = tuple(replace(one, nodes=nodes, writers=("n2",)) for one in world.config.volumes)
+    world.configure(replace(world.config, nodes=nodes, volumes=volumes))
+    world.run(61.0)
+    assert look(world, hold.id).state == "over"
+    brake = world.fleet._world.brake
+    assert all(node != "n1" for node, _ in brake.meters)
+    assert "n1/photos" not in world.fleet._world.usuals
+
+
+def test_a_hold_ends_where_a_fence_begins() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(QuarantineAsked("n1", "it burns"))
+    assert look(world, hold.id).state == "over"
+    assert world.state("n1") == "quarantined"
+    world.run(5.0)
+    assert truth(world) == TREE
+
+
+# --- decided --------------------------------------------------------------------------------------
+
+
+def test_what_is_allowed_reaches_everybody_at_once_and_the_guard_stays_on() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.run(10.0)
+    action = world.ask(AllowAsked(hold.id, 60.0))
+    assert getattr(action, "state", action) == "done"
+    assert len(truth(world)) == len(TREE) - 160
+    assert look(world, hold.id).state == "allowed"
+    delete(world, "n1", 250)
+    commit(world, "n1")
+    assert len(truth(world)) == len(TREE) - 250, "what goes on with it is allowed, too"
+    world.run(30.0)
+    assert len(world["n4"].disk["photos"]) == len(TREE) - 250
+    world["n1"].disk["photos"][key_of("d0/huge")] = file_of("huge", 3 * GB)
+    commit(world, "n1")
+    assert the_hold(world).guard == "write_rate", "other guards stay on"
+
+
+def test_an_allowance_expires_and_the_guard_begins_anew() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(AllowAsked(hold.id, 20.0))
+    world.run(30.0)
+    assert look(world, hold.id).state == "over"
+    assert not held(world), "what was allowed is not counted again"
+    assert world.in_rank()
+    world["n1"].disk["photos"] = {key: value for key, value in TREE.items() if b"\0" not in key}
+    commit(world, "n1")
+    assert the_hold(world).guard == "deleted_share"
+
+
+def test_an_allowance_survives_a_restart_and_ends_in_time() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(AllowAsked(hold.id, None))
+    world.restart()
+    world.run(60.0)
+    assert look(world, hold.id).state == "allowed"
+    world.run(900.0)
+    assert look(world, hold.id).state == "over"
+
+
+def test_what_is_rejected_is_brought_back_verified_and_released() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.run(3.0)
+    action = world.ask(RejectAsked(hold.id))
+    assert getattr(action, "kind", action) == "reject"
+    assert world.state("n1") == "quarantined"
+    world.until_state("n1", "in_rank", 120.0)
+    world.run(1.1)
+    got = [one for one in world["n1"].got if isinstance(one, wire.Unhold | wire.Fence | wire.Converge)]
+    assert [type(one) for one in got] == [wire.Unhold, wire.Fence, wire.Converge]
+    assert world["n1"].disk["photos"] == TREE
+    assert truth(world) == TREE
+    assert look(world, hold.id).state == "rejected"
+    (incident,) = world.incidents("runaway")
+    assert incident.state == "closed"
+    assert {"fenced", "resynced", "verified", "released"} <= {one.event for one in incident.timeline}
+    world.run(60.0)
+    assert world.in_rank()
+
+
+def test_a_reject_goes_on_after_a_restart() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(RejectAsked(hold.id))
+    world.run(0.2)
+    world.restart()
+    world.until_state("n1", "in_rank", 120.0)
+    world.run(2.0)
+    assert world["n1"].disk["photos"] == TREE
+    assert not world.incidents("runaway", "open")
+
+
+def test_decisions_that_can_not_be_made_are_refused_with_a_reason() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    assert world.ask(AllowAsked("h-000099", None)) == "404 unknown_hold"
+    assert world.ask(RejectAsked("h-000099")) == "404 unknown_hold"
+    assert world.ask(AllowAsked(hold.id, 0.0)) == "400 bad_seconds"
+    assert world.ask(AllowAsked(hold.id, float("nan"))) == "400 bad_seconds"
+    world.ask(RejectAsked(hold.id))
+    assert world.ask(RejectAsked(hold.id)) == "409 not_held"
+    assert world.ask(AllowAsked(hold.id, None)) == "409 not_held"
+
+
+def test_guards_that_are_off_hold_nothing() -> None:
+    world = writing(rules=GuardRules(enabled=False))
+    delete(world, "n1", 300)
+    commit(world, "n1")
+    assert len(truth(world)) == len(TREE) - 300
+    for step in range(4):
+        report(world, "n1", 5 * GB, disk=disk(50 * GB - step * GB, 100.0))
+        world.run(1.0)
+    assert not held(world)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_each_pending_change_is_counted_once_however_often_it_is_asked_about() -> None:
+    world = writing()
+    world["n1"].disk["photos"][key_of("d0/video")] = file_of("video", 900 * MB)
+    commit(world, "n1")
+    for _ in range(50):
+        world.event(Tick())
+    meter = world.fleet._world.brake.meters["n1", "photos"]
+    assert meter.committed_total == [1, 900 * MB]
+
+
+def test_the_same_deletion_after_it_was_undone_by_others_is_a_new_one() -> None:
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(AllowAsked(hold.id, 1.0))
+    world.run(10.0)
+    for number in range(160):
+        path = f"d{number % 4}/f{number:03}"
+        world["n2"].disk["photos"][key_of(path)] = TREE[key_of(path)]
+    commit(world, "n2")
+    world.run(20.0)
+    assert world["n1"].disk["photos"] == TREE
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    assert the_hold(world).guard == "deleted_share"
+
+
+def test_the_usual_is_learned_persisted_and_taken_up_again() -> None:
+    world = writing()
+    for _ in range(200):
+        world.run(5.0)
+        report(world, "n1", 5 * MB, 1)
+    world.restart()
+    usual = world.fleet._world.usuals["n1/photos"]
+    assert 2 <= len(usual.buckets) <= 4
+    assert usual.bytes() == pytest.approx(300 * MB, rel=0.3)
+
+
+def test_a_trip_is_counted_by_its_guard() -> None:
+    world = writing()
+    hold_n1(world)
+    counted = [one for one in world.observed if one.metric == "closeranks_guard_holds_total"]
+    assert [(one.value, one.labels) for one in counted] == [(1, (("guard", "deleted_share"),))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_was_held_never_reaches_the_truth_before_it_is_allowed(seed: int) -> None:
+    """Whatever happens meanwhile: more writes, other writers, restarts, lost connections, reports."""
+    rng = random.Random(seed)
+    world = writing("any-writer" if seed % 2 else "writers")
+    evil = {file_of(f"evil {number}") for number in range(250)}
+    leaked: list[float] = []
+    world.after_step.append(
+        lambda event, step: leaked.append(world.mono) if evil & set(truth(world).values()) else None
+    )
+    for number in range(250):
+        world["n1"].disk["photos"][key_of(f"d{number % 4}/f{number:03}")] = file_of(f"evil {number}")
+    commit(world, "n1")
+    hold = the_hold(world)
+    for turn in range(25):
+        match rng.randrange(6):
+            case 0:
+                world.restart(rng.uniform(0.1, 3.0))
+            case 1:
+                world["n1"].drop(rng.uniform(0.1, 2.0))
+            case 2:
+                world["n2"].disk["photos"][key_of(f"d1/good{turn}")] = file_of(f"good {turn}")
+                commit(world, "n2")
+            case 3:
+                world["n1"].disk["photos"][key_of(f"d2/more{turn}")] = file_of(f"evil {rng.randrange(250)}")
+                commit(world, "n1")
+            case 4:
+                report(world, "n1", rng.randrange(GB), 5, pending=rng.randrange(2))
+            case _:
+                world["n1"].disk["photos"].pop(key_of(f"d{rng.randrange(4)}/f{rng.randrange(250):03}"), None)
+        world.run(rng.uniform(0.0, 4.0))
+    world.run(5.0)
+    assert not leaked
+    assert look(world, hold.id).state == "held"
+    assert not any(evil & set(world[node].disk["photos"].values()) for node in ("n2", "n3", "n4"))
+    world.after_step.clear()
+    world.ask(AllowAsked(hold.id, 300.0))
+    world.until(lambda: not held(world) and world.in_rank(), 120.0)
+    assert evil & set(world["n4"].disk["photos"].values())

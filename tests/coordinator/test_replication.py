@@ -1,0 +1,144 @@
+"""Stories of volumes whose writes closeranks carries itself."""
+
+from __future__ import annotations
+
+from closeranks_proto import messages as wire
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.trees import tree
+
+
+def names(count: int) -> list[str]:
+    return [f"node-{number:02d}" for number in range(1, count + 1)]
+
+
+FILES = tree("a/one.jpg", "a/two.jpg", "b/three.jpg", "c.txt", "d/e/f.bin")
+
+
+def fleet(count: int, writers: int | None = None) -> FakeWorld:
+    """`writers` of `count` nodes write; None: all of them."""
+    nodes = names(count)
+    policy = "any-writer" if writers is None else "writers"
+    config = volume_config(
+        policy=policy, nodes=nodes, writers=tuple(nodes[:writers]), settle_s=1.0, scan_interval_s=1.0
+    )
+    world = FakeWorld(nodes, [config], {"photos": FILES})
+    for agent in world.agents.values():
+        agent.watches = True
+    return world.started()
+
+
+def same(world: FakeWorld) -> bool:
+    disks = [agent.disk["photos"] for agent in world.agents.values()]
+    return all(disk == disks[0] for disk in disks)
+
+
+def conflicts(world: FakeWorld):  # type: ignore[no-untyped-def]
+    return world.fleet.conflicts("photos")
+
+
+def test_a_writers_change_reaches_every_node_within_moments() -> None:
+    world = fleet(4, 1)
+    world["node-01"].put("photos", "new/file.jpg", file_of("new"))
+    took = world.until(lambda: same(world))
+    assert took < 0.5
+    assert world["node-04"].disk["photos"][key_of("new/file.jpg")] == file_of("new")
+    world.until(world.in_rank, 2)
+    assert not world.incidents()
+
+
+def test_a_change_elsewhere_is_divergence() -> None:
+    world = fleet(4, 1)
+    world["node-03"].put("photos", "a/one.jpg", file_of("rogue"))
+    world.until(lambda: world.incidents("divergence"))
+    world.until(lambda: same(world) and world.in_rank())
+    assert world.incidents()[0].node == "node-03"
+    assert world["node-01"].disk["photos"] == FILES
+    assert "writers: only what node-01 changed" in world.incidents()[0].evidence["decided_by"]
+
+
+def test_what_comes_second_is_kept_under_a_conflict_name() -> None:
+    world = fleet(4)
+    world["node-01"].put("photos", "c.txt", file_of("first"))
+    world["node-02"].put("photos", "c.txt", file_of("second"))
+    world.until(lambda: same(world) and world.in_rank())
+    (found,) = conflicts(world)
+    assert (found.winner, found.loser, found.state) == ("node-01", "node-02", "open")
+    files = world["node-03"].disk["photos"]
+    assert files[key_of("c.txt")] == file_of("first")
+    assert files[key_of(found.kept_path)] == file_of("second")
+    assert [one.kind for one in world.incidents()] == ["conflict"]
+    world["node-04"].remove("photos", found.kept_path)
+    world.until(lambda: same(world) and world.in_rank())
+    assert conflicts(world)[0].state == "resolved"
+    assert world.incidents()[0].state == "closed"
+
+
+def test_a_node_that_slept_through_a_removal_does_not_bring_it_back() -> None:
+    world = fleet(4)
+    world["node-04"].stop()
+    world.run(5)
+    world["node-01"].remove("photos", "a")
+    world.run(5)
+    world["node-04"].start()
+    world.until(lambda: same(world) and world.in_rank())
+    assert key_of("a/one.jpg") not in world["node-04"].disk["photos"]
+    assert not conflicts(world)
+
+
+def test_voters_are_asked_when_a_difference_begins_and_never_at_rest() -> None:
+    world = FakeWorld(names(5), [volume_config(settle_s=0.5, scan_interval_s=30.0, on_divergence="alert")])
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 30.0
+    world.started()
+    world.run(40)
+    assert not any(world.sent(name, wire.Ask) for name in world.agents)
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    assert world.until(lambda: world.incidents()) < 1.0
+    asked = {name: len(world.sent(name, wire.Ask)) for name in world.agents}
+    world.run(60)
+    assert {name: len(world.sent(name, wire.Ask)) for name in world.agents} == asked
+
+
+def test_a_node_that_pushes_do_not_bring_on_is_converged() -> None:
+    world = fleet(3, 1)
+    world["node-03"].pushes_fail = True
+    world["node-01"].put("photos", "c.txt", file_of("new"))
+    world.until(lambda: bool(world.sent("node-03", wire.Converge)))
+    world.until(lambda: same(world) and world.in_rank())
+
+
+def test_conflicts_survive_a_restart_of_the_coordinator() -> None:
+    world = fleet(3)
+    world["node-01"].put("photos", "c.txt", file_of("first"))
+    world["node-02"].put("photos", "c.txt", file_of("second"))
+    world.until(lambda: bool(conflicts(world)))
+    before = conflicts(world)
+    world.restart()
+    assert conflicts(world) == before
+    world.until(lambda: same(world) and world.in_rank())
+
+
+def test_the_first_truth_is_the_union_of_the_writers() -> None:
+    world = FakeWorld(
+        names(3), [volume_config(policy="any-writer", nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
+        {"photos": FILES},
+    )  # fmt: skip
+    world["node-01"].put("photos", "only/here", file_of("1"))
+    world["node-02"].put("photos", "c.txt", file_of("differs"))
+    world.start()
+    world.until(lambda: same(world) and world.in_rank())
+    files = world["node-03"].disk["photos"]
+    assert files[key_of("only/here")] == file_of("1")
+    assert files[key_of("c.txt")] == FILES[key_of("c.txt")]
+    (found,) = conflicts(world)
+    assert files[key_of(found.kept_path)] == file_of("differs")
+
+
+def test_a_rename_moves_no_content() -> None:
+    world = fleet(3, 1)
+    files = world["node-01"].disk["photos"]
+    value = files[key_of("a/one.jpg")]
+    world["node-01"].put("photos", "z/moved.jpg", value)
+    world["node-01"].remove("photos", "a/one.jpg")
+    world.until(lambda: same(world))
+    assert world["node-03"].bytes_moved == 0

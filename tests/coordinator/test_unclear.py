@@ -1,0 +1,40 @@
+"""Paths that nobody can judge: the incident says who holds what, so that a person can choose."""
+
+from __future__ import annotations
+
+from fakeworld import FakeWorld, file_of
+
+NAMES = ("node-01", "node-02", "node-03", "node-04", "node-05")
+
+
+def split(world: FakeWorld, *paths: str) -> None:
+    """Two nodes hold one thing, two another, one nothing."""
+    for path in paths:
+        for name, content in zip(NAMES, ("left", "left", "right", "right", None), strict=True):
+            world[name].write("photos", path, None if content is None else file_of(content))
+
+
+def test_the_incident_lists_the_groups_of_nodes() -> None:
+    world = FakeWorld(NAMES).started()
+    split(world, "a/one.jpg")
+    world.until(lambda: bool(world.incidents("undetermined")))
+    (told,) = world.incidents("undetermined")[0].evidence["entries"]
+    assert told.startswith("a/one.jpg: node-01 and node-02 have file, 100 bytes, xxh3-128 ")
+    assert "; node-03 and node-04 have file, 100 bytes, xxh3-128 " in told
+    assert told.endswith("; node-05 has nothing there")
+
+
+def test_it_is_told_anew_when_they_change() -> None:
+    world = FakeWorld(NAMES).started()
+    split(world, "a/one.jpg")
+    world.until(lambda: bool(world.incidents("undetermined")))
+    split(world, "b/three.jpg")
+    world.run(10)
+    assert len(world.incidents("undetermined")[0].evidence["entries"]) == 2
+
+
+def test_only_the_first_paths_are_listed() -> None:
+    world = FakeWorld(NAMES).started()
+    split(world, *(f"many/{number:03d}" for number in range(100)))
+    world.until(lambda: bool(world.incidents("undetermined")))
+    assert len(world.incidents("undetermined")[0].evidence["entries"]) == 20

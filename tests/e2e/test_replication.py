@@ -1,0 +1,290 @@
+"""What is written on a writer comes to every replica, whoever writes and however; trees are compared from outside.
+
+No scan helps within the limits of these tests (scan_interval_s is a minute): what arrives was seen by a watcher and
+pushed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet import CountingProxy, Fleet, Flood, MakeFleet, Reader, compare_trees, replicated
+from fleet.reader import versioned
+from fleet.scribes import SCRIBES, sparse
+
+pytestmark = pytest.mark.e2e
+
+TRACK = ["mode", "owner", "mtime", "xattrs"]
+
+
+def _started(make_fleet: MakeFleet, nodes: int = 3, *writers: str, **settings: object) -> Fleet:
+    fleet = make_fleet(nodes=nodes, volumes=[replicated(*(writers or ("node-01",)), **settings)])
+    fleet.start()
+    fleet.wait_in_rank()
+    return fleet
+
+
+def _nobody_is_blamed(fleet: Fleet) -> None:
+    assert [f"{i['kind']} {i['node']}: {i['timeline'][0]['text']}" for i in fleet.api.incidents()] == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_kind_of_writer_reaches_every_replica(make_fleet: MakeFleet, seed: int) -> None:
+    fleet = _started(make_fleet, 3)
+    rng = random.Random(seed)
+    for scribe in rng.sample(SCRIBES, len(SCRIBES)):
+        scribe(fleet[0].path(), rng)
+        time.sleep(rng.uniform(0, 0.3))  # some before the last has arrived, some after
+    fleet.wait_equal(fleet[0])
+    _nobody_is_blamed(fleet)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
+def test_owners_times_and_xattrs_travel_where_they_are_tracked(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 3, extra={"track": TRACK})
+    rng = random.Random(3)
+    for scribe in SCRIBES:
+        scribe(fleet[0].path(), rng)
+    fleet.wait_equal(fleet[0], track=TRACK)
+    _nobody_is_blamed(fleet)
+
+
+def test_a_sparse_file_stays_sparse(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 2)
+    sparse(fleet[0].path(), random.Random(4))
+    fleet.wait_equal(fleet[0])
+    held = (fleet[1].path() / "sparse.bin").stat()
+    assert held.st_size == 40 << 20
+    assert held.st_blocks * 512 < 6 << 20
+
+
+def test_a_rename_moves_no_content(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 2)
+    served = fleet[0].served_bytes
+    before = served()
+    (fleet[0].path() / "large.bin").rename(fleet[0].path() / "renamed.bin")
+    shutil.copyfile(fleet[0].path() / "renamed.bin", fleet[0].path() / "copied.bin")
+    fleet.wait_equal(fleet[0])
+    assert served() - before < 100_000, "3 MB are on the replica's disk already"
+
+
+def test_a_replica_that_slept_through_everything_comes_to_the_same(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 4)
+    asleep = fleet[3]
+    asleep.daemon.stop()
+    rng = random.Random(5)
+    for scribe in SCRIBES:
+        scribe(fleet[0].path(), rng)
+    shutil.rmtree(fleet[0].path() / "dir-4")
+    (fleet[0].path() / "empty file").unlink()
+    asleep.start()
+    fleet.wait_equal(fleet[0])
+    assert not (asleep.path() / "dir-4").exists(), "deleted stays deleted"
+    assert not (asleep.path() / "empty file").exists()
+    assert fleet.accused() == set()
+
+
+def test_what_a_sleeper_brings_back_from_before_a_delete_is_not_a_new_file(make_fleet: MakeFleet) -> None:
+    """Its agent's own memory of the volume is gone too, and it has the deleted file under its old bytes."""
+    fleet = _started(make_fleet, 3)
+    asleep = fleet[2]
+    asleep.daemon.kill()
+    (fleet[0].path() / "large.bin").unlink()
+    shutil.rmtree(asleep.state_dir)
+    fleet.wait("the delete has reached the other", lambda: not (fleet[1].path() / "large.bin").exists())
+    fleet.wait_state(asleep, "unreachable")
+    time.sleep(
+        11
+    )  # a fresh state directory is another agent; it is let in when the first has been gone for 10 s
+    asleep.start()
+    fleet.wait_equal(fleet[0])
+    assert not (fleet[0].path() / "large.bin").exists()
+    assert not (asleep.path() / "large.bin").exists()
+
+
+def test_a_replicas_own_change_is_divergence_and_is_undone(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 3)
+    replica = fleet[2]
+    (replica.path() / "large.bin").write_bytes(b"not a writer's")
+    (replica.path() / "extra.bin").write_bytes(b"not a writer's either")
+    incident = fleet.wait_incident(kind="divergence", node=replica.name, state="closed")
+    assert {path["path"] for path in incident["paths"]} == {"large.bin", "extra.bin"}
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == {replica.name}
+    listed = fleet.run("trash", "list", replica.name, "--json")
+    assert "extra.bin" in listed.stdout, "nothing is lost"
+
+
+def test_a_writer_may_write_while_a_replica_is_brought_back(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 3)
+    (fleet[1].path() / "dir-1" / "file-001.bin").write_bytes(b"a replica's own idea")
+    for number in range(60):
+        (fleet[0].path() / f"meanwhile-{number}.bin").write_bytes(os.urandom(4000))
+        time.sleep(0.03)
+    fleet.wait_incident(kind="divergence", node="node-02", state="closed")
+    fleet.wait_equal(fleet[0])
+    assert fleet.accused() == {"node-02"}
+
+
+def test_a_reader_of_a_replica_sees_whole_versions_and_never_an_older_one(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01")])
+    names = [f"versioned-{number}.bin" for number in range(4)]
+    for name in names:
+        (fleet.pristine() / name).write_bytes(versioned(1, b"first"))
+    fleet.start()
+    fleet.wait_in_rank()
+    readers = [Reader(*(fleet[n].path() / name for name in names)) for n in (1, 2)]
+    rng = random.Random(6)
+    ends = time.monotonic() + 6
+    number = 1
+    while time.monotonic() < ends:
+        number += 1
+        for name in names:
+            aside = fleet[0].path() / f".{name}.new"
+            aside.write_bytes(versioned(number, rng.randbytes(rng.choice((10, 30_000, 1_300_000)))))
+            aside.rename(fleet[0].path() / name)
+        time.sleep(rng.uniform(0, 0.2))
+    fleet.wait_equal(fleet[0])
+    for reader in readers:
+        seen = reader.stop()
+        assert (seen["torn"], seen["missing"], seen["back"]) == (0, 0, 0), seen
+        assert seen["versions"] > 3, seen
+
+
+@pytest.mark.parametrize("victim", ["writer", "replica", "coordinator"])
+def test_a_kill_in_the_middle_loses_nothing(make_fleet: MakeFleet, victim: str) -> None:
+    fleet = _started(make_fleet, 3)
+    rng = random.Random(victim)
+    flood = Flood(fleet[0].path(), fleet.base / "flood.log", "small", size=3000, rate=300, seconds=5)
+    daemon = {"writer": fleet[0].daemon, "replica": fleet[1].daemon, "coordinator": fleet.coordinator}[victim]
+    for _ in range(2):
+        time.sleep(rng.uniform(0.5, 1.5))
+        daemon.kill()
+        time.sleep(rng.uniform(0, 0.5))
+        if victim == "coordinator":
+            fleet.start_coordinator()
+        else:
+            fleet[0 if victim == "writer" else 1].start()
+    flood.wait(30)
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    assert fleet.accused() == set()
+
+
+def _both_write(first: Path, second: Path) -> None:
+    """On each side: a file of its own, a change of a file of its own, a delete, and the same path differently."""
+    (first / "from the first.bin").write_bytes(b"1" * 5000)
+    (first / "dir-1" / "file-001.bin").write_bytes(b"changed by the first")
+    (first / "dir-0" / "deep" / "er" / "file-000.bin").unlink()
+    (second / "from the second.bin").write_bytes(b"2" * 5000)
+    (second / "dir-2" / "file-002.bin").write_bytes(b"changed by the second")
+    (second / "empty file").unlink()
+    (second / "new").mkdir()
+    (second / "new" / "below").write_bytes(b"in a new directory")
+    (first / "large.bin").write_bytes(b"the first writer's version")
+    (second / "large.bin").write_bytes(b"the second writer's version")
+
+
+def _merged(fleet: Fleet) -> None:
+    """Both sides' changes are everywhere; of the path that both changed, both versions are, one under its own name."""
+    tree = fleet[2].path()
+    assert (tree / "from the first.bin").read_bytes() == b"1" * 5000
+    assert (tree / "from the second.bin").read_bytes() == b"2" * 5000
+    assert (tree / "dir-1" / "file-001.bin").read_bytes() == b"changed by the first"
+    assert (tree / "dir-2" / "file-002.bin").read_bytes() == b"changed by the second"
+    assert (tree / "new" / "below").read_bytes() == b"in a new directory"
+    assert not (tree / "dir-0" / "deep" / "er" / "file-000.bin").exists()
+    assert not (tree / "empty file").exists()
+    found = {
+        path.name: path.read_bytes() for path in tree.iterdir() if path.is_file() and "large" in path.name
+    }
+    versions = {b"the first writer's version", b"the second writer's version"}
+    assert set(found.values()) == versions, found
+    assert found["large.bin"] in versions
+    incident = fleet.wait_incident(kind="conflict")
+    told = str(incident["timeline"]) + str(incident["paths"])
+    assert "large.bin" in told
+    listed = fleet.run("conflicts", "photos")
+    assert listed.returncode in (0, 1), listed.stderr
+    assert "large.bin" in listed.stdout
+    assert fleet.accused() == set(), "a writer is nobody's rogue"
+
+
+@pytest.mark.parametrize("policy", ["writers", "any-writer"])
+def test_two_writers_that_could_not_be_reached_are_merged_path_by_path(
+    make_fleet: MakeFleet, policy: str
+) -> None:
+    writers = ("node-01", "node-02") if policy == "writers" else ()
+    fleet = make_fleet(nodes=3, volumes=[replicated(*writers)])
+    proxy = CountingProxy(fleet.agents_port)
+    for node in (fleet[0], fleet[1]):
+        node.coordinator_port = proxy.port
+    fleet.start()
+    fleet.wait_in_rank()
+    proxy.block()
+    for node in (fleet[0], fleet[1]):
+        fleet.wait_state(node, "unreachable")
+    _both_write(fleet[0].path(), fleet[1].path())
+    (fleet[2].path() / "large.bin").stat()  # the third has seen neither
+    proxy.unblock()
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    _merged(fleet)
+    proxy.close()
+
+
+def test_a_writer_that_was_frozen_merges_what_it_wrote_meanwhile(make_fleet: MakeFleet) -> None:
+    """Only its agent slept (SIGSTOP): the programs beside it wrote on."""
+    fleet = _started(make_fleet, 3, "node-01", "node-02")
+    fleet[1].daemon.pause()
+    _both_write(fleet[0].path(), fleet[1].path())
+    fleet.wait(
+        "the first writer's changes are on the third",
+        lambda: (fleet[2].path() / "large.bin").read_bytes() == b"the first writer's version",
+    )
+    fleet[1].daemon.resume()
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    _merged(fleet)
+    assert (fleet[2].path() / "large.bin").read_bytes() == b"the first writer's version", "first wins"
+
+
+def test_two_writers_in_turn_do_not_conflict(make_fleet: MakeFleet) -> None:
+    fleet = _started(make_fleet, 3, "node-01", "node-02")
+    for turn in range(6):
+        node, other = fleet[turn % 2], fleet[1 - turn % 2]
+        body = b"turn %d" % turn
+        (node.path() / "shared.txt").write_bytes(body)
+        fleet.wait(
+            "the other writer has it",
+            lambda b=body, o=other: (o.path() / "shared.txt").read_bytes() == b,  # type: ignore[misc]
+        )
+    fleet.wait_equal(fleet[0])
+    _nobody_is_blamed(fleet)
+
+
+def test_a_rename_storm_and_its_removal_arrive(make_fleet: MakeFleet) -> None:
+    """20,000 entries renamed as one directory and one by one; then all of them removed."""
+    fleet = _started(make_fleet, 2, guards={"deleted_share": 1.0})
+    tree = fleet[0].path()
+    flood = Flood(tree, fleet.base / "flood.log", "small", size=64, limit=10_000 * 64)
+    flood.wait(60)
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    for number, place in enumerate(sorted(tree.glob("flood-*"))):
+        if number % 2:
+            place.rename(tree / f"moved-{number}")
+        else:
+            for path in sorted(place.iterdir()):
+                path.rename(path.with_suffix(".renamed"))
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    for place in [*tree.glob("flood-*"), *tree.glob("moved-*")]:
+        shutil.rmtree(place)
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    found = compare_trees(fleet.pristine(), {"node-02": str(fleet[1].path())})
+    assert found == {"node-02": []}
+    _nobody_is_blamed(fleet)

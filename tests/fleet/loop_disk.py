@@ -1,0 +1,52 @@
+"""An ext4 filesystem in a sparse file: a disk of a size of our own that behaves like one. Needs root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+
+class LoopDisk:
+    """Mounted at `path` while the context lasts; its image lies at `image`."""
+
+    def __init__(self, path: Path, image: Path, size_bytes: int) -> None:
+        self.path, self.image, self.size_bytes = path, image, size_bytes
+        self.mounted = False
+
+    def mount(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.image.parent.mkdir(parents=True, exist_ok=True)
+        with self.image.open("wb") as file:
+            file.truncate(self.size_bytes)
+        self._run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1", str(self.image))
+        self._run("mount", "-o", "loop", str(self.image), str(self.path))
+        self.mounted = True
+
+    def unmount(self) -> None:
+        if self.mounted:
+            self._run("umount", "--lazy", str(self.path))
+            self.mounted = False
+
+    def used_bytes(self) -> int:
+        disk = os.statvfs(self.path)
+        return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+
+    def __enter__(self) -> LoopDisk:
+        self.mount()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unmount()
+
+    @staticmethod
+    def _run(*argv: str) -> None:
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path}
+        )
+        if done.returncode:
+            raise OSError(f"{' '.join(argv)}: {done.stderr.strip()}")

@@ -1,0 +1,105 @@
+"""A volume with a watcher of its own, as an agent keeps it, and a way to wait until everything is committed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from closeranks_agent.disk.records import ScanReport
+from closeranks_agent.disk.volume import Volume
+from closeranks_agent.hands.attribution import Attribution
+from closeranks_agent.watch.source import Source, open_source
+from closeranks_agent.watch.watcher import Watcher, WatchTally
+from closeranks_proto.messages import Hand
+
+LIMIT_S = 30.0
+
+
+def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@dataclass
+class Notes:
+    """A `Written` that remembers."""
+
+    told: list[tuple[str, int, int, Hand | None]] = field(default_factory=list)
+    most_pending: int = 0
+
+    def note(self, volume: str, files: int, size_bytes: int, hand: Hand | None = None) -> None:
+        self.told.append((volume, files, size_bytes, hand))
+
+    def pending(self, volume: str, paths: int) -> None:
+        self.most_pending = max(self.most_pending, paths)
+
+    def outside(self, pid: int, events: int) -> None:
+        pass
+
+
+class WatchedVolume:
+    """Scanned and watched; scans that the watcher asks for are done at once. `close` gives the source back."""
+
+    def __init__(self, volume: Volume, kind: str, source: Source | None = None) -> None:
+        self.volume = volume
+        self.tally = WatchTally()
+        self.notes = Notes()
+        self.wanted: list[str] = []
+        self.ended: list[str] = []
+        self.proofs = threading.Event()
+        if source is None:
+            source, detail = open_source(
+                volume.path, volume.private, prefer=kind, ignored=volume.ignores_directory, own_pid=1
+            )
+            assert source is not None, detail
+        assert source.kind == kind
+        self.watcher = Watcher(volume, source, Attribution(), self.notes, self, self.tally)
+        self.watcher.start()
+        self.scan()
+
+    def scan_needed(self, why: str) -> None:
+        self.wanted.append(why)
+        if not self.volume._stop.is_set():
+            self.volume._worker.submit(self._scan)
+
+    def proven(self) -> None:
+        self.proofs.set()
+
+    def broken(self, watcher: Watcher, why: str) -> None:
+        self.ended.append(why)
+
+    def _scan(self, full: bool = False) -> ScanReport:
+        report = self.volume.scan(full)
+        if report.complete:
+            self.watcher.scanned(report.started_mono)
+        return report
+
+    def scan(self, full: bool = False) -> ScanReport:
+        return self.volume._worker.submit(self._scan, full).result()
+
+    def prove(self) -> None:
+        """Until everything written before is committed."""
+        self.proofs.clear()
+        asked = time.monotonic()
+
+        def is_proven() -> bool:
+            at_rest = self.watcher._canary is None and not self.watcher._asked
+            if (self.watcher.proven or 0.0) >= asked:
+                return True
+            if at_rest:
+                self.watcher.prove()  # a gap ended the one that was under way; after its scan there is another
+            return False
+
+        until(is_proven)
+
+    def settle(self) -> None:
+        """Until everything is committed and nothing is to be looked at again."""
+        self.prove()
+        until(lambda: self.watcher.pending == 0)
+
+    def close(self) -> None:
+        self.watcher.close()
