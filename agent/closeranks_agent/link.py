@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.link")
 
-SOFTWARE = "closeranks/0.1.0"
+SOFTWARE = "closeranks/0.2.0"
 CLOSE_MAX_S = 3.0
 
 

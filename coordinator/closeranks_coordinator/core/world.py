@@ -359,12 +359,12 @@ class World:
         return status is not None and status.problem is not None and status.problem.code in UNTRUSTED
 
     def stale(self, node: Node, volume: Volume) -> bool:
-        """Whether its last complete scan is too long ago, or none is known, for its root to count.
+        """Whether nobody has looked at its tree for too long, or it was never scanned, for its root to count.
 
         A volume in trouble may be unable to scan: it is waited for less long.
         """
-        scanned = node.scanned.get(volume.name)
-        if scanned is None:
+        looked = node.current(volume.name)
+        if looked is None or volume.name not in node.scanned:
             return True
         status, interval_s = node.volume(volume.name).status, volume.config.scan_interval_s
         took_s = (status.scan_duration_ms or 0) / 1000 if status is not None else 0.0
@@ -372,7 +372,7 @@ class World:
             limit = 2 * interval_s + 2 * took_s
         else:
             limit = max(STALE_MIN_S, self.config.stale_after_scans * interval_s, 3 * took_s)
-        return self.now.mono - scanned > limit
+        return self.now.mono - looked > limit
 
     def compared(self, node: Node, volume: Volume) -> bool:
         """Whether what we know of this node's volume is current."""
