@@ -31,6 +31,7 @@ log = logging.getLogger("closeranks.link")
 
 SOFTWARE = "closeranks/0.2.0"
 CLOSE_MAX_S = 3.0
+FLUSHED_LOOK_S = 0.1  # whoever waits for acknowledgements looks so often whether the session is another one
 
 
 class Refusal(Exception):
@@ -85,12 +86,11 @@ class Link:
     async def flushed(self, volume: str, timeout_s: float, seq: int | None = None) -> None:
         """Wait until the coordinator has this volume's journal, up to `seq` if given, for so long at most."""
         deadline = time.monotonic() + timeout_s
-        while (
-            time.monotonic() < deadline
-            and self._session is not None
-            and not self._session.flushed(volume, seq)
-        ):
-            await asyncio.sleep(0.01)
+        while (session := self._session) is not None and not session.flushed(volume, seq):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            await session.acknowledgement(min(left_s, FLUSHED_LOOK_S))
 
     async def run(self) -> None:
         """Until cancelled: connect, serve, back off with jitter (decorrelated, up to RECONNECT_MAX_S)."""

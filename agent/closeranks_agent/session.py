@@ -13,10 +13,12 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.link")
 
-STATUS_MIN_S = 1.0  # between two statuses of one volume
+STATUS_MIN_S = 1.0  # between two looks at the statuses, unless a volume's problem came or went
+COUNTS_MIN_S = 10.0  # the same of a volume where only its counts of files and bytes have changed
 BEAT_MIN_S = 0.5
+FORGET_EVERY_S = 0.25  # what was acknowledged is forgotten in the journal: not at each of many small commits
 OUTBOX_MAX_MESSAGES = 4096
 OBJECTS_AHEAD = 16  # frames of FRAME_TARGET_BYTES that wait for the wire before more objects are read
 CREDIT_MAX = 1024
@@ -80,11 +84,14 @@ class Session:
         self._asked: asyncio.Queue[wire.Want] = asyncio.Queue(
             limits.WANT_MAX_DIGESTS * max(1, len(self._windows))
         )
-        self._statuses: dict[str, wire.VolumeStatus] = {}
-        self._status_due = 0.0
+        self._statuses: dict[str, tuple[float, wire.VolumeStatus]] = {}  # sent last, and when
+        self._status_due = self._status_rest = 0.0  # the next look is due (0: none is), or not before then
+        self._problems: dict[str, wire.Problem | None] = {}  # at the last look
         self._goodbye_s = 0.0
         self._stuck = False
         self._sent_some = asyncio.Event()
+        self._acks = asyncio.Event()  # set and replaced at every one
+        self._forget = asyncio.Event()
         self._beat_due = self._full_beat_due = 0.0
         self.wake = asyncio.Event()
 
@@ -94,6 +101,12 @@ class Session:
             return True
         last = volume.last_seq if seq is None else min(seq, volume.last_seq)
         return window.open and window.acked >= last
+
+    async def acknowledgement(self, limit_s: float) -> None:
+        """Wait for the next one, for so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._acks.wait()
 
     def post(self, message: wire.AgentMessage) -> None:
         if len(self._outbox) >= OUTBOX_MAX_MESSAGES:
@@ -114,7 +127,8 @@ class Session:
 
     async def run(self) -> float:
         """Until the connection ends; how many seconds the coordinator asks to wait before the next try."""
-        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._answer_wants())]
+        parts = (self._read(), self._write(), self._answer_wants(), self._forget_acknowledged())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -227,17 +241,27 @@ class Session:
         window.resync, window.announcing = False, None
 
     async def _send_statuses(self) -> None:
+        """A busy writer commits many times a second: what that does to the counts is told now and then."""
         now = time.monotonic()
-        if now < self._status_due:
+        problems = {name: volume.problem for name, volume in self._agent.volumes.items()}
+        if now < self._status_rest and problems == self._problems:
+            self._status_due = self._status_rest
             return
-        self._status_due = 0.0
+        self._status_due, self._status_rest, self._problems = 0.0, now + STATUS_MIN_S, problems
         for name in self._windows:
             status = await asyncio.to_thread(self._agent.status, name)  # a dead file system answers never
-            last = self._statuses.get(name)
+            sent_at, last = self._statuses.get(name, (0.0, None))
             if status is None or (last is not None and not worth_telling(last, status)):
                 continue
-            self._statuses[name] = status
-            self._status_due = now + STATUS_MIN_S
+            if (
+                last is not None
+                and now < sent_at + COUNTS_MIN_S
+                and not worth_telling(_counted(last, status), status)
+            ):
+                due = sent_at + COUNTS_MIN_S
+                self._status_due = min(self._status_due or due, due)
+                continue
+            self._statuses[name] = (now, status)
             await self._send(clipped(status))
 
     async def _send_beat(self) -> None:
@@ -281,7 +305,7 @@ class Session:
             message = decode_coordinator_message(frame.data)
             match message:
                 case wire.Ack():
-                    await self._acknowledged(message)
+                    self._acknowledged(message)
                 case wire.Resync():
                     self._resync(message)
                 case wire.Objects():
@@ -303,16 +327,30 @@ class Session:
             )
         return window, volume
 
-    async def _acknowledged(self, ack: wire.Ack) -> None:
-        window, volume = self._window_of(ack)
+    def _acknowledged(self, ack: wire.Ack) -> None:
+        window, _ = self._window_of(ack)
         if ack.seq > window.sent:
             raise ProtocolError(f"an Ack of commit {ack.seq} of {ack.volume}, sent was {window.sent}")
         window.acked = max(window.acked, ack.seq)
         if window.announcing is not None and ack.seq >= window.announcing:
             window.announcing = None
-        if window.open:
-            await asyncio.to_thread(volume.acknowledge, ack.seq)
+        self._acks.set()
+        self._acks = asyncio.Event()
+        self._forget.set()
         self.wake.set()
+
+    async def _forget_acknowledged(self) -> None:
+        """The next session would hear of it again, so it may come late, and once for many."""
+        while True:
+            await self._forget.wait()
+            self._forget.clear()
+            for name, window in self._windows.items():
+                volume = self._agent.volumes.get(name)
+                if volume is None or not window.open or volume.last_seq < window.sent:
+                    continue
+                if volume.first_seq <= window.acked:
+                    await asyncio.to_thread(volume.acknowledge, min(window.acked, volume.last_seq))
+            await asyncio.sleep(FORGET_EVERY_S)
 
     def _resync(self, resync: wire.Resync) -> None:
         window, _ = self._window_of(resync)
@@ -393,6 +431,11 @@ def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
     if abs(last.disk_free_bytes - now.disk_free_bytes) * 100 > max(1, now.disk_total_bytes):
         return True
     return _without_noise(last) != _without_noise(now)
+
+
+def _counted(last: wire.VolumeStatus, now: wire.VolumeStatus) -> wire.VolumeStatus:
+    """The older status with the newer one's counts."""
+    return msgspec.structs.replace(last, entries=now.entries, files=now.files, bytes=now.bytes)
 
 
 def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:

@@ -243,6 +243,8 @@ class Volumes:
             self.open[kept.own.name] = kept.volume
         elif kept.applied != wanted or kept.volume.algorithm is not algorithm:
             await kept.volume.run(kept.volume.configure, wanted, algorithm)
+            if kept.applied is None or kept.applied.ignore != wanted.ignore:
+                await kept.watching.anew()  # what was ignored had no watch, or is remembered as nobody's
         kept.applied, kept.problem = wanted, None
         kept.tried.set()
         await kept.watching.ensure(kept.volume)

@@ -135,6 +135,11 @@ class Watching:
             self._none(why)
             self._retry = 0.0
 
+    async def anew(self) -> None:
+        """Give the source back; the next `ensure` opens one at once."""
+        await self.close()
+        self._retry = 0.0
+
     def broke(self, watcher: Watcher, why: str) -> None:
         """On the loop: it ended by itself."""
         if watcher is not self._watcher:

@@ -271,6 +271,8 @@ class Session:
                             observed,
                             outcome.hands,
                             outcome.by,
+                            outcome.base,
+                            outcome.edits,
                         )
                     )
                     self.post(wire.Ack(volume, outcome.seq))

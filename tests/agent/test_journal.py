@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from closeranks_agent.disk import journal as module
+from closeranks_agent.disk.attributed import Attributed
 from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.journal import Journal, cut
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS
-from closeranks_proto.messages import Announce, Commit, Edit
+from closeranks_proto.messages import Announce, Commit, Edit, Hand
 
 EDIT = Edit(b"a", b"v")
 
@@ -130,3 +132,48 @@ def test_edits_are_cut_by_bytes_and_a_long_one_stands_alone() -> None:
     big = Edit(b"b", b"v", b"c" * COMMIT_MAX_BYTES)
     assert [len(run) for run in cut([EDIT, big, EDIT, EDIT])] == [1, 1, 2]
     assert list(cut([])) == []
+
+
+def test_hands_are_told_after_a_restart(tmp_path: Path) -> None:
+    anna = Hand(7, "/usr/bin/anna", "anna -x", 1, 1, "anna.service", ("1 /sbin/init",), 0, 0)
+    told = Attributed((msgspec.structs.replace(anna, files=1, bytes=3),), (1,))
+    before = Index(tmp_path / "index.sqlite")
+    journal = Journal(before, "v")
+    with before.database.transaction():
+        journal.commit(b"r0", b"r1", [EDIT], "watch", 1000.0, told)
+    before.database.close()
+    after = Index(tmp_path / "index.sqlite")
+    try:
+        (step,) = Journal(after, "v").pending(0, 10)
+        assert isinstance(step, Commit)
+        assert (step.hands, step.by) == (told.hands, told.by)
+        again = Journal(after, "v")
+        with after.database.transaction():
+            again.announce(b"r1", "watch", 1000.0)
+        (whole,) = again.pending(0, 10)
+        assert isinstance(whole, Announce)
+        assert whole.hands == told.hands
+    finally:
+        after.database.close()
+
+
+def test_a_journal_of_the_first_format_is_taken_over_without_hands(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    before = Index(path)
+    journal = Journal(before, "v")
+    commit(journal, before, b"r0", b"r1")
+    with before.database.transaction():
+        before.database.execute("ALTER TABLE journal DROP COLUMN hands")
+        before.database.execute("PRAGMA user_version = 1")
+    before.database.close()
+    after = Index(path)
+    try:
+        again = Journal(after, "v")
+        commit(again, after, b"r1", b"r2")
+        old, new = again.pending(0, 10)
+        assert isinstance(old, Commit)
+        assert isinstance(new, Commit)
+        assert (old.root, old.edits, old.hands, new.seq) == (b"r1", (EDIT,), (), 2)
+    finally:
+        after.database.close()
+    Index(path).database.close()  # it is of the present format now

@@ -258,6 +258,69 @@ async def test_new_settings_are_streamed_only_when_the_tree_was_read_by_them(wor
         assert {one.root for one in second.all(wire.Announce)} == {again.root}
 
 
+async def test_what_is_not_ignored_any_more_is_watched(world: World) -> None:
+    (world.tree / "d").mkdir()
+    still = msgspec.structs.replace(SETTINGS, scan_interval_s=3600.0)
+    world.coordinator.settings = (msgspec.structs.replace(still, ignore=("d",)),)
+    async with world.agent(watch="inotify"):
+        talk, announce = await settled(world)
+        world.coordinator.settings = (still,)
+        world.coordinator.acked = (("photos", announce.seq, None),)
+        await talk.socket.close()
+        second = await world.coordinator.talk(1)
+        again = await second.hear(wire.Announce)
+        await second.say(wire.Ack("photos", again.seq))
+        await second.hear(wire.Beat, lambda one: one.volumes and one.volumes[0].last_seq >= again.seq)
+        (world.tree / "d" / "new").write_bytes(b"1")
+        commit = await second.hear(wire.Commit)
+        assert (commit.cause, [edit.key for edit in commit.edits]) == ("watch", [b"d\0new"])
+
+
+async def test_an_ask_is_answered_by_a_commit_and_a_beat_that_vouches_for_it(world: World) -> None:
+    world.coordinator.settings = (msgspec.structs.replace(SETTINGS, scan_interval_s=3600.0),)
+    async with world.agent(watch="inotify") as agent:
+        talk, _ = await settled(world)
+        await until(lambda: agent.watching()["photos"].covered)
+        for number in range(5):
+            (world.tree / f"f{number}").write_bytes(b"1")
+            after = len(talk.heard)
+            asked = asyncio.get_running_loop().time()
+            await talk.say(wire.Ask("photos"))
+            key = b"f%d" % number
+
+            def proves(beat: wire.Beat, asked: float = asked) -> bool:
+                age_ms = beat.volumes[0].watched_age_ms if beat.volumes else None
+                since_ms = (asyncio.get_running_loop().time() - asked) * 1000
+                return age_ms is not None and age_ms <= since_ms
+
+            beat = await talk.hear(wire.Beat, proves, after)
+            commits = [one for one in talk.all(wire.Commit) if any(edit.key == key for edit in one.edits)]
+            assert commits
+            assert talk.heard.index(commits[0]) < talk.heard.index(beat)
+            assert beat.volumes[0].last_seq >= commits[0].seq
+            await talk.say(wire.Ack("photos", commits[-1].seq))
+
+
+async def test_a_busy_writer_costs_few_statuses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "STATUS_MIN_S", 0.0)
+    async with world.agent(watch="inotify"):
+        talk, _ = await settled(world)
+        for number in range(20):
+            (world.tree / f"f{number}").write_bytes(b"1")
+            commit = await talk.hear(wire.Commit, after=len(talk.heard))
+            await talk.say(wire.Ack("photos", commit.seq))
+        assert len(talk.all(wire.VolumeStatus)) <= 2
+
+
+async def test_a_problem_is_told_at_once_however_often_counts_are_told(world: World) -> None:
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        await talk.hear(wire.VolumeStatus)
+        volume = agent.volumes["photos"]
+        await volume.run(volume._trouble, wire.Problem("io_error", "the disk fails"))
+        await talk.hear(wire.VolumeStatus, lambda one: one.problem is not None)
+
+
 async def test_a_volume_comes_and_goes_with_the_coordinators_word(world: World) -> None:
     async with world.agent() as agent:
         talk, announce = await settled(world)

@@ -222,6 +222,23 @@ async def test_nothing_younger_than_an_open_incident_goes_for_a_push(tmp_path: P
         assert sorted(one[0] for one in kept) == [0, 1, 2]
 
 
+async def test_an_incident_that_was_open_before_a_restart_still_protects_what_is_younger(
+    tmp_path: Path,
+) -> None:
+    async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
+        await pair(nodes, tmp_path, {}, {})
+        nodes.incidents = ("i7",)
+        results = []
+        for version in range(6):
+            (tmp_path / "n1/f").write_bytes(bytes([version]) * 12 * KIB)
+            await nodes.scan("n1")
+            results.append((await nodes.push("n2", "n1")).applied)
+            await nodes.convergers.pop("n2").close()  # the next push is another process's
+        assert results == [1, 1, 1, 1, 0, 0]
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert sorted(one[0] for one in kept) == [0, 1, 2]
+
+
 async def test_what_a_converge_discarded_never_goes_for_a_push(tmp_path: Path) -> None:
     async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
         await pair(nodes, tmp_path, {"only-here": b"o" * 12 * KIB}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -10,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from closeranks_agent.disk import listing as listing_module
 from closeranks_agent.disk import scan as scan_module
+from closeranks_agent.disk.hashing import EntryReader, Reading
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.watch import canary as canary_module
 from closeranks_agent.watch import dirty as dirty_module
@@ -179,6 +182,43 @@ def test_what_was_written_before_a_proof_is_committed_after_it(
         assert watched.volume.root == expected_root(watched.volume)
 
 
+def test_what_was_written_in_a_new_directory_before_a_proof_is_committed_after_it(
+    tree_dir: Path, watch: Callable[..., WatchedVolume], expected_root: Expected
+) -> None:
+    plant(tree_dir)
+    watched = watch()
+    for number in range(20):
+        (tree_dir / f"new{number}" / "e").mkdir(parents=True)
+        (tree_dir / f"new{number}" / "e" / "f").write_bytes(b"%d" % number)
+        watched.prove()
+        assert watched.volume.root == expected_root(watched.volume)
+
+
+def test_a_file_that_was_busy_when_its_proof_was_asked_for_is_committed_after_it(
+    tree_dir: Path, watch: Callable[..., WatchedVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tree_dir)
+    watched = watch()
+    watched.settle()
+    inner, busy = EntryReader.read_file, [True] * 3
+
+    def read_file(*args: object) -> Reading:
+        reading = inner(*args)  # type: ignore[arg-type]
+        if busy and reading.record.key == b"d\0small":
+            busy.pop()
+            return replace(reading, steady=False)
+        return reading
+
+    monkeypatch.setattr(EntryReader, "read_file", read_file)
+    before = watched.volume.record(b"d\0small")
+    (tree_dir / "d" / "small").write_bytes(b"other")
+    watched.prove()
+    now = watched.volume.record(b"d\0small")
+    assert before is not None
+    assert now is not None
+    assert now.value != before.value
+
+
 def test_what_is_committed_is_told_as_watched_and_leads_to_the_root(
     tree_dir: Path, watch: Callable[..., WatchedVolume]
 ) -> None:
@@ -265,13 +305,25 @@ class Faulty:
     def __init__(self, inner: object) -> None:
         self._inner = inner
         self.deaf = False
+        self.foreign = False  # the queue never ends, and nothing in it concerns the volume
         self.lost: list[Lost] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
+    def fileno(self) -> int:
+        if self.foreign:
+            return self._wake
+        return self._inner.fileno()  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def drained(self) -> bool:
+        return not self.foreign
+
     def read(self) -> list[Event | Lost]:
+        if self.foreign:
+            return []
         found: list[Event | Lost] = self._inner.read()  # type: ignore[attr-defined]
         if self.deaf:
             return []
@@ -304,6 +356,61 @@ def test_a_canary_that_is_not_seen_ends_the_watcher(
     assert "canary" in watched.ended[0]
     assert watched.tally.canary_misses == 1
     assert watched.wanted
+
+
+def test_a_canary_behind_a_long_queue_of_others_events_is_waited_for(
+    faulty: tuple[WatchedVolume, Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, fault = faulty
+    monkeypatch.setattr(canary_module, "LIMIT_S", 0.2)
+    watched.prove()
+    os.eventfd_write(fault._wake, 1)
+    fault.foreign = True
+    watched.watcher._poll.register(fault._wake, select.POLLIN)
+    assert watched.watcher.prove()
+    time.sleep(0.6)
+    assert not watched.ended
+    fault.foreign = False
+    watched.watcher._poll.unregister(fault._wake)
+    watched.prove()
+    assert watched.tally.canary_misses == 0
+
+
+def test_a_look_that_ends_after_its_watcher_was_closed_writes_nowhere(
+    faulty: tuple[WatchedVolume, Faulty],
+) -> None:
+    watched, _ = faulty
+    watched.prove()
+    watched.watcher.close()
+    before = watched.watcher._wake
+    watched.watcher._ring()
+    assert before == -1
+
+
+def test_a_scan_that_comes_before_the_look_names_the_hand_that_was_heard_of(
+    tree_dir: Path, watch: Callable[..., WatchedVolume], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tree_dir)
+    watched = watch()
+    watched.settle()
+    monkeypatch.setattr(dirty_module, "QUIET_S", 60.0)
+    monkeypatch.setattr(dirty_module, "OPEN_QUIET_S", 60.0)
+    monkeypatch.setattr(dirty_module, "AGE_MAX_S", 60.0)
+    before = watched.volume.last_seq
+    script = (
+        "import os, time; os.mkdir('n'); open('n/f', 'w').write('1'); open('g', 'w').close(); time.sleep(0.3)"
+    )
+    python(tree_dir, script)
+    until(lambda: watched.watcher.pending >= 2)  # n, perhaps with what is in it, and g
+    watched.scan()
+    steps = watched.volume.pending(before, 10)
+    hands = [hand for step in steps for hand in step.hands]
+    assert {step.cause for step in steps} == {"scan"}
+    assert sum(hand.files for hand in hands) == 3
+    if kind == "fanotify":
+        assert all("python" in hand.exe for hand in hands)
+    else:
+        assert all("inotify" in hand.detail for hand in hands)
 
 
 def test_lost_events_are_counted_and_answered_by_a_scan(

@@ -28,7 +28,8 @@ def test_the_incident_names_who_wrote(world: FakeWorld) -> None:
     world.until_state("node-03", "quarantined")
     (incident,) = world.incidents()
     assert incident.writers == (
-        "/usr/bin/php (pid 4711, unit apache2.service, uid 33), parents 1 /sbin/init: 2 files, 10 kB",
+        '/usr/bin/php (pid 4711, unit apache2.service, uid 33, "php /var/www/upload.php"), '
+        "parents 1 /sbin/init: 2 files, 10 kB",
     )
     named = next(one.text for one in incident.timeline if one.event == "named")
     assert "Written by /usr/bin/php (pid 4711" in named
@@ -82,7 +83,7 @@ def test_hands_of_a_mass_change_are_told_though_no_path_is_anybodys(world: FakeW
     hand = wire.Hand(7, "/bin/tar", "tar x", 0, None, "", (), 9000, 10**9)
     world.event(RootStored("node-03", "photos", root, "watch", world.mono, (hand,)))
     world.until_state("node-03", "quarantined")
-    assert world.incidents()[0].writers[0] == "/bin/tar (pid 7, uid 0): 9,000 files, 1.0 GB"
+    assert world.incidents()[0].writers[0] == '/bin/tar (pid 7, uid 0, "tar x"): 9,000 files, 1.0 GB'
 
 
 def test_what_we_write_ourselves_is_nobodys_hand(world: FakeWorld) -> None:

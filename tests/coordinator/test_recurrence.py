@@ -40,7 +40,7 @@ def test_a_path_that_returns_opens_an_incident_that_names_its_hand(world: FakeWo
     (found,) = world.incidents("recurrence")
     assert (found.node, found.volume, found.recurrences, found.path_count) == ("node-03", "photos", 1, 1)
     assert "a/one.jpg" in found.summary
-    assert found.writers[0].startswith("/usr/sbin/cron (pid 77, unit cron.service, uid 0)")
+    assert found.writers[0].startswith('/usr/sbin/cron (pid 77, unit cron.service, uid 0, "cron -f")')
     told = next(one.text for one in found.timeline if one.event == "recurrence")
     assert "Written by /usr/sbin/cron (pid 77" in told
     assert found.evidence["repaired_in"] == "i-000001"

@@ -130,7 +130,7 @@ def test_a_file_that_never_rests_is_committed_all_the_same(make_fleet: MakeFleet
 
 
 def _restless(path: Path, log: Path) -> Rogue:
-    """A process that replaces one file ten times a second."""
+    """A process that replaces one file a hundred times a second."""
     script = (
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
@@ -139,7 +139,7 @@ def _restless(path: Path, log: Path) -> Rogue:
         "for number in range(2, 100000):\n"
         "    with open(path + '.part', 'wb') as file: file.write(versioned(number, os.urandom(2000)))\n"
         "    os.rename(path + '.part', path)\n"
-        "    time.sleep(0.1)\n"
+        "    time.sleep(0.01)\n"
     )
     return Rogue.running(script, log)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .world import FakeWorld
 
 Files = dict[bytes, bytes]  # key to value
+Edits = tuple[tuple[bytes, bytes | None], ...]
+Commit = tuple[bytes, str, Edits]  # root, cause, what it changed
 WIDTH = 16
 DIRECTORY = encode_entry(Entry(Kind.DIRECTORY, mode=0o755))
 
@@ -53,6 +55,7 @@ class FakeAgent:
     trash: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     withheld: dict[str, set[bytes]] = field(default_factory=dict)
     hands: dict[tuple[str, bytes], wire.Hand] = field(default_factory=dict)  # of writes not streamed yet
+    journal: dict[str, list[Commit]] = field(default_factory=dict)  # what was not streamed yet, oldest first
     _running: dict[str, wire.Converge | wire.Verify] = field(default_factory=dict)
     _process: int = 0  # the incarnation: what an earlier one had planned does not happen
 
@@ -166,11 +169,53 @@ class FakeAgent:
             return
         if self.session is None or (volume in self.problems and self.problems[volume].code == "not_mounted"):
             return
+        self._flush(volume)
         root = world.plant(self.disk[volume])
-        if world.node_roots.get((self.name, volume)) != root:
+        if self._known(volume) != root:
+            self._commit(volume, root, cause)
+
+    def _known(self, volume: str) -> bytes | None:
+        """The root that the newest commit led to."""
+        journal = self.journal.get(volume)
+        return journal[-1][0] if journal else self.world.node_roots.get((self.name, volume))
+
+    def _commit(self, volume: str, root: bytes, cause: str) -> None:
+        """Keep one step for the coordinator until it has heard of it."""
+        before = self._known(volume)
+        found = () if before is None else self.world.tree.diff(root, before)
+        edits = tuple((one.key, one.ours) for one in found)
+        self.journal.setdefault(volume, []).append((root, cause, edits))
+        self._flush(volume)
+
+    def _flush(self, volume: str) -> None:
+        """Stream what was committed, in its order."""
+        world, journal = self.world, self.journal.get(volume, [])
+        while journal and self.session is not None:
+            root, cause, edits = journal.pop(0)
+            if cause in ("converge", "push"):
+                hands: tuple[wire.Hand, ...] = ()
+                by: tuple[tuple[bytes, int], ...] = ()
+            else:
+                hands, by = self._hands(volume)
+            base = world.node_roots.get((self.name, volume))
             world.node_roots[(self.name, volume)] = root
-            hands, by = self._hands(volume)
-            world.event(RootStored(self.name, volume, root, cause, world.mono, hands, by))
+            told = None if base is None else edits
+            world.event(RootStored(self.name, volume, root, cause, world.mono, hands, by, base, told))
+
+    def _made(self, volume: str, changes: dict[bytes, bytes | None]) -> None:
+        """Commit what we have just done, and nothing that somebody else did meanwhile."""
+        before = self._known(volume)
+        if before is None or volume not in self.scan_at:
+            return  # the first scan will tell
+        edited = self.world.tree.edit(before, sorted(changes.items()))
+        self.world.objects.update(edited.pages)
+        if edited.root != before:
+            self._commit(volume, edited.root, "converge")
+
+    def _seen(self, volume: str) -> Files:
+        """What is on the disk as far as it was committed: what nobody has looked at yet is left out."""
+        before = self._known(volume)
+        return {} if before is None else dict(self.world.tree.walk(before))
 
     def _hands(self, volume: str) -> tuple[tuple[wire.Hand, ...], tuple[tuple[bytes, int], ...]]:
         """Whose the writes since the last step were, as a commit tells it."""
@@ -250,6 +295,7 @@ class FakeAgent:
         files = self.disk[push.volume]
         local = {content_of(value) for value in files.values()}
         applied = skipped = failed = moved = 0
+        made: dict[bytes, bytes | None] = {}
         left = list(push.edits)
         for edit in [one for one in left if one.after is None][::-1] + [
             one for one in left if one.after is not None
@@ -260,6 +306,7 @@ class FakeAgent:
                 failed += 1
             else:
                 applied += 1
+                made[edit.key] = edit.after
                 if edit.before is not None:
                     self.trash.append((push.volume, edit.key, edit.before))
                 if edit.after is None:
@@ -268,8 +315,8 @@ class FakeAgent:
                     moved += 0 if content_of(edit.after) in local else decode_entry(edit.after, WIDTH).size
                     files[edit.key] = edit.after
         self.bytes_moved += moved
-        if applied:
-            self._stream(push.volume, "converge")
+        if made:
+            self._made(push.volume, made)
         self._say(
             wire.PushResult(
                 push.volume, push.push, applied, skipped, failed, moved, 0, "no" if failed else "", None
@@ -329,7 +376,12 @@ class FakeAgent:
             return
         withheld = self.withheld.setdefault(order.volume, set())
         trashed = 0
-        for key in steps:
+        made: dict[bytes, bytes | None] = {}
+        seen = self._seen(order.volume)
+        removals = [key for key in steps if key not in target]
+        for key in (*removals[::-1], *(key for key in steps if key in target)):
+            if order.mode == "lag" and not _may_step(files, seen, target, key):
+                continue
             if key in files:
                 self.trash.append((order.volume, key, files[key]))
                 trashed += 1
@@ -340,8 +392,9 @@ class FakeAgent:
                 withheld.add(key)
             else:
                 files[key] = target[key]
+            made[key] = files.get(key)
         self.bytes_moved += moved
-        self._stream(order.volume, "converge")
+        self._made(order.volume, made)
         self._say(
             wire.ConvergeResult(
                 order.action, order.volume, "done", None, moved, len(steps), trashed, len(withheld), "", None, (), 0, 0
@@ -378,6 +431,16 @@ def content_of(value: bytes) -> bytes:
 
 def _is_directory(value: bytes | None) -> bool:
     return value is not None and decode_entry(value, WIDTH).kind is Kind.DIRECTORY
+
+
+def _may_step(files: Files, seen: Files, target: Files, key: bytes) -> bool:
+    """Whether nobody has written there since it was looked at, and the disk can take it."""
+    if files.get(key) != seen.get(key):
+        return False
+    if not _is_directory(target.get(key)) and any(one.startswith(key + b"\0") for one in files):
+        return False
+    above = key.rpartition(b"\0")[0]
+    return above not in target or _is_directory(files.get(above))
 
 
 def _fetches(ours: bytes | None, theirs: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Giving chunks to peers: bytes are read from disk now and sent only if they have the digest asked for.
 
-Invariant: nothing leaves this node but bytes of files that the index lists in the volume, to askers that
-the membership knows and allows, and never while this node is fenced. The index says *which* paths may be
+Invariant: nothing leaves this node but bytes of files that the index lists in the volume (of small files that
+never rest, listed a moment ago: `disk.recent`), to askers that the membership knows and allows, and never while
+this node is fenced. The index says *which* paths may be
 read; it is never believed about their content. A peer that reads slowly loses its place after
 WRITE_TIMEOUT_S, and no more than CHUNK_STREAMS_MAX are served at once, a few more wait a moment for a place:
 serving must not hurt what this server is for.
@@ -234,7 +235,14 @@ def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> 
 
 
 def _read_chunk(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
-    """The chunk's bytes if they are what was asked for, read now; None otherwise."""
+    """The chunk's bytes if they are what was asked for, read now or a moment ago; None otherwise."""
+    data = _read_now(volume, index, root_fd, chunk)
+    if data is not None or chunk.index:
+        return data
+    return volume.recent.get(chunk.key, chunk.digest)
+
+
+def _read_now(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
     row = index.row(chunk.key)
     if row is None or entry_kind(row.value) is not Kind.FILE:
         return None

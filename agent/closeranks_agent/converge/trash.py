@@ -21,6 +21,7 @@ must not depend on each other).
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -39,11 +40,14 @@ from ..disk.volume import Volume
 from .ledger import Ledger, LedgerDamaged
 from .workroom import Workroom, open_workroom
 
+log = logging.getLogger("closeranks.converge")
+
 CONTENTS_MAX = 100_000  # found by their content, some 150 bytes each
 ROOM_SHARE = 16  # when room is made, for this part of the trash at once: the ledger is written anew each time
 MAX_ITEMS = 1_000_000  # names in one directory, and 70 bytes of memory each while the trash is open
 DEFAULT_SHARE = 10  # a tenth of the filesystem
 LEDGER = b"ledger"
+INCIDENTS = b"incidents"  # since when each open incident is known here
 DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
 
 
@@ -225,19 +229,31 @@ class Trash:
             return self._drop(state, gone)
 
     def note_incidents(self, open_incidents: Collection[str]) -> None:
-        """Remember since when these are open: what came later is not dropped to make room."""
-        if open_incidents or self._open_since:
+        """Remember since when these are open: what came later is not dropped to make room. The trash must be open.
+
+        A restart must not make them younger, so it is kept on disk, where that has room.
+        """
+        with self._lock:
+            if set(open_incidents) == self._open_since.keys():
+                return
             now = time.time_ns() // 1_000_000
-            with self._lock:
-                self._open_since = {one: self._open_since.get(one, now) for one in open_incidents}
+            self._open_since = {one: self._open_since.get(one, now) for one in sorted(open_incidents)}
+            try:
+                since = Ledger(self._open_state().room.trash_fd, INCIDENTS)
+                try:
+                    since.replace([msgpack.packb(pair) for pair in self._open_since.items()])
+                finally:
+                    since.close()
+            except OSError as error:
+                log.warning("%s: since when incidents are open is not on disk: %s", self._volume.name, error)
 
     def make_room(self, charge: int, count: int, open_incidents: Collection[str]) -> bool:
         """Drop the oldest that pushes put here, if that makes room for `count` items of `charge` bytes in all.
 
         Nothing is dropped that is younger than an open incident, and nothing where it would not be enough.
         """
-        self.note_incidents(open_incidents)
         with self.opened(), self._lock:
+            self.note_incidents(open_incidents)
             state = self._open_state()
             most_bytes = self.max_bytes
             opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
@@ -318,6 +334,7 @@ class Trash:
         for kept in pending:
             if recover(state.room, kept):
                 self._count(state, kept)
+        self._open_since = _open_since(state.room.trash_fd) | self._open_since
         self._adopt(state, sorted(state.names - known))
 
     def _adopt(self, state: _State, names: Sequence[bytes]) -> None:
@@ -357,6 +374,21 @@ class Trash:
         ):
             return b""
         return value[DIGEST_AT : DIGEST_AT + width]
+
+
+def _open_since(trash_fd: int) -> dict[str, int]:
+    since = Ledger(trash_fd, INCIDENTS)
+    try:
+        found: dict[str, int] = {}
+        for record in since.read():
+            match record:
+                case (str(incident), int(at)):
+                    found[incident] = at
+                case _:
+                    raise since.damaged()
+        return found
+    finally:
+        since.close()
 
 
 def recover(room: Workroom, kept: Kept) -> bool:

@@ -142,6 +142,10 @@ class EntryReader:
         record = Record(key, value, StatSignature.of(after), chunks, settled)
         return Reading(record, steady, count, time.monotonic() - started)
 
+    def content(self, count: int) -> bytes:
+        """What the last small file held, of which `count` bytes were read."""
+        return bytes(self._buffer[:count])
+
     def _read_small(self, fd: int, size: int) -> tuple[bytes, None, int]:
         """(content digest, no chunk list, bytes read) of a file that fits the buffer and one chunk."""
         view = self._buffer[:size]

@@ -30,9 +30,10 @@ from .hashing import Reading
 from .index import Row, is_directory
 from .listing import Status
 from .private import PRIVATE_NAME
+from .recent import FILE_MAX_BYTES, Recent
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, is_settled, pack_signature
-from .scan import DIGEST_AT, OpenDirectory, Scan, ScanSetup
+from .scan import BUSY_TRACKED_MAX, DIGEST_AT, OpenDirectory, Scan, ScanSetup
 from .walk import Walk
 
 MOVED_MAX: Final = 65536  # files that lost their name lately, about 250 bytes each
@@ -53,6 +54,7 @@ class LookReport:
     changed: int = 0
     hands: tuple[Hand, ...] = ()  # with what each changed
     again: list[bytes] = field(default_factory=list)  # keys that should be looked at once more soon
+    unfinished: list[bytes] = field(default_factory=list)  # those of them that are not recorded at all
     costs: dict[bytes, float] = field(default_factory=dict)  # seconds that reading took, where it was long
     scan: str = ""  # why only a scan can tell the rest
     directories_gone: bool = False
@@ -101,9 +103,12 @@ class _Asked:
 class Look(Scan):
     """Use once. Raises what a scan raises."""
 
-    def __init__(self, setup: ScanSetup, recorder: Recorder, moved: Moved, report: LookReport) -> None:
+    def __init__(
+        self, setup: ScanSetup, recorder: Recorder, moved: Moved, recent: Recent, report: LookReport
+    ) -> None:
         super().__init__(setup, recorder)
         self._gone_values = moved
+        self._recent = recent
         self._report = report
         self._trees: set[bytes] = set()  # directories to walk
         self._walking = False
@@ -222,7 +227,7 @@ class Look(Scan):
         try:
             fd = beneath.open_beneath(self._root_fd, path_of(key), os.O_PATH | os.O_DIRECTORY)
         except OSError:
-            self._report.again.append(key)  # it went away since: its own name is to be looked at
+            self._unfinished(key)  # it went away since: its own name is to be looked at
             return
         here = OpenDirectory(key, fd, key and key + b"\0", True, 0, 0, [], [])
         try:
@@ -252,7 +257,7 @@ class Look(Scan):
         fresh = self._walking and row is None and not is_settled(status.st_ctime_ns, clock_ns())
         if fresh and len(self._report.again) < AGAIN_MAX:
             here.clean = False  # it is being written: it is heard of by its own name, and read once then
-            self._report.again.append(here.child(name))
+            self._unfinished(here.child(name))
             return
         value = None if row is not None else self._gone_values.value(status)
         if value is not None and self._put_moved(here.child(name), status, value):
@@ -284,6 +289,10 @@ class Look(Scan):
     def _read(self, reading: Reading, row: Row | None) -> bool:
         if reading.seconds >= COSTS_TOLD_S and len(self._report.costs) < COSTS_MAX:
             self._report.costs[reading.record.key] = reading.seconds
+        record, count = reading.record, reading.bytes
+        if row is not None and reading.steady and 0 < count <= min(FILE_MAX_BYTES, self._reader.chunk_bytes):
+            digest = record.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
+            self._recent.keep(record.key, digest, self._reader.content(count))
         return super()._read(reading, row)
 
     def _linked_names(self) -> None:
@@ -317,10 +326,15 @@ class Look(Scan):
         since = self._setup.busy_since
         for reading in self._busy:
             key = reading.record.key
-            if now - since.setdefault(key, now) < BUSY_LOOK_MAX_AGE_S:
-                self._report.again.append(key)
+            young = len(since) < BUSY_TRACKED_MAX and now - since.setdefault(key, now) < BUSY_LOOK_MAX_AGE_S
+            if young:
+                self._unfinished(key)
             else:
                 self._put(reading.record, self._index.row(key))
+
+    def _unfinished(self, key: bytes) -> None:
+        self._report.again.append(key)
+        self._report.unfinished.append(key)
 
 
 def _ask(asked: dict[bytes, set[bytes]], key: bytes) -> None:

@@ -45,6 +45,7 @@ from .ignore import IgnoreRules
 from .links import Links
 from .look import Look, LookReport, Moved, Names
 from .private import Identity
+from .recent import Recent
 from .recorder import Recorder, changes_of
 from .records import (
     BusyFile,
@@ -100,6 +101,7 @@ class Volume:
         self._root = VolumeRoot(name, path, self.index_path, private)
         self.private = self._root.private
         self.listener: Callable[[], None] | None = None
+        self.heard: HandOf | None = None  # of a watcher: whose hand a change is that a scan found first
         self.problem: Problem | None = None
         self.unreadable: tuple[Unreadable, ...] = ()
         self.unreadable_count = 0
@@ -109,7 +111,7 @@ class Volume:
         self._last_started: float | None = None
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
-        self._links, self._moved = Links(), Moved()
+        self._links, self._moved, self.recent = Links(), Moved(), Recent()
         self._hard_links = 0
         self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
         self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`
@@ -386,7 +388,7 @@ class Volume:
                 full, history.rederive, reread, self._links, self.breathe,
             )  # fmt: skip
             recorder = Recorder(
-                history, "scan", history.rederive, self._tell, None if self.root is None else _unseen
+                history, "scan", history.rederive, self._tell, None if self.root is None else self._hand_of
             )
             try:
                 Scan(setup, recorder).run(root_fd)
@@ -398,6 +400,11 @@ class Volume:
             os.close(root_fd)
         history.rederived()
         return recorder.changed
+
+    def _hand_of(self, key: bytes) -> Hand:
+        """Whose hand a change is that a scan finds: as its watcher heard of it, if it did."""
+        hand = None if self.heard is None else self.heard(key)
+        return UNSEEN if hand is None else hand
 
     # --- looks ---------------------------------------------------------------------------------
 
@@ -418,6 +425,8 @@ class Volume:
             self._calls.popleft()()
         while self._looks:
             names, hands, seen_mono, asked = self._looks.popleft()
+            if not asked.set_running_or_notify_cancel():
+                continue
             try:
                 report = self.look(names, hands, seen_mono)
             except BaseException as error:
@@ -459,7 +468,7 @@ class Volume:
             recorder = Recorder(history, "watch", False, self._tell, hand_finder(hands), seen_mono)
             self._moved.fresh()
             try:
-                Look(setup, recorder, self._moved, report).look(root_fd, names)
+                Look(setup, recorder, self._moved, self.recent, report).look(root_fd, names)
             except Stopped:
                 recorder.flush()
                 raise
@@ -524,7 +533,3 @@ def hand_finder(hands: Mapping[bytes, Hand]) -> HandOf:
         return hand
 
     return find
-
-
-def _unseen(key: bytes) -> Hand | None:
-    return UNSEEN

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Final
 
@@ -50,6 +50,7 @@ class Batch:
     hands: Mapping[bytes, Hand]
     seen_mono: float  # when the first of these was heard of
     size: int
+    owed: Mapping[bytes, float] = field(default_factory=dict)  # since when, of those that came again
 
 
 class Dirty:
@@ -65,6 +66,8 @@ class Dirty:
         self._later_heap: list[tuple[float, bytes]] = []
         self._ages: OrderedDict[bytes, float] = OrderedDict()  # those in the first two, by their first event
         self._resting: dict[bytes, float] = {}  # until when a path that takes long to read has a rest
+        # Paths that stand here anew, since when something of them is not committed: a proof waits for it.
+        self._owed: dict[bytes, float] = {}
         self._repeated: dict[bytes, int] = {}  # how often a path came again without being finished
 
     def __len__(self) -> int:
@@ -122,6 +125,7 @@ class Dirty:
 
     def clear(self) -> None:
         """A scan will see all of it."""
+        self._owed.clear()
         for kept in (self._paths, self._closed, self._opened, self._later, self._ages, self._repeated):
             kept.clear()
         self._later_heap.clear()
@@ -146,11 +150,12 @@ class Dirty:
 
     def take(self, now: float, since: float | None = None) -> Batch | None:
         """What is due, at most BATCH_MAX paths; with `since` what is known since then or longer, due or not."""
-        keys = self._due_keys(now) if since is None else self._oldest(since)
+        keys = self._due_keys(now) if since is None else self._oldest(since, now)
         if not keys:
             return None
         names: dict[bytes, set[bytes] | None] = {}
         hands: dict[bytes, Hand] = {}
+        owed = {key: self._owed[key] for key in keys if key in self._owed} if self._owed else {}
         seen = now
         for key in keys:
             path = self._remove(key)
@@ -165,10 +170,16 @@ class Dirty:
             if beside is not None:
                 beside.add(name)
         asked = {key: None if found is None else frozenset(found) for key, found in names.items()}
-        return Batch(asked, hands, seen, len(keys))
+        return Batch(asked, hands, seen, len(keys), owed)
 
-    def finished(self, batch: Batch, again: Iterable[bytes]) -> None:
-        """A look at these has ended; what is not to come again needs no memory."""
+    def owes(self, since: float) -> bool:
+        """Whether something that was heard of by then came back from a look without being committed."""
+        return any(first <= since for first in self._owed.values())
+
+    def finished(self, batch: Batch, again: Iterable[bytes], unfinished: Iterable[bytes] = ()) -> None:
+        """A look at these has ended; what is not to come again needs no memory. `unfinished`: not committed."""
+        for key in unfinished:
+            self._owed[key] = min(batch.owed.get(key, batch.seen_mono), self._owed.get(key, batch.seen_mono))
         if self._repeated:
             coming = set(again)
             for key in [key for key in self._repeated if key not in coming and key not in self._paths]:
@@ -195,16 +206,32 @@ class Dirty:
             heapq.heappop(self._later_heap)
         return list(keys)
 
-    def _oldest(self, since: float) -> list[bytes]:
+    def _oldest(self, since: float, now: float) -> list[bytes]:
         known = takewhile(lambda one: one[1].first <= since, self._paths.items())
-        return [key for key, _ in islice(known, BATCH_MAX)]
+        keys = dict.fromkeys(key for key, _ in islice(known, BATCH_MAX))
+        for key, first in self._owed.items():
+            if len(keys) >= BATCH_MAX:
+                break
+            if first <= since and self._later.get(key, now) <= now:
+                keys[key] = None
+        return list(keys)
 
     def growing(self, count: int) -> list[tuple[bytes, Hand | None]]:
         """Paths that are still being written, with whose hand it is."""
         return [(key, self._paths[key].hand) for key in islice(self._opened, count)]
 
+    def hand(self, key: bytes) -> Hand | None:
+        """Whose hand was seen at `key`, or at a directory above it that changed as a whole. Any thread."""
+        path = self._paths.get(key)
+        while key and (path is None or path.hand is None):
+            key = parent_key(key)
+            path = self._paths.get(key)
+            if path is not None and not path.tree:
+                path = None
+        return None if path is None else path.hand
+
     def _remove(self, key: bytes) -> _Path:
-        for queue in (self._closed, self._opened, self._later, self._ages):
+        for queue in (self._closed, self._opened, self._later, self._ages, self._owed):
             queue.pop(key, None)
         return self._paths.pop(key)
 
@@ -229,12 +256,12 @@ class Dirty:
             self.everything = True
             return
         for key in [key for key in self._paths if parent_key(key) in folded and key]:
+            since = self._owed.get(key, self._paths[key].first)
             path = self._remove(key)
-            if path.tree and parent_key(key) not in folded:
-                continue
             directory = parent_key(key)
             whole = self._paths.get(directory)
             if whole is None:
                 self.note(directory, now, path.hand, tree=True)
             else:
                 whole.tree = True
+            self._owed[directory] = min(since, self._owed.get(directory, since))

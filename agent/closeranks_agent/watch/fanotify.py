@@ -26,6 +26,7 @@ from .records import fields_of, parse_fanotify, what_of
 
 # About 4,000 events of 64 bytes: some 10 ms of work at most between two waits.
 BUFFER_BYTES: Final = 256 * 1024
+EVENT_MAX_BYTES: Final = 1024  # of one record with a handle, a long name and the file's own handle
 # The file's own handle is of no use, but without it, writes to a file that has no name yet are not told at all.
 _REPORT: Final = calls.FAN_REPORT_DFID_NAME | calls.FAN_REPORT_FID
 _FLAGS: Final = calls.FAN_CLOEXEC | calls.FAN_NONBLOCK | _REPORT
@@ -55,6 +56,7 @@ class FanotifySource:
         self._own_pid = os.getpid() if own_pid is None else own_pid
         self._directories = Directories(path, private, ignored)
         self._root_gone = False
+        self.drained = True
         try:
             self._fd = calls.fanotify_init(_FLAGS | calls.FAN_UNLIMITED_QUEUE)
         except OSError as error:
@@ -89,9 +91,11 @@ class FanotifySource:
         try:
             data = os.read(self._fd, BUFFER_BYTES)
         except BlockingIOError:
+            self.drained = True
             return []
         except OSError as error:
             raise SourceBroken(f"fanotify can not be read: {error.strerror}") from error
+        self.drained = len(data) < BUFFER_BYTES - EVENT_MAX_BYTES
         batch = parse_fanotify(data, self._own_pid, CANARY_NAME)
         out: list[Event | Lost] = []
         if batch.union & calls.OVERFLOW:

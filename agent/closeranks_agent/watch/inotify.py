@@ -52,6 +52,7 @@ class InotifySource:
         self._canaries: list[Event] = []
         self._confusions = 0
         self._root_gone = False
+        self.drained = True
         self._fd = calls.inotify_init()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
@@ -121,6 +122,7 @@ class InotifySource:
             batch = parse_inotify(data)
             drained = len(data) < BUFFER_BYTES - _LARGEST_EVENT_BYTES
             out = [] if self._root_gone else self._take(batch, drained)
+            self.drained = drained and not (self._spread.tasks or self._spread.unsure or self._canaries)
         except RootGone:
             out = self._lose_root(What.MOVED_FROM)
         except OSError as error:

@@ -49,9 +49,9 @@ class Source(Protocol):
     """A queue of changes below one volume's root, read by one thread.
 
     `read` never blocks and does a bounded piece of work: at most one buffer of events, and for inotify at most
-    a bounded number of new directories. An empty list means that nothing is queued now; wait with poll on
-    `fileno()` for readable. A short pause between reads under load (5 to 20 ms) lets the kernel merge repeated
-    writes to one file, and costs the writer less.
+    a bounded number of new directories. An empty list may also mean that what was queued concerns nobody here:
+    `drained` tells. Wait with poll on `fileno()` for readable. A short pause between reads under load (5 to 20
+    ms) lets the kernel merge repeated writes to one file, and costs the writer less.
     """
 
     @property
@@ -64,6 +64,10 @@ class Source(Protocol):
     @property
     def unwatched(self) -> int:
         """Directories with something below that can not be watched now; `watch(b"")` tries again (inotify)."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether the last read took everything that was queued."""
 
     @property
     def tells_hands(self) -> bool:

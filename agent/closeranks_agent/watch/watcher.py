@@ -28,7 +28,7 @@ from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
 
 from ..disk.look import LookReport
-from ..disk.volume import Volume
+from ..disk.volume import Volume, hand_finder
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from .canary import Canary, touch
@@ -41,6 +41,7 @@ log = logging.getLogger("closeranks.watch")
 
 CANARY_EVERY_S: Final = 30.0
 READ_PAUSE_S: Final = 0.005  # lets the kernel merge what repeats
+FOREIGN_PAUSE_S: Final = 0.01  # the same where all that was read lies outside the volume, on its filesystem
 GROWTH_EVERY_S: Final = 0.25
 IDLE_S: Final = 5.0
 # After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
@@ -111,16 +112,21 @@ class Watcher:
     # --- from outside --------------------------------------------------------------------------
 
     def start(self) -> None:
+        self.volume.heard = self.hand_of
         self._thread.start()
 
     def close(self) -> None:
         """End the thread and give the source back. Blocks for a moment."""
         self._closing = True
+        self.volume.heard = None
         self._ring()
         if self._thread.is_alive():
             self._thread.join()
         self.source.close()
-        os.close(self._wake)
+        with self._lock:
+            wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
 
     def prove(self) -> bool:
         """Begin a proof of everything written until now; False where only a scan can give it."""
@@ -142,6 +148,12 @@ class Watcher:
         looking = self._looking
         return len(self._dirty) + (looking[0].size if looking is not None else 0)
 
+    def hand_of(self, key: bytes) -> Hand | None:
+        """Whose hand a change is that was heard of and is not committed yet. Any thread."""
+        looking = self._looking
+        hand = self._dirty.hand(key)
+        return hand_finder(looking[0].hands)(key) if hand is None and looking is not None else hand
+
     def scanned(self, started_mono: float) -> bool:
         """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
         with self._lock:
@@ -150,7 +162,9 @@ class Watcher:
             return self._gap is None
 
     def _ring(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        with self._lock:  # a look may end after `close`, when the number is another file's
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     # --- the thread ----------------------------------------------------------------------------
 
@@ -173,9 +187,10 @@ class Watcher:
         ready = {fd for fd, _ in self._poll.poll(self._timeout_ms())}
         if self._wake in ready:
             os.eventfd_read(self._wake)
-        read = self.source.fileno() in ready and self._read()
+        queued = self.source.fileno() in ready
+        read = queued and self._read()
         now = time.monotonic()
-        if not read:
+        if not queued or self.source.drained:
             self._idle = now
         self._finish_look(now)
         self._keep_canary(now)
@@ -184,8 +199,8 @@ class Watcher:
             self._growth_due = now + GROWTH_EVERY_S
             self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
-        if read and not self._closing:
-            time.sleep(READ_PAUSE_S)
+        if queued and not self._closing:
+            time.sleep(READ_PAUSE_S if read else FOREIGN_PAUSE_S)
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
@@ -261,18 +276,14 @@ class Watcher:
         batch = None
         if self._canary is not None and self._canary.seen is not None:
             batch = self._dirty.take(now, since=self._canary.seen)
-            if batch is None:
+            if batch is None and not self._dirty.owes(self._canary.seen):
                 self._end_proof(now)
         if batch is None and now >= self._rested:
             batch = self._dirty.take(now)
         if batch is not None:
             future = self.volume.look_soon(batch.names, batch.hands, batch.seen_mono)
             self._looking = (batch, future)
-            future.add_done_callback(lambda _: self._ring_if_open())
-
-    def _ring_if_open(self) -> None:
-        if not self._closing:
-            self._ring()
+            future.add_done_callback(lambda _: self._ring())
 
     def _finish_look(self, now: float) -> None:
         if self._looking is None or not self._looking[1].done():
@@ -292,8 +303,8 @@ class Watcher:
             self._missed(f"a look could not be finished: {report.problem.message}")
         elif report.scan:
             self._missed(report.scan)
-        self._dirty.finished(batch, report.again)
         self._dirty.again(report.again, batch.hands, now)
+        self._dirty.finished(batch, report.again, report.unfinished)
         self._proof_cost += report.duration_s
 
     # --- the canary ----------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from closeranks_proto.limits import GONE_GRACE_S
 
 from . import answers, fencing, guards, hands, pushing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
-from .nodes import Node
+from .nodes import Node, View
+from .truth import Values
 from .world import UNTRUSTED, World
 
 
@@ -62,16 +63,36 @@ def root_stored(world: World, event: RootStored) -> None:
         return
     node.record.last_contact_ms = world.now.wall_ms
     stored = node.volume(event.volume)
-    if stored.root == event.root:
+    before = stored.root
+    if before == event.root:
         return
     stored.root = event.root
     hands.note(world, node, event)
-    node.view(event.volume).by_us = event.cause in ("converge", "push")
-    if node.view(event.volume).by_us:
+    view = node.view(event.volume)
+    view.by_us = event.cause in ("converge", "push")
+    view.is_commit = event.base is not None and event.base == before
+    if view.is_commit and event.edits is not None:
+        _learn_step(world, view, event)
+    if view.by_us:
         pushing.arrived(node, event.volume, world.now.mono)
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
     world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
+
+
+def _learn_step(world: World, view: View, event: RootStored) -> None:
+    """What a proven commit changed need not be looked for in the trees."""
+    analysis = view.analysis
+    if analysis is None or analysis.root != event.base or event.edits is None:
+        return
+    raw = analysis.raw
+    alike = world.tree.lookup_many(analysis.truth, [key for key, _ in event.edits if key not in raw])
+    step: dict[bytes, Values] = {}
+    for key, after in event.edits:
+        before = raw[key][0] if key in raw else alike.get(key)
+        if before != after:
+            step[key] = (before, after)
+    world.differ.learn(analysis.root, event.root, step)
 
 
 def scanned(world: World, event: Scanned) -> None:

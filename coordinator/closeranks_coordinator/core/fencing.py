@@ -158,9 +158,14 @@ def quorum_survives(world: World, node: Node) -> bool:
     """Whether every volume of this node keeps a majority without it.
 
     Fenced nodes count as lost for good. Silent ones count as lost only where this fence would make the
-    difference: a quorum that is lost already is not lost by it.
+    difference: a quorum that is lost already is not lost by it. Where closeranks carries the writes one node has to
+    be left: behind fences nobody could give the truth to anybody.
     """
     for volume in world.volumes_of(node):
+        if volume.config.replicated:
+            others = [one for one in world.members(volume) if one is not node]
+            if others and all(one.fenced for one in others):
+                return False
         if volume.config.policy != "quorum":
             continue
         members = [one for one in world.members(volume) if not one.fenced]

@@ -338,6 +338,7 @@ class Fleet:
             live += [root for stored in node.record.volumes.values() for root in (stored.root, stored.held)]
             live.append(None if node.recovery is None else node.recovery.target)
             live += [root for view in node.views.values() for order in view.orders for root in order]
+            live += [view.analysis.truth for view in node.views.values() if view.analysis is not None]
         live += world.targets()
         live += [baseline.root for baseline in world.baselines.values()]
         live += [root for incident in world.incidents.values() if incident.is_open for root in incident.roots]

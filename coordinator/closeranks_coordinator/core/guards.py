@@ -35,6 +35,7 @@ from .writers import record_of
 PEERS_WAIT_S = 3.0
 EXCUSED_S = 3.0  # a report tells of what was written until now
 QUIET_S = 1.0  # a burst is over when nothing was written for so long
+LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
 OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
 GAUGES_MAX = 64  # disks of one node
 DISK_CALM = 10.0  # times disk_full_in_s: a forecast beyond it is no burst
@@ -62,17 +63,18 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
     _count(world, volume, node, meter, own)
     if world.is_held(node):
         return False
-    trip = tripping.shares(node, meter, rules, world.now.mono)
-    if trip is not None and _is_allowed(world, node, volume, trip.guard):
-        trip = None
+    shares = tripping.shares(node, meter, rules, world.now.mono)
+    trip = next((one for one in shares if not _is_allowed(world, node, volume, one.guard)), None)
     if trip is None and not _is_allowed(world, node, volume, "write_rate"):
         trip = tripping.rate(world, volume, node, meter)
     if trip is not None:
         _hold(world, node, volume, meter, trip)
         return False
-    if not _is_allowed(world, node, volume) and not _is_clear(world, volume, node, meter):
+    if not _is_allowed(world, node, volume) and not (
+        _has_lost_enough(world, volume, meter) and _is_clear(world, volume, node, meter)
+    ):
         return False
-    meter.let_through(own)
+    meter.let_through(own, world.now.mono)
     return True
 
 
@@ -94,7 +96,7 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
     """Count what is news. Asked again about the same analysis, there is none."""
     analysis, now = node.view(volume.name).analysis, world.now.mono
     if now - meter.changed_at > volume.config.guards.rate_window_s:
-        meter.cleared = (0.0, 0.0)
+        meter.cleared, meter.cleared_losses = (0.0, 0.0), 0.0
     if analysis is not None and meter.basis is not None and meter.basis == (id(analysis), len(own)):
         return
     world.brake.unsettled[node.name, volume.name] = None
@@ -117,6 +119,28 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
 
     entries = 0 if volume.truth is None else world.tree.summary(volume.truth).entries
     meter.count(own, entries, now, written)
+
+
+def _has_lost_enough(world: World, volume: Volume, meter: Meter) -> bool:
+    """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
+
+    Deletions wait for LOSS_QUIET_S after the last, for `observe_s` at most; from then on they flow as long as
+    they are no faster than twice that. What is only renamed is no loss once its other half has come.
+    """
+    now, lost = world.now.mono, meter.lost - meter.lost_before
+    if lost <= 2 * meter.cleared_losses * max(1.0, now - meter.passed_at):
+        meter.losing = None
+        return True
+    if meter.losing is None:
+        meter.losing = now
+    passed, observe_s = now - meter.losing, volume.config.guards.observe_s
+    if now - meter.lost_at >= min(LOSS_QUIET_S, observe_s):
+        return True
+    if passed >= observe_s:
+        meter.cleared_losses = lost / max(1.0, passed)
+        return True
+    world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
+    return False
 
 
 def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:

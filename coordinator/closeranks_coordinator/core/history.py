@@ -7,7 +7,6 @@ forgotten, and a node that returns from longer ago is judged by what it held its
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from closeranks_proto.errors import MissingObject
@@ -28,9 +27,7 @@ class TruthHistory:
         self.roots = list(roots)  # (order, root), oldest first; the last is the present truth
         self._values: dict[bytes, list[tuple[int, bytes | None]]] | None = None
         self._changes = 0
-        self._steps: deque[tuple[int, tuple[bytes, ...]]] = (
-            deque()
-        )  # (order before the step, what it changed)
+        self._steps: dict[int, tuple[bytes, ...]] = {}  # what each step changed, by the order after it
 
     def move(self, root: bytes) -> None:
         """The truth is `root` from now on."""
@@ -51,8 +48,8 @@ class TruthHistory:
         """Drop roots with a lower order number; the present truth stays."""
         self.roots = [one for one in self.roots[:-1] if one[0] >= before] + self.roots[-1:]
         first = self.roots[0][0] if self.roots else before
-        while self._steps and self._steps[0][0] < first:
-            self._drop(self._steps.popleft()[1])
+        for order in [one for one in self._steps if one <= first]:
+            self._drop(self._steps.pop(order))
 
     def latest_order(self, key: bytes, value: bytes | None) -> int | None:
         """The newest order number under which the truth of `key` was `value`; None: it never was."""
@@ -60,6 +57,11 @@ class TruthHistory:
             if held == value:
                 return order
         return None
+
+    def changed(self, order: int) -> tuple[bytes, ...] | None:
+        """What the step to this order changed; None: longer ago than is known."""
+        self._index()
+        return self._steps.get(order)
 
     def newest_order(self, key: bytes) -> int | None:
         """The order number of the step that made the truth of `key` what it is; None: longer ago than is known."""
@@ -83,7 +85,7 @@ class TruthHistory:
     def _add(self, earlier: Order, later: Order) -> None:
         assert self._values is not None, "called while the index is being made"
         changed = self._differ.diff(earlier[1], later[1])
-        self._steps.append((earlier[0], tuple(changed)))
+        self._steps[later[0]] = tuple(changed)
         for key, (before, after) in changed.items():
             known = self._values.setdefault(key, [(earlier[0], before)])
             known.append((later[0], after))

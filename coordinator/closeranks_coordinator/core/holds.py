@@ -251,7 +251,8 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
     if not quorum_survives(world, node):
         return Refusal(
             409, "quorum_would_be_lost",
-            f"Without {node.name} a majority could not be reached any more, so nobody could be judged.",
+            f"Without {node.name} a majority could not be reached any more, or nobody would be left to give the "
+            "truth to the others: release one of them first.",
         )  # fmt: skip
     _unhold(world, hold)
     hold.state = "rejected"

@@ -37,6 +37,8 @@ class Accepted:
     objects: dict[bytes, bytes] = field(default_factory=dict)
     hands: tuple[Hand, ...] = ()
     by: tuple[tuple[bytes, int], ...] = ()  # as RootStored has it
+    base: bytes | None = None  # these two likewise
+    edits: tuple[tuple[bytes, bytes | None], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,11 @@ class Ingest:
         if self._has(commit.root):
             self._tree.summary(commit.root)  # CodecError where the stored object is no page
             objects: dict[bytes, bytes] = {}
+            edits = None
         else:
+            edits = tuple((edit.key, edit.value) for edit in commit.edits)
             try:
-                edited = self._tree.edit(commit.base_root, [(edit.key, edit.value) for edit in commit.edits])
+                edited = self._tree.edit(commit.base_root, edits)
             except MissingObject:
                 return [Resync(self.volume, commit.seq, "the base of the commit is not stored any more")]
             if edited.root != commit.root:
@@ -116,8 +120,11 @@ class Ingest:
         self.seq, self.root = commit.seq, commit.root
         by = tuple((edit.key, hand) for edit, hand in zip(commit.edits, commit.by, strict=False) if hand)
         return [
-            Accepted(commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects, commit.hands, by)
-        ]
+            Accepted(
+                commit.seq, commit.root, commit.cause, commit.observed_age_ms, objects, commit.hands, by,
+                commit.base_root, edits,
+            )
+        ]  # fmt: skip
 
     def announce(self, announce: Announce) -> list[Outcome]:
         """Take an announced root: known trees at once, others by have/want. Raises CodecError for no tree's."""

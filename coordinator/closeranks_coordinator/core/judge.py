@@ -86,21 +86,22 @@ class Judge:
     def __init__(self, differ: Differ, width: int) -> None:
         self._differ = differ
         self._width = width
-        self._known: WeakValueDictionary[tuple[int, Stand], Analysis] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[int, Stand, bool], Analysis] = WeakValueDictionary()
 
     def analyse(
-        self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made
-    ) -> tuple[Analysis, Touched]:
+        self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made,
+        ours: bool = False,
+    ) -> tuple[Analysis, Touched]:  # fmt: skip
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
 
         `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
-        truth had this value.
+        truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
-        one = (id(history), stand)
+        one = (id(history), stand, ours)
         found = None if stand.by_us else self._known.get(one)
         if found is None:
             found = self._sort(history, stand, before, raw, behind, touched, made)

@@ -12,47 +12,48 @@ from dataclasses import dataclass, field
 
 from .history import TruthHistory
 from .judge import Analysis, Differing
-from .truth import Differ
 
 STEPS_MAX = 512  # of one node; beyond it newer steps are not counted until older ones are reached
 
 
 @dataclass(slots=True)
 class Lateness:
-    """The steps of the truth that one node may still lack: (order, when, what they changed), oldest first.
+    """The steps of the truth that one node may still lack: (order, when), oldest first.
 
-    Order 0 is what it lacked when it was first looked at.
+    Order 0 is what it lacked when it was first looked at: `first`. What other steps changed is the history's to
+    know, once for all nodes; of a step that it has forgotten, everything older is what is lacking.
     """
 
-    steps: deque[tuple[int, float, Differing]] = field(default_factory=deque)
+    steps: deque[tuple[int, float]] = field(default_factory=deque)
+    first: Differing = field(default_factory=dict)
 
     def follow(
-        self, differ: Differ, history: TruthHistory, before: Analysis | None, after: Analysis, now: float
+        self, history: TruthHistory, before: Analysis | None, after: Analysis, now: float
     ) -> float | None:
         """Since when something has been lacking, monotonic; None while nothing is, or nobody knows since when."""
         steps = self.steps
         if not after.lagging:
             steps.clear()
+            self.first = {}
             return None
         if before is None:
             steps.clear()
-            steps.append((0, now, after.raw))
+            steps.append((0, now))
+            self.first = after.raw
         elif after.truth != before.truth and len(steps) < STEPS_MAX:
-            steps.append((history.roots[-1][0], now, differ.diff(before.truth, after.truth)))
-        while steps and not _lacks(history, steps[0][0], steps[0][2], after):
-            steps.popleft()
+            steps.append((history.roots[-1][0], now))
+        while steps and not self._lacks(history, steps[0][0], after):
+            if not steps.popleft()[0]:
+                self.first = {}
         return steps[0][1] if steps else None
 
-
-def _lacks(history: TruthHistory, order: int, changed: Differing, after: Analysis) -> bool:
-    """Whether the node has not yet got something that this step of the truth changed."""
-    for key, (earlier, later) in changed.items():
-        if key not in after.lagging:
-            continue
-        value = after.raw[key][0]
+    def _lacks(self, history: TruthHistory, order: int, after: Analysis) -> bool:
+        """Whether the node has not yet got something that this step of the truth changed."""
+        raw, lagging = after.raw, after.lagging
         if not order:
-            if value == earlier:
+            return any(key in lagging and raw[key][0] == values[0] for key, values in self.first.items())
+        changed = history.changed(order)
+        for key in lagging if changed is None else changed:
+            if key in lagging and (history.latest_order(key, raw[key][0]) or 0) < order:
                 return True
-        elif value != later and (history.latest_order(key, value) or 0) < order:
-            return True
-    return False
+        return False

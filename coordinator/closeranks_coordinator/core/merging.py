@@ -151,6 +151,10 @@ class _Merge:
         known: dict[bytes, bool] = {}
         for key in sorted(self.own):
             parent = parent_key(key)
+            if self.own[key][1] is not None and not any(
+                above in self.analysis.raw for above in above_of(key)
+            ):
+                continue  # where the truth has it, both have its directories
             if parent not in known:
                 known[parent] = all(is_directory(self.ours(above)) for above in above_of(key))
             if not known[parent] and self.own[key][0] is not None:

@@ -42,7 +42,9 @@ class Meter:
     """One node's volume. Pairs of counters are (files, bytes).
 
     `pending`: changes that were counted and not let through yet; `passed`: those that were let through last.
-    `observing`: since when a burst is held back; `cleared`: the pace that was let through.
+    `observing`: since when a burst is held back; `cleared`: the pace that was let through. The same for paths
+    that went, moved ones left out: `losing` since when, `lost_at` when the last one went, `lost_before` how
+    many had gone when changes were last let through, `cleared_losses` a second.
     """
 
     usual: Usual
@@ -62,6 +64,12 @@ class Meter:
     observed: tuple[int, int] = (0, 0)  # totals when it began
     cleared: tuple[float, float] = (0.0, 0.0)
     changed_at: float = 0.0
+    losing: float | None = None
+    lost_at: float = 0.0
+    lost: int = 0
+    lost_before: int = 0
+    cleared_losses: float = 0.0
+    passed_at: float = 0.0
     over_since: float | None = None  # since when it has written more than its limit
     report: tuple[float, float, float] = (-1e9, 0.0, 0.0)  # when, files/s, bytes/s
     unseen: int = 0  # paths that changed and are not committed, as the agent said last
@@ -107,6 +115,10 @@ class Meter:
             self._do(key, (value, truth, size), now)
             files += 1
             total += size
+        lost = self.shares.lost(now)
+        if lost > self.lost:
+            self.lost_at = now
+        self.lost, self.lost_before = lost, min(self.lost_before, lost)
         if files:
             self.changed_at = now
             self.committed.add(now, files, total)
@@ -122,8 +134,9 @@ class Meter:
         if activity.pending and (activity.files or activity.bytes):
             self.changed_at = now
 
-    def let_through(self, own: Mapping[bytes, Values]) -> None:
+    def let_through(self, own: Mapping[bytes, Values], now: float) -> None:
         """What was pending becomes the truth."""
+        self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
         self.waiting_bytes = 0
 
@@ -134,7 +147,9 @@ class Meter:
         self.passed, self.basis, self.analysis = {}, None, None
 
     def forget(self) -> None:
-        """What was counted so far was decided about: guards begin anew."""
+        """What was counted so far was decided about: guards begin anew. What waits still is counted once more."""
+        self.pending, self.waiting_bytes = {}, 0
+        self.basis, self.analysis = None, None
         self.seen.clear()
         self.committed.clear()
         self.shares.clear()

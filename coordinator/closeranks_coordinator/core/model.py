@@ -115,7 +115,8 @@ class RootStored:
 
     `observed_mono` is when the node saw the first of the changes, on the coordinator's clock. `by` gives for
     keys that the step changed the number of their hand in `hands`, from 1; keys that nobody knows the hand of
-    are left out.
+    are left out. `edits` are all that a proven commit changed of `base`, (key, value), in order; None where the tree
+    was announced, or was known already.
     """
 
     node: str
@@ -125,6 +126,8 @@ class RootStored:
     observed_mono: float
     hands: tuple[wire.Hand, ...] = ()
     by: tuple[tuple[bytes, int], ...] = ()
+    base: bytes | None = None
+    edits: tuple[tuple[bytes, bytes | None], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

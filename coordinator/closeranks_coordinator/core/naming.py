@@ -163,9 +163,10 @@ def _remember_repair(
 
 def healed(world: World, volume: Volume, node: Node) -> None:
     """Nothing of this node's own doing is left. Behind a fence the release closes the incident."""
-    if node.fenced or not world.compared(node, volume):
+    found = [] if node.fenced else world.diverged(node, volume.name)
+    if not found or not world.compared(node, volume):
         return
-    for incident in world.diverged(node, volume.name):
+    for incident in found:
         incident.note(world.now.wall_ms, "note", "The difference is gone without our doing.")
         world.close(incident)
         node.view(volume.name).seen = {}

@@ -6,6 +6,7 @@ restart: nodes dial again and say where they stand, and a recovery starts its pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,8 +79,8 @@ class Pushing:
     problem: wire.Problem | None = None
     noted: str = ""
     todo: list[bytes] = field(default_factory=list)
-    sent: dict[bytes, Values] = field(default_factory=dict)
-    sent_before: dict[bytes, Values] = field(default_factory=dict)
+    sent: Mapping[bytes, Values] = field(default_factory=dict)
+    sent_before: Mapping[bytes, Values] = field(default_factory=dict)
 
     def made(self, key: bytes, step: Values) -> bool:
         """Whether this step of the node is one that a push asked for."""
@@ -90,7 +91,8 @@ class Pushing:
 class View:
     """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it.
 
-    `by_us`: the root that is to be judged next was made by a converge.
+    `by_us`: the root that is to be judged next was made by a converge or a push; `is_commit`: and what it changed of
+    the root judged last is nothing but that.
     """
 
     stand: Stand | None = None
@@ -105,6 +107,8 @@ class View:
     unconfirmed: int = 0
     size: SizeOf | None = None
     by_us: bool = False
+    is_commit: bool = False
+    looked_at: float = 0.0
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
     changes: tuple[Analysis, dict[bytes, Values]] | None = None  # of a writer: what it changed itself
     orders: list[tuple[bytes, bytes]] = field(default_factory=list)  # the newest converges: (from, to) roots
@@ -167,8 +171,10 @@ class Node:
 
     def current(self, volume: str) -> float | None:
         """Up to when this node is known to have looked at everything, by a scan or by its watcher; monotonic."""
-        known = [one[volume] for one in (self.scanned, self.watched) if volume in one]
-        return max(known, default=None)
+        scanned, watched = self.scanned.get(volume), self.watched.get(volume)
+        if scanned is None or watched is None:
+            return watched if scanned is None else scanned
+        return max(scanned, watched)
 
     @property
     def fenced(self) -> bool:
@@ -196,6 +202,10 @@ class Volume:
     rolling: dict[bytes, tuple[bytes | None, int]] = field(default_factory=dict)
     decided: tuple[object, ...] = ()
     settings: str = ""  # what decides which entries a tree has
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.config.name
 
     @property
     def truth(self) -> bytes | None:
@@ -205,10 +215,6 @@ class Volume:
     def need(self) -> int:
         """How many nodes must hold an entry for it to be the truth."""
         return 1 if self.config.replicated else quorum_of(len(self.config.nodes))
-
-    @property
-    def name(self) -> str:
-        return self.config.name
 
 
 def settings_of(config: VolumeConfig) -> str:

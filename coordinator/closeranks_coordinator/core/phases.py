@@ -15,12 +15,14 @@ from .world import World
 
 def join(world: World, node: Node) -> bool:
     """A node whose root is the truth's has joined that volume. Whether one has: it has a vote now."""
-    if node.fenced or node.session is None or node.record.recovery is not None:
-        return False
     joined = False
     for volume in world.volumes_of(node):
         stored = node.volume(volume.name)
-        if stored.held is None and world.compared(node, volume) and world.left(node, volume, "join") == 0:
+        if stored.held is not None:
+            continue
+        if node.fenced or node.session is None or node.record.recovery is not None:
+            return False
+        if world.compared(node, volume) and world.left(node, volume, "join") == 0:
             stored.held = volume.truth
             world.touch_node(node)
             joined = True
@@ -46,17 +48,20 @@ def update_phase(world: World, node: Node) -> None:
 
 
 def _phase(node: Node, volumes: list[Volume]) -> Phase:
-    if any(node.volume(volume.name).held is None for volume in volumes):
-        return "joining"
-    if any(node.view(volume.name).behind for volume in volumes):
-        return "lagging"
-    return "in_rank"
+    phase: Phase = "in_rank"
+    for volume in volumes:
+        if node.volume(volume.name).held is None:
+            return "joining"
+        if node.view(volume.name).behind:
+            phase = "lagging"
+    return phase
 
 
 def _is_suspect(node: Node, volumes: list[Volume]) -> bool:
-    views = [node.view(volume.name) for volume in volumes]
-    if any(view.confirmed for view in views):
-        return True
-    return node.record.phase == "suspect" and any(
-        view.analysis is not None and view.analysis.divergent for view in views
-    )
+    for volume in volumes:
+        view = node.view(volume.name)
+        if view.confirmed:
+            return True
+        if node.record.phase == "suspect" and view.analysis is not None and view.analysis.divergent:
+            return True
+    return False

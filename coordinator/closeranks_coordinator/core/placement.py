@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .fencing import drop_recovery
 from .history import TruthHistory
+from .lateness import Lateness
 from .model import FleetConfig, VolumeConfig
 from .nodes import Node, View, Volume, settings_of
 from .records import NodeRecord, VolumeRecord
@@ -55,6 +56,7 @@ def _place_nodes(world: World, config: FleetConfig) -> None:
 
 def _place_volumes(world: World, config: FleetConfig, records: dict[str, VolumeRecord]) -> None:
     old, world.volumes = world.volumes, {}
+    world.assign()
     for one in config.volumes:
         record = records.get(one.name) or VolumeRecord(settings=settings_of(one))
         volume = old.get(one.name)
@@ -67,10 +69,22 @@ def _place_volumes(world: World, config: FleetConfig, records: dict[str, VolumeR
 def _reconfigure(world: World, volume: Volume, config: VolumeConfig) -> None:
     if volume.config.policy != config.policy:
         volume.undetermined = frozenset()
+    if (volume.config.policy, volume.config.writers) != (config.policy, config.writers):
+        _look_anew(world, volume)
     volume.config, volume.settings, volume.decided = config, settings_of(config), ()
     world.volumes[volume.name] = volume
+    world.assign()
     if volume.record.settings != volume.settings:
         _found_again(world, volume)
+
+
+def _look_anew(world: World, volume: Volume) -> None:
+    """What was a writer's change may be a difference of its own now, and the other way round."""
+    for node in world.nodes.values():
+        view = node.views.get(volume.name)
+        if view is not None:
+            view.stand = view.analysis = view.changes = view.size = None
+            view.late, view.lag_since = Lateness(), None
 
 
 def _found_again(world: World, volume: Volume) -> None:

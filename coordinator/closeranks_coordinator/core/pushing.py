@@ -14,17 +14,18 @@ each node (unbounded, and a node that slept through a hundred versions of a file
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 from closeranks_proto.limits import MIB, PUSH_LIST_MAX_BYTES, PUSH_MAX_BYTES, PUSH_MAX_EDITS
 
 from . import conflicts
-from .judge import Analysis
+from .judge import Analysis, Differing
 from .merging import above_of, is_directory
 from .nodes import Node, Pushing, View, Volume
+from .truth import Values
 from .world import World
 
 SOURCES_MAX = 8
@@ -39,7 +40,22 @@ RETRY_MAX_S = 30.0
 TURN_S = 0.5  # between looks whether it is a large push's turn
 EDIT_BYTES = 32  # of an edit on the wire besides its key, values and chunk list
 
-Alike = dict[int, tuple[tuple[wire.PushEdit, ...], int, tuple[bytes, ...]]]
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One push as it is made: nodes that stand alike are sent the same. `todo` is what is left for the next.
+
+    `fetch` are the bytes that have to be fetched for it, `sample` some of the paths that these belong to.
+    """
+
+    edits: tuple[wire.PushEdit, ...]
+    fetch: int
+    todo: tuple[bytes, ...]
+    sent: dict[bytes, Values]
+    sample: tuple[bytes, ...]
+
+
+Alike = dict[int, Batch]
 
 PUSHED_PHASES = ("in_rank", "lagging", "suspect")
 
@@ -117,6 +133,9 @@ def is_stuck(world: World, volume: Volume, node: Node) -> bool:
 
 def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
     stored, state, now = node.volume(volume.name), view.pushing, world.now.mono
+    if state.asked_at is not None and now < state.due_at:
+        world.wake(state.due_at)
+        return False
     if (
         node.session is None
         or node.fenced
@@ -129,9 +148,6 @@ def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
     ):
         return False
     if state.asked_at is not None:
-        if now < state.due_at:
-            world.wake(state.due_at)
-            return False
         state.asked_at, state.fetch_bytes, state.source = None, 0, ""
         _retry_later(world, state)
     if now < state.not_before:
@@ -154,17 +170,17 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
     state, analysis = view.pushing, view.analysis
     assert analysis is not None, "a node that is behind was analysed"
     peers = _sources(world, volume, node)
-    edits, fetch = _next(world, volume, node, state, analysis, peers, alike)
-    if not edits:
+    batch = _next(world, volume, node, state, analysis, peers, alike)
+    if not batch.edits:
         state.starved = not state.todo
         if state.starved:
             state.not_before = world.now.mono + RETRY_MIN_S * 5
             world.wake(state.not_before)
         return
     state.starved = False
-    sources = _ranked(world, volume, peers, [edit for edit in edits if _size(edit.after)])
+    fetch, sources = batch.fetch, _ranked(world, volume, peers, batch.sample)
     if fetch > LARGE_BYTES and not _has_turn(volume, world, sources[1]):
-        state.todo += [edit.key for edit in reversed(edits)]
+        state.todo += reversed(batch.sent)  # in the order in which they were chosen
         state.not_before = world.now.mono + TURN_S
         world.wake(state.not_before)
         return
@@ -173,38 +189,45 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
     state.asked_at, state.fetch_bytes = world.now.mono, fetch
     state.due_at = world.now.mono + ANSWER_MAX_S + fetch / SLOWEST_BYTES_S
     state.source = sources[0][0] if sources[0] else ""
-    state.sent_before, state.sent = state.sent, {edit.key: (edit.before, edit.after) for edit in edits}
+    state.sent_before, state.sent = state.sent, batch.sent
     world.wake(state.due_at)
     world.count("closeranks_pushes_total", 1, node=node.name, volume=volume.name)
-    edits.sort(key=lambda edit: edit.key)
-    world.send(node, wire.Push(volume.name, state.number, tuple(edits), sources[0]))
+    world.send(node, wire.Push(volume.name, state.number, batch.edits, sources[0]))
 
 
 def _next(
     world: World, volume: Volume, node: Node, state: Pushing, analysis: Analysis, peers: list[Node], alike: Alike
-) -> tuple[list[wire.PushEdit], int]:  # fmt: skip
-    """The edits of the next push, and what has to be fetched for them. Nodes that stand alike are sent the same."""
+) -> Batch:  # fmt: skip
+    """The next push, and in `state.todo` what is left."""
     held_back = _held_back(world, volume, node, analysis)
     kept = _kept_here(world, volume, node)
     is_common = not state.todo and not held_back and not kept
     known = alike.get(id(analysis)) if is_common else None
     if known is not None:
-        state.todo = list(known[2])
-        return list(known[0]), known[1]
+        state.todo = list(known.todo)
+        return known
     if not state.todo:
         state.todo = _ordered(world, analysis)
         state.todo.reverse()
     edits, fetch = _choose(world, volume, analysis, state, peers, held_back, kept)
+    wanted = [edit.key for edit in edits if _size(edit.after)]
+    batch = Batch(
+        tuple(sorted(edits, key=lambda edit: edit.key)),
+        fetch,
+        tuple(state.todo),
+        {edit.key: analysis.raw[edit.key] for edit in edits},
+        tuple(wanted[:: max(1, len(wanted) // SAMPLE_KEYS)]),
+    )
     if is_common:
-        alike[id(analysis)] = (tuple(edits), fetch, tuple(state.todo))
-    return edits, fetch
+        alike[id(analysis)] = batch
+    return batch
 
 
 def _ordered(world: World, analysis: Analysis) -> list[bytes]:
     """All paths in which the node lags, in the order in which they are best sent."""
     raw, width = analysis.raw, world.algorithm.width
-    keys = sorted(key for key in analysis.lagging if key in raw)
-    if len(keys) == 1:
+    keys = sorted(analysis.lagging)
+    if all(raw[key][1] is not None for key in keys):
         return keys
     replaced = {key for key in keys if is_directory(raw[key][0]) and not is_directory(raw[key][1])}
     first: list[bytes] = []
@@ -254,25 +277,27 @@ def _choose(
     """The edits of one push, taken off what is to be sent, and the bytes that have to be fetched for them."""
     edits: list[wire.PushEdit] = []
     size = fetch = 0
-    width = world.algorithm.width
+    width, raw, lagging = world.algorithm.width, analysis.raw, analysis.lagging
+    lacked = _lacked_by(volume, peers)
     while state.todo and len(edits) < PUSH_MAX_EDITS:
         key = state.todo.pop()
-        values = analysis.raw.get(key)
-        if values is None or key not in analysis.lagging or key in volume.undetermined:
+        values = raw.get(key)
+        if values is None or key not in lagging or key in volume.undetermined:
             continue  # it has got there meanwhile
         if held_back and any(key == one or key.startswith(one + b"\0") for one in held_back):
             continue
         before, after = values
-        new = _size(after) and (before is None or _content(before, width) != _content(after, width))
-        if new and not any(_holds(peer, volume, key, width) for peer in peers) and not _is_below(key, kept):
+        length = _size(after)
+        new = length if before is None or after is None or not same_content(before, after, width) else 0
+        if new and not _is_had(lacked, key, width) and not _is_below(key, kept):
             continue  # nobody could give it
-        chunks = _chunk_list(world, volume, after) if new else None
+        chunks = _chunk_list(world, volume, after) if new > volume.config.chunk_bytes else None
         cost = EDIT_BYTES + len(key) + len(before or b"") + len(after or b"") + len(chunks or b"")
-        if edits and (size + cost > PUSH_MAX_BYTES or fetch + (_size(after) if new else 0) > FETCH_MAX_BYTES):
+        if edits and (size + cost > PUSH_MAX_BYTES or fetch + new > FETCH_MAX_BYTES):
             state.todo.append(key)
             break
         size += cost
-        fetch += _size(after) if new else 0
+        fetch += new
         edits.append(wire.PushEdit(key, before, after, chunks))
     return edits, fetch
 
@@ -303,13 +328,6 @@ def _content(value: bytes | None, width: int) -> bytes:
     return b"" if value is None or entry_kind(value) is not Kind.FILE else value[12 : 12 + width]
 
 
-def _same_content(one: bytes, other: bytes, width: int) -> bool:
-    """Whether two values are of one content; what stands behind it differs in attributes at most."""
-    return entry_kind(one) is entry_kind(other) is Kind.FILE and _content(one, width) == _content(
-        other, width
-    )
-
-
 def _size(value: bytes | None) -> int:
     return 0 if value is None else entry_size(value)
 
@@ -338,38 +356,49 @@ def _gives(peer: Node) -> bool:
     return peer.record.phase in ("in_rank", "lagging") or (recovery is not None and recovery.purpose == "lag")
 
 
-def _holds(peer: Node, volume: Volume, key: bytes, width: int) -> bool:
-    """Whether this peer has what the truth has there."""
-    analysis = peer.view(volume.name).analysis
-    if analysis is None:
-        return False
-    values = analysis.raw.get(key)
-    if values is None:
-        return True
+def _lacked_by(volume: Volume, peers: list[Node]) -> list[Differing]:
+    """In what each of these nodes differs from the truth, whoever lacks least first."""
+    found = (peer.view(volume.name).analysis for peer in peers)
+    return sorted((one.raw for one in found if one is not None), key=len)
+
+
+def _is_had(lacked: list[Differing], key: bytes, width: int) -> bool:
+    """Whether one of them has what the truth has there. Mostly the first one lacks nothing at all."""
+    return any(key not in raw or _gives_same(raw[key], width) for raw in lacked)
+
+
+def _gives_same(values: Values, width: int) -> bool:
     ours, theirs = values
-    return ours is not None and theirs is not None and _same_content(ours, theirs, width)
+    return ours is not None and theirs is not None and same_content(ours, theirs, width)
 
 
 def _ranked(
-    world: World, volume: Volume, peers: list[Node], wanted: list[wire.PushEdit]
+    world: World, volume: Volume, peers: list[Node], sample: tuple[bytes, ...]
 ) -> tuple[tuple[str, ...], int]:
     """(who to fetch from, best first; how many of them have everything that was looked at).
 
     Whoever lacks least comes first, then who is asked least, replicas before writers.
     """
     width = world.algorithm.width
-    sample = [edit.key for edit in islice(wanted, 0, None, max(1, len(wanted) // SAMPLE_KEYS))]
     asked: dict[str, int] = {}
     for node in world.members(volume):
         state = node.view(volume.name).pushing
         if state.asked_at is not None and state.source:
             asked[state.source] = asked.get(state.source, 0) + 1
-    lacks = {peer.name: sum(not _holds(peer, volume, key, width) for key in sample) for peer in peers}
+    lacks = {peer.name: _lacks(peer, volume, sample, width) for peer in peers}
     ranked = sorted(
         (peer.name for peer in peers if not sample or lacks[peer.name] < len(sample)),
         key=lambda name: (lacks[name], asked.get(name, 0), name in volume.config.writers, name),
     )
     return tuple(ranked[:SOURCES_MAX]), sum(not lacks[name] for name in ranked)
+
+
+def _lacks(peer: Node, volume: Volume, keys: tuple[bytes, ...], width: int) -> int:
+    """How many of these paths this peer has not as the truth has them."""
+    analysis = peer.view(volume.name).analysis
+    assert analysis is not None, "sources were analysed"
+    raw = analysis.raw
+    return sum(not _gives_same(raw[key], width) for key in keys if key in raw) if raw else 0
 
 
 def _has_turn(volume: Volume, world: World, holders: int) -> bool:

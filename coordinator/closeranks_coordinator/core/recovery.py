@@ -78,12 +78,18 @@ def _start_behind(world: World, node: Node) -> None:
 def _is_due(world: World, node: Node, volume: Volume) -> bool:
     """Whether a lagging or joining node is to be converged on this volume now."""
     view = node.view(volume.name)
-    if volume.config.on_lag != "resync" or volume.truth is None or not world.compared(node, volume):
+    if volume.config.on_lag != "resync" or volume.truth is None:
+        return False
+    if volume.config.replicated and node.volume(volume.name).held is not None:
+        return (
+            pushing.is_stuck(world, volume, node)
+            and world.compared(node, volume)
+            and bool(world.left(node, volume, "lag"))
+        )
+    if not world.compared(node, volume):
         return False
     if node.volume(volume.name).held is None:
         return bool(world.left(node, volume, "join"))
-    if volume.config.replicated:
-        return pushing.is_stuck(world, volume, node) and bool(world.left(node, volume, "lag"))
     if view.lag_since is None or not world.left(node, volume, "lag"):
         return False
     due = view.lag_since + volume.config.lag_grace_s

@@ -11,7 +11,7 @@ is held then, so judging late costs nothing on other nodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .meters import Gauge, Meter
@@ -56,12 +56,12 @@ class Limits:
     warming: bool
 
 
-def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Trip | None:
-    """Whether an unusual share of a volume went."""
+def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[Trip]:
+    """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others."""
     found, entries = meter.shares, max(1, meter.shares.entries(now))
     began = found.since(now)
     if began is None:
-        return None
+        return
     took = human_duration(max(1.0, now - began))
     lost = found.lost(now)
     emptied = lost >= entries >= EMPTIED_MIN
@@ -71,7 +71,7 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Trip | No
             f"{node.name} deleted {what} of the volume, {lost:,} of {plural(entries, 'path', 'paths')}, in {took}; "
             f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
         )
-        return Trip("deleted_share", reason, lost, 0, began)
+        yield Trip("deleted_share", reason, lost, 0, began)
     altered = found.altered(now)
     if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
         reason = (
@@ -79,15 +79,14 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Trip | No
             f"{plural(entries, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
             "once"
         )
-        return Trip("changed_share", reason, altered, meter.waiting_bytes, began)
+        yield Trip("changed_share", reason, altered, meter.waiting_bytes, began)
     retyped = found.retyped(now)
     if retyped > rules.type_changes:
         reason = (
             f"{node.name} made something else of {plural(retyped, 'path')} in {took} (files became links or "
             f"directories, or the other way round); more than {rules.type_changes} at once is unusual"
         )
-        return Trip("type_changes", reason, retyped, 0, began)
-    return None
+        yield Trip("type_changes", reason, retyped, 0, began)
 
 
 def limits(world: World, volume: Volume, node: Node, meter: Meter) -> Limits:

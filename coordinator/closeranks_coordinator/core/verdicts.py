@@ -12,11 +12,13 @@ from collections import Counter
 from . import currency, movement, naming, sequencing, unclear
 from .judge import Analysis, Differing, Made, Stand, Touched
 from .nodes import Node, View, Volume
+from .records import NodeVolume
 from .truth import Decision, Values, decide_quorum
 from .world import World
 
 Unclear = frozenset[bytes]
 NOTHING = (b"", None)  # no entry's value: values of entries are never empty
+SILENT_LOOK_S = 1.0
 FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the fleet
 
 
@@ -91,11 +93,15 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    # Where writers' changes count, only the very steps that were asked for are our doing: see `_made`.
-    by_us = view.by_us and not volume.config.replicated
-    stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
-    if before is None or stand != view.stand:
-        after, touched = world.judge.analyse(volume.history, stand, before, _made(world, volume, node))
+    if before is None or view.stand is None or _has_moved(stored, truth, view.stand) or view.by_us:
+        if before is not None and view.stand is not None and _may_wait(world, volume, node, view):
+            return
+        view.looked_at = world.now.mono
+        # Where writers' changes count, what is our doing is asked step by step: see `_made`.
+        by_us = view.by_us and not volume.config.replicated
+        stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
+        made = _made(world, volume, node)
+        after, touched = world.judge.analyse(volume.history, stand, before, made, view.by_us)
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
@@ -111,7 +117,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         else:
             _run_clocks(view, before, after, volume.undetermined, touched, world.now.mono)
         if volume.config.replicated:
-            view.lag_since = view.late.follow(world.differ, volume.history, before, after, world.now.mono)
+            view.lag_since = view.late.follow(volume.history, before, after, world.now.mono)
     elif view.undetermined is not volume.undetermined and node.name not in volume.config.writers:
         _run_clocks(view, before, before, volume.undetermined, (), world.now.mono)
         world.publish("node", node.name)
@@ -121,19 +127,45 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         view.lag_since = world.now.mono
 
 
+def _may_wait(world: World, volume: Volume, node: Node, view: View) -> bool:
+    """A silent node differs from a truth that moves on in more and more: it is enough to count that once a second."""
+    stored, stand = node.volume(volume.name), view.stand
+    return (
+        volume.config.replicated
+        and node.session is None
+        and stand is not None
+        and (stored.root, stored.held, stored.withheld) == (stand.root, stand.held, stand.withheld)
+        and world.now.mono < view.looked_at + SILENT_LOOK_S
+    )
+
+
+def _has_moved(stored: NodeVolume, truth: bytes, stand: Stand) -> bool:
+    return (
+        stored.root != stand.root
+        or truth != stand.truth
+        or stored.held != stand.held
+        or stored.withheld != stand.withheld
+    )
+
+
 def _made(world: World, volume: Volume, node: Node) -> Made:
     """Whether we brought a node to a value ourselves: asked where the truth's history does not tell.
 
-    A converge may end after its order was overtaken; after a restart of ours, what it may have been told is known
-    from the truth's history only.
+    All that a commit of ours changed is our doing, also where it undid what the node itself had changed a moment
+    before: a converge may end after its order was overtaken. A tree that was announced may have changes of the
+    node's own in it. After a restart of ours, what it may have been told is known from the truth's history only.
     """
     view = node.view(volume.name)
-    pushed, orders = view.pushing.made, tuple(view.orders)
+    pushed, orders, before = view.pushing.made, tuple(view.orders), view.analysis
     if not view.by_us or not volume.config.replicated:
         return pushed
+    root = node.volume(volume.name).root
+    changed: Differing = {}
+    if view.is_commit and before is not None and root is not None:
+        changed = world.differ.diff(before.root, root)
 
     def made(key: bytes, step: Values) -> bool:
-        if pushed(key, step):
+        if key in changed or pushed(key, step):
             return True
         if not orders and node.record.recovery is not None:
             return volume.history.latest_order(key, step[1]) is not None

@@ -96,6 +96,7 @@ class World:
         self._published: dict[tuple[str, str], None] = {}
         self._open: dict[IncidentKey, Incident] = {}
         self._targets: dict[tuple[str, str], tuple[object, object, Purpose, bytes]] = {}
+        self._assigned: dict[str, list[Volume]] = {}  # asked many times a step
 
     # --- objects -------------------------------------------------------------------------------
 
@@ -346,7 +347,15 @@ class World:
         return [self.nodes[name] for name in volume.config.nodes]
 
     def volumes_of(self, node: Node) -> list[Volume]:
-        return [volume for volume in self.volumes.values() if node.name in volume.config.nodes]
+        found = self._assigned.get(node.name)
+        if found is None:
+            found = [volume for volume in self.volumes.values() if node.name in volume.config.nodes]
+            self._assigned[node.name] = found
+        return found
+
+    def assign(self) -> None:
+        """Volumes or their nodes have changed."""
+        self._assigned = {}
 
     def unreachable(self, node: Node) -> bool:
         """Whether people see this node as unreachable: gone for longer than the grace, or without its tree."""

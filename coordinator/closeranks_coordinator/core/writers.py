@@ -26,6 +26,7 @@ BUCKET_HANDS = 64  # 12 x 64 hands of about 1 KB: under 1 MB a node, and only wh
 SUM_HANDS = 16
 COMMAND_WORDS = 2
 PARENTS_SHOWN = 3
+COMMAND_SHOWN = 200  # characters of a command line
 UNTOLD = "more writers than are kept apart"
 
 HandKey = tuple[str, str, int | None, str]
@@ -86,7 +87,7 @@ def _line(text: str) -> str:
 
 
 def who(hand: HandRecord) -> str:
-    """`/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000), parents 812 bash`."""
+    """`/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000, "php cron.php"), parents 812 bash`."""
     if not hand.pid:
         return f"unknown: {hand.detail or 'the node did not tell'}"
     about = [f"pid {hand.pid}"]
@@ -96,6 +97,8 @@ def who(hand: HandRecord) -> str:
         about.append(f"uid {hand.uid}")
     if hand.login_uid is not None:
         about.append(f"login uid {hand.login_uid}")
+    if hand.command and hand.command != hand.exe:
+        about.append(f'"{hand.command[:COMMAND_SHOWN]}"')
     parents = f", parents {', '.join(hand.parents[:PARENTS_SHOWN])}" if hand.parents else ""
     return f"{hand.exe or hand.command or 'a process'} ({', '.join(about)}){parents}"
 

@@ -1,0 +1,164 @@
+"""Stories of replicated volumes whose configuration changes under them, and of what waits at that moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from closeranks_coordinator.core.model import AllowAsked, RejectAsked, RootStored
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_proto import messages as wire
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.trees import tree
+
+NODES = ("node-01", "node-02", "node-03")
+FILES = tree(*(f"d/{number:03}" for number in range(200)))
+RULES = GuardRules(warm_up_s=0.0, share_min_paths=50)
+
+
+def fleet(writers: tuple[str, ...], guards: GuardRules = RULES, policy: str = "writers") -> FakeWorld:
+    volume = volume_config(policy=policy, nodes=NODES, writers=writers, settle_s=1.0, guards=guards)
+    world = FakeWorld(NODES, [volume], {"photos": FILES})
+    for agent in world.agents.values():
+        agent.watches = True
+    return world.started()
+
+
+def configure(world: FakeWorld, **changes: object) -> None:
+    (volume,) = world.config.volumes
+    world.configure(replace(world.config, volumes=(replace(volume, **changes),)))  # type: ignore[arg-type]
+
+
+def truth(world: FakeWorld) -> dict[bytes, bytes]:
+    view = world.fleet.volume_view(world.now(), "photos")
+    assert view is not None
+    assert view.truth_root is not None
+    return dict(world.tree.walk(bytes.fromhex(view.truth_root)))
+
+
+def holds(world: FakeWorld, state: str = "held"):  # type: ignore[no-untyped-def]
+    found = [world.fleet.hold_view(one) for one in world.fleet.hold_ids()]
+    return [one for one in found if one is not None and one.state == state]
+
+
+def delete(world: FakeWorld, node: str, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        world[node].disk["photos"].pop(key_of(f"d/{number:03}"), None)
+    world[node]._stream("photos", "watch")
+
+
+def change(world: FakeWorld, node: str, count: int, what: str) -> None:
+    for number in range(count):
+        if key_of(f"d/{number:03}") in world[node].disk["photos"]:
+            world[node].disk["photos"][key_of(f"d/{number:03}")] = file_of(f"{what}{number}")
+    world[node]._stream("photos", "watch")
+
+
+def test_what_is_held_of_a_writer_that_is_none_any_more_is_divergence() -> None:
+    world = fleet(("node-01", "node-02"))
+    delete(world, "node-01", 120)
+    assert holds(world)
+    configure(world, writers=("node-02",))
+    world.until(lambda: bool(world.incidents("divergence")), 30)
+    assert world.incidents("divergence")[0].node == "node-01"
+    world.until(lambda: world.in_rank() and world["node-01"].disk["photos"] == FILES)
+    assert truth(world) == FILES
+
+
+def test_a_node_that_becomes_a_writer_is_not_accused_of_what_it_writes() -> None:
+    world = fleet(("node-02",), replace(RULES, observe_files_s=1, observe_s=60.0))
+    change(world, "node-01", 20, "mine")
+    configure(world, writers=("node-01", "node-02"))
+    for number in range(8):  # a burst that is observed for longer than a difference takes to be named
+        change(world, "node-01", 20 + number, f"again{number}")
+        world.run(0.5)
+    world.until(lambda: world["node-03"].disk["photos"] == world["node-01"].disk["photos"])
+    assert not world.incidents("divergence")
+    assert truth(world) == world["node-01"].disk["photos"]
+
+
+def test_only_the_guard_that_was_asked_about_looks_away() -> None:
+    world = fleet(("node-01", "node-02"))
+    delete(world, "node-01", 60)
+    (hold,) = holds(world)
+    assert hold.guard == "deleted_share"
+    world.ask(AllowAsked(hold.id, 600.0))
+    world.run(3.0)
+    assert len(truth(world)) == len(FILES) - 60
+    change(world, "node-01", 200, "scrambled")
+    (hold,) = holds(world)
+    assert hold.guard == "changed_share"
+    world.run(10.0)
+    assert len(world["node-03"].disk["photos"].items() & FILES.items()) == len(FILES) - 60
+
+
+def test_an_allowance_that_ended_before_the_node_was_back_lets_nothing_through() -> None:
+    world = fleet(("node-01", "node-02"))
+    delete(world, "node-01", 120)
+    (hold,) = holds(world)
+    world["node-01"].disconnect()
+    world.ask(AllowAsked(hold.id, 2.0))
+    world.run(5.0)
+    world["node-01"].connect()
+    world.run(10.0)
+    assert truth(world) == FILES
+    assert world["node-02"].disk["photos"] == FILES
+    assert holds(world)
+
+
+def test_one_node_is_always_left_to_give_the_truth_to_the_others() -> None:
+    world = fleet(NODES)
+    for node in NODES:
+        delete(world, node, 120)
+    assert len(holds(world)) == 3
+    answers = [world.ask(RejectAsked(hold.id)) for hold in holds(world)]
+    assert answers.count("409 quorum_would_be_lost") == 1
+    world.ask(AllowAsked(holds(world)[0].id, None))
+    world.until(world.in_rank, 120)
+
+
+def test_a_held_node_is_neither_given_anything_nor_asked_for_anything() -> None:
+    world = fleet(("node-01", "node-02"))
+    delete(world, "node-01", 120)
+    assert holds(world)
+    before = len(world.sent("node-01", wire.Push))
+    world["node-02"].put("photos", "new", file_of("new"))
+    world.until(lambda: key_of("new") in world["node-03"].disk["photos"])
+    world.run(5.0)
+    assert len(world.sent("node-01", wire.Push)) == before
+    pushes = [one for one in world.sent("node-03", wire.Push) if isinstance(one, wire.Push)]
+    assert all("node-01" not in one.sources for one in pushes[-1:])
+
+
+def test_nothing_held_comes_into_a_truth_that_is_founded_anew() -> None:
+    world = fleet(("node-01", "node-02"))
+    change(world, "node-01", 150, "scrambled")
+    assert holds(world)
+    configure(world, ignore=("*.tmp",))
+    for agent in world.agents.values():
+        agent.drop(0.1)
+    world.run(30.0)
+    assert truth(world) == FILES
+    assert world["node-03"].disk["photos"] == FILES
+
+
+def test_edits_of_another_base_are_not_believed() -> None:
+    world = fleet(("node-01", "node-02"))
+    files = dict(FILES) | {key_of("d/001"): file_of("new")}
+    root, base = world.plant(files), world.plant({})
+    world["node-01"].disk["photos"] = files
+    world.node_roots["node-01", "photos"] = root
+    told = ((key_of("d/002"), file_of("told")),)
+    world.event(RootStored("node-01", "photos", root, "watch", world.mono, (), (), base, told))
+    assert truth(world) == files
+
+
+def test_a_silent_follower_is_counted_late_and_has_everything_when_it_is_back() -> None:
+    world = fleet(("node-01", "node-02"))
+    world["node-03"].disconnect()
+    for number in range(30):
+        world["node-01"].put("photos", f"new/{number}", file_of(number))
+        world.run(0.1)
+    world.run(1.5)
+    assert world.volume("node-03").lagging_paths == 31
+    world["node-03"].connect()
+    world.until(lambda: world["node-03"].disk["photos"] == world["node-01"].disk["photos"], 3.0)
