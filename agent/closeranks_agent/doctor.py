@@ -120,6 +120,13 @@ def _coordinator(config: AgentConfig, probes: Probes) -> Finding:
     reason = probes.dial(Address(parts.hostname or "", parts.port or AGENTS_PORT))
     if not reason:
         return ok("coordinator", f"{config.coordinator} accepts connections")
+    if reason == os.strerror(errno.ECONNREFUSED):
+        return warn(
+            "coordinator",
+            f"{config.coordinator}: {reason}: not running yet?",
+            "without it nothing is compared, and nobody notices if this node breaks ranks",
+            "fine before it is started; else: is this its listen_agents? Look for a firewall between the two",
+        )
     return fail(
         "coordinator",
         f"{config.coordinator}: {reason}",

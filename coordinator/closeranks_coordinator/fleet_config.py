@@ -177,13 +177,17 @@ def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple
                 'or write policy = "writers"',
             )
         return ()
-    if not listed:
+    if not listed and not table.values.get("writers"):
         table.reject(
             "writers",
             "policy writers needs at least one node whose changes make the truth: every other node is brought to "
             f"what these hold; allowed: some of {_some(nodes)}",
         )
-    unknown = [node for node in listed if node not in nodes]
+    raw = table.values.get("writers")
+    given = listed or tuple(
+        one for one in (raw if isinstance(raw, list) else ()) if isinstance(one, str) and kinds.is_name(one)
+    )
+    unknown = list(dict.fromkeys(node for node in given if node not in nodes))
     if unknown and nodes:
         table.reject(
             "writers",

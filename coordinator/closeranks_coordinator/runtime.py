@@ -320,5 +320,9 @@ class Coordinator:
             except (StoreFull, StoreFault) as error:
                 log.error("nothing was collected: %s", error)
             else:
-                log.info("garbage collection: %s", report)
+                log.info(
+                    "garbage collection: %d objects in use, %d removed (%d bytes), %d of history removed, %.2f s%s",
+                    report.live, report.removed, report.removed_bytes, report.history_removed, report.duration_s,
+                    "" if report.complete else "; given up on the way",
+                )  # fmt: skip
             await asyncio.sleep(COLLECT_EVERY_S)

@@ -18,6 +18,8 @@ WINDOWS_MAX = 64
 OFFSET_MAX_S = 14 * 3600  # no clock on Earth is farther from UTC
 SPEED_KEYS = ("node_bytes_s", "fleet_bytes_s", "utc_offset", "window")
 _CLOCK = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])")
+_SHORT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kMG])")
+_TIMES = {"k": 10**3, "M": 10**6, "G": 10**9}
 _OFFSET = re.compile(r"([+-])([01][0-9]):([0-5][0-9])")
 
 
@@ -74,9 +76,12 @@ def _limit() -> Kind[int | None]:
     number = kinds.integer(LEAST_BYTES_S, MOST_BYTES_S, "bytes/s")
 
     def accept(value: object) -> int | None:
-        return None if value == "none" else number.accept(value)
+        if value == "none":
+            return None
+        found = _SHORT.fullmatch(value) if isinstance(value, str) else None
+        return number.accept(value if found is None else round(float(found[1]) * _TIMES[found[2]]))
 
-    return Kind(f'{number.allowed}, or "none"', accept)
+    return Kind(f'{number.allowed}, a text like "50M" (k, M, G are powers of 1000), or "none"', accept)
 
 
 def _clock(most_s: int) -> Kind[int]:

@@ -110,8 +110,13 @@ def test_a_speed_that_is_none_exits_2(api: Fake, words: list[str]) -> None:
 
 def test_a_speed_that_is_refused_exits_1(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes["POST /api/v1/speed"] = (400, clifake.error("bad_body", "too slow"))
-    assert main(["speed", "--bytes-per-second", "1"]) == 1
+    assert main(["speed", "--bytes-per-second", "2000"]) == 1
     assert capsys.readouterr().err == "closeranks: too slow\n"
+
+
+def test_a_speed_beyond_what_is_allowed_is_a_wrong_use(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "--bytes-per-second", "1"]) == 2
+    assert "allowed are 1024 to" in capsys.readouterr().err
 
 
 # --- who writes, how it is watched -------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import clifake
 from clifake import Fake
 from closeranks_coordinator.cli.main import main
+from closeranks_coordinator.cli.status import next_steps, reasons
 from closeranks_coordinator.core import shapes as model
 
 
@@ -186,3 +187,10 @@ def test_hostile_text_never_reaches_the_terminal(api: Fake, capsys: pytest.Captu
         captured = capsys.readouterr()
         assert all(char.isprintable() or char == "\n" for char in captured.out + captured.err), words
         assert "\\x1b]0;owned" in captured.out
+
+
+def test_what_a_node_waits_for_is_said_with_what_to_do() -> None:
+    text = "Verification failed: a/one.jpg: Permission denied"
+    view = clifake.node("n1", "verifying", waiting=text)
+    assert reasons(view, [], 0)[-1] == text
+    assert next_steps(view, [])[0].startswith(f"on n1: put right what is said there ({text})")

@@ -718,3 +718,80 @@ def test_what_was_held_never_reaches_the_truth_before_it_is_allowed(seed: int) -
     world.ask(AllowAsked(hold.id, 300.0))
     world.until(lambda: not held(world) and world.in_rank(), 120.0)
     assert evil & set(world["n4"].disk["photos"].values())
+
+
+# --- several volumes ------------------------------------------------------------------------------
+
+
+def two_volumes() -> FakeWorld:
+    volumes = [
+        volume_config(name, policy="writers", writers=("n1", "n2"), guards=WARM)
+        for name in ("docs", "photos")
+    ]
+    world = FakeWorld(NODES, volumes, {"docs": TREE, "photos": TREE})
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 5.0
+    return world.started()
+
+
+def test_a_hold_on_one_volume_leaves_the_others_alone() -> None:
+    world = two_volumes()
+    hold = hold_n1(world)
+    assert hold.volumes == ("photos",)
+    world["n1"].disk["docs"][key_of("d0/mine")] = file_of("mine")
+    world["n1"]._stream("docs", "watch")
+    world["n2"].disk["docs"][key_of("d0/theirs")] = file_of("theirs")
+    world["n2"]._stream("docs", "watch")
+    world.run(10.0)
+    assert world.state("n1") == "held"
+    assert key_of("d0/mine") in world["n4"].disk["docs"]
+    assert key_of("d0/theirs") in world["n1"].disk["docs"]
+    assert truth(world) == TREE
+
+
+def test_a_reject_sets_nothing_aside_on_volumes_that_were_not_held() -> None:
+    world = two_volumes()
+    hold = hold_n1(world)
+    world.ask(RejectAsked(hold.id))
+    world["n1"].disk["docs"][key_of("d0/mine")] = file_of("mine")
+    world["n1"]._stream("docs", "watch")
+    world.until_state("n1", "in_rank", 120.0)
+    world.run(10.0)
+    assert world["n1"].disk["photos"] == TREE
+    assert all(key_of("d0/mine") in world[node].disk["docs"] for node in NODES)
+    assert {getattr(one, "volume", "") for one in world.sent("n1", wire.Converge)} == {"photos"}
+
+
+def test_a_full_disk_holds_the_volumes_on_it() -> None:
+    world = two_volumes()
+    for step in range(4):
+        report(world, "n1", files=0, disk=disk(50 * GB - step * GB, 500.0, ("photos",)))
+        world.run(1.0)
+    assert the_hold(world).volumes == ("photos",)
+    world["n1"].disk["docs"][key_of("d0/mine")] = file_of("mine")
+    world["n1"]._stream("docs", "watch")
+    world.run(10.0)
+    assert key_of("d0/mine") in world["n4"].disk["docs"]
+
+
+def test_what_had_been_merged_before_is_told_and_the_figures_are_those_of_now() -> None:
+    world = writing()
+    delete(world, "n1", 60)
+    commit(world, "n1")
+    world.run(3.0)
+    assert len(truth(world)) == len(TREE) - 60
+    delete(world, "n1", 200)
+    commit(world, "n1")
+    hold = the_hold(world)
+    assert "200 of 344 paths" in hold.reason
+    (incident,) = world.incidents("runaway")
+    assert "60 changed paths of n1 had been merged" in incident.advice
+    assert "Nothing of it has reached" not in incident.advice
+    delete(world, "n1", 210)
+    commit(world, "n1")
+    world.run(10.0)
+    assert look(world, hold.id).paths == hold.paths + 10
+    assert look(world, hold.id).reason != hold.reason
+    world.ask(AllowAsked(hold.id, 60.0))
+    (allowed,) = world.fleet.fleet_view(world.now()).allowed
+    assert (allowed.id, allowed.state) == (hold.id, "allowed")

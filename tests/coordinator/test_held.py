@@ -194,6 +194,19 @@ def test_status_shows_a_held_node_and_what_to_type(api: Fake, capsys: pytest.Cap
         assert part in out
 
 
+def test_running_allowances_are_shown_with_their_end(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    allowed = hold(state="allowed", expires_at="2025-11-22T16:11:00.000Z", volumes=("photos",))
+    until = "until 2025-11-22T16:11:00.000Z write_rate does not hold n2 on photos again"
+    api.routes["GET /api/v1/held"] = clifake.page([allowed])
+    assert main(["held", "--all"]) == 0
+    assert until in capsys.readouterr().out
+    assert main(["held"]) == 0
+    assert capsys.readouterr().out.count(until) == 1
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n1")], allowed=(allowed,))
+    main(["status"])
+    assert until in capsys.readouterr().out
+
+
 def test_the_commands_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0
     out = capsys.readouterr().out

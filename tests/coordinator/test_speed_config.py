@@ -71,7 +71,7 @@ def test_check_config_says_what_it_comes_to(tmp_path: Path) -> None:
         ('from = "22:00"\n', "", "from is missing"),
         ('["sat", "mon"]', '["saturday"]', "days"),
         ('["sat", "mon"]', "[]", "too few elements"),
-        ("10000000", "10", "too small"), ("10000000", '"10M"', "not a whole number"),
+        ("10000000", "10", "too small"), ("10000000", '"10X"', "not"),
         ('"+01:00"', '"CET"', "not an offset from UTC"), ('"+01:00"', '"+15:00"', "not an offset"),
         ('node_bytes_s = "none"\nfleet_bytes_s = 50000000\n', "", "the window limits nothing"),
         ("utc_offset", "utc_offest", "did you mean 'utc_offset'?"),

@@ -288,3 +288,23 @@ def test_a_rename_storm_and_its_removal_arrive(make_fleet: MakeFleet) -> None:
     found = compare_trees(fleet.pristine(), {"node-02": str(fleet[1].path())})
     assert found == {"node-02": []}
     _nobody_is_blamed(fleet)
+
+
+def test_special_bits_that_may_not_be_written_are_withheld_and_nobody_is_late_for_them(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = _started(make_fleet, 3)
+    path = fleet[0].path() / "tool"
+    path.write_bytes(b"first")
+    path.chmod(0o4755)
+    (fleet[0].path() / "shared").mkdir(mode=0o755)
+    (fleet[0].path() / "shared").chmod(0o1777)
+    replica = fleet[1].path() / "tool"
+    fleet.wait("the file is there", replica.exists)
+    fleet.wait_in_rank()
+    assert replica.stat().st_mode & 0o7777 == 0o755
+    path.write_bytes(b"second, and longer")
+    path.chmod(0o4755)
+    fleet.wait("its next version is there", lambda: replica.read_bytes() == b"second, and longer")
+    fleet.wait_in_rank()
+    _nobody_is_blamed(fleet)

@@ -141,7 +141,7 @@ def permitted(path: bytes) -> list[tuple[SourceKind, bool, str]]:
             ("fanotify", foreign is None, foreign or "one mark covers the filesystem; the writer is known")
         )
     except OSError as error:
-        found.append(("fanotify", False, _why_no_fanotify(error)))
+        found.append(("fanotify", False, _why_no_fanotify(error).removeprefix("no fanotify: ")))
     try:
         os.close(calls.inotify_init())
         found.append(("inotify", foreign is None, foreign or f"a watch for each directory; {_watch_limit()}"))

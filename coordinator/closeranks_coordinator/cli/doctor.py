@@ -52,6 +52,16 @@ def _quorum(volume: VolumeConfig, max_quarantined: int) -> Finding:
     subject = f"volume {volume.name}"
     if volume.policy == "baseline":
         return ok(subject, f"policy baseline: {count} nodes are compared with the pinned baseline")
+    if volume.policy == "any-writer":
+        return ok(
+            subject, f"policy any-writer: what any of the {count} nodes changes is carried to the others"
+        )
+    if volume.policy == "writers":
+        named = ", ".join(volume.writers[:8]) + (" and more" if len(volume.writers) > 8 else "")
+        return ok(
+            subject,
+            f"policy writers: what {named} hold is carried to all {count} nodes; the others are compared with it",
+        )
     bound = fence_bound(count)
     arithmetic = (
         f"{count} nodes, a quorum is {quorum_of(count)}: nobody is judged with more than {bound} away"

@@ -12,9 +12,9 @@ from closeranks_proto.errors import UserError
 from ..core.shapes import HoldView
 from .actions import Accepted
 from .client import segment
-from .screen import BAD, FAINT, GOOD, Cell, Screen
+from .screen import BAD, CARE, FAINT, GOOD, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
-from .words import NONE, age, plural, size
+from .words import NONE, age, allowance, plural, size
 
 ALLOW_MAX_S = 30 * 86400
 
@@ -36,7 +36,8 @@ def add_held(parser: argparse.ArgumentParser) -> None:
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Let what ID holds through, and what goes on with it for a while. The guard stays on for everything else. "
+        "Let what ID holds through. Until the allowance ends the same guard does not hold this node there again, "
+        "whatever it does; every other guard stays on. "
         "Exit: 0 accepted, 1 refused, 2 no such hold, or could not ask."
     )
     parser.add_argument("id", metavar="ID")
@@ -68,6 +69,10 @@ def held(args: argparse.Namespace, screen: Screen) -> int:
         found = api.decode(body, HoldPage).items
     else:
         found = [one for page in api.pages("/api/v1/held", query, HoldPage) for one in page.items]
+        found = [one for one in found if args.all or one.state == "held"]
+        if not args.all:
+            allowed = api.pages("/api/v1/held", {"state": "allowed"}, HoldPage)
+            found += [one for page in allowed for one in page.items if one.state == "allowed"]
         _print(screen, found, now_ms(api))
     return FOUND if any(one.state == "held" for one in found) else OK
 
@@ -76,12 +81,17 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     if not found:
         screen.line("Nothing is held.", GOOD)
         return
+    if all(one.state == "allowed" for one in found):
+        screen.line("Nothing is held; a guard looks away:", CARE)
     screen.table(
         ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "PATHS", "SIZE", "INCIDENT"),
         [_row(one, now) for one in found],
         ("INCIDENT", "PATHS", "VOLUME"),
     )
     for one in found:
+        if one.state == "allowed":
+            screen.line()
+            screen.line(allowance(one), CARE)
         if one.state == "held":
             screen.line()
             screen.line(f"{one.id}  {one.reason}", BAD)
@@ -91,7 +101,9 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                     screen.line(f"  by    {who}: {plural(hand.files, 'file')}, {size(hand.bytes)}")
             for reaction in one.reactions:
                 screen.line(f"  done  {reaction}")
-            screen.line(f"  next  closeranks allow {one.id}    (it is wanted; this time only)")
+            screen.line(
+                f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
+            )
             screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
 
 
@@ -101,7 +113,7 @@ def _row(one: HoldView, now: int) -> list[Cell]:
         Cell(one.state, BAD if one.state == "held" else FAINT),
         Cell(age(one.since, now), right=True),
         Cell(one.node),
-        Cell(one.volume or NONE),
+        Cell(", ".join(one.volumes) or one.volume or NONE),
         Cell(one.guard),
         Cell(str(one.paths), right=True),
         Cell(size(one.bytes), right=True),
@@ -113,7 +125,7 @@ def allow(args: argparse.Namespace, screen: Screen) -> int:
     body: dict[str, Any] = {}
     if args.seconds is not None:
         body["seconds"] = _seconds(args.seconds)
-    return _order(args, screen, "allow", body, "see when it ends with: closeranks held --all")
+    return _order(args, screen, "allow", body, "see when it ends with: closeranks held")
 
 
 def reject(args: argparse.Namespace, screen: Screen) -> int:

@@ -34,7 +34,7 @@ COMMANDS = {
     "resync": ("actions", "add_resync", "converge a node to the truth, or print the plan"),
     "speed": ("speed", "add_speed", "how fast nodes may transfer; faster or slower now"),
     "held": ("held", "add_held", "changes that a guard holds, and what to type"),
-    "allow": ("held", "add_allow", "let what a guard holds through, this time only"),
+    "allow": ("held", "add_allow", "let what a guard holds through; for a while it does not hold it again"),
     "reject": ("held", "add_reject", "bring the writer of what a guard holds back to the truth"),
     "baseline": ("baselines", "add_baseline", "known-good states: create, list, show, pin, unpin, delete"),
     "trash": ("trash", "add_trash", "what converge set aside on a node: list, restore"),

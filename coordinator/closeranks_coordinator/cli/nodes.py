@@ -108,6 +108,8 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
     screen.line(f"  address    {node.address or NONE}")
     if node.blocked_by is not None:
         screen.line(f"  blocked by {node.blocked_by}", CARE)
+    if node.waiting is not None:
+        screen.line(f"  waits for  {node.waiting}", CARE)
     if node.quarantine is not None:
         fence = node.quarantine
         how = "by hand" if fence.by_hand else "by the judge"
@@ -148,8 +150,11 @@ def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
     screen.line("written in the last hour, most bytes first")
     for hand in sorted(node.writers, key=lambda one: (-one.bytes, -one.files))[:WRITERS_SHOWN]:
         _print_hand(screen, hand, now)
-    by_files = sorted(node.writers, key=lambda one: (-one.files, -one.bytes))[:WRITERS_SHOWN]
-    screen.line("written in the last hour, most files first")
+    by_files = sorted((one for one in node.writers if one.files), key=lambda one: (-one.files, -one.bytes))[
+        :WRITERS_SHOWN
+    ]
+    if by_files:
+        screen.line("written in the last hour, most files first")
     for hand in by_files:
         screen.line(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
 
@@ -176,7 +181,8 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
     screen.line(f"volume {volume.name}")
     screen.line(f"  root       {volume.root or NONE}")
     screen.line(f"  holds      {count(volume.files)} files, {size(volume.bytes)}")
-    differing = f"{count(volume.differing_paths)} paths ({size(volume.differing_bytes)})"
+    paths = NONE if volume.differing_paths is None else plural(volume.differing_paths, "path")
+    differing = f"{paths} ({size(volume.differing_bytes)})"
     differing += f", {count(volume.unconfirmed_paths)} unconfirmed"
     screen.line(f"  differs    {differing}", BAD if volume.differing_paths else "")
     if volume.lagging_paths:

@@ -9,6 +9,7 @@ from typing import Any
 from closeranks_proto.errors import UserError
 
 from ..core.shapes import SpeedView
+from ..core.speed import LEAST_BYTES_S, MOST_BYTES_S
 from .client import Api, segment
 from .screen import CARE, GOOD, Cell, Screen
 from .session import OK, asking, open_api
@@ -73,7 +74,12 @@ def _asked(args: argparse.Namespace) -> dict[str, Any] | None:
         raise UserError(
             f"--bytes-per-second {given!r}: neither a number of bytes like 20000000 or 20M, nor none, nor auto"
         )
-    return whose | {"bytes_s": round(float(found[1]) * _TIMES[found[2]])}
+    wanted = round(float(found[1]) * _TIMES[found[2]])
+    if not LEAST_BYTES_S <= wanted <= MOST_BYTES_S:
+        raise UserError(
+            f"--bytes-per-second {given}: allowed are {LEAST_BYTES_S} to {MOST_BYTES_S} bytes per second, none, or auto"
+        )
+    return whose | {"bytes_s": wanted}
 
 
 def _scaled(api: Api, args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..core.shapes import FleetView, IncidentView, NodeView, VolumeView
 from .client import Api, NotAsked, Refused
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
-from .words import NONE, age, count, plural, short_root, size, span
+from .words import NONE, age, allowance, count, plural, short_root, size, span
 
 STATE_STYLES = {
     "in_rank": GOOD, "joining": CARE, "lagging": CARE, "suspect": BAD, "quarantined": BAD, "resyncing": CARE,
@@ -62,6 +62,8 @@ def status(args: argparse.Namespace, screen: Screen) -> int:
         _print_outsiders(screen, fleet, open_incidents, now)
         _print_volume_troubles(screen, fleet, open_incidents, now)
         _print_cares(screen, fleet)
+        for one in fleet.allowed:
+            screen.line(allowance(one), CARE)
         screen.line()
         _print_volumes(screen, fleet)
         screen.line()
@@ -139,14 +141,17 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
             found.append(f"{volume.name}: {volume.problem.message}")
         elif volume.differing_paths:
             amount = f", {size(volume.differing_bytes)}" if volume.differing_bytes is not None else ""
-            found.append(
-                f"{volume.name}: {plural(volume.differing_paths, 'path')} differ from the truth{amount}"
-            )
+            differ = plural(volume.differing_paths, "path differs", "paths differ")
+            found.append(f"{volume.name}: {differ} from the truth{amount}")
         elif volume.lagging_paths:
             behind = f" by {span(volume.lag_s)}" if volume.lag_s is not None else ""
             found.append(f"{volume.name}: behind{behind}, {plural(volume.lagging_paths, 'path')} to catch up")
         if volume.progress:
             found.append(f"{volume.name}: {progress_text(volume.progress)}")
+    if node.waiting is not None and not any(
+        volume.problem is not None and volume.problem.message in node.waiting for volume in node.volumes
+    ):
+        found.append(node.waiting)
     if node.state == "unreachable" and not node.connected:
         last = f"last heard {age(node.last_contact, now)} ago" if node.last_contact else "never heard of yet"
         found.append(f"no contact: {last}")
@@ -189,10 +194,16 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             )
             return [
                 *look,
-                f"on {name}: free{need} on the file system of {short.name}; it goes on by itself then",
+                f"on {name}: delete what a runaway has written there first, or give the disk room:"
+                f"{need or ' some'} free on the file system of {short.name}; it goes on by itself then",
             ]
         case "joining" if not node.connected:
             return [f"on {name}: start the agent; the coordinator waits for it"]
+        case "resyncing" | "verifying" | "joining" if node.waiting is not None:
+            return [
+                *look,
+                f"on {name}: put right what is said there ({node.waiting}); it goes on by itself then",
+            ]
         case "resyncing" | "verifying" | "joining":
             return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]
         case "lagging":
@@ -207,7 +218,7 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             hold = node.holds[0] if node.holds else "ID"
             return [
                 *look,
-                f"closeranks allow {hold}    (it is wanted; this time only)",
+                f"closeranks allow {hold}    (it is wanted; for a while this guard does not hold it again)",
                 f"closeranks reject {hold}   (brings {name} back to the truth)",
             ]
         case _:
@@ -257,6 +268,9 @@ def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[Inc
 def _no_truth(volume: VolumeView) -> str:
     if volume.policy == "baseline":
         return f"policy baseline and none is pinned; next: closeranks baseline pin {volume.name} NAME"
+    if volume.policy in ("writers", "any-writer"):
+        whose = "a writer's" if volume.policy == "writers" else "most nodes'"
+        return f"the first truth is made of the writers' trees; {whose} first scan is awaited"
     return f"{volume.voters} of {len(volume.nodes)} nodes can vote; {volume.quorum} that agree make the first truth"
 
 
@@ -274,11 +288,6 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
             if held.watch == "rescan" and held.watch_detail:
                 text = f"{node.node} {held.name}: not watched, only scanned: {held.watch_detail}"
                 found.append((text, f"closeranks doctor --config AGENT.TOML   (on {node.node})"))
-            elif held.watch_dropped:
-                text = (
-                    f"{node.node} {held.name}: its watcher lost events {plural(held.watch_dropped, 'time')}"
-                )
-                found.append((text + ", each answered by a scan", f"closeranks nodes {node.node}"))
     for text, step in found[:CARES_SHOWN]:
         screen.line()
         screen.line(text, CARE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from ..core.shapes import HoldView
+
 NONE = "-"
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -55,3 +57,11 @@ def age(moment: str | None, now_ms: int) -> str:
 
 def short_root(root: str | None) -> str:
     return NONE if root is None else root[:12]
+
+
+def allowance(one: HoldView) -> str:
+    """Until when a guard looks away, and from whom."""
+    where = f" on {', '.join(one.volumes)}" if one.volumes else ""
+    return (
+        f"{one.id}  allowed: until {one.expires_at or '?'} {one.guard} does not hold {one.node}{where} again"
+    )

@@ -59,6 +59,7 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
     if message.problem is not None:
         work.problem[message.volume] = message.problem
     trouble(world, record, work, _words(message))
+    world.publish("node", node.name)
     work.attempt = 1 if message.steps_done else min(work.attempt + 1, RETRY_DOUBLINGS)
     pause_s = RETRY_MAX_S if message.state == "failed" else min(RETRY_MAX_S, RETRY_MIN_S * 2**work.attempt)
     work.not_before = world.now.mono + pause_s
@@ -143,10 +144,12 @@ def verified(world: World, node: Node, message: wire.VerifyResult) -> None:
     if message.root is None or not message.probes_ok:
         text = f"Verification failed: {message.detail or 'the volume could not be read'}"
         trouble(world, record, work, text)
+        world.publish("node", node.name)
         work.not_before = world.now.mono + NO_SOURCE_RETRY_S
     elif message.root == work.goal or not world.left(node, volume, record.purpose):
         work.proven[volume.name] = work.goal if message.root == work.goal else volume.truth
         work.to_verify = [name for name in work.to_verify if name != message.volume]
+        work.noted = ""  # it could be read after all
     else:
         work.reached.pop(volume.name, None)
         work.not_before = world.now.mono + RETRY_MIN_S

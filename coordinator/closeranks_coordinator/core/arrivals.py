@@ -25,6 +25,9 @@ def connected(world: World, event: Connected) -> None:
     record = node.record
     node.session, node.connected_at = event.session, world.now.mono
     node.scanned, node.watched, node.asked = {}, {}, {}
+    node.offers = event.volumes
+    if record.agent_id and record.agent_id != event.agent_id:
+        node.renewed = {volume.name for volume in world.volumes_of(node) if volume.config.replicated}
     pushing.forget(node)
     record.agent_id, record.address = event.agent_id, event.address
     record.last_contact_ms = world.now.wall_ms
@@ -67,6 +70,8 @@ def root_stored(world: World, event: RootStored) -> None:
     if before == event.root:
         return
     stored.root = event.root
+    if event.volume in node.renewed and event.cause == "scan":
+        _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
     view.by_us = event.cause in ("converge", "push")
@@ -78,6 +83,28 @@ def root_stored(world: World, event: RootStored) -> None:
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
     world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
+
+
+def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
+    """A machine that was built anew joins, and has deleted nothing.
+
+    Only where it lacks more than half of the truth: who lost nothing but its agent's state may have changes of its
+    own, which must not be set aside.
+    """
+    node.renewed.discard(event.volume)
+    volume = world.volumes[event.volume]
+    stored = node.volume(event.volume)
+    if volume.truth is None or stored.held is None or node.fenced or world.is_held(node, volume):
+        return
+    if node.record.recovery is not None:
+        return
+    differing = world.differ.diff(event.root, volume.truth)
+    lacking = sum(ours is None for ours, _ in differing.values())
+    if 2 * lacking <= world.tree.summary(volume.truth).entries:
+        return
+    stored.held, stored.withheld = None, ()
+    node.views[event.volume] = View(seen=node.view(event.volume).seen)
+    world.log("info", f"{node.name}, {event.volume}: another agent with most of the tree gone: it joins anew")
 
 
 def _learn_step(world: World, view: View, event: RootStored) -> None:

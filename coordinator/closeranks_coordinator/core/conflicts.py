@@ -160,6 +160,7 @@ def _tell(world: World, volume: Volume, loser: Node, clash: Clash, winner: str) 
         rows=rows,
         path_count=1,
     )
+    incident.evidence = {"decided_by": "order of arrival, path by path; the timeline says whose came first"}
     if known is not None:
         incident.observe_paths(rows, incident.path_count + (clash.key not in incident.paths))
     by = hands.of_key(world, loser, volume.name, clash.key)

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource
@@ -211,7 +213,9 @@ class Fleet:
     # --- views ---------------------------------------------------------------------------------
 
     def fleet_view(self, now: Now) -> FleetView:
-        return views.fleet_view(self._at(now))
+        found = views.fleet_view(self._at(now))
+        allowed = [holds.view(one) for one in self._world.live_holds if one.state == "allowed"]
+        return msgspec.structs.replace(found, allowed=tuple(allowed)) if allowed else found
 
     def node_names(self) -> list[str]:
         return list(self._world.nodes)

@@ -56,12 +56,12 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
     """
     rules = volume.config.guards
     if not own:
-        return not world.is_held(node)
+        return not world.is_held(node, volume)
     if not rules.enabled:
-        return not world.is_held(node)
+        return not world.is_held(node, volume)
     meter = _meter(world, volume, node)
     _count(world, volume, node, meter, own)
-    if world.is_held(node):
+    if world.is_held(node, volume):
         return False
     shares = tripping.shares(node, meter, rules, world.now.mono)
     trip = next((one for one in shares if not _is_allowed(world, node, volume, one.guard)), None)
@@ -298,12 +298,13 @@ def _brought(world: World, node: Node, state: wire.DiskState) -> int:
 
 def _check(world: World, node: Node) -> None:
     """Judge a node by what it writes and by its disks."""
-    if node.fenced or world.is_held(node) or _is_joining(world, node):
+    if node.fenced or _is_joining(world, node):
         return
     for volume in world.volumes_of(node):
         meter = world.brake.meters.get((node.name, volume.name))
         if (
             meter is None
+            or world.is_held(node, volume)
             or not volume.config.guards.enabled
             or _is_allowed(world, node, volume, "write_rate")
         ):
@@ -325,11 +326,16 @@ def _has_lasted(meter: Meter, now: float) -> bool:
 
 
 def _check_disks(world: World, node: Node) -> None:
+    if any(name == node.name and not volume for name, volume in world.held):
+        return
     for (owner, _), gauge in world.brake.gauges.items():
         if owner != node.name:
             continue
+        on_it = [one for one in world.volumes_of(node) if one.name in gauge.state.volumes]
+        if on_it and all(world.is_held(node, one) for one in on_it):
+            continue
         rules = _disk_rules(world, node, gauge.state)
-        volume = next((one for one in world.volumes_of(node) if one.name in gauge.state.volumes), None)
+        volume = next(iter(on_it), None)
         coming = sum(
             node.views[name].pushing.fetch_bytes for name in gauge.state.volumes if name in node.views
         )

@@ -39,7 +39,7 @@ def watch(world: World) -> None:
             del brake.meters[name, volume]
             world.usuals.pop(key, None)
             world.touch("usual", key)
-        elif name in world.held:
+        elif (name, volume) in world.held or (name, "") in world.held:
             meter.bucket.number = 0  # what is held is not what is usual
         elif meter.learn(world.now.wall_ms):
             world.touch("usual", key)
@@ -62,13 +62,18 @@ def _follow(world: World, hold: HoldRecord) -> None:
                 holds.end(world, hold, f"{node.name} was brought back to the truth and is released.")
         case "allowed":
             _expire(world, hold)
-        case "held" if node.fenced:
+        case "held" if node.fenced and not _is_brought_back(world, node):
             _forget(world, hold)
             holds.end(world, hold, f"{node.name} is fenced, which goes further than a hold.")
         case "held":
             _hold_on(world, hold, node, volume)
         case "over":
             pass
+
+
+def _is_brought_back(world: World, node: Node) -> bool:
+    """Whether its fence is of another hold, which was rejected: this one waits for its own decision."""
+    return any(one.node == node.name and one.state == "rejected" for one in world.live_holds)
 
 
 def _expire(world: World, hold: HoldRecord) -> None:
@@ -122,19 +127,29 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         hold.id, (totals, (hold.paths, hold.bytes), now.mono - took_s)
     )
     files, size = (had[place] + max(0, totals[place] - start[place]) for place in (0, 1))
-    paths = max(hold.paths, files if hold.guard == "write_rate" else len(meter.pending))
+    rules = volume.config.guards
     if volume.config.replicated:
         holds.show_paths(world, volume, hold, meter)
-    if paths <= hold.paths * 1.1 and size <= hold.bytes * 1.1:
+    text = None
+    if hold.guard == "write_rate":
+        paths, size = max(hold.paths, files), max(hold.bytes, size)  # what was written was written
+    elif hold.guard != "disk_full" and meter.basis is not None:
+        trips = tripping.shares(node, meter, rules, now.mono)
+        trip = next((one for one in trips if one.guard == hold.guard), None)
+        paths, size = (len(meter.pending), meter.waiting_bytes) if trip is None else (trip.paths, trip.bytes)
+        text = None if trip is None else trip.reason
+    else:
         return
-    hold.paths, hold.bytes = paths, max(hold.bytes, size)
-    hold.writers = holds.hands_of(world, node, hold.volume is not None) or hold.writers
+    if (paths, size) == (hold.paths, hold.bytes):
+        return
+    hold.paths, hold.bytes = paths, size
+    hold.writers = holds.biggest(hold.writers, holds.hands_of(world, node, hold.volume is not None))
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
-        rules = volume.config.guards
         text = tripping.rate_words(
-            node.name, (hold.paths, hold.bytes), now.mono - began, found, rules, hold.bytes > rules.rate_min_bytes
-        )  # fmt: skip
+            node.name, (paths, size), now.mono - began, found, rules, size > rules.rate_min_bytes
+        )
+    if text is not None:
         hold.reason = line(text + holds.by_words(hold.writers))
         incident = world.incidents.get(hold.incident or "")
         if incident is not None:

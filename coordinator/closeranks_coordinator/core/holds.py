@@ -29,7 +29,7 @@ from .rules import GuardRules
 from .shapes import ActionView, HoldView
 from .tripping import Trip
 from .views import action_of
-from .words import human_duration, line
+from .words import human_duration, join, line
 from .world import World
 from .writers import HandRecord, told
 
@@ -48,18 +48,22 @@ def begin(world: World, node: Node, volume: Volume | None, trip: Trip, rules: Gu
     """Hold this node's changes: durable, told to people and to the node."""
     now = world.now
     hands = hands_of(world, node, volume is not None)
+    volumes = [one for one in world.volumes_of(node) if one.name in trip.volumes or one is volume]
+    volumes = [] if volume is None else volumes
     hold = HoldRecord(
         world.next_hold(), trip.guard, node.name, None if volume is None else volume.name, now.wall_ms,
         line(trip.reason + by_words(hands)), paths=trip.paths, bytes=trip.bytes, writers=hands,
-        keeps_vote=not _quorum_survives(world, node), disk=trip.disk, free_bytes=trip.free_bytes,
+        keeps_vote=not _quorum_survives(world, node, volumes or world.volumes_of(node)), disk=trip.disk,
+        free_bytes=trip.free_bytes, volumes=[one.name for one in volumes],
     )  # fmt: skip
     world.holds[hold.id] = hold
-    spreads = any(one.config.replicated for one in world.volumes_of(node))
+    spreads = any(one.config.replicated for one in volumes or world.volumes_of(node))
     incident = world.open_incident("runaway", node.name, hold.volume)
     if incident is None:
         incident = incidents.runaway(
             id=world.next_incident(), node=node.name, volume=hold.volume, now_ms=now.wall_ms, hold=hold.id,
-            guard=hold.guard, reason=hold.reason, spreads=spreads,
+            guard=hold.guard, reason=hold.reason, spreads=spreads, volumes=hold.names,
+            merged=_merged(world, node, volumes or world.volumes_of(node)), allow_s=rules.allow_s,
         )  # fmt: skip
         world.open(incident)
     else:
@@ -79,15 +83,21 @@ def begin(world: World, node: Node, volume: Volume | None, trip: Trip, rules: Gu
     return hold
 
 
-def _quorum_survives(world: World, node: Node) -> bool:
-    """Whether every quorum volume of this node keeps a majority of voters when it has no vote."""
-    for volume in world.volumes_of(node):
+def _merged(world: World, node: Node, volumes: list[Volume]) -> int:
+    """Changed paths of this node that were let through within the window of the shares."""
+    meters = (world.brake.meters.get((node.name, volume.name)) for volume in volumes)
+    return sum(meter.merged.sums(world.now.mono)[0] for meter in meters if meter is not None)
+
+
+def _quorum_survives(world: World, node: Node, volumes: list[Volume]) -> bool:
+    """Whether each of these that goes by a quorum keeps a majority of voters when this node has no vote."""
+    for volume in volumes:
         if volume.config.policy != "quorum":
             continue
         voters = [
             one
             for one in world.members(volume)
-            if one is not node and not one.fenced and one.name not in world.muted
+            if one is not node and not one.fenced and not world.is_muted(one, volume)
         ]
         if len(voters) < volume.need:
             return False
@@ -104,6 +114,16 @@ def hands_of(world: World, node: Node, inside: bool) -> list[HandRecord]:
     """Who writes most on this node now, as far as it told; `inside`: in a volume."""
     hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
     return [hand for hand in hands if not (inside and hand.detail.startswith(OUTSIDE))][:WRITERS_MAX]
+
+
+def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
+    """Who caused it stays named when others write on: of each hand the most, the biggest first."""
+    found: dict[object, HandRecord] = {}
+    for hand in (*known, *now):
+        had = found.get(hand.key)
+        if had is None or (hand.bytes, hand.files) > (had.bytes, had.files):
+            found[hand.key] = hand
+    return sorted(found.values(), key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
 
 
 def by_words(hands: list[HandRecord]) -> str:
@@ -205,6 +225,9 @@ def _note(world: World, hold: HoldRecord, event: incidents.EventName, text: str)
 
 def _close(world: World, hold: HoldRecord, event: incidents.EventName, text: str) -> None:
     incident = _note(world, hold, event, text)
+    others = [one for one in world.live_holds if one is not hold and one.incident == hold.incident]
+    if any(one.state == "held" for one in others):
+        return  # it tells of them, too
     if incident is not None and incident.is_open:
         world.close(incident)
 
@@ -226,8 +249,8 @@ def allow(world: World, asked: AllowAsked) -> ActionView | Refusal:
     hold.state = "allowed"
     hold.expires_ms = world.now.wall_ms + int(seconds * 1000)
     text = (
-        f"An operator allowed it. The guard {hold.guard} lets {node.name} go on for {human_duration(seconds)}; "
-        f"every other guard stays on."
+        f"An operator allowed it. Until {timestamp(hold.expires_ms)} ({human_duration(seconds)}) the guard "
+        f"{hold.guard} does not hold {node.name}{_on(hold)} again, whatever it does; every other guard stays on."
     )
     _close(world, hold, "note", text)
     world.touch_hold(hold)
@@ -244,7 +267,7 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
         return _unknown(asked.hold)
     if hold.state != "held":
         return _not_held(hold)
-    volumes = world.volumes_of(node)
+    volumes = [one for one in world.volumes_of(node) if not hold.names or one.name in hold.names]
     untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
         return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
@@ -259,9 +282,9 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
     incident = _note(world, hold, "note", "An operator rejected it.")
     drop_recovery(world, node, "its changes were rejected")
     fence(world, node, f"rejected: {hold.reason}", incident, by_hand=False, release="automatic")
-    action = recovery.begin(world, node, "divergence", [volume.name for volume in volumes])
-    action.kind = "reject"
     world.touch_hold(hold)
+    action = recovery.begin(world, node, "divergence", [volume.name for volume in world.concerned(node)])
+    action.kind = "reject"
     return action_of(action)
 
 
@@ -276,11 +299,18 @@ def _not_held(hold: HoldRecord) -> Refusal:
 # --- shown ----------------------------------------------------------------------------------------
 
 
+def _on(hold: HoldRecord) -> str:
+    """` on volumes docs and photos`; nothing where the whole node is held."""
+    if not hold.names:
+        return ""
+    return f" on volume{'' if len(hold.names) == 1 else 's'} {join(hold.names)}"
+
+
 def view(hold: HoldRecord) -> HoldView:
     return HoldView(
         hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
         None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(hold), hold.paths,
-        hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions),
+        hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
     )  # fmt: skip
 
 
@@ -288,12 +318,13 @@ def _advice(hold: HoldRecord) -> str:
     match hold.state:
         case "held":
             return (
-                f"If this is wanted: `closeranks allow {hold.id}` lets it through, this time only. If not: stop the "
-                f"writer on {hold.node}, then `closeranks reject {hold.id}` brings {hold.node} back to the truth."
+                f"If this is wanted: `closeranks allow {hold.id}` lets it through, and for guards.allow_s (or `--for "
+                f"SECONDS`) the guard {hold.guard} does not hold {hold.node} again. If not: stop the writer on "
+                f"{hold.node}, then `closeranks reject {hold.id}` brings {hold.node} back to the truth{_on(hold)}."
             )
         case "allowed":
             until = "" if hold.expires_ms is None else f" until {timestamp(hold.expires_ms)}"
-            return f"It was allowed; the guard {hold.guard} lets {hold.node} go on{until}, then it is armed again."
+            return f"It was allowed:{until} this guard does not hold {hold.node}{_on(hold)} again; then it is armed."
         case "rejected" if hold.ended_ms is not None:
             return f"{hold.node} was brought back to the truth; what it wrote lies in its trash."
         case "rejected":

@@ -264,24 +264,44 @@ def recurrence(*, id: str, node: str, volume: str, now_ms: int, first_ms: int, r
 
 
 def runaway(
-    *, id: str, node: str, volume: str | None, now_ms: int, hold: str, guard: str, reason: str, spreads: bool
-) -> Incident:
-    """A guard holds what a node does. `spreads`: closeranks itself would have carried it to the others."""
-    if spreads:
+    *, id: str, node: str, volume: str | None, now_ms: int, hold: str, guard: str, reason: str, spreads: bool,
+    volumes: Sequence[str], merged: int, allow_s: float,
+) -> Incident:  # fmt: skip
+    """A guard holds what a node does. `spreads`: closeranks itself would have carried it to the others.
+
+    `volumes`: those that are held, none: all of the node. `merged`: paths that were let through just before.
+    """
+    where = (
+        f"volume{'' if len(volumes) == 1 else 's'} {words.join(volumes)}" if volumes else "all its volumes"
+    )
+    held = f"Held is {where} of {node}; nothing else is."
+    if spreads and merged:
         meaning = (
-            f"Nothing of it has reached another node, and nothing does before you decide; {node} goes on serving what "
-            f"it has, and the others serve what was there before."
+            f"{held} {words.plural(merged, 'changed path')} of {node} had been merged in the minutes before: they are "
+            f"the truth now and a reject does not undo them. If they are part of it, restore them: what they replaced "
+            f"lies in the trash of the other nodes (`closeranks trash list NODE`) or in a baseline. What is "
+            f"held has reached no other node, and does not before you decide."
+        )
+    elif spreads:
+        meaning = (
+            f"{held} Nothing of it has reached another node, and nothing does before you decide; {node} goes on "
+            f"serving what it has, and the others serve what was there before."
         )
     else:
-        meaning = f"closeranks spreads nothing of it; {node} has no vote and is no source until you decide."
+        meaning = (
+            f"closeranks spreads nothing; {node} has no vote and gives nothing there till you decide. {held}"
+        )
     incident = Incident(
         id, "runaway", node, volume, now_ms, reason,
         f"{meaning} If this is wanted (a deploy, an import, a clean-up): `closeranks allow {hold}` lets it through, "
-        f"this time only; the guard stays on. If not: stop the writer on {node}, then `closeranks reject {hold}` "
-        f"fences {node}, brings it back to the truth, verifies and releases it; what it wrote lies in its trash then. "
+        f"and for {words.human_duration(allow_s)} (`--for SECONDS`: for so long) the guard "
+        f"{guard} does not hold {node} "
+        f"there again, whatever it does; other guards stay on. If not: stop the writer on {node}, then "
+        f"`closeranks reject {hold}` fences {node}, brings it back to the truth, verifies and "
+        f"releases it; what it wrote lies in its trash then. "
         f"`closeranks held` shows what waits.",
     )  # fmt: skip
-    incident.evidence = {"guard": guard, "hold": hold}
+    incident.evidence = {"guard": guard, "hold": hold, "volumes": list(volumes), "merged_before": merged}
     incident.note(now_ms, "detected", f"{reason}.")
     incident.note(now_ms, "held", f"The guard {guard} holds it ({hold}) until a person allows or rejects it.")
     return incident

@@ -127,7 +127,7 @@ class Judge:
             history, differing, behind, ours,
             set(before.lagging) if known and before is not None else set(),
             set(before.regressed) if known and before is not None else set(),
-            made,
+            made, frozenset(stand.withheld), self._width,
         )  # fmt: skip
         for key in (
             (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
@@ -164,6 +164,8 @@ class _Sorting:
     lagging: set[bytes]
     regressed: set[bytes]
     made: Made
+    withheld: Keys
+    width: int
     moved: dict[bytes, bytes | None] = field(default_factory=dict)
 
     def place(self, key: bytes) -> None:
@@ -176,7 +178,9 @@ class _Sorting:
                 self.moved[key] = late[1]
             return
         value, held_value = values[0], values[1] if late is None else late[0]
-        if value == held_value:
+        if value == held_value or (
+            key in self.withheld and same_but_special_bits((value, held_value), self.width)
+        ):
             self.lagging.add(key)
             return
         if self.made(key, (held_value, value)):

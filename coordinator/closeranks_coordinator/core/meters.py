@@ -51,6 +51,7 @@ class Meter:
     seen: Rolling
     committed: Rolling
     shares: Shares
+    merged: Rolling  # paths that were let through, in the window of the shares
     pending: dict[bytes, Change] = field(default_factory=dict)
     passed: dict[bytes, Values] = field(default_factory=dict)
     received: int = 0  # bytes that pushes brought
@@ -80,7 +81,8 @@ class Meter:
     @classmethod
     def new(cls, usual: Usual, rules: GuardRules) -> Meter:
         return cls(
-            usual, Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2), Shares(rules.share_window_s)
+            usual, Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2), Shares(rules.share_window_s),
+            Rolling(rules.share_window_s, 1),
         )  # fmt: skip
 
     def fit(self, rules: GuardRules) -> None:
@@ -89,6 +91,7 @@ class Meter:
             self.seen, self.committed = Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2)
         if self.shares.window_s != rules.share_window_s:
             self.shares = Shares(rules.share_window_s)
+            self.merged = Rolling(rules.share_window_s, 1)
 
     # --- counting ------------------------------------------------------------------------------
 
@@ -136,6 +139,7 @@ class Meter:
 
     def let_through(self, own: Mapping[bytes, Values], now: float) -> None:
         """What was pending becomes the truth."""
+        self.merged.add(now, len(own))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
         self.waiting_bytes = 0
@@ -153,6 +157,7 @@ class Meter:
         self.seen.clear()
         self.committed.clear()
         self.shares.clear()
+        self.merged.clear()
         self.observing = None
 
     def learn(self, now_ms: int) -> bool:

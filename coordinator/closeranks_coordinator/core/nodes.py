@@ -156,6 +156,8 @@ class Node:
     fetched_at: float | None = None  # when chunks were last on their way to it
     limits: tuple[str, int | None, int | None] | None = None  # session, receive and serve, as told last
     limits_at: float | None = None
+    renewed: set[str] = field(default_factory=set)  # volumes awaited from an agent with another identity
+    offers: tuple[str, ...] | None = None  # volumes that its agent has; None until it connects
 
     def view(self, volume: str) -> View:
         found = self.views.get(volume)  # asked many times a step: no new View each time

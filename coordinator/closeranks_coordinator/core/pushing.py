@@ -22,7 +22,7 @@ from closeranks_proto.errors import MissingObject
 from closeranks_proto.limits import MIB, PUSH_LIST_MAX_BYTES, PUSH_MAX_BYTES, PUSH_MAX_EDITS
 
 from . import conflicts
-from .judge import Analysis, Differing
+from .judge import Analysis, Differing, same_but_special_bits
 from .merging import above_of, is_directory
 from .nodes import Node, Pushing, View, Volume
 from .truth import Values
@@ -57,8 +57,6 @@ class Batch:
 
 Alike = dict[int, Batch]
 
-PUSHED_PHASES = ("in_rank", "lagging", "suspect")
-
 
 def drive(world: World) -> None:
     """Send what is due: at most one push for each node and volume is under way."""
@@ -82,6 +80,8 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
     if result.push != state.number or state.asked_at is None:
         return
     state.asked_at, state.fetch_bytes, state.source = None, 0, ""
+    if result.applied and not volume.config.special_bits:
+        _excuse(world, volume, node, state.sent)
     state.sent, state.sent_before = {}, {}  # its commits have come before its answer
     state.problem = result.problem
     if result.applied:
@@ -96,6 +96,22 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
         )
     if result.problem is not None:
         world.publish("node", node.name)
+
+
+def _excuse(world: World, volume: Volume, node: Node, sent: Iterable[bytes]) -> None:
+    """Special bits that the node may not write are withheld: they are not left to be done."""
+    analysis, stored = node.view(volume.name).analysis, node.volume(volume.name)
+    if analysis is None or not analysis.differing:
+        return
+    width = world.algorithm.width
+    kept = [
+        key
+        for key in sent
+        if key in analysis.differing and same_but_special_bits(analysis.differing[key], width)
+    ]
+    if kept:
+        stored.withheld = tuple(sorted({*stored.withheld, *kept}))
+        world.touch_node(node)
 
 
 def arrived(node: Node, volume: str, now: float) -> None:
@@ -139,12 +155,11 @@ def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
     if (
         node.session is None
         or node.fenced
-        or node.record.recovery is not None
-        or node.record.phase not in PUSHED_PHASES
+        or world.recovers(node, volume.name)
         or stored.held is None
         or stored.settings != volume.settings
         or world.untrusted(node, volume.name)
-        or world.is_held(node)
+        or world.is_held(node, volume)
     ):
         return False
     if state.asked_at is not None:
@@ -343,17 +358,21 @@ def _sources(world: World, volume: Volume, node: Node) -> list[Node]:
         if peer is not node
         and peer.session is not None
         and not peer.fenced
-        and not world.is_held(peer)
+        and not world.is_held(peer, volume)
         and peer.view(volume.name).analysis is not None
         and not world.untrusted(peer, volume.name)
-        and _gives(peer)
+        and _gives(peer, volume)
     ]
 
 
-def _gives(peer: Node) -> bool:
-    """In rank, or on its way there without suspicion."""
+def _gives(peer: Node, volume: Volume) -> bool:
+    """In rank on this volume, or on its way there without suspicion."""
     recovery = peer.record.recovery
-    return peer.record.phase in ("in_rank", "lagging") or (recovery is not None and recovery.purpose == "lag")
+    return (
+        peer.volume(volume.name).held is not None
+        and peer.record.phase != "suspect"
+        and (recovery is None or recovery.purpose == "lag" or volume.name not in recovery.volumes)
+    )
 
 
 def _lacked_by(volume: Volume, peers: list[Node]) -> list[Differing]:

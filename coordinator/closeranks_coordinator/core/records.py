@@ -165,6 +165,7 @@ class HoldRecord(msgspec.Struct):
 
     `paths` and `bytes` are what was pending or written; `disk` and `free_bytes` of a disk guard are where, and
     what was free then. `keeps_vote`: without its vote a quorum would be lost. `unheld`: the node let go.
+    `volumes`: all that it holds, those of a disk; empty: `volume` alone, or each of the node where that is None.
     """
 
     id: str
@@ -185,3 +186,9 @@ class HoldRecord(msgspec.Struct):
     keeps_vote: bool = False
     disk: str = ""
     free_bytes: int = 0
+    volumes: list[str] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The volumes that it holds; none: all of the node."""
+        return tuple(self.volumes) or (() if self.volume is None else (self.volume,))

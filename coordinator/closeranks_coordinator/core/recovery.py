@@ -38,14 +38,14 @@ def start_due(world: World) -> None:
         if fence is not None:
             _look_again(world, node, fence)
             if not fence.verified and _repairs(world, fence):
-                begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
-        elif node.record.phase in ("lagging", "joining"):
+                begin(world, node, "divergence", [volume.name for volume in world.concerned(node)])
+        elif node.record.phase in ("lagging", "joining") and not world.is_held(node):
             _start_behind(world, node)
 
 
 def _look_again(world: World, node: Node, fence: FenceRecord) -> None:
     """A node that was proven and waits for a person may differ again."""
-    volumes = world.volumes_of(node)
+    volumes = world.concerned(node)
     if fence.verified and (
         any(node.view(volume.name).own for volume in volumes)
         or (_repairs(world, fence) and any(_is_late(world, node, volume) for volume in volumes))
@@ -219,7 +219,12 @@ def sources_for(world: World, node: Node, volume: Volume) -> tuple[str, ...]:
     peers = [
         one
         for one in world.members(volume)
-        if one is not node and world.may_vote(one, volume) and one.record.phase in ("in_rank", "lagging")
+        if one is not node
+        and world.may_vote(one, volume)
+        and one.volume(volume.name).held is not None
+        and one.record.phase != "suspect"
+        and not world.is_held(one, volume)
+        and not (one.record.phase in ("resyncing", "verifying") and world.recovers(one, volume.name))
     ]
     equal = [one.name for one in peers if one.volume(volume.name).root == volume.truth]
     return tuple(equal or [one.name for one in peers])
@@ -312,8 +317,8 @@ def _finish_fenced(world: World, node: Node, record: RecoveryRecord, quiet_s: fl
 
 
 def _others(world: World, node: Node, record: RecoveryRecord) -> list[Volume]:
-    """Volumes of this node that the recovery did not look after."""
-    return [volume for volume in world.volumes_of(node) if volume.name not in record.volumes]
+    """Volumes of this node that its fence is about and the recovery did not look after."""
+    return [volume for volume in world.concerned(node) if volume.name not in record.volumes]
 
 
 def _end(world: World, node: Node, record: RecoveryRecord) -> None:

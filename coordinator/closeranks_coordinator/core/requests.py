@@ -64,7 +64,7 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
             f"{node.name} is being brought back and has not been verified yet: `closeranks nodes {node.name}` says "
             "how far it is.",
         )  # fmt: skip
-    for volume in world.volumes_of(node):
+    for volume in world.concerned(node):
         if not world.compared(node, volume) or world.left(node, volume, "divergence") != 0:
             return Refusal(
                 409, "not_verified",
@@ -80,7 +80,7 @@ def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:
     node = world.nodes.get(asked.node)
     if node is None:
         return _unknown_node(asked.node)
-    volumes = world.volumes_of(node)
+    volumes = world.concerned(node) if asked.volume is None else world.volumes_of(node)
     if asked.volume is not None:
         volumes = [volume for volume in volumes if volume.name == asked.volume]
         if not volumes:

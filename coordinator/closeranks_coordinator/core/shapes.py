@@ -94,6 +94,7 @@ class NodeView(View, frozen=True):
     quarantine: QuarantineView | None
     writers: tuple[HandView, ...] = ()  # who wrote most in the last hour, by bytes
     holds: tuple[str, ...] = ()  # of guards: `GET /api/v1/held/{id}`
+    waiting: str | None = None  # for what a person has to put right, in words
 
 
 class CoverageView(View, frozen=True):
@@ -123,6 +124,7 @@ class FleetView(View, frozen=True):
     coverage: CoverageView
     volumes: tuple[VolumeView, ...]
     nodes: tuple[NodeView, ...]
+    allowed: tuple[HoldView, ...] = ()  # allowances that run
 
 
 class PathView(View, frozen=True):
@@ -205,6 +207,7 @@ class HoldView(View, frozen=True):
     incident: str | None
     writers: tuple[HandView, ...]
     reactions: tuple[str, ...]  # processes paused, volumes frozen, in words
+    volumes: tuple[str, ...] = ()  # all that are held, a disk's; none: every volume of the node
 
 
 class SpeedView(View, frozen=True):

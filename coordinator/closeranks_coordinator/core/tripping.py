@@ -43,6 +43,7 @@ class Trip:
     began: float
     disk: str = ""
     free_bytes: int = 0
+    volumes: tuple[str, ...] = ()  # of that disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +59,28 @@ class Limits:
 
 def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[Trip]:
     """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others."""
-    found, entries = meter.shares, max(1, meter.shares.entries(now))
+    found, most = meter.shares, max(1, meter.shares.entries(now))
+    entries = max(1, min(found.present, most))
     began = found.since(now)
     if began is None:
         return
     took = human_duration(max(1.0, now - began))
     lost = found.lost(now)
-    emptied = lost >= entries >= EMPTIED_MIN
+    emptied = lost >= most >= EMPTIED_MIN
     if emptied or (lost >= rules.share_min_paths and lost > rules.deleted_share * entries):
-        what = "everything" if emptied else f"{lost / entries:.0%}"
+        of = entries if lost <= entries else max(most, lost)  # what it had before most of it went
+        what = "everything" if emptied else f"{lost / of:.0%}"
         reason = (
-            f"{node.name} deleted {what} of the volume, {lost:,} of {plural(entries, 'path', 'paths')}, in {took}; "
+            f"{node.name} deleted {what} of the volume, {lost:,} of {plural(of, 'path', 'paths')}, in {took}; "
             f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
         )
         yield Trip("deleted_share", reason, lost, 0, began)
     altered = found.altered(now)
     if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
+        of = entries if altered <= entries else max(most, altered)
         reason = (
-            f"{node.name} changed {altered / entries:.0%} of the volume, {altered:,} of "
-            f"{plural(entries, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
+            f"{node.name} changed {altered / of:.0%} of the volume, {altered:,} of "
+            f"{plural(of, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
             "once"
         )
         yield Trip("changed_share", reason, altered, meter.waiting_bytes, began)
@@ -200,4 +204,6 @@ def disk(node: Node, gauge: Gauge, rules: GuardRules, explained: int, now: float
         f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
     )
-    return Trip("disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes)
+    return Trip(
+        "disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes, state.volumes
+    )

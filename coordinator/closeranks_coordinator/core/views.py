@@ -78,7 +78,27 @@ def node_view(world: World, node: Node) -> NodeView:
         _quarantine(node),
         tuple(hand.view() for hand in node.writing.top(world.now.mono)),
         tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
+        _waiting(world, node),
     )  # fmt: skip
+
+
+def _waiting(world: World, node: Node) -> str | None:
+    """What keeps this node from going on until somebody puts it right."""
+    if node.session is None:
+        return None
+    volumes = [volume.name for volume in world.volumes_of(node)]
+    missing = [] if node.offers is None else [name for name in volumes if name not in node.offers]
+    if missing:
+        names = f"volume {missing[0]}" if len(missing) == 1 else f"volumes {', '.join(missing)}"
+        it = "it" if len(missing) == 1 else "them"
+        return f"{node.name} has no {names}: add {it} to its agent.toml and restart its agent"
+    if node.recovery is None or node.record.recovery is None:
+        return None
+    for name in node.record.recovery.volumes:
+        problem = _problem(node, name, node.volume(name))
+        if problem is not None:
+            return f"{name}: {problem.message}"
+    return node.recovery.noted or None
 
 
 def _quarantine(node: Node) -> QuarantineView | None:

@@ -97,6 +97,7 @@ class Shares:
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
+        self.present = 0  # entries, before what is pending
         self._generations: deque[_Generation] = deque()
 
     def lose(self, now: float, content: int) -> None:
@@ -126,8 +127,8 @@ class Shares:
             one.retyped.discard(key)
 
     def reach(self, now: float, entries: int) -> None:
-        """So many entries the volume has now: a share is of the most that it had within the window."""
-        newest = self._turn(now)
+        """So many entries the volume has now. The most within the window tells whether it was emptied."""
+        newest, self.present = self._turn(now), entries
         newest.entries = max(newest.entries, entries)
 
     def lost(self, now: float) -> int:

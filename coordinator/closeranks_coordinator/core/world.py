@@ -72,8 +72,8 @@ class World:
         self.holds: dict[str, HoldRecord] = {}
         self.usuals: dict[str, Usual] = {}  # by "node/volume"
         self.brake = Brake()
-        self.held: frozenset[str] = frozenset()  # nodes whose changes a guard holds
-        self.muted: frozenset[str] = frozenset()  # those of them that have no vote
+        self.held: frozenset[tuple[str, str]] = frozenset()  # (node, volume); "": all of its volumes
+        self.muted: frozenset[tuple[str, str]] = frozenset()  # those of them that have no vote
         self.live_holds: tuple[HoldRecord, ...] = ()  # held, allowed, or rejected and not back yet
         self.conflicts: dict[str, ConflictRecord] = {}
         self.unplaced: dict[str, None] = {}  # open conflicts whose second version only the loser may have
@@ -394,9 +394,36 @@ class World:
             and not self.stale(node, volume)
         )
 
-    def is_held(self, node: Node) -> bool:
-        """Whether a guard holds this node's changes: it gives nothing, and is given nothing."""
-        return node.name in self.held
+    def recovers(self, node: Node, volume: str) -> bool:
+        """Whether this volume of the node is being brought to another tree."""
+        work = node.record.recovery
+        return work is not None and volume in work.volumes
+
+    def is_held(self, node: Node, volume: Volume | None = None) -> bool:
+        """Whether a guard holds this node's changes, of this volume or any: there it gives and is given nothing."""
+        if volume is None:
+            return any(name == node.name for name, _ in self.held)
+        return self._is_among(self.held, node, volume)
+
+    def is_muted(self, node: Node, volume: Volume) -> bool:
+        """Whether a hold has taken its vote there."""
+        return self._is_among(self.held if volume.config.replicated else self.muted, node, volume)
+
+    @staticmethod
+    def _is_among(found: frozenset[tuple[str, str]], node: Node, volume: Volume) -> bool:
+        return bool(found) and ((node.name, volume.name) in found or (node.name, "") in found)
+
+    def concerned(self, node: Node) -> list[Volume]:
+        """The volumes that a fence is about: after a reject those that were held and those that diverged.
+
+        Elsewhere its own changes are nobody's business: they stay, and are merged when it is released.
+        """
+        volumes = self.volumes_of(node)
+        holds = [hold for hold in self.live_holds if hold.node == node.name and hold.state == "rejected"]
+        if not holds or any(not hold.names for hold in holds):
+            return volumes
+        names = {name for hold in holds for name in hold.names}
+        return [volume for volume in volumes if volume.name in names or self.diverged(node, volume.name)]
 
     def touch_hold(self, hold: HoldRecord) -> None:
         self.touch("hold", hold.id)
@@ -406,12 +433,12 @@ class World:
     def index_holds(self) -> None:
         self.live_holds = tuple(hold for hold in self.holds.values() if hold.ended_ms is None)
         held = [hold for hold in self.live_holds if hold.state == "held"]
-        self.held = frozenset(hold.node for hold in held)
-        self.muted = frozenset(hold.node for hold in held if not hold.keeps_vote)
+        self.held = frozenset((hold.node, name) for hold in held for name in hold.names or ("",))
+        muted = [hold for hold in held if not hold.keeps_vote]
+        self.muted = frozenset((hold.node, name) for hold in muted for name in hold.names or ("",))
 
     def may_vote(self, node: Node, volume: Volume) -> bool:
-        muted = self.held if volume.config.replicated else self.muted
-        if node.fenced or node.name in muted or not self.compared(node, volume):
+        if node.fenced or self.is_muted(node, volume) or not self.compared(node, volume):
             return False
         return volume.truth is None or node.volume(volume.name).held is not None
 

@@ -195,7 +195,7 @@ _ACTING: tuple[Route, ...] = (
         ),
     ),
     Route(
-        "POST", "/api/v1/held/{id}/allow", "allow_held", "Let what a guard holds through, this time only",
+        "POST", "/api/v1/held/{id}/allow", "allow_held", "Let it through; for a while it is not held again",
         acting.allow, views.AcceptedView, 202, body=views.AllowBody,
         refusals=(_NO_HOLD, _NOT_HELD, (400, "bad_seconds", "no time that an allowance can last"), *_ORDER),
     ),

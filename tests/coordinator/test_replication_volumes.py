@@ -1,0 +1,123 @@
+"""Stories of nodes that have more than one volume: each is carried by its own standing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from closeranks_proto import messages as wire
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.trees import tree
+
+NAMES = ("node-01", "node-02", "node-03")
+FILES = tree("a/one.jpg", "c.txt")
+
+
+def fleet() -> FakeWorld:
+    config = volume_config(policy="any-writer", nodes=NAMES, writers=NAMES, settle_s=1.0)
+    world = FakeWorld(NAMES, [config], {"photos": FILES})
+    for agent in world.agents.values():
+        agent.watches = True
+    return world.started()
+
+
+def add_volume(world: FakeWorld) -> None:
+    """The coordinator's configuration has it; no agent does yet."""
+    second = replace(world.config.volumes[0], name="any")
+    world.configure(replace(world.config, volumes=(second, *world.config.volumes)))
+
+
+def restart_with_it(world: FakeWorld, name: str, **files: str) -> None:
+    world[name].stop()
+    world[name].disk["any"] = dict(tree("x.txt"))
+    for path, content in files.items():
+        world[name].disk["any"][key_of(path)] = file_of(content)
+    world.run(1)
+    world[name].start()
+
+
+def same(world: FakeWorld, volume: str) -> bool:
+    disks = [agent.disk.get(volume) for agent in world.agents.values()]
+    return all(disk == disks[0] for disk in disks)
+
+
+def test_a_new_volume_does_not_stop_the_others() -> None:
+    world = fleet()
+    add_volume(world)
+    world.run(2)
+    assert world.states() == {"joining"}
+    world["node-01"].put("photos", "new.jpg", file_of("new"))
+    assert world.until(lambda: same(world, "photos"), 5) < 0.5
+    assert world["node-03"].disk["photos"][key_of("new.jpg")] == file_of("new")
+    assert world.view("node-01").waiting == (
+        "node-01 has no volume any: add it to its agent.toml and restart its agent"
+    )
+    for name in NAMES[:2]:
+        restart_with_it(world, name)
+    world.until(lambda: world.state("node-01") == world.state("node-02") == "in_rank")
+    assert world.view("node-01").waiting is None
+    assert world.state("node-03") == "joining"
+    world["node-03"].put("photos", "late.jpg", file_of("late"))
+    world.until(lambda: same(world, "photos"), 5)
+    restart_with_it(world, "node-03")
+    world.until(world.in_rank)
+    assert not world.incidents()
+
+
+def test_pending_changes_outlive_the_restart_that_adds_a_volume() -> None:
+    world = fleet()
+    add_volume(world)
+    for name in NAMES[:2]:
+        restart_with_it(world, name)
+    world.until(lambda: world.state("node-01") == world.state("node-02") == "in_rank")
+    world["node-03"].stop()
+    world["node-03"].put("photos", "pending.jpg", file_of("pending"))
+    restart_with_it(world, "node-03", stray="stray")  # it has to be converged on the new volume first
+    world.until(lambda: world.in_rank() and same(world, "photos") and same(world, "any"))
+    assert world["node-01"].disk["photos"][key_of("pending.jpg")] == file_of("pending")
+    assert not world.incidents()
+
+
+def test_what_a_recovery_waits_for_is_told() -> None:
+    world = fleet()
+    world["node-03"].fails = wire.Problem("no_space", "no room: 5 GiB are needed", 5 << 30, 1 << 20)
+    world["node-03"].pushes_fail = True
+    world["node-01"].put("photos", "new.jpg", file_of("new"))
+    world.until_state("node-03", "resyncing")
+    world.until(lambda: world.view("node-03").waiting == "photos: no room: 5 GiB are needed")
+    world["node-03"].fails, world["node-03"].pushes_fail = None, False
+    world.until(world.in_rank)
+    assert world.view("node-03").waiting is None
+
+
+def rebuilt(world: FakeWorld, name: str, *gone: str) -> None:
+    """Another agent with a fresh state comes up on what is left of the tree."""
+    world[name].stop()
+    world.run(2)
+    for path in gone:
+        del world[name].disk["photos"][key_of(path)]
+    world[name].agent_id = "id-new"
+    world.node_roots.pop((name, "photos"), None)
+    world[name].journal.clear()
+    world[name].start()
+
+
+def test_a_rebuilt_machine_joins_and_has_deleted_nothing() -> None:
+    world = fleet()
+    rebuilt(world, "node-03", *(key.decode().replace("\0", "/") for key in FILES))
+    world["node-03"].disk["photos"][key_of("stray.txt")] = file_of("stray")
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == FILES
+    assert ("photos", key_of("stray.txt"), file_of("stray")) in world["node-03"].trash
+    assert "node-03 joining" in world.told
+    assert not world.incidents()
+
+
+def test_a_lost_state_alone_loses_no_changes() -> None:
+    world = fleet()
+    rebuilt(world, "node-03", "c.txt")
+    world["node-03"].disk["photos"][key_of("newer.txt")] = file_of("newer")
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    files = world["node-01"].disk["photos"]
+    assert key_of("newer.txt") in files
+    assert key_of("c.txt") not in files
+    assert not world.incidents()
