@@ -154,3 +154,16 @@ def test_too_many_paths_everywhere_are_a_matter_for_a_scan(monkeypatch: pytest.M
         dirty.note(b"d%d\0f" % number, 10.0, None)
     assert dirty.everything
     assert len(dirty) == 0
+
+
+def test_folding_copes_with_more_paths_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths that come again are taken back whatever the room."""
+    monkeypatch.setattr(module, "PATHS_MAX", 10)
+    monkeypatch.setattr(module, "FOLD_TO", 5)
+    dirty = Dirty()
+    dirty.again([b"d\0again-%d" % number for number in range(30)], {}, 1.0)
+    dirty.note(b"e\0new", 2.0, None)
+    batch = dirty.take(100.0)
+    assert batch is not None
+    assert batch.names[b"d"] is None, "the whole directory is looked at"
+    assert not len(dirty)

@@ -166,7 +166,8 @@ def test_the_whole_agent(tmp_path: Path, tree: Path) -> None:
     assert told(findings, "fail") == ""
     assert "accepts connections" in told(findings, "ok")
     findings = examine_agent(str(file), Probes())
-    assert "Connection refused" in told(findings, "fail")
+    assert told(findings, "fail") == "", "nobody listens yet: that is no fault of the set-up"
+    assert "Connection refused: not running yet?" in told(findings, "warn")
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_the_command(tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[s
         file = write_config(tmp_path, tree, port)
         assert main(["doctor", "--config", str(file)]) == 0
         assert "coordinator: http://127.0.0.1" in capsys.readouterr().out
-    assert main(["doctor", "--config", str(file), "--json"]) == 1
+    assert main(["doctor", "--config", str(file), "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
     assert answer["files"] == [str(file)]
     assert {"level", "subject", "what", "why", "mend"} == set(answer["findings"][0])
@@ -226,7 +227,7 @@ def test_the_command_finds_the_usual_files(
     tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLOSERANKS_AGENT_CONFIG", str(write_config(tmp_path, tree, 1)))
-    assert main(["doctor"]) == 1
+    assert main(["doctor"]) == 0
     assert "configuration: " in capsys.readouterr().out
 
 

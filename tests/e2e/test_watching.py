@@ -37,7 +37,10 @@ def _volume(fleet: Fleet, node: Node) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_source_sees_every_kind_of_writer(make_fleet: MakeFleet, kind: str) -> None:
     fleet = _watched(make_fleet, kind)
-    assert [_volume(fleet, node)["watch"] for node in fleet.nodes.values()] == [kind] * 3
+    fleet.wait(
+        "all are watched",
+        lambda: [_volume(fleet, node)["watch"] for node in fleet.nodes.values()] == [kind] * 3,
+    )
     rng = random.Random(7)
     for scribe in rng.sample(SCRIBES, len(SCRIBES)):
         scribe(fleet[0].path(), rng)
@@ -47,7 +50,7 @@ def test_each_source_sees_every_kind_of_writer(make_fleet: MakeFleet, kind: str)
 
 def test_where_nothing_watches_a_scan_finds_it(make_fleet: MakeFleet) -> None:
     fleet = _watched(make_fleet, "rescan", scan_interval_s=1.0)
-    assert _volume(fleet, fleet[0])["watch"] == "rescan"
+    fleet.wait("it says how it sees", lambda: _volume(fleet, fleet[0])["watch"] == "rescan")
     rng = random.Random(8)
     for scribe in SCRIBES:
         scribe(fleet[0].path(), rng)

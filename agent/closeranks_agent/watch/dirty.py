@@ -179,6 +179,7 @@ class Dirty:
     def finished(self, batch: Batch, again: Iterable[bytes], unfinished: Iterable[bytes] = ()) -> None:
         """A look at these has ended; what is not to come again needs no memory. `unfinished`: not committed."""
         for key in unfinished:
+            assert key in self._paths, "what is not committed comes again first"
             self._owed[key] = min(batch.owed.get(key, batch.seen_mono), self._owed.get(key, batch.seen_mono))
         if self._repeated:
             coming = set(again)
@@ -260,8 +261,10 @@ class Dirty:
             path = self._remove(key)
             directory = parent_key(key)
             whole = self._paths.get(directory)
-            if whole is None:
-                self.note(directory, now, path.hand, tree=True)
+            if whole is None:  # not by `note`, which might fold what is being folded here
+                self._paths[directory] = _Path(now, now, path.hand, True, False)
+                self._closed[directory] = None
+                self._ages.setdefault(directory, now)
             else:
                 whole.tree = True
             self._owed[directory] = min(since, self._owed.get(directory, since))

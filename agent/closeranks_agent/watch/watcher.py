@@ -303,7 +303,7 @@ class Watcher:
             self._missed(f"a look could not be finished: {report.problem.message}")
         elif report.scan:
             self._missed(report.scan)
-        self._dirty.again(report.again, batch.hands, now)
+        self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
         self._dirty.finished(batch, report.again, report.unfinished)
         self._proof_cost += report.duration_s
 
