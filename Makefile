@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test check format bench lock clean
+.PHONY: help install demo demo-stop test check format bench bench-quick lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ help:
 	@echo "make demo    sixteen agents, a rogue, and the way back, in about a minute (TREE=/dir PORT=n KEEP=1)"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layering, dependencies"
-	@echo "make bench   the bounds and the figures that the README quotes"
+	@echo "make bench   the bounds and the figures that the README quotes (BENCH=\"NAME --dir DIR\"); bench-quick: in ten minutes"
 	@echo "make lock    remake constraints/*.txt"
 	@echo "make clean   remove what the others made"
 
@@ -71,8 +71,13 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# BENCH names measurements and options: make bench BENCH="named wire --dir /data". Peers: bench/install_peers.sh
+BENCH ?=
 bench: $(VENV)/.installed
-	@status=0; for part in bounds replication; do $(HARNESS) $(BIN)/python -m $$part || status=1; done; exit $$status
+	@$(HARNESS) $(BIN)/python -m frame $(BENCH)
+
+bench-quick: $(VENV)/.installed
+	@$(HARNESS) $(BIN)/python -m frame --quick $(BENCH)
 
 # Versions stay as they are where pyproject.toml allows; LOCK_ARGS=--upgrade moves them.
 LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate \

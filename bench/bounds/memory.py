@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet, VolumeSpec, tree_size
 from fleet.trees import link_trees, many_files
+from frame.measured import Measured
+from frame.registry import Bench
 
 NODES = 16
 ENTRIES = 100_000
 MB = 1_000_000
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     volume = VolumeSpec(on_divergence="alert", settle_s=30.0, scan_interval_s=120.0)
     with Fleet(base / "memory", NODES, [volume], tree=lambda root: many_files(root, ENTRIES)) as fleet:
         pristine = fleet.pristine()

@@ -11,8 +11,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet, VolumeSpec, photo_tree
+from frame.measured import Measured
+from frame.registry import Bench
 
 NODES = 16
 ROUNDS = 30
@@ -23,7 +24,8 @@ def tree(root: Path) -> None:
     photo_tree(root, files=1000, videos=2)
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     volume = VolumeSpec(on_divergence="alert", settle_s=1.0, scan_interval_s=1.0)
     return measure_named(base, volume, BOUND_S, "")
 

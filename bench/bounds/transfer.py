@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet, Rogue, VolumeSpec, photo_tree, tree_size
+from frame.measured import Measured
+from frame.registry import Bench
 
 ROUNDS = 4
 SLACK_BYTES = 64 * 1024
@@ -15,7 +16,8 @@ def tree(root: Path) -> None:
     photo_tree(root, files=800, videos=12)
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     results: list[Measured] = []
     volume = VolumeSpec(settle_s=1.0, scan_interval_s=0.5)
     with Fleet(

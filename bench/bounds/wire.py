@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
-from bounds.table import Measured
 from fleet import CountingProxy, Fleet, Node, VolumeSpec, tree_size
 from fleet.trees import link_trees, many_files
+from frame.measured import Measured
+from frame.registry import Bench
 
 ENTRIES = 100_000
 REST_S = 20.0
 MB = 1_000_000
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     volume = VolumeSpec(on_divergence="alert", settle_s=1.0, scan_interval_s=30.0)
     with Fleet(base / "wire", 3, [volume], tree=lambda root: many_files(root, ENTRIES)) as fleet:
         proxy = CountingProxy(fleet.agents_port)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet
+from frame.measured import Measured, unmeasured
+from frame.peers import NotInstalled, version
+from frame.registry import Bench
 from replication.contents import write_by_rename
 from replication.latency import writers_volume
-from replication.peers import NotInstalled, Peer, version
+from replication.members import Peer
 from replication.rsync import Lsyncd
 from replication.seen import Late, Observer, percentile
 from replication.syncthing import DEFAULT_DELAY_S, LEAST_DELAY_S, Syncthing
@@ -41,7 +43,8 @@ class Runner:
     late: int = 0
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     results: list[Measured] = []
     with contextlib.ExitStack() as stack:
         runners = [stack.enter_context(_ours(base))]
@@ -50,7 +53,7 @@ def measure(base: Path) -> list[Measured]:
             try:
                 peer = make()
             except NotInstalled as missing:
-                results.append(Measured(f"{name}: not measured", 0, "", None, str(missing)))
+                results.append(unmeasured(name, str(missing)))
                 continue
             stack.callback(peer.stop)
             peer.start()

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet, VolumeSpec, photo_tree
+from frame.measured import Measured
+from frame.registry import Bench
 from replication.contents import write_by_rename, write_in_place
 from replication.seen import Observer, percentile
 
@@ -35,7 +36,8 @@ def writers_volume(*writers: str, scan_interval_s: float = 60.0) -> VolumeSpec:
     )
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     results: list[Measured] = []
     with Fleet(base / "latency", NODES, [writers_volume("node-01")], tree=tree) as fleet:
         fleet.start()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bounds.named import measure_named
-from bounds.table import Measured
 from fleet import VolumeSpec
+from frame.measured import Measured
+from frame.registry import Bench
 
 BOUND_S = 1.0
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     volume = VolumeSpec(on_divergence="alert", settle_s=0.5, scan_interval_s=300.0)
     return measure_named(base, volume, BOUND_S, "watched")

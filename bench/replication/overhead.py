@@ -15,9 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Fleet, VolumeSpec, small_tree, wait_until
 from fleet.flood_process import Flood
+from frame.measured import Measured
+from frame.registry import Bench
 
 PAIRS = 12
 FILES, SIZE = 8000, 64 * 1024
@@ -25,7 +26,8 @@ BOUND_PERCENT = 3.0
 STATES = ("none", "rescan", "fanotify", "inotify")
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     volume = VolumeSpec(
         policy="writers", settle_s=2.0, scan_interval_s=3600.0, extra={"writers": ["node-01"]}
     )

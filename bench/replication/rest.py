@@ -11,8 +11,9 @@ import os
 import time
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import CountingProxy, Fleet, Flood, LoopDisk, VolumeSpec
+from frame.measured import Measured
+from frame.registry import Bench
 
 FILES, PER_DIRECTORY = 200_000, 50
 REST_S = 60.0
@@ -29,7 +30,8 @@ def tree(root: Path) -> None:
                 file.write(b"%08d %08d " % (number, index) * 5)
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     results: list[Measured] = []
     for kind in ("fanotify", "inotify"):
         results += one(base / kind, kind)

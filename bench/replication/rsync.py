@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fleet import Daemon, free_port, wait_until
 from fleet.compare import compare_trees
-from replication.peers import find, stop_all
+from frame.peers import find
+from replication.members import stop_all
 
 LOOP = Path(__file__).with_name("rsync_loop.sh")
 

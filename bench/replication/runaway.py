@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bounds.table import Measured
 from fleet import Fleet, Waited, photo_tree, wait_until
 from fleet.flood_process import Flood
 from fleet.loop_disk import LoopDisk
+from frame.measured import Measured, unmeasured
+from frame.registry import Bench
 from replication.latency import writers_volume
 
 NODES = 4
@@ -27,9 +28,10 @@ STOPPED = ("held", "quarantined")
 SHAPES = ("grow", "large", "small")
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     if os.geteuid() != 0:
-        return [Measured("runaway: not measured", 0, "", None, "a disk of its own needs root")]
+        return [unmeasured("runaway", "a disk of its own needs root")]
     results: list[Measured] = []
     for shape in SHAPES:
         results += one(base / shape, shape)

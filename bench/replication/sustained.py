@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bounds.table import Measured
 from fleet import Daemon, Fleet, compare_trees
 from fleet.flood_process import Flood
+from frame.measured import Measured, unmeasured
+from frame.peers import NotInstalled
+from frame.registry import Bench
 from replication.latency import writers_volume
-from replication.peers import NotInstalled, Peer, usage
+from replication.members import Peer, usage
 from replication.rsync import RsyncLoop
 from replication.syncthing import LEAST_DELAY_S, Syncthing
 
@@ -41,7 +43,8 @@ class Course:
     )  # since the start: resident bytes
 
 
-def measure(base: Path) -> list[Measured]:
+def measure(bench: Bench) -> list[Measured]:
+    base = bench.base
     results: list[Measured] = []
     with _ours(base / "ours") as (fleet, writer, replicas):
         course = run("closeranks", fleet.daemons, writer, replicas, base / "ours.log")
@@ -63,7 +66,7 @@ def measure(base: Path) -> list[Measured]:
         try:
             peer = make()
         except NotInstalled as missing:
-            results.append(Measured(f"{name}: not measured", 0, "", None, str(missing)))
+            results.append(unmeasured(name, str(missing)))
             continue
         try:
             peer.start()

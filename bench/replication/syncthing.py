@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fleet import Api, Daemon, free_port, wait_until
-from replication.peers import find, run, stop_all
+from frame.peers import find
+from replication.members import run, stop_all
 
 FOLDER = "measured"
 DEFAULT_DELAY_S, LEAST_DELAY_S = 10, 1

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from bounds.table import Measured
 from demo.acts import named_paths, unix
 from demo.screen import amount
 from demo.settings import Wrong, read_settings
 from demo.stage import scan_interval_s
 from demo.watch import News, StateChange, TimelineEvent, Watch
 from fleet import Api, EventReader, wait_until
+from frame.measured import Measured
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Protocol
 
 from fleet import Daemon
 from fleet.process import clean_environment
-
-
-class NotInstalled(Exception):
-    """The peer's program is not on this machine."""
 
 
 class Peer(Protocol):
@@ -25,21 +20,6 @@ class Peer(Protocol):
         """Running, with equal trees."""
 
     def stop(self) -> None: ...
-
-
-def find(program: str) -> str:
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-    if path is None:
-        raise NotInstalled(f"{program} is not installed: bench/install_peers.sh")
-    return path
-
-
-def version(program: str) -> str:
-    """The first line of what it says of its version, shortened."""
-    asked = "-version" if program == "lsyncd" else "--version"
-    done = subprocess.run([find(program), asked], capture_output=True, text=True, check=False)
-    words = (done.stdout or done.stderr).replace("Version:", program).split()
-    return " ".join(words[:3] if program == "rsync" else words[:2])
 
 
 def run(*argv: str) -> str:

@@ -1,0 +1,72 @@
+"""All measurements by name. A module is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from .measured import Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a measurement is given: an empty directory, which is removed afterwards, and how long it may take."""
+
+    base: Path
+    quick: bool = False
+
+    def either(self, full: int, quick: int) -> int:
+        """A size or a count of rounds."""
+        return quick if self.quick else full
+
+
+Measurement = Callable[[Bench], list[Measured]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a measurement is (`module`, its `measure`), what it measures, and whether it is quick enough."""
+
+    module: str
+    text: str
+    quick: bool = False
+
+    def load(self) -> Measurement:
+        return cast(Measurement, importlib.import_module(self.module).measure)
+
+
+REGISTRY = {
+    "transfer": Entry(
+        "bounds.transfer", "bytes that a resync moves, against the bytes of the chunks that differ", True
+    ),
+    "named": Entry("bounds.named", "write on a node -> that node named, sixteen agents"),
+    "wire": Entry(
+        "bounds.wire",
+        "one agent of 100,000 entries: reconnect, one change, at rest; memory and processor time",
+    ),
+    "memory": Entry(
+        "bounds.memory",
+        "sixteen nodes of 100,000 entries: the coordinator's memory, objects stored",
+    ),
+    "latency": Entry(
+        "replication.latency", "write on a writer -> readable on fifteen replicas, sixteen agents"
+    ),
+    "beside": Entry(
+        "replication.beside", "the same with three nodes, beside Syncthing and lsyncd + rsync, interleaved"
+    ),
+    "named-watched": Entry(
+        "replication.named", "write by a rogue -> node named, with watchers, settle_s = 0.5"
+    ),
+    "runaway": Entry(
+        "replication.runaway",
+        "a writer at full disk speed: until held, written by then, replicas that got it",
+    ),
+    "sustained": Entry(
+        "replication.sustained", "2,000 files/s for a minute to three replicas; beside rsync and Syncthing"
+    ),
+    "rest": Entry("replication.rest", "an agent that watches 200,000 files and has nothing to do"),
+    "overhead": Entry("replication.overhead", "what watching adds to the time of a process that writes much"),
+}
