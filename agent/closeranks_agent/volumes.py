@@ -25,6 +25,7 @@ from closeranks_proto.lines import shortened
 
 from .config import AgentVolumeConfig
 from .disk.database import Damaged
+from .disk.listers import Listers
 from .disk.records import ScanReport, StateUnavailable
 from .disk.volume import Volume
 from .hands.attribution import Attribution
@@ -89,6 +90,7 @@ class Volumes:
         self._spawn, self._changed, self._scanned, self._dropped = spawn, changed, scanned, dropped
         self._proven, self._attribution, self._written = proven, attribution, written
         self._kept: dict[str, _Kept] = {}
+        self._listers = Listers()
 
     async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
         """Keep exactly these, by these settings, which `check_settings` has accepted."""
@@ -149,6 +151,7 @@ class Volumes:
             volume.listener = None  # nobody listens any more
         await asyncio.gather(*(kept.watching.close() for kept in self._kept.values()))
         await asyncio.gather(*(volume.run(volume.close) for volume in self.open.values()))
+        await asyncio.to_thread(self._listers.close)
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -288,7 +291,7 @@ class Volumes:
         def changed() -> None:
             loop.call_soon_threadsafe(self._changed)
 
-        volume.listener = changed
+        volume.listener, volume.listers = changed, self._listers
         return volume
 
     async def _drop(self, name: str) -> None:

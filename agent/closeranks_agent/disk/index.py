@@ -16,7 +16,7 @@ listing of stats in memory (grows with the tree).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,10 @@ UPGRADES = {1: "ALTER TABLE journal ADD COLUMN hands BLOB"}  # 1 did not know wh
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
+LISTINGS_MAX = 64
+_LISTINGS = (
+    f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
+)
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE entries (
@@ -132,6 +136,17 @@ class Index:
             "SELECT digest, ignored, hard_links FROM listings WHERE dir = ?", (directory_id(key),)
         )
         return None if found is None else Listing(*cast(tuple[bytes, int, int], found))
+
+    def listings(self, keys: Sequence[bytes]) -> list[Listing | None]:
+        """The listings of many directories, at most LISTINGS_MAX."""
+        assert len(keys) <= LISTINGS_MAX
+        places = [directory_id(key) for key in keys]
+        padded = (*places, *[b""] * (LISTINGS_MAX - len(places)))  # one statement, compiled once
+        found = {
+            row[0]: Listing(*cast(tuple[bytes, int, int], row[1:]))
+            for row in self.database.rows(_LISTINGS, padded)
+        }
+        return [found.get(place) for place in places]
 
     def row(self, key: bytes) -> Row | None:
         found = self.database.row(

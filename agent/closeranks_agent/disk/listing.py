@@ -15,11 +15,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from .index import Row
+if TYPE_CHECKING:
+    from .index import Row  # not where only directories are listed
 
 KEEP_ENTRIES: Final = 4096  # about 600 bytes each
 BLOCK_ENTRIES: Final = 512
@@ -42,15 +43,16 @@ class Look:
     whole: bool  # every name could be looked at
 
 
-def look(fd: int, skip: str | None, with_ctime: bool) -> Look:
+def look(fd: int, skip: str | None, with_ctime: bool, keep: bool = True) -> Look:
     """List the open directory, leaving out the name `skip`. Raises OSError where it can not be listed.
 
-    `with_ctime`: a directory's extended attributes matter, which only its ctime tells about.
+    `with_ctime`: a directory's extended attributes matter, which only its ctime tells about. `keep`: the stats
+    will be wanted.
     """
     directory_state = _directory_state_with_ctime if with_ctime else _directory_state
     hasher = xxhash.xxh3_128()
     directories: list[str] = []
-    stats: list[tuple[str, Status]] | None = []
+    stats: list[tuple[str, Status]] | None = [] if keep else None
     block: list[tuple[object, ...]] = []
     whole = True
     with os.scandir(fd) as entries:

@@ -31,10 +31,13 @@ from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_f
 from .ignore import IgnoreRules
 from .index import Index, Listing, Row, is_directory
 from .links import Links
+from .lister import Glance
+from .listers import Lister
 from .listing import Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
 from .records import Record, pack_signature
+from .sweep import Sweep
 from .walk import Walk
 
 BUSY_MAX_AGE_S: Final = 2.0  # then a file that never rests is recorded as it was read
@@ -62,6 +65,7 @@ class ScanSetup:
     restat: bool = False  # besides, derive every value again from its stat
     reread: Collection[bytes] = ()  # keys whose content is read whatever their stat says
     links: Links = field(default_factory=Links)  # what is known of files with several names; outlives scans
+    listers: Sequence[Lister] = ()  # other processes that list directories; worth it where little has changed
     breathe: Callable[[], bool] | None = None  # between directories; whether directories went away meanwhile
 
 
@@ -100,10 +104,33 @@ class Scan:
 
     def run(self, root_fd: int) -> None:
         self._root_fd, self._device = root_fd, os.fstat(root_fd).st_dev
-        Walk(root_fd, self).run()
+        if self._setup.listers:
+            Sweep(root_fd, self._setup.listers, self, _SKIPPED, self._reader.xattrs).run()
+        else:
+            Walk(root_fd, self).run()
         self._settle_busy(root_fd)
 
     # --- directories ---------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Between the answers of those that list for this scan."""
+        if self._setup.stopped():
+            raise Stopped
+        self._breathe(b"", self._root_fd)
+
+    def agree(self, keys: Sequence[bytes], glances: Sequence[Glance]) -> Sequence[Sequence[bytes] | None]:
+        """Which directories are as the index has them: the subdirectories to enter, None for the others."""
+        agreed: list[Sequence[bytes] | None] = []
+        for key, stored, (digest, names, whole) in zip(
+            keys, self._index.listings(keys), glances, strict=True
+        ):
+            if stored is None or stored.digest != digest or not whole or self._must_compare(key):
+                agreed.append(None)
+                continue
+            self.findings.ignored += stored.ignored
+            self.findings.hard_links += stored.hard_links
+            agreed.append(self._not_ignored(key, names))
+        return agreed
 
     def directory(self, key: bytes, fd: int) -> Sequence[bytes]:
         """Compare one directory; the subdirectories to enter."""

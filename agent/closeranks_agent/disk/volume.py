@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -43,6 +44,7 @@ from .hashing import EntryReader, Stopped, TooLarge, read_entry
 from .history import History
 from .ignore import IgnoreRules
 from .links import Links
+from .listers import Lister, Listers
 from .look import Look, LookReport, Moved, Names
 from .private import Identity
 from .recent import Recent
@@ -79,6 +81,7 @@ R = TypeVar("R")
 
 HARD_LINKS_TOLD: Final = 20
 HARD_LINK: Final = "it has several names; each is compared and replicated as a file of its own"
+LISTED_ENTRIES_MIN: Final = 20_000  # a smaller volume is listed sooner than a process is asked
 PROBLEM_RETRY_S: Final = 10.0  # a state directory that could not be written is tried again this often
 
 
@@ -101,6 +104,7 @@ class Volume:
         self._root = VolumeRoot(name, path, self.index_path, private)
         self.private = self._root.private
         self.listener: Callable[[], None] | None = None
+        self.listers: Listers | None = None  # help with scans
         self.heard: HandOf | None = None  # of a watcher: whose hand a change is that a scan found first
         self.problem: Problem | None = None
         self.unreadable: tuple[Unreadable, ...] = ()
@@ -383,23 +387,32 @@ class Volume:
             self._open_private(fatal=False)
             history.rederiving()
             history.index_made_from(Identity.of(root_fd))
-            setup = ScanSetup(
-                history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                full, history.rederive, reread, self._links, self.breathe,
-            )  # fmt: skip
             recorder = Recorder(
                 history, "scan", history.rederive, self._tell, None if self.root is None else self._hand_of
             )
-            try:
-                Scan(setup, recorder).run(root_fd)
-            except Stopped:
-                recorder.flush()
-                raise
+            with self._helped(root_fd, full) as listers:
+                setup = ScanSetup(
+                    history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
+                    full, history.rederive, reread, self._links, listers, self.breathe,
+                )  # fmt: skip
+                try:
+                    Scan(setup, recorder).run(root_fd)
+                except Stopped:
+                    recorder.flush()
+                    raise
             recorder.finish()
         finally:
             os.close(root_fd)
         history.rederived()
         return recorder.changed
+
+    def _helped(self, root_fd: int, full: bool) -> AbstractContextManager[Sequence[Lister]]:
+        """Processes that list directories for a scan, where there is much to list and little to compare."""
+        summary = self.summary
+        known = 0 if summary is None or full or self.history.rederive else summary.entries
+        if self.listers is None or known < LISTED_ENTRIES_MIN:
+            return nullcontext(())
+        return self.listers.lent(root_fd)
 
     def _hand_of(self, key: bytes) -> Hand:
         """Whose hand a change is that a scan finds: as its watcher heard of it, if it did."""
