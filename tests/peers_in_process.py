@@ -19,10 +19,12 @@ from closeranks_agent.disk.volume import Volume
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.messages import (
+    Commit,
     Converge,
     ConvergeProgress,
     ConvergeResult,
     Member,
+    Mode,
     Push,
     PushEdit,
     PushResult,
@@ -124,12 +126,15 @@ class Nodes:
         sources: tuple[str, ...] | None = None,
         dry_run: bool = False,
         incident: str = "i1",
+        base: bytes | None = None,
         **options: object,
     ) -> ConvergeResult:
+        """Behind a fence; with `base` as one that is only late."""
         target = self.nodes[to].volume.root
         assert target is not None
         chosen = sources if sources is not None else tuple(one for one in self.nodes if one != name)
-        order = Converge("a1", "v", target, "divergence", incident, 1, chosen, dry_run)
+        mode: Mode = "divergence" if base is None else "lag"
+        order = Converge("a1", "v", target, mode, incident, int(base is None), chosen, dry_run, base)
         return await self.converger(name, **options).run(order, self.progress.append)
 
     def edits(self, name: str, to: str) -> tuple[PushEdit, ...]:
@@ -161,6 +166,14 @@ class Nodes:
 
     async def verify(self, name: str, incident: str = "i1"):
         return await self.converger(name).verify(Verify("a1", "v", incident, 1))
+
+    def since(self, name: str, seq: int) -> list[tuple[str, dict[bytes, bytes | None]]]:
+        """(cause, what it changed) of each commit behind `seq`."""
+        found: list[tuple[str, dict[bytes, bytes | None]]] = []
+        for step in self.nodes[name].volume.pending(seq, 1000):
+            assert isinstance(step, Commit), step
+            found.append((step.cause, {edit.key: edit.value for edit in step.edits}))
+        return found
 
     async def scan(self, *names: str) -> None:
         for name in names or tuple(self.nodes):

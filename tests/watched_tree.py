@@ -50,10 +50,17 @@ def wait(source: Source, timeout_s: float = TIMEOUT_S) -> None:
     poll.poll(timeout_s * 1000)
 
 
-def drain(source: Source, private: Path, generation: str = "") -> list[Event | Lost]:
-    """Everything that was done until now: up to a canary touched now, without it."""
+def touch_canary(private: Path, generation: str) -> None:
     with open(private / f"canary{generation}", "w"):
         pass
+
+
+def drain(source: Source, private: Path, generation: str = "") -> list[Event | Lost]:
+    """Everything that was done until now: up to a canary touched now, without it.
+
+    A queue that is full loses the canary as well, and says so: then it is touched again.
+    """
+    touch_canary(private, generation)
     told: list[Event | Lost] = []
     deadline = time.monotonic() + TIMEOUT_S
     canary = os.fsencode(generation)
@@ -65,6 +72,8 @@ def drain(source: Source, private: Path, generation: str = "") -> list[Event | L
                     return told
             else:
                 told.append(one)
+                if isinstance(one, Lost) and one.below is None:
+                    touch_canary(private, generation)
     raise AssertionError(f"no canary; told {len(told)}: {told[:20]}")
 
 

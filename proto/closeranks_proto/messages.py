@@ -351,7 +351,9 @@ class Unfence(Message, frozen=True, tag=46):
 class Converge(Message, frozen=True, tag=47):
     """Make the volume's root `target_root`, taking chunks from `sources`.
 
-    The plan is made from the node's own root. In mode `divergence` the node must hold the fence `token`.
+    The plan is made from the node's own root. In mode `divergence` the node must hold the fence `token`. With
+    `base` (mode `lag`), the root that the coordinator takes the node to have, only what is still as it was there is
+    changed: the rest is the node's own, and nobody has judged or merged it yet.
     """
 
     action: Text
@@ -362,6 +364,7 @@ class Converge(Message, frozen=True, tag=47):
     token: Whole
     sources: Many[Text]
     dry_run: bool
+    base: bytes | None = None
 
 
 class Verify(Message, frozen=True, tag=48):

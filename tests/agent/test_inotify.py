@@ -19,7 +19,7 @@ from churn import churn, directories
 from closeranks_agent.syscalls import RENAME_EXCHANGE, rename_flags
 from closeranks_agent.watch import calls
 from closeranks_agent.watch.events import CANARY, Event, Lost, What
-from closeranks_agent.watch.inotify import InotifySource
+from closeranks_agent.watch.inotify import OVERFLOWN, InotifySource
 from closeranks_agent.watch.records import MalformedEvents, parse_inotify
 from closeranks_agent.watch.watched import Confused, Watched
 from watched_tree import (
@@ -314,6 +314,20 @@ def test_the_storm_of_removing_20000_files_is_told_by_its_top_or_lost(storm: Pat
     told.extend(drain(source, private_of(tree)))
     assert losses(told) or what_of_path(told, "top") & What.DELETED
     assert source.watches == 2
+
+
+def test_a_canary_that_finds_the_queue_full_is_lost_and_the_loss_is_told(storm: Path, opened: Opener) -> None:
+    queued = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    (storm / "d").mkdir()
+    source = opened(storm)
+    fill(storm / "d", 1, 0)
+    fd = os.open(storm / "d", os.O_PATH)
+    for number in range(queued // 2 + 1000):  # each makes at least two events: created, closed
+        os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    told = drain(source, private_of(storm))
+    assert [one.reason for one in losses(told)] == [OVERFLOWN]
+    assert source.watches == 4
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -428,28 +428,44 @@ def test_nothing_is_written_while_the_root_is_another(tree_dir: Path, volume: Vo
     assert (volume.root, volume.pending(1, 10)) == (root, [])
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 def test_a_scan_lets_looks_through_and_survives_what_they_find(
-    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+    tree_dir: Path,
+    make_volume: MakeVolume,
+    expected_root: Expected,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh: bool,
 ) -> None:
-    """A directory that the scan is inside of is moved, and a look records it, before the scan goes on."""
+    """A directory that the scan is inside of is moved, and a look records it, before the scan goes on.
+
+    Files that are `fresh` (written within the clock's tick) are given back, and looked at by name then.
+    """
     for number in range(20):
         (tree_dir / "m" / f"s{number:02}").mkdir(parents=True)
         (tree_dir / "m" / f"s{number:02}" / "f").write_bytes(b"%d" % number)
     (tree_dir / "stays").touch()
+    tick()
     volume = make_volume()
     assert volume.scan().complete
+    if fresh:
+        monkeypatch.setattr(look_module, "is_settled", lambda *_: False)
     inner = volume.breathe
     turns = iter(range(1000))
+    again: list[bytes] = []
 
     def breathe() -> bool:
         if next(turns) == 5:
             (tree_dir / "m").rename(tree_dir / "n")
-            volume.look({b"": frozenset([b"m", b"n"])}, {})
+            again.extend(look(volume, (b"", b"m"), (b"", b"n")).again)
             return True
         return inner()
 
     volume.breathe = breathe  # type: ignore[method-assign]
     assert volume.scan(full=True).complete
+    assert len(again) == (20 if fresh else 0)
+    if fresh:
+        assert volume.root != expected_root(volume)
+        look(volume, *((key.rpartition(b"\0")[0], b"f") for key in again))
     assert volume.root == expected_root(volume)
 
 

@@ -430,6 +430,26 @@ def test_lost_events_are_counted_and_answered_by_a_scan(
     assert watched.volume.root == expected_root(watched.volume)
 
 
+def test_a_canary_that_was_lost_with_other_events_is_touched_again(
+    faulty: tuple[WatchedVolume, Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, fault = faulty
+    monkeypatch.setattr(canary_module, "LIMIT_S", 60.0)
+    watched.prove()
+    fault.deaf = True
+    assert watched.watcher.prove()
+    until(lambda: watched.watcher._canary is not None)
+    first = watched.watcher._canaries
+    time.sleep(0.1)  # its event is read and not given on
+    fault.lost.append(Lost("the queue overflowed", None))
+    fault.deaf = False
+    (Path(os.fsdecode(watched.volume.path)) / "stays").touch()
+    watched.prove()
+    assert watched.watcher._canaries > first
+    assert watched.tally.canary_misses == 0
+    assert not watched.ended
+
+
 def test_events_lost_below_a_directory_are_answered_by_a_look_at_it(
     faulty: tuple[WatchedVolume, Faulty], tree_dir: Path, expected_root: Expected
 ) -> None:

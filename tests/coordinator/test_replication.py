@@ -142,3 +142,26 @@ def test_a_rename_moves_no_content() -> None:
     world["node-01"].remove("photos", "a/one.jpg")
     world.until(lambda: same(world))
     assert world["node-03"].bytes_moved == 0
+
+
+def test_a_late_writer_keeps_what_it_has_not_told_of_when_it_is_converged() -> None:
+    """Its order was made of what was known of it: what it changed since waits to be merged."""
+    world = fleet(3)
+    late = world["node-02"]
+    late.pushes_fail, late.order_s = True, 2.0
+    world["node-01"].put("photos", "c.txt", file_of("theirs"))
+    world["node-01"].put("photos", "a/one.jpg", file_of("theirs too"))
+    world.until(lambda: bool(world.sent("node-02", wire.Converge)), 60)
+    (order,) = world.sent("node-02", wire.Converge)
+    assert isinstance(order, wire.Converge)
+    assert (order.mode, order.base) == ("lag", world.node_roots["node-02", "photos"])
+    session, late.session = late.session, None  # its commit is on its way for longer than the converge takes
+    late.disk["photos"][key_of("c.txt")] = file_of("mine")
+    late._commit("photos", world.plant(late.disk["photos"]), "watch")
+    late.session = session
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    assert late.disk["photos"][key_of("a/one.jpg")] == file_of("theirs too")
+    assert late.disk["photos"][key_of("c.txt")] == file_of("theirs")
+    (conflict,) = conflicts(world)
+    assert (conflict.loser, conflict.winner) == ("node-02", "node-01")
+    assert file_of("mine") in late.disk["photos"].values()

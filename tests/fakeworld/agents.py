@@ -378,10 +378,13 @@ class FakeAgent:
         trashed = 0
         made: dict[bytes, bytes | None] = {}
         seen = self._seen(order.volume)
+        based = seen if order.base is None else dict(self.world.tree.walk(order.base))
         removals = [key for key in steps if key not in target]
         for key in (*removals[::-1], *(key for key in steps if key in target)):
             if order.mode == "lag" and not _may_step(files, seen, target, key):
                 continue
+            if seen.get(key) != based.get(key):
+                continue  # a change that the coordinator has not heard of yet
             if key in files:
                 self.trash.append((order.volume, key, files[key]))
                 trashed += 1

@@ -160,6 +160,8 @@ class Converger:
                 detail = "the volume could not be scanned yet"
                 return tally.result(order, "failed", None, detail, report.problem)
         await collect(self.volume, order.target_root, self.want)
+        if order.base is not None:
+            await collect(self.volume, order.base, self.want)
         if order.dry_run:
             return await self.volume.run(self._dry_run, order, tally)
         return await Rounds(self, order, tally).run()

@@ -95,14 +95,16 @@ class Installer:
         self._width = volume.algorithm.width
         self._special_bits = volume.settings.special_bits
         self.moved: dict[bytes, bytes] = {}  # key -> item that its bytes became in this run
+        self.unlike: dict[bytes, bytes] = {}  # key -> value made, where that could not be the target's
         self._results: list[Result] = []
-        self._changes: dict[bytes, Record | None] = {}
+        self._made: dict[bytes, Record | None] = {}
+        self._found: dict[bytes, Record | None] = {}
 
     def apply(self, steps: Sequence[Step]) -> list[Result]:
         """Apply steps in their order, on the volume's thread. Raises OSError, VolumeGone, StateUnavailable."""
         observed = time.monotonic()
         os.close(self._volume.open_root())
-        self._results, self._changes = [], {}
+        self._results, self._made, self._found = [], {}, {}
         works = self._admit([work for work in map(self._check, steps) if work is not None])
         arrived: list[tuple[str, Discard]] = []
         for work in works:
@@ -115,10 +117,15 @@ class Installer:
         self._sync(works)
         if any(work.discard is not None for work in works):
             self._trash.settle(arrived, self._incident, self._is_push)
-        changes = [Change(key, record) for key, record in sorted(self._changes.items())]
-        if changes:
-            self._volume.apply(changes, "converge", observed)
+        self._commit(self._made, "converge", observed)
+        self._commit(self._found, "scan", observed)
         return self._results
+
+    def _commit(self, records: dict[bytes, Record | None], cause: str, observed: float) -> None:
+        """What we made and what somebody else did are never one step: only the latter may be merged as a change."""
+        changes = [Change(key, record) for key, record in sorted(records.items())]
+        if changes:
+            self._volume.apply(changes, cause, observed)
 
     @property
     def _is_push(self) -> bool:
@@ -153,7 +160,7 @@ class Installer:
             return self._check_source(step, step.source)
         with beneath.spot(self._room.root_fd, step.key) as where:
             status = beneath.status(where)
-            if is_same(step.seen, status):
+            if is_same(step.seen, status) and not self._is_other_directory(step):
                 return self._work(step, status)
             if status is not None and step.seen is None and _is_twin(where):
                 twin = "another name that this filesystem takes for the same (upper and lower case) is there"
@@ -161,6 +168,15 @@ class Installer:
                 return None
         self._results.append(self._reread(step, status))
         return None
+
+    def _is_other_directory(self, step: Step) -> bool:
+        """Whether somebody else has given a directory other attributes: its stat signature does not tell."""
+        if step.verb is not Verb.SET_ATTRIBUTES or entry_kind(step.own or b"") is not Kind.DIRECTORY:
+            return False
+        if self._lifts.is_lifted(step.key):
+            return False  # by ourselves
+        record = self._volume.read_entry(self._room.root_fd, step.key)
+        return record is None or record.value != step.own
 
     def _check_source(self, step: Step, source: Saw) -> _Work | None:
         with beneath.spot(self._room.root_fd, source.key) as where:
@@ -199,7 +215,7 @@ class Installer:
             return self._in_the_way(step, status)
         if is_directory and not was_directory:
             return Result(step, Outcome.STALE)  # nobody has looked into it yet
-        self._changes[step.key] = record
+        self._found[step.key] = record
         done = (record.value if record is not None else None) == step.target
         return Result(step, Outcome.DONE if done else Outcome.CHANGED, "busy", _CHANGED)
 
@@ -302,7 +318,7 @@ class Installer:
             if step.target is None:
                 assert taken is not None
                 take_out(self._room, where, taken)
-                self._changes[step.key] = None
+                self._made[step.key] = None
                 self._lifts.forget(step.key)
                 return Result(step, Outcome.DONE, trashed=True)
             target = entry_of(step.target, self._width)
@@ -317,7 +333,9 @@ class Installer:
             now = beneath.status(where)
         if now is None:
             raise Surprise
-        self._changes[step.key] = self._record(step.key, target, now)
+        record = self._made[step.key] = self._record(step.key, target, now)
+        if record.value != step.target:
+            self.unlike[step.key] = record.value
         return Result(step, Outcome.DONE, trashed=taken is not None)
 
     def _move(self, work: _Work, source: Saw) -> Result:
@@ -331,10 +349,10 @@ class Installer:
         ):
             move_within(origin, where, work.status)
             now = beneath.status(where)
-        self._changes[source.key] = None
+        self._made[source.key] = None
         if now is None:
             raise Surprise
-        self._changes[step.key] = self._record(step.key, entry_of(step.target, self._width), now)
+        self._made[step.key] = self._record(step.key, entry_of(step.target, self._width), now)
         return Result(step, Outcome.DONE)
 
     def _staged(self, step: Step, target: Entry, where: Spot) -> bytes:

@@ -46,6 +46,10 @@ class Lifts:
         """Whether a directory is lifted now."""
         return bool(self._lifted)
 
+    def is_lifted(self, key: bytes) -> bool:
+        """Whether this directory's mode is ours at present."""
+        return key in self._lifted
+
     def lift(self, key: bytes) -> bool:
         """Make the directories down to `key` (b"" is the root) workable; whether any of them was changed."""
         changed = False

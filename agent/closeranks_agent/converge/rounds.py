@@ -45,6 +45,7 @@ class Rounds:
         self._volume, self._trash = owner.volume, owner.trash
         self._stopped = threading.Event()
         self._withheld: dict[bytes, bytes] = {}
+        self._news: set[bytes] = set()  # paths that stay, for the coordinator does not know yet what is there
         self._window_size = owner.window
         self._scans = 0
         self._complete = False
@@ -54,6 +55,10 @@ class Rounds:
     async def run(self) -> ConvergeResult:
         """Raises what stops everything; the tally then says how far it came."""
         async with AsyncExitStack() as stack:
+            if self._order.base is not None:
+                objects = self._volume.history.objects
+                objects.pin(self._order.base)
+                stack.callback(objects.unpin, self._order.base)
             room = await self._open(stack)
             await self._all_rounds()
             return await asyncio.to_thread(self._conclude, room)
@@ -165,10 +170,30 @@ class Rounds:
 
     def _plan(self) -> tuple[Window, Plan]:
         """The next window that has not been set aside, and its plan. On the volume's thread."""
-        skip = self._tally.aside.keys() | self._withheld.keys()
+        skip = self._tally.aside.keys() | self._withheld.keys() | self._news
         window = next(windows(self._volume, self._order.target_root, skip, self._window_size))
+        window = self._without_news(window)
         local = local_content(self._volume, window.saws, self._trash)
         return window, plan(window.saws, local, rules_of(self._volume), window.cut)
+
+    def _without_news(self, window: Window) -> Window:
+        """Leave alone what is neither as the coordinator took it nor made by this run: it is the node's own change.
+
+        It is committed already, and has to be judged or merged before anything may take its place.
+        """
+        base = self._order.base
+        if base is None or base == self._volume.root:
+            return window
+        known = self._volume.tree.lookup_many(base, [saw.key for saw in window.saws])
+        unlike = self._installer.unlike
+        left = [
+            saw
+            for saw in window.saws
+            if saw.own == known.get(saw.key) or (saw.own is not None and saw.own == unlike.get(saw.key))
+        ]
+        if len(left) < len(window.saws):
+            self._news.update({saw.key for saw in window.saws}.difference(saw.key for saw in left))
+        return Window(tuple(left), window.cut)
 
     def _count(self, planned: Plan) -> None:
         self._tally.steps_total = len(planned.steps)

@@ -328,7 +328,7 @@ class Volume:
         if self.root is None:
             history.stow(delta)
         else:
-            history.commit(delta, edits, cause, observed_mono)
+            history.commit(delta, edits, cause, observed_mono, self._hand_of if cause == "scan" else None)
         if edits:
             self._tell()
 

@@ -256,6 +256,8 @@ class Watcher:
     def _lost(self, lost: Lost, now: float) -> None:
         self._tally.dropped += 1
         if lost.below is None:
+            if self._canary is not None and self._canary.seen is None:
+                self._canary, self._canary_due = None, now  # it may be lost, too: that is not deafness
             self._missed(lost.reason)
             return
         log.warning("%s: %s; what lies below it is looked at", self.volume.name, lost.reason)

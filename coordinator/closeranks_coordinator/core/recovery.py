@@ -206,10 +206,11 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
     if root is not None and (root, target) not in view.orders:
         view.orders = [*view.orders[-3:], (root, target)]
     token = 0 if node.record.fence is None else node.record.fence.token
+    base = root if record.purpose == "lag" else None
     world.send(
         node,
         wire.Converge(
-            record.action, name, target, record.purpose, record.incident or "", token, sources, False
+            record.action, name, target, record.purpose, record.incident or "", token, sources, False, base
         ),
     )
 
