@@ -17,6 +17,7 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo    sixteen agents, a rogue, and the way back, in about a minute (TREE=/dir PORT=n KEEP=1)"
 	@echo "make test    the whole test suite"
+	@echo "make faults  kill -9 and power loss at every step that writes (STRIDE=n: each n-th; SEED=n)"
 	@echo "make check   format, lint, types, layering, dependencies"
 	@echo "make bench   the bounds and the figures that the README quotes (BENCH=\"NAME --dir DIR\"); bench-quick: in ten minutes"
 	@echo "make lock    remake constraints/*.txt"
@@ -58,6 +59,14 @@ demo-stop: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: faults
+# Each point, before the call, after it and in its middle: some hours. STRIDE=20 takes ten minutes.
+STRIDE ?= 1
+SEED ?= 20261126
+faults: $(VENV)/.installed-dev
+	FAULT_STRIDE=$(STRIDE) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist worksteal -rP $(PYTEST_ARGS) \
+	  tests/faults/test_kill_sweep.py tests/faults/test_power_loss.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

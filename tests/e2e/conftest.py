@@ -1,39 +1,15 @@
-"""Fixtures of the end-to-end tests. Whatever a test does, at its end no log may hold a traceback."""
+"""Fixtures of the end-to-end tests."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fleet import Fleet, MakeFleet, finish
+from fleet import Fleet, finish
+from fleet_fixtures import make_fleet, pytest_runtest_makereport
 
-FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    report = yield
-    if report.failed:
-        item.stash[FAILED] = True
-    return report
-
-
-@pytest.fixture
-def make_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[MakeFleet]:
-    """`make_fleet(nodes=4, ...)`: a Fleet under tmp_path, ended and checked afterwards."""
-    made: list[Fleet] = []
-
-    def make(**settings: Any) -> Fleet:
-        fleet = Fleet(tmp_path / f"fleet-{len(made)}", **settings)
-        made.append(fleet)
-        return fleet
-
-    yield make
-    for fleet in made:
-        finish(fleet, request.node.stash.get(FAILED, False))
+__all__ = ["lone_coordinator", "make_fleet", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="module")

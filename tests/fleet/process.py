@@ -61,6 +61,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.expected_to_live = False
         self.exits: list[int] = []  # exit codes of ended runs
+        self.environment: dict[str, str] = {}  # what it gets besides ours
 
     def start(self) -> None:
         if self.alive:
@@ -72,7 +73,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_environment(),
+                env=clean_environment() | self.environment,
                 start_new_session=True,  # Ctrl-C goes to us; we stop them in order
             )
         self.expected_to_live = True

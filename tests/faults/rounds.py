@@ -1,0 +1,196 @@
+"""A fleet through round after round: one node is damaged, and what follows may be cut anywhere.
+
+One fleet serves a whole sweep, since founding one costs more than a round. Every round damages the same
+node in every way there is (content, new file, removal, mode, a file that becomes a link, a directory that
+becomes a file), so that converge takes each of its steps.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faults.shim import How, Point, Shim
+from faults.survival import (
+    contents,
+    damaged_databases,
+    highest_token,
+    shape,
+    strangers,
+    sync_filesystem,
+)  # fmt: skip
+from fleet import Fleet, Node, wait_until
+
+QUIET: dict[str, Any] = {  # each round is like the first
+    "auto_release_max": 1000,
+    "auto_release_window_s": 60.0,
+    "recurrence_max": 1000,
+}
+# Which points: each n-th of a round (`make faults` sets it); unset, a sample.
+FULL = int(os.environ.get("FAULT_STRIDE", "0"))
+SEED = int(os.environ.get("FAULT_SEED", "20261126"))
+
+
+class Rounds:
+    """The fleet, its victim, and what must hold from one round to the next."""
+
+    def __init__(self, fleet: Fleet, victim: Node) -> None:
+        self.fleet, self.victim = fleet, victim
+        self.number = 0
+        self.kept: set[str] = set()  # contents that must be in the victim's tree or trash
+        self.pristine = shape(fleet.pristine())
+        self.damaged: dict[str, str] = {}
+
+    def damage(self) -> None:
+        """Every kind of difference, on disk when it returns."""
+        self.number += 1
+        root = self.victim.path()
+        with (root / "large.bin").open("r+b") as file:
+            file.seek(1 << 20)
+            file.write(b"damage %d" % self.number)
+        (root / "extra" / "deep").mkdir(parents=True)
+        (root / "extra" / "deep" / "file").write_bytes(b"rogue %d" % self.number)
+        (root / "dir-0" / "file-005.bin").write_bytes(b"other %d" % self.number)
+        (root / "dir-1" / "file-001.bin").unlink()
+        (root / "executable.sh").chmod(0o644)
+        (root / "empty file").unlink()
+        (root / "empty file").symlink_to(f"nowhere {self.number}")
+        shutil.rmtree(root / "dir-3")
+        (root / "dir-3").write_bytes(b"a file now %d" % self.number)
+        sync_filesystem(root)
+        self.kept |= contents(root)
+        self.damaged = shape(root)
+
+    def check_disk(self) -> None:
+        """At any moment: nothing lost, and every path old or new as a whole."""
+        lost = self.kept - contents(self.victim.path(), private=True)
+        assert not lost, f"neither in the tree nor in the trash: {lost}"
+        wrong = strangers(self.victim.path(), self.pristine, self.damaged)
+        assert not wrong, f"neither old nor new: {wrong}"
+
+    def over(self) -> bool:
+        incidents = self.fleet.api.incidents(node=self.victim.name, kind="divergence", state="closed")
+        return len(incidents) >= self.number and self.fleet.api.fleet()["in_rank"]
+
+    def finish(self) -> None:
+        """The round's end: released, equal, nothing lost, nobody else accused."""
+        self.fleet.wait(f"round {self.number} is over", self.over, timeout_s=60)
+        self.fleet.assert_equal_trees()
+        self.check_disk()
+        accused = self.fleet.accused()
+        assert accused == {self.victim.name}, f"accused: {accused}"
+        token = highest_token(self.victim.state_dir)
+        assert token >= self.number, f"fence token {token} after {self.number} quarantines"
+
+    def measure(self, shim: Shim) -> list[Point]:
+        """One round with nobody killed: its fault points, numbered from 1."""
+        start = shim.points
+        self.damage()
+        self.finish()
+        end = shim.points
+        found = [point for point in shim.traced() if start < point.number <= end]
+        return [Point(point.number - start, point.call, point.path) for point in found]
+
+
+def chosen(points: list[Point], sample: int, name: str) -> list[tuple[int, How]]:
+    """The points of a sweep and how to die there: each FAULT_STRIDE-th, else a seeded sample.
+
+    With a stride of 1 that is every point in every way. The sample goes round the kinds of points (a call on
+    a kind of file), for most of them are writes to one log.
+    """
+    rng = random.Random(f"{SEED} {name}")
+    if FULL == 1:
+        return [(point.number, how) for point in points for how in How]
+    if FULL:
+        return [(point.number, rng.choice(list(How))) for point in points[rng.randrange(FULL) :: FULL]]
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for point in points:
+        kinds.setdefault((point.call, _place(point.path)), []).append(point.number)
+    order = sorted(kinds)
+    rng.shuffle(order)
+    turns = [order[turn % len(order)] for turn in range(sample)]
+    return [(rng.choice(kinds[kind]), rng.choice(list(How))) for kind in turns]
+
+
+def _place(path: str) -> str:
+    """The kind of file that a point is about."""
+    for part in ("/stage", "/trash", "sqlite-wal", "sqlite-shm", ".sqlite"):
+        if part in path:
+            return part
+    return "tree"
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What a sweep did: printed for the reader."""
+
+    name: str
+    points: int
+    killed: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def note(self, step: Point) -> None:
+        kind = f"{step.call} {_place(step.path).strip('/.')}"
+        self.killed += 1
+        self.steps[kind] = self.steps.get(kind, 0) + 1
+
+    def __str__(self) -> str:
+        return f"{self.name}: killed {self.killed} times, {self.points} points a round; {self.steps}"
+
+
+def sweep(
+    rounds: Rounds,
+    shim: Shim,
+    restart: Callable[[], None],
+    sample: int,
+    name: str,
+    died: Callable[[], None] | None = None,
+) -> Sweep:
+    """Kill the shim's daemon at one point after the other, each in a round of its own.
+
+    `died` runs when it is dead: it may cut the power, and checks what is its own to check.
+    """
+    shim.trace()
+    points = rounds.measure(shim)
+    done = Sweep(name, len(points))
+    for ahead, how in chosen(points, sample, name):
+        shim.arm(ahead, how)
+        rounds.damage()
+        wait_until(f"{name} killed at {ahead}", lambda: shim.killed or _over(rounds), timeout_s=60)
+        where = f"{name}, killed {how.name} point {ahead}"
+        try:
+            if shim.killed:
+                where += f" ({shim.traced()[-1]})"
+                shim.daemon.kill()  # reaps
+                done.note(shim.traced()[-1])
+                if died is not None:
+                    died()
+                rounds.check_disk()
+                shim.disarm()
+                restart()
+            else:  # this round had fewer points than the measured one
+                shim.disarm()
+                shim.daemon.expected_to_live = True
+            rounds.finish()
+        except AssertionError as error:
+            raise AssertionError(f"{where}: {error}") from error
+    print(done)
+    return done
+
+
+def _over(rounds: Rounds) -> bool:
+    """Whether the round ended although somebody was to die; nobody answers while the coordinator is dead."""
+    try:
+        return rounds.over()
+    except OSError:
+        return False
+
+
+def check_databases(state_dir: Path) -> None:
+    damaged = damaged_databases(state_dir)
+    assert not damaged, f"damaged: {damaged}"

@@ -1,0 +1,41 @@
+"""kill -9 at every step that changes something on disk, of agent and coordinator: the next start goes on from there.
+
+CI takes a seeded sample of the points. `make faults` takes each, or each k-th.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep
+from faults.shim import Shim
+from fleet import MakeFleet
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600 if FULL else 170)]
+
+
+def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
+    fleet = make_fleet(nodes=3, fleet=QUIET)
+    fleet.lay_trees()
+    victim = fleet[1]
+    shim = load_shim(victim.daemon, [victim.state_dir, victim.path()])
+    fleet.start()
+    fleet.wait_in_rank()
+    died = partial(check_databases, victim.state_dir)
+    done = sweep(Rounds(fleet, victim), shim, victim.start, 6, "agent", died)
+    assert done.points > 100
+    assert done.killed >= 4
+
+
+def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
+    fleet = make_fleet(nodes=3, fleet=QUIET)
+    shim = load_shim(fleet.coordinator, [fleet.state_dir])
+    fleet.start()
+    fleet.wait_in_rank()
+    died = partial(check_databases, fleet.state_dir)
+    done = sweep(Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, 4, "coordinator", died)
+    assert done.points > 30
+    assert done.killed >= 3

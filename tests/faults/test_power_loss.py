@@ -1,0 +1,84 @@
+"""Power loss: unsynced data is gone, what was promised is there, no file is a part of itself, the fleet goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults.power import PowerDisk
+from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep
+from faults.shim import Shim
+from faults.survival import journal_of, recorded
+from fleet import Fleet, MakeFleet
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+    pytest.mark.timeout(6 * 3600 if FULL else 170),
+]
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_of_an_agent(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, kind: str
+) -> None:
+    """State and volume lie on the disk. A number that the coordinator knows is never given to another step."""
+    fleet = make_fleet(nodes=3, fleet=QUIET)
+    victim = fleet[1]
+    with PowerDisk(kind, victim.base, tmp_path / "images") as disk:
+        fleet.lay_trees()
+        shim = load_shim(victim.daemon, [victim.state_dir, victim.path()])
+        fleet.start()
+        fleet.wait_in_rank()
+
+        def died() -> None:
+            disk.cut()
+            check_databases(victim.state_dir)
+            fleet.coordinator.pause()
+            known = recorded(fleet.state_dir)[victim.name]
+            fleet.coordinator.resume()
+            _, last = journal_of(victim.state_dir)
+            assert last >= known, f"the agent went back to step {last}; the coordinator has {known}"
+
+        done = sweep(Rounds(fleet, victim), shim, victim.start, 2, f"agent's power ({kind})", died)
+        assert done.killed >= 1
+        fleet.stop()
+
+
+def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path) -> None:
+    """A step that an agent has forgotten, because it was acknowledged, is in the coordinator's store."""
+    fleet = make_fleet(nodes=3, fleet=QUIET)
+    with PowerDisk("ext4", fleet.state_dir, tmp_path / "images") as disk:
+        fleet.lay_trees()
+        shim = load_shim(fleet.coordinator, [fleet.state_dir])
+        fleet.start()
+        fleet.wait_in_rank()
+
+        def died() -> None:
+            disk.cut()
+            check_databases(fleet.state_dir)
+            known = recorded(fleet.state_dir)
+            for name, acknowledged in _acknowledged(fleet).items():
+                assert known.get(name, 0) >= acknowledged, (
+                    f"{name}: {acknowledged} acknowledged, {known} kept"
+                )
+
+        done = sweep(
+            Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, 3, "coordinator's power (ext4)", died
+        )
+        assert done.killed >= 2
+        fleet.stop()
+
+
+def _acknowledged(fleet: Fleet) -> dict[str, int]:
+    """By node, what it holds to be safe with the coordinator; its agent stands still while it is read."""
+    found = {}
+    for node in fleet.nodes.values():
+        node.daemon.pause()
+        found[node.name] = journal_of(node.state_dir)[0]
+        node.daemon.resume()
+    return found
