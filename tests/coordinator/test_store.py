@@ -19,6 +19,7 @@ import pytest
 from closeranks_coordinator.storage import reserve as store_reserve
 from closeranks_coordinator.storage import sqlite as store_sqlite
 from closeranks_coordinator.storage.collection import TouchedFilter
+from closeranks_coordinator.storage.schema import connect
 from closeranks_coordinator.storage.sqlite import SqliteStore, open_store
 from closeranks_coordinator.storage.store import (
     Batch,
@@ -95,6 +96,17 @@ async def test_records_roots_events_and_meta_survive_a_restart(tmp_path: Path) -
     assert store.meta("x") == b"y"
     assert store.node_root("n2", "photos") is None
     await store.close()
+
+
+def test_every_setting_that_a_promise_rests_on_is_in_force(tmp_path: Path) -> None:
+    """SQLite happens to begin with `synchronous = FULL`: that a setting holds does not prove that it was made."""
+    connection = connect(tmp_path / "coordinator.sqlite")
+    wanted = {
+        "journal_mode": "wal", "synchronous": 2, "mmap_size": 0, "temp_store": 2, "cache_size": -4096,
+        "journal_size_limit": 16 << 20, "wal_autocheckpoint": 1000,
+    }  # fmt: skip
+    assert {name: connection.pragma(name) for name in wanted} == wanted
+    connection.close()
 
 
 async def test_history_tells_the_root_that_stood_at_a_moment(tmp_path: Path) -> None:

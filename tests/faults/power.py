@@ -6,8 +6,8 @@ holds after a power cut; mounting the copy replays the filesystem's own journal,
 write unsynced data by themselves are set far off, so that only what was asked to be durable is.
 
 What it can not show: a disk that lies about its flushes or reorders writes behind them (all that the
-filesystem has handed over counts as written), and half-written sectors. And a filesystem may keep more than it must: ext4
-and XFS make earlier renames durable along with any later sync; btrfs does so less.
+filesystem has handed over counts as written), and half-written sectors. And a filesystem may keep more than
+it must: ext4 and XFS make earlier renames durable along with any later sync; btrfs does so less.
 """
 
 from __future__ import annotations

@@ -38,15 +38,16 @@ def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(10_000)
-    connection.execute("PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096")
+    # One statement a call: what follows one that gives a row would not run until that row was taken.
+    for setting in ("mmap_size = 0", "temp_store = MEMORY", "cache_size = -4096"):
+        connection.execute(f"PRAGMA {setting}").fetchall()
     if not read_only:
         if not path.stat().st_size:
             # Only a new file takes these: pages can be given back to the file system bit by bit.
             connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-        connection.execute(
-            f"PRAGMA journal_size_limit = {16 * 1024 * 1024}; PRAGMA wal_autocheckpoint = 1000"
-        )
+        limit = f"journal_size_limit = {16 * 1024 * 1024}"
+        for setting in ("journal_mode = WAL", "synchronous = FULL", limit, "wal_autocheckpoint = 1000"):
+            connection.execute(f"PRAGMA {setting}").fetchall()
     return connection
 
 
