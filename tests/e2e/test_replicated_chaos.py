@@ -1,16 +1,21 @@
-"""Writers of all kinds on two nodes at once, while agents and the coordinator are killed, frozen and cut off.
+"""Writers on several nodes at once, while agents and the coordinator are killed, frozen and cut off.
 
-Each writer has an area of its own, so whatever happens there is one right end: every node holds each area as its
-writer left it, nothing was lost, nobody but a rogue was accused, and nobody's version became a conflict.
+In the first story each writer has an area of its own, so whatever happens there is one right end: every node holds
+each area as its writer left it. In the second all write the same few paths: then every version is still there
+in the end, under its name or a conflict's, except those that somebody replaced who had seen them. Nobody is accused.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import itertools
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,16 @@ import pytest
 
 from fleet import CountingProxy, Fleet, MakeFleet, compare_trees, replicated
 from fleet.compare import Entry, manifest
+from fleet.local import Node
 from fleet.process import Daemon
 from fleet.scribes import SCRIBES
 from fleet.trees import small_tree
 
 WRITERS = ("node-01", "node-02")
 ROUNDS = 3
+LIBC = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
+SHARED = [f"shared-{number}.txt" for number in range(6)]
 SEEDS = [int(one) for one in os.environ.get("CLOSERANKS_TEST_SEEDS", "1 2").split()]
 
 Trouble = Callable[[random.Random, Fleet, CountingProxy], None]
@@ -128,6 +137,88 @@ def test_what_writers_leave_is_everywhere_whatever_happened_meanwhile(
     kinds = [f"{i['kind']} {i['node']}: {i['timeline'][0]['text']}" for i in fleet.api.incidents()]
     assert [one for one in kinds if not one.startswith("outage")] == []
     proxy.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """`content` was put at `path`, where `seen` was just before; None: nothing."""
+
+    path: str
+    content: bytes
+    seen: bytes | None
+
+
+class _Rival:
+    """Replaces shared files by rename, each path at most once, in a thread of its own."""
+
+    def __init__(self, node: Node, turn: int, rng: random.Random) -> None:
+        self._node, self._turn, self._rng = node, turn, rng
+        self._writes: list[_Write] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for path in self._rng.sample(SHARED, 4):
+            content = f"{path} by {self._node.name} in round {self._turn} ".encode() * self._rng.choice(
+                (1, 900, 40_000)
+            )
+            place = self._node.path() / path
+            aside = self._node.base / "aside"
+            aside.write_bytes(content)
+            seen = _put(aside, place)
+            self._writes.append(_Write(path, content, seen))
+            time.sleep(self._rng.uniform(0, 1.0))
+
+    def ended(self) -> list[_Write]:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self._writes
+
+
+def _put(aside: Path, place: Path) -> bytes | None:
+    """Give a file its name, and tell exactly what lay there at that moment."""
+    for flag in itertools.cycle((RENAME_EXCHANGE, RENAME_NOREPLACE)):
+        if LIBC.renameat2(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(place), flag) == 0:
+            return aside.read_bytes() if flag == RENAME_EXCHANGE else None
+        if ctypes.get_errno() not in (errno.ENOENT, errno.EEXIST):
+            raise OSError(ctypes.get_errno(), "renameat2", str(place))
+    raise AssertionError
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_version_is_lost_where_all_write_the_same_paths(make_fleet: MakeFleet, seed: int) -> None:
+    rng = random.Random(seed)
+    policy = rng.choice((("node-01", "node-02", "node-03"), ()))
+    fleet = make_fleet(nodes=4, volumes=[replicated(*policy)])
+    proxy = CountingProxy(fleet.agents_port)
+    for node in (fleet[0], fleet[1]):
+        node.coordinator_port = proxy.port
+    fleet.start()
+    fleet.wait_in_rank()
+    writes: list[_Write] = []
+    for turn in range(ROUNDS):
+        rivals = [
+            _Rival(fleet.nodes[name], turn, random.Random(f"{seed} {turn} {name}"))
+            for name in policy or fleet.nodes
+        ]
+        troubles = [rng.choice(TROUBLES) for _ in range(rng.randint(1, 3))]
+        for trouble in troubles:
+            trouble(rng, fleet, proxy)
+            time.sleep(rng.uniform(0, 1))
+        writes += [write for rival in rivals for write in rival.ended()]
+        fleet.wait_equal(fleet[0], timeout_s=60)
+        _nothing_lost(fleet, writes, f"round {turn}, {[one.__name__ for one in troubles]}")
+    kinds = [f"{i['kind']} {i['node']}: {i['timeline'][0]['text']}" for i in fleet.api.incidents()]
+    assert [one for one in kinds if not one.startswith(("outage", "conflict"))] == []
+    proxy.close()
+
+
+def _nothing_lost(fleet: Fleet, writes: list[_Write], story: str) -> None:
+    there = {one.read_bytes() for one in fleet[3].path().iterdir() if one.is_file() and not one.is_symlink()}
+    replaced = {(one.path, one.seen) for one in writes}
+    lost = [one for one in writes if one.content not in there and (one.path, one.content) not in replaced]
+    assert [one.content[:40] for one in lost] == [], story
 
 
 def _wait_for(fleet: Fleet, left: dict[str, dict[bytes, Entry]], story: str) -> None:
