@@ -18,7 +18,6 @@ help:
 	@echo "make demo    sixteen agents, a rogue, and the way back, in about a minute (TREE=/dir PORT=n KEEP=1)"
 	@echo "make test    the whole test suite"
 	@echo "make faults  kill -9 and power loss at every step that writes (STRIDE=n: each n-th; SEED=n)"
-	@echo "make fuzz    every parser of bytes from outside, guided by coverage (MINUTES=n)"
 	@echo "make check   format, lint, types, layering, dependencies"
 	@echo "make bench   the bounds and the figures that the README quotes (BENCH=\"NAME --dir DIR\"); bench-quick: in ten minutes"
 	@echo "make lock    remake constraints/*.txt"
@@ -60,12 +59,6 @@ demo-stop: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
-
-.PHONY: fuzz
-# Every parser of bytes from outside, guided by coverage, from a seed that is printed.
-MINUTES ?= 10
-fuzz: $(VENV)/.installed-dev
-	PYTHONPATH=tests $(BIN)/python -m fuzz.guided --minutes $(MINUTES)
 
 .PHONY: faults
 # Each point, before the call, after it and in its middle: some hours. STRIDE=20 takes ten minutes.

@@ -88,6 +88,13 @@ def encode_entry(entry: Entry) -> bytes:
     return b"".join(parts)
 
 
+def file_head(size: int, mode: int | None) -> bytes:
+    """What the value of a file begins with that has no attributes besides its mode; its digest follows, and ends it."""
+    if mode is None:
+        return _HEAD.pack(_PLAIN_FILE, 0, 0, size)
+    return _HEAD.pack(_PLAIN_FILE, _MODE, mode & MODE_BITS, size)
+
+
 def decode_entry(value: bytes, width: int) -> Entry:
     """The entry of a canonical value; `width` is the fleet's digest width in bytes.
 

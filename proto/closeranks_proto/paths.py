@@ -77,10 +77,7 @@ def escape(path: bytes) -> str:
 
 
 def unescape(text: str) -> bytes:
-    r"""The bytes that `escape` came from; `\xNN` may also stand for what needs none.
-
-    Raises PathError for anything else.
-    """
+    """The bytes that `escape` came from. Raises PathError for any other text."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         found: bytes | None = match.group(1)

@@ -64,9 +64,11 @@ class Ledger:
 
     def append(self, records: Iterable[bytes]) -> None:
         """Write records (each one msgpack value) at the end. Raises OSError and then holds none of them."""
-        blob = b"".join(map(_frame, records))
+        blob = b"".join(_FRAME.pack(len(record), zlib.crc32(record)) + record for record in records)
+        written = 0
         try:
-            _write(self._fd, blob, self._end)
+            while written < len(blob):
+                written += os.pwrite(self._fd, blob[written:], self._end + written)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise
@@ -97,7 +99,8 @@ class Ledger:
         try:
             end = 0
             for record in records:
-                end += _write(fd, _frame(record), end)
+                frame = _FRAME.pack(len(record), zlib.crc32(record)) + record
+                end += os.pwrite(fd, frame, end)
             os.fsync(fd)
             os.rename(fresh_name, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         except BaseException:
@@ -134,15 +137,3 @@ class Ledger:
                 return
             at += _FRAME.size + length
             yield record, at
-
-
-def _frame(record: bytes) -> bytes:
-    return _FRAME.pack(len(record), zlib.crc32(record)) + record
-
-
-def _write(fd: int, data: bytes, at: int) -> int:
-    """All of it, and how much that is: a disk that fills takes a part before it says so. Raises OSError."""
-    written = 0
-    while written < len(data):
-        written += os.pwrite(fd, data[written:], at + written)
-    return written

@@ -101,10 +101,10 @@ class Database:
         assert self._connection.in_transaction
         self._connection.execute(statement, tuple(bindings))
 
-    def execute_many(self, statement: str, bindings: Iterable[Sequence[Value]]) -> None:
+    def execute_many(self, statement: str, bindings: Iterable[tuple[Value, ...]]) -> None:
         """Inside a transaction."""
         assert self._connection.in_transaction
-        self._connection.executemany(statement, (tuple(one) for one in bindings))
+        self._connection.executemany(statement, bindings)
 
     def reserve(self, size_bytes: int) -> None:
         """Take room on the disk that later small transactions use again, even when it is full by then."""

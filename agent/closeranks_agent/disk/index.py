@@ -75,15 +75,21 @@ class Listing:
     hard_links: int
 
 
+# As it stands in the table: directory's id, name, value, packed signature, settled, content digest of a long file.
+FreshRow = tuple[bytes, bytes, bytes, bytes, int, bytes | None]
+
+
 @dataclass(slots=True)
 class Delta:
     """What one transaction changes: rows by key (None removes), listings by directory (None removes)."""
 
     rows: dict[bytes, Record | None] = field(default_factory=dict)
     listings: dict[bytes, Listing | None] = field(default_factory=dict)
+    fresh: list[FreshRow] = field(default_factory=list)  # of paths that have no row
+    lists: dict[bytes, bytes] = field(default_factory=dict)  # chunk lists of those, by content digest
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.listings)
+        return bool(self.rows or self.listings or self.fresh)
 
 
 def is_directory(value: bytes) -> bool:
@@ -216,7 +222,9 @@ class Index:
                 assert entry_size(record.value) <= chunk_bytes
             place, name = places[record.key]
             rows.append((place, name, record.value, record.stat.pack(), int(record.settled), content))
-        self.database.execute_many("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self.database.execute_many(_INSERT, rows)
+        self.database.execute_many(_INSERT, delta.fresh)
+        lists |= delta.lists
         self.database.execute_many(
             "INSERT INTO chunk_lists VALUES (?, ?, 0) ON CONFLICT (digest) DO UPDATE SET orphan = 0",
             lists.items(),
@@ -268,6 +276,7 @@ class Index:
         self.database.execute("DELETE FROM chunk_lists WHERE orphan")
 
 
+_INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
 _recent_directory_id = lru_cache(64)(directory_id)  # neighbours follow each other
 _DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
 

@@ -26,7 +26,7 @@ KEEP_ENTRIES: Final = 4096  # about 600 bytes each
 BLOCK_ENTRIES: Final = 512
 _MARSHAL_VERSION: Final = 2  # later ones encode references, which depend on more than the values
 
-_file_state = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
+file_state = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 _directory_state = attrgetter("st_mode", "st_uid", "st_gid", "st_ino", "st_dev")
 _directory_state_with_ctime = attrgetter("st_mode", "st_uid", "st_gid", "st_ino", "st_dev", "st_ctime_ns")
 
@@ -41,6 +41,11 @@ class Look:
     directories: Sequence[bytes]  # names, ascending
     stats: Sequence[tuple[str, Status]] | None
     whole: bool  # every name could be looked at
+
+    @property
+    def entries_least(self) -> int:
+        """How many names there are at least."""
+        return KEEP_ENTRIES if self.stats is None else len(self.stats)
 
 
 def look(fd: int, skip: str | None, with_ctime: bool, keep: bool = True) -> Look:
@@ -73,7 +78,7 @@ def look(fd: int, skip: str | None, with_ctime: bool, keep: bool = True) -> Look
                     directories.append(name)
                     block.append((name, directory_state(status)))
                 else:
-                    block.append((name, _file_state(status)))
+                    block.append((name, file_state(status)))
             if stats is not None:
                 stats.append((name, status))
             if len(block) >= BLOCK_ENTRIES:

@@ -15,16 +15,18 @@ from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, MIB, SNA
 from closeranks_proto.messages import Edit
 from closeranks_proto.paths import parent_key
 
+from ..hotpath.wire import ReadRow
 from .attributed import HandOf, Tally, edit_size
 from .history import History
-from .index import Delta, Index, Listing, is_directory
+from .index import Delta, Index, Listing, directory_id, is_directory
 from .journal import edit_bytes
-from .records import Change, Record
+from .records import Change, Record, StatSignature
 
 SLICE_S: Final = 1.0
 INTERIM_S: Final = 10.0
 INTERIM_BUILD_SHARE: Final = 0.1  # of the time, at most, goes into building interim trees
 ROWS_MAX: Final = 2048
+FRESH_ROWS_MAX: Final = 16384  # about 250 bytes each
 ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
@@ -69,6 +71,28 @@ class Recorder:
             self._edits.pop(record.key, None)  # it came back to what it was before anybody was told
         self._flush_if_due()
 
+    def put_rows(
+        self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """Paths of one directory that have no row yet, with the chunk lists that they need."""
+        if not self._stow or self._hand_of is not None:
+            chunks, prefix = dict(lists), directory and directory + b"\0"
+            for name, value, signature, settled, content in rows:
+                stat = StatSignature.unpack(signature)
+                record = Record(
+                    prefix + name, value, stat, None if content is None else chunks[content], bool(settled)
+                )
+                self.put(record, True)
+            return
+        place = directory_id(directory)
+        self._delta.fresh += [(place, *row) for row in rows]
+        self._delta.lists.update(lists)
+        self._row_bytes += sum(len(blob) for _, blob in lists)
+        self.changed += len(rows)
+        if self._first_mono is None:
+            self._first_mono = time.monotonic()
+        self._flush_if_due()
+
     @property
     def stowing(self) -> bool:
         """Rows are ahead of the root: nobody else may commit before `finish`."""
@@ -107,6 +131,7 @@ class Recorder:
     def _flush_if_due(self) -> None:
         if (
             len(self._delta.rows) >= ROWS_MAX
+            or len(self._delta.fresh) >= FRESH_ROWS_MAX
             or self._row_bytes >= ROWS_MAX_BYTES
             or len(self._edits) >= COMMIT_MAX_EDITS
             or self._edit_bytes >= COMMIT_MAX_BYTES

@@ -26,14 +26,16 @@ from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MIB, SNAPSHO
 from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
+from ..hotpath.readers import Readers
 from .findings import Findings
+from .fresh import Fresh
 from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_file, opened_file, read_ahead
 from .ignore import IgnoreRules
 from .index import Index, Listing, Row, is_directory
 from .links import Links
 from .lister import Glance
 from .listers import Lister
-from .listing import Status, beside, look, statuses
+from .listing import Look, Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
 from .records import Record, pack_signature
@@ -47,6 +49,9 @@ BUSY_PAUSE_S: Final = 0.03
 BUSY_RETRY_MAX_BYTES: Final = 64 * MIB  # a longer file is not read twice in one scan
 READ_AHEAD_FILES: Final = 64
 COMPARED_CHUNKS: Final = 1024  # at once: most blocks of a long file are the same
+READERS_FILES: Final = 1024  # to read, from which on other processes are worth starting
+READERS_BYTES: Final = 128 * MIB
+BREATH_S: Final = 0.25  # between looks while other processes read
 DIGEST_AT: Final = 12  # where a file's value has its content digest
 _SKIPPED: Final = os.fsdecode(PRIVATE_NAME)
 
@@ -66,6 +71,7 @@ class ScanSetup:
     reread: Collection[bytes] = ()  # keys whose content is read whatever their stat says
     links: Links = field(default_factory=Links)  # what is known of files with several names; outlives scans
     listers: Sequence[Lister] = ()  # other processes that list directories; worth it where little has changed
+    readers: Callable[[int], Readers] | None = None  # processes that read new directories below the root
     breathe: Callable[[], bool] | None = None  # between directories; whether directories went away meanwhile
 
 
@@ -100,14 +106,22 @@ class Scan:
         self._device = 0
         self._root_fd = -1
         self._moved = False  # directories went away while this scan was under way
+        self._fresh: Fresh | None = None
+        self._left: bytes | None = None  # a directory that comes back from the readers
+        self._breath_due = 0.0
         self.findings = setup.findings
 
     def run(self, root_fd: int) -> None:
         self._root_fd, self._device = root_fd, os.fstat(root_fd).st_dev
-        if self._setup.listers:
-            Sweep(root_fd, self._setup.listers, self, _SKIPPED, self._reader.xattrs).run()
-        else:
-            Walk(root_fd, self).run()
+        try:
+            if self._setup.listers:
+                Sweep(root_fd, self._setup.listers, self, _SKIPPED, self._reader.xattrs).run()
+            else:
+                Walk(root_fd, self).run()
+            self._finish_fresh()
+        finally:
+            if self._fresh is not None:
+                self._fresh.readers.close()
         self._settle_busy(root_fd)
 
     # --- directories ---------------------------------------------------------------------------
@@ -140,8 +154,12 @@ class Scan:
             return ()
         skip = None if key else _SKIPPED
         stored = self._index.listing(key)
+        if stored is None and self._fresh is not None and self._is_unknown(key):
+            return self._hand_over(self._fresh, key)
         try:
             seen = look(fd, skip, self._reader.xattrs)
+            if stored is None and self._is_much(seen) and self._is_unknown(key):
+                return self._hand_over(self._start_readers(), key)
             if (
                 stored is not None
                 and stored.digest == seen.digest
@@ -181,6 +199,54 @@ class Scan:
         elif error.errno not in (errno.ENOTDIR, errno.ELOOP):  # something else took its name: the next scan
             self._left_out(key, error)
 
+    # --- what other processes read ---------------------------------------------------------------
+
+    def _is_unknown(self, key: bytes) -> bool:
+        """Whether the directory has no rows, and does not come back from the readers."""
+        return key != self._left and next(self._index.directory(key, 1), None) is None
+
+    def _is_much(self, seen: Look) -> bool:
+        """Whether there is so much to read that other processes are worth starting."""
+        if self._setup.readers is None or self._reader.xattrs:
+            return False
+        if seen.entries_least + self.findings.hashed_files >= READERS_FILES:
+            return True
+        sizes = (0 if isinstance(status, OSError) else status.st_size for _, status in seen.stats or ())
+        return sum(sizes) + self.findings.hashed_bytes >= READERS_BYTES
+
+    def _start_readers(self) -> Fresh:
+        assert self._setup.readers is not None
+        readers = self._setup.readers(self._root_fd)
+        self._fresh = Fresh(readers, self._recorder, self.findings, self._setup.links)
+        return self._fresh
+
+    def _hand_over(self, fresh: Fresh, key: bytes) -> Sequence[bytes]:
+        fresh.take(key)
+        while fresh.is_full:
+            self._pump(fresh)
+        return ()
+
+    def _pump(self, fresh: Fresh) -> None:
+        if self._setup.stopped():
+            raise Stopped
+        fresh.pump()
+        self._breathe(b"", self._root_fd)
+
+    def _finish_fresh(self) -> None:
+        """Wait for the readers, and compare what they left."""
+        while (fresh := self._fresh) is not None and (fresh.busy or fresh.left):
+            if fresh.busy:
+                self._pump(fresh)
+                continue
+            self._recorder.flush()
+            self._left = fresh.left.pop()
+            try:
+                Walk(self._root_fd, self).run(self._left)
+            except OSError as error:
+                if not self._left:
+                    raise
+                self.closed(self._left, error)
+
     def _breathe(self, key: bytes, fd: int) -> bool:
         """Let looks through; False where `fd` is not the directory `key` any more.
 
@@ -188,6 +254,12 @@ class Scan:
         """
         if self._setup.breathe is None or self._recorder.stowing:
             return True
+        if self._fresh is not None and self._fresh.readers.busy:
+            # What is under way stands under the present names: it must be recorded before a look moves them.
+            if time.monotonic() < self._breath_due:
+                return True
+            self._fresh.drain()
+            self._breath_due = time.monotonic() + BREATH_S
         self._recorder.flush()
         if not self._recorder.stowing:
             self._moved |= self._setup.breathe()

@@ -37,9 +37,11 @@ from closeranks_proto.messages import (
 from closeranks_proto.paths import escape, parent_key
 from closeranks_proto.tree import Summary, Tree
 
+from ..hotpath.readers import Readers
 from .attributed import UNSEEN, HandOf
 from .database import Damaged
 from .findings import Findings
+from .fresh import reading_setup
 from .hashing import EntryReader, Stopped, TooLarge, read_entry
 from .history import History
 from .ignore import IgnoreRules
@@ -393,7 +395,7 @@ class Volume:
             with self._helped(root_fd, full) as listers:
                 setup = ScanSetup(
                     history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                    full, history.rederive, reread, self._links, listers, self.breathe,
+                    full, history.rederive, reread, self._links, listers, self._read_by, self.breathe,
                 )  # fmt: skip
                 try:
                     Scan(setup, recorder).run(root_fd)
@@ -413,6 +415,10 @@ class Volume:
         if self.listers is None or known < LISTED_ENTRIES_MIN:
             return nullcontext(())
         return self.listers.lent(root_fd)
+
+    def _read_by(self, root_fd: int) -> Readers:
+        """Processes that read below the root by this volume's settings. They start when they are asked."""
+        return Readers(root_fd, reading_setup(self.settings, self.algorithm, os.fstat(root_fd).st_dev))
 
     def _hand_of(self, key: bytes) -> Hand:
         """Whose hand a change is that a scan finds: as its watcher heard of it, if it did."""

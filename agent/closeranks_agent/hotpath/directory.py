@@ -1,0 +1,361 @@
+"""All of a directory, or some of its names, as rows of the index: listed, read and hashed in one go.
+
+Only what is plain becomes a row: a file whose stat is the same before and after it was read, a directory of this
+filesystem, a symlink. Everything else (busy, unreadable, special, too long) makes the directory LEFT, and
+whoever asked looks at it in the ordinary way. So what is promised of scans is promised there, once.
+
+Small files cost what the kernel takes to open, stat, read and close them, and little more: no object is made for
+a file but its row. What is not in the page cache is found out by the first read that would have to wait; then
+64 files at a time are opened, all of them asked for, and only then read, in the order of their inodes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from closeranks_proto.content import ChunkList, encode_chunk_list, max_file_bytes
+from closeranks_proto.digests import algorithm_named
+from closeranks_proto.entries import MODE_BITS, Entry, Kind, encode_entry, file_head
+from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TARGET_BYTES, MIB
+from closeranks_proto.paths import path_of
+
+from ..beneath import open_beneath
+from ..disk.listing import Status, file_state, look
+from ..disk.signature import clock_ns, is_settled_before, pack_state
+from .cache import is_absent, let_go
+from .large import HOLES_REST_NS, RangeReader
+from .wire import CLEAN, FRESH, LEFT, MANY, Large, Part, Setup
+
+if TYPE_CHECKING:
+    from ..disk.ignore import IgnoreRules
+
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+SMALL_BYTES: Final = 1 * MIB  # read at once
+LARGE_BYTES: Final = 32 * MIB  # longer ones are shared among readers
+COLD_FILES: Final = 64
+_FORMAT, _REGULAR, _DIRECTORY, _SYMLINK = 0o170000, 0o100000, 0o040000, 0o120000
+_MTIME_MAX: Final = 2**63 - 1
+
+# A file to be read: name, state (mode, size, mtime, ctime, inode, device), owner, group.
+_File = tuple[bytes, tuple[int, int, int, int, int, int], int, int]
+
+
+class DirectoryReader:
+    """For one setup, below one root. Not thread-safe: one buffer."""
+
+    def __init__(self, setup: Setup, root_fd: int) -> None:
+        self.setup, self._root_fd = setup, root_fd
+        self.algorithm = algorithm_named(setup.algorithm)
+        self.ranges = RangeReader(self.algorithm.of, setup.chunk_bytes, setup.keep_cache)
+        self._plain = not (setup.owner or setup.mtime)
+        self._max_file_bytes = max_file_bytes(self.algorithm, setup.chunk_bytes)
+        self._small_bytes = min(SMALL_BYTES, setup.chunk_bytes)
+        self._buffer = memoryview(bytearray(self._small_bytes))
+        self._euid = os.geteuid()
+        self._nowait = os.RWF_NOWAIT
+        self._ignore = _rules(setup.ignore)
+
+    def directory(self, key: bytes) -> Part:
+        """Everything in it. Raises OSError where it can not be listed."""
+        fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
+        try:
+            at = clock_ns()
+            skip = None if key else self.setup.skip
+            seen = look(fd, skip, False)
+            if seen.stats is None:
+                names = [os.fsencode(name) for name in os.listdir(fd) if name != skip]
+                return Part(MANY, seen.digest, [], [], [], [], [], names, 0, 0, 0)
+            pairs = ((os.fsencode(name), status) for name, status in seen.stats)
+            return self._read(key, fd, at, pairs, CLEAN if seen.whole else LEFT, seen.digest)
+        finally:
+            os.close(fd)
+
+    def files(self, key: bytes, names: Sequence[bytes]) -> Part:
+        """Some names of it. Raises OSError where it can not be opened."""
+        fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
+        try:
+            at = clock_ns()
+            return self._read(key, fd, at, ((name, _status(name, fd)) for name in names), CLEAN, b"")
+        finally:
+            os.close(fd)
+
+    def glance(self, key: bytes) -> bytes:
+        """The digest of its names and stats, b"" where not all could be looked at."""
+        fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
+        try:
+            seen = look(fd, None if key else self.setup.skip, False, keep=False)
+        finally:
+            os.close(fd)
+        return seen.digest if seen.whole else b""
+
+    # --- one directory -------------------------------------------------------------------------
+
+    def _read(
+        self, key: bytes, fd: int, at: int, pairs: Iterable[tuple[bytes, Status]], state: int, digest: bytes
+    ) -> Part:
+        prefix = key and key + b"\0"
+        part = Part(state, digest, [], [], [], [], [], [], 0, 0, 0)
+        rows, ignore = part.rows, self._ignore
+        room = min(MAX_NAME_BYTES, MAX_PATH_BYTES - len(prefix))
+        ignored = 0
+        small: list[_File] = []
+        long: list[_File] = []
+        for name, status in pairs:
+            if isinstance(status, OSError) or len(name) > room:
+                state = LEFT
+                continue
+            kind = status.st_mode & _FORMAT
+            if ignore is not None and ignore.matches(prefix + name, kind == _DIRECTORY):
+                ignored += 1
+            elif kind == _REGULAR:
+                if status.st_nlink > 1:
+                    part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
+                file = name, file_state(status), status.st_uid, status.st_gid
+                if status.st_size <= self._small_bytes:
+                    small.append(file)
+                else:
+                    long.append(file)
+            elif kind == _DIRECTORY and status.st_dev == self.setup.device:
+                part.directories.append(name)
+                value = encode_entry(
+                    Entry(Kind.DIRECTORY, mode=self._mode(status.st_mode), owner=self._owner(status))
+                )
+                rows.append((name, value, pack_state(0, 0, 0, status.st_ino, status.st_dev), 1, None))
+            elif kind == _SYMLINK:
+                state = max(state, self._symlink(fd, at, name, status, part))
+            else:
+                state = LEFT
+        state = max(state, self._small(fd, at, small, part))
+        size = sum(file[1][1] for file in small)
+        for file in long:
+            outcome, read = self._long(fd, at, file, part)
+            state, size = max(state, outcome), size + read
+        return part._replace(state=state, ignored=ignored, files=len(small) + len(long), size=size)
+
+    def _mode(self, mode: int) -> int | None:
+        return mode & MODE_BITS if self.setup.mode else None
+
+    def _owner(self, status: os.stat_result) -> tuple[int, int] | None:
+        return (status.st_uid, status.st_gid) if self.setup.owner else None
+
+    def _symlink(self, fd: int, at: int, name: bytes, status: os.stat_result, part: Part) -> int:
+        try:
+            target = os.readlink(name, dir_fd=fd)
+        except OSError:
+            return LEFT
+        if not 0 < len(target) <= MAX_TARGET_BYTES:
+            return LEFT
+        mtime_ns = _mtime(status.st_mtime_ns) if self.setup.mtime else None
+        value = encode_entry(
+            Entry(Kind.SYMLINK, len(target), target=target, owner=self._owner(status), mtime_ns=mtime_ns)
+        )
+        settled = is_settled_before(status.st_ctime_ns, at)
+        _, size, mtime, ctime, inode, device = file_state(status)
+        part.rows.append((name, value, pack_state(size, mtime, ctime, inode, device), int(settled), None))
+        return CLEAN if settled else FRESH
+
+    def _ends(self, file: _File) -> tuple[bytes, bytes]:
+        """What stands before and behind the content digest in a file's value."""
+        _, (mode, size, mtime_ns, *_), uid, gid = file
+        if self._plain:
+            return file_head(size, mode if self.setup.mode else None), b""
+        value = encode_entry(
+            Entry(
+                Kind.FILE, size, b"", self._mode(mode), owner=(uid, gid) if self.setup.owner else None,
+                mtime_ns=_mtime(mtime_ns) if self.setup.mtime else None,
+            )
+        )  # fmt: skip
+        head = file_head(size, None)
+        return value[: len(head)], value[len(head) :]
+
+    def _open(self, name: bytes, fd: int, uid: int) -> int:
+        """Without a new access time where that is allowed."""
+        if self._euid in (0, uid):
+            try:
+                return os.open(name, FILE_FLAGS | os.O_NOATIME, dir_fd=fd)
+            except PermissionError:
+                pass  # another user's namespace
+        return os.open(name, FILE_FLAGS, dir_fd=fd)
+
+    # --- small files ---------------------------------------------------------------------------
+
+    def _small(self, fd: int, at: int, files: list[_File], part: Part) -> int:
+        """Read files of at most a buffer: the outcome."""
+        outcome = self._warm(fd, at, files, part) if self._nowait and not self.setup.keep_cache else None
+        done, state = (0, CLEAN) if outcome is None else outcome
+        if done < len(files):
+            rest = sorted(files[done:], key=_by_inode)
+            for start in range(0, len(rest), COLD_FILES):
+                state = max(state, self._cold(fd, at, rest[start : start + COLD_FILES], part))
+        return state
+
+    def _warm(self, fd: int, at: int, files: Sequence[_File], part: Part) -> tuple[int, int]:
+        """Read files as long as no read has to wait: (how many, the outcome)."""
+        setup, buffer, rows, of = self.setup, self._buffer, part.rows, self.algorithm.of
+        nowait, plain, mode_tracked = self._nowait, self._plain, setup.mode
+        state = CLEAN
+        for number, file in enumerate(files):
+            name, before, uid, _ = file
+            mode, size, mtime, ctime, inode, device = before
+            try:
+                one = self._open(name, fd, uid)
+            except OSError:
+                state = LEFT
+                continue
+            try:
+                with buffer[:size] as view:
+                    count = os.preadv(one, [view], 0, nowait) if size else 0
+                    digest = of(view)
+                after = file_state(os.fstat(one))
+            except BlockingIOError:
+                return number, state
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    self._nowait = 0
+                    return number, state
+                state = LEFT
+                continue
+            finally:
+                os.close(one)
+            if count != size:
+                if after == before:
+                    return number, state  # the rest of it would have had to be waited for
+                state = LEFT
+                continue
+            if after != before:
+                state = LEFT
+                continue
+            settled = is_settled_before(ctime, at)
+            if not settled and state == CLEAN:
+                state = FRESH
+            if plain:
+                value = file_head(size, mode if mode_tracked else None) + digest
+            else:
+                head, tail = self._ends(file)
+                value = head + digest + tail
+            rows.append((name, value, pack_state(size, mtime, ctime, inode, device), int(settled), None))
+        return len(files), state
+
+    def _cold(self, fd: int, at: int, files: Sequence[_File], part: Part) -> int:
+        """Open some files, have the kernel fetch all of them, and read them."""
+        state = CLEAN
+        opened: list[tuple[int, bool, _File]] = []
+        try:
+            for file in files:
+                try:
+                    one = self._open(file[0], fd, file[2])
+                except OSError:
+                    state = LEFT
+                    continue
+                size = file[1][1]
+                absent = self.setup.keep_cache and is_absent(one, 0, size)
+                opened.append((one, absent, file))
+                _fetch(one, size)
+            for one, absent, file in opened:
+                try:
+                    state = max(state, self._one(one, at, file, part))
+                except OSError:
+                    state = LEFT
+                if absent:
+                    let_go(one, 0, file[1][1])
+        finally:
+            for one, _, _ in opened:
+                os.close(one)
+        return state
+
+    def _one(self, one: int, at: int, file: _File, part: Part) -> int:
+        """Read a small file that is open, waiting for it."""
+        name, before, _, _ = file
+        _, size, mtime, ctime, inode, device = before
+        count = 0
+        with self._buffer[:size] as view:
+            while count < size:
+                more = os.preadv(one, [view[count:]], count)
+                if not more:
+                    return LEFT
+                count += more
+            digest = self.algorithm.of(view)
+        if file_state(os.fstat(one)) != before:
+            return LEFT
+        head, tail = self._ends(file)
+        settled = is_settled_before(ctime, at)
+        signature = pack_state(size, mtime, ctime, inode, device)
+        part.rows.append((name, head + digest + tail, signature, int(settled), None))
+        return CLEAN if settled else FRESH
+
+    # --- longer files --------------------------------------------------------------------------
+
+    def _long(self, fd: int, at: int, file: _File, part: Part) -> tuple[int, int]:
+        """Read a file of several buffers, or leave it to be shared: (the outcome, bytes read)."""
+        name, before, uid, _ = file
+        _, size, mtime, ctime, inode, device = before
+        if size > self._max_file_bytes:
+            return LEFT, 0
+        signature = pack_state(size, mtime, ctime, inode, device)
+        settled = is_settled_before(ctime, at)
+        head, tail = self._ends(file)
+        if size > LARGE_BYTES:
+            part.large.append(Large(name, signature, size, int(settled), head, tail))
+            return CLEAN if settled else FRESH, 0
+        try:
+            one = self._open(name, fd, uid)
+        except OSError:
+            return LEFT, 0
+        try:
+            digests = self.ranges.digests(one, 0, size, False, at - ctime > HOLES_REST_NS)
+            if file_state(os.fstat(one)) != before:
+                return LEFT, size
+        except OSError:
+            return LEFT, 0
+        finally:
+            os.close(one)
+        if size <= self.setup.chunk_bytes:
+            part.rows.append((name, head + digests + tail, signature, int(settled), None))
+        else:
+            content, chunks = content_of(self.setup, size, digests)
+            part.lists.append((content, chunks))
+            part.rows.append((name, head + content + tail, signature, int(settled), content))
+        return CLEAN if settled else FRESH, size
+
+
+def content_of(setup: Setup, size: int, digests: bytes) -> tuple[bytes, bytes]:
+    """(content digest, chunk list) of a file of several chunks."""
+    algorithm = algorithm_named(setup.algorithm)
+    chunks = encode_chunk_list(ChunkList(size, setup.chunk_bytes, algorithm.width, digests))
+    return algorithm.of(chunks), chunks
+
+
+def _by_inode(file: _File) -> int:
+    return file[1][4]
+
+
+def _rules(patterns: Sequence[str]) -> IgnoreRules | None:
+    """Nothing is loaded where nothing is ignored."""
+    if not patterns:
+        return None
+    from ..disk.ignore import IgnoreRules
+
+    return IgnoreRules(patterns)
+
+
+def _status(name: bytes, fd: int) -> Status:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError as error:
+        return error
+
+
+def _fetch(fd: int, size: int) -> None:
+    try:
+        os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        return  # not a filesystem that takes advice
+
+
+def _mtime(mtime_ns: int) -> int:
+    """As far as an entry can tell it: from 1677 to 2262."""
+    return max(-_MTIME_MAX - 1, min(_MTIME_MAX, mtime_ns))

@@ -1,0 +1,453 @@
+"""The reading processes: what they read, and that nothing is lost when they die."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from closeranks_agent.disk.records import pack_signature
+from closeranks_agent.hotpath import readers as readers_module
+from closeranks_agent.hotpath.cache import is_absent, let_go
+from closeranks_agent.hotpath.large import MIB, WINDOW_BYTES, RangeReader
+from closeranks_agent.hotpath.readers import Readers
+from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, Setup
+from closeranks_proto.content import ChunkList, content_digest, decode_chunk_list
+from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128, DigestAlgorithm
+from closeranks_proto.entries import decode_entry
+from closeranks_proto.paths import key_of
+from fleet.tmpfs import Tmpfs
+
+CHUNK = 4096
+Make = Callable[..., Readers]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Readers below `tmp_path`, or another directory."""
+    opened: list[tuple[Readers, int]] = []
+
+    def start(root: Path | None = None, count: int = 1, **changed: Any) -> Readers:
+        root_fd = os.open(root or tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        fields: dict[str, Any] = {
+            "algorithm": "xxh3-128", "chunk_bytes": CHUNK, "mode": True, "owner": False, "mtime": False,
+            "ignore": (), "skip": ".closeranks", "device": os.fstat(root_fd).st_dev, "keep_cache": False,
+            "idle": False,
+        }  # fmt: skip
+        readers = Readers(root_fd, Setup(**(fields | changed)), count)
+        opened.append((readers, root_fd))
+        return readers
+
+    yield start
+    for readers, root_fd in opened:
+        readers.close()
+        os.close(root_fd)
+
+
+def all_answers(readers: Readers, limit_s: float = 60.0) -> list[tuple[Any, Any]]:
+    """(item, part) of everything that was asked."""
+    found: list[tuple[Any, Any]] = []
+    until = time.monotonic() + limit_s
+    while readers.busy:
+        assert time.monotonic() < until, "the readers did not answer"
+        for question, parts in readers.answers(0.2):
+            found += zip(question.items, parts or [None] * len(question.items), strict=True)
+    return found
+
+
+def read_directory(readers: Readers, key: bytes = b"") -> Part:
+    readers.ask(DIRECTORIES, [key])
+    [(_, answer)] = all_answers(readers)
+    return Part(*answer)
+
+
+def age(*paths: Path) -> None:
+    """Let the clock move on from the stamps of what was just written."""
+    time.sleep(0.05)
+
+
+# --- directories ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS.values()), ids=list(ALGORITHMS))
+@pytest.mark.parametrize("keep_cache", [False, True])
+def test_sizes_around_the_boundaries(
+    tmp_path: Path, make: Make, algorithm: DigestAlgorithm, keep_cache: bool
+) -> None:
+    rng = random.Random(5)
+    sizes = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 3 * CHUNK + 7, 300 * CHUNK + 1]
+    data = {b"%d" % size: rng.randbytes(size) for size in sizes}
+    for name, content in data.items():
+        (tmp_path / os.fsdecode(name)).write_bytes(content)
+    age()
+    part = read_directory(make(algorithm=algorithm.name, keep_cache=keep_cache))
+    assert (part.state, part.files, part.size) == (CLEAN, len(sizes), sum(sizes))
+    lists = dict(part.lists)
+    for name, value, signature, settled, content in part.rows:
+        own = data[name]
+        pieces = [own[at : at + CHUNK] for at in range(0, max(1, len(own)), CHUNK)]
+        digests = b"".join(map(algorithm.of, pieces))
+        entry = decode_entry(value, algorithm.width)
+        assert (entry.size, entry.mode) == (len(own), 0o644)
+        assert entry.digest == content_digest(algorithm, len(own), CHUNK, digests)
+        assert settled
+        assert signature == pack_signature((tmp_path / os.fsdecode(name)).stat())
+        if len(own) > CHUNK:
+            assert content == entry.digest
+            chunks = ChunkList(len(own), CHUNK, algorithm.width, digests)
+            assert decode_chunk_list(lists[entry.digest]) == chunks
+        else:
+            assert content is None
+
+
+def test_chunk_digests_are_those_of_another_program(tmp_path: Path, make: Make) -> None:
+    """`xxhsum -H2` and `b3sum` on the chunks cut out by `split`, where they are installed."""
+    data = random.Random(6).randbytes(5 * MIB + 12_345)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/f").write_bytes(data)
+    subprocess.run(["split", "-b", str(MIB), tmp_path / "tree/f", tmp_path / "piece-"], check=True)
+    pieces = sorted(tmp_path.glob("piece-*"))
+    age()
+    for program, name in ((["xxhsum", "-H2"], "xxh3-128"), (["b3sum"], "blake3")):
+        try:
+            said = subprocess.run([*program, *pieces], stdout=subprocess.PIPE, check=True, text=True).stdout
+        except FileNotFoundError:
+            continue
+        part = read_directory(make(tmp_path / "tree", algorithm=name, chunk_bytes=MIB))
+        [(_, blob)] = part.lists
+        assert [digest.hex() for digest in decode_chunk_list(blob)] == [
+            line.split()[0] for line in said.splitlines()
+        ]
+
+
+def test_xxh3_128_is_the_published_algorithm() -> None:
+    """Digests that xxHash's own tests publish would not change; these are of xxhsum 0.8.1."""
+    assert XXH3_128.of(b"").hex() == "99aa06d3014798d86001c324468d497f"
+    assert XXH3_128.of(b"abc").hex() == "06b05ab6733a618578af5f94892f3950"
+
+
+def test_names_that_are_not_text_and_everything_that_is_no_file(tmp_path: Path, make: Make) -> None:
+    (tmp_path / os.fsdecode(b"\xff\xfe")).write_bytes(b"x")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "l").symlink_to("d")
+    (tmp_path / ".closeranks").mkdir()
+    age()
+    part = read_directory(make())
+    assert part.state == CLEAN
+    assert sorted(row[0] for row in part.rows) == [b"d", b"l", b"\xff\xfe"]
+    assert part.directories == [b"d"]
+    os.mkfifo(tmp_path / "pipe")
+    part = read_directory(make())
+    assert part.state == LEFT
+    assert len(part.rows) == 3
+
+
+def test_what_was_written_just_now_is_not_settled(tmp_path: Path, make: Make) -> None:
+    readers = make()
+    read_directory(readers)  # it has started
+    (tmp_path / "f").write_bytes(b"x")
+    readers.ask(FILES, [(b"", [b"f"])])
+    [(_, answer)] = all_answers(readers)
+    part = Part(*answer)
+    assert (part.state, part.rows[0][3]) in ((FRESH, 0), (CLEAN, 1))  # a slow machine lets the clock move on
+    at_once = part.rows[0][2] == pack_signature((tmp_path / "f").stat())
+    assert at_once
+
+
+def test_several_names_of_a_file_are_told(tmp_path: Path, make: Make) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    for name in "bcd":
+        os.link(tmp_path / "a", tmp_path / name)
+    status = (tmp_path / "a").stat()
+    age()
+    part = read_directory(make())
+    assert sorted(part.links) == [(name.encode(), status.st_dev, status.st_ino, 4) for name in "abcd"]
+    assert len({row[1] for row in part.rows}) == 1
+
+
+def test_a_directory_that_is_not_there_is_an_error_of_its_own(tmp_path: Path, make: Make) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "l").symlink_to("d")
+    readers = make()
+    readers.ask(DIRECTORIES, [b"d", b"none", b"l"])
+    answers = [part if isinstance(part, int) else Part(*part).state for _, part in all_answers(readers)]
+    assert answers[0] == CLEAN
+    assert all(isinstance(answer, int) and answer > 0 for answer in answers[1:])
+
+
+def test_what_is_ignored_is_not_read(tmp_path: Path, make: Make) -> None:
+    for name in ("keep", "drop.tmp"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "cache").mkdir()
+    age()
+    part = read_directory(make(ignore=("*.tmp", "cache/")))
+    assert ([row[0] for row in part.rows], part.ignored, part.directories) == ([b"keep"], 2, [])
+
+
+# --- long files ----------------------------------------------------------------------------------
+
+
+def ask_range(readers: Readers, path: Path, first: int, count: int, mapped: bool = True) -> None:
+    status = path.stat()
+    key = key_of(os.fsencode(path.name))
+    item = key, pack_signature(status), status.st_size, first, count, mapped
+    readers.ask(RANGES, [item])
+
+
+@pytest.mark.parametrize("chunk_bytes", [CHUNK, MIB, 3 * MIB, 16 * MIB])
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("keep_cache", [True, False])
+def test_ranges_of_a_file_join_to_its_chunks(
+    tmp_path: Path, chunk_bytes: int, mapped: bool, keep_cache: bool
+) -> None:
+    rng = random.Random(chunk_bytes)
+    reader = RangeReader(BLAKE3.of, chunk_bytes, keep_cache)
+    for size in (
+        chunk_bytes - 1,
+        chunk_bytes,
+        2 * chunk_bytes + 1,
+        WINDOW_BYTES,
+        WINDOW_BYTES + chunk_bytes + 5,
+    ):
+        data = rng.randbytes(size)
+        path = tmp_path / "f"
+        path.write_bytes(data)
+        expected = b"".join(BLAKE3.of(data[at : at + chunk_bytes]) for at in range(0, size, chunk_bytes))
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            cut = max(1, size // chunk_bytes // 2) * chunk_bytes
+            found = reader.digests(fd, 0, min(cut, size), mapped, False)
+            if cut < size:
+                found += reader.digests(fd, cut, size, mapped, False)
+        finally:
+            os.close(fd)
+        assert found == expected, size
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_a_hole_has_the_digests_of_zeros(tmp_path: Path, holes: bool) -> None:
+    path = tmp_path / "sparse"
+    size = 5 * WINDOW_BYTES + 12_345
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(2 * WINDOW_BYTES + 77)
+        file.write(b"data between holes")
+    data = path.read_bytes()
+    expected = b"".join(XXH3_128.of(data[at : at + MIB]) for at in range(0, size, MIB))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert RangeReader(XXH3_128.of, MIB, False).digests(fd, 0, size, True, holes) == expected
+    finally:
+        os.close(fd)
+
+
+def test_a_file_that_is_not_what_it_was_has_no_digests(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(3 * CHUNK))
+    readers = make()
+    ask_range(readers, path, 0, 3)
+    [(_, digests)] = all_answers(readers)
+    assert digests == XXH3_128.of(bytes(CHUNK)) * 3
+    item = b"f", pack_signature(path.stat()), 3 * CHUNK, 0, 3, True
+    for change in (lambda: os.truncate(path, CHUNK), lambda: path.write_bytes(b"y" * 5 * CHUNK), path.unlink):
+        change()
+        readers.ask(RANGES, [item])
+        [(_, answer)] = all_answers(readers)
+        assert answer == b"" or isinstance(answer, int)
+
+
+@pytest.mark.root
+def test_a_mapping_that_ends_its_reader_is_read_without_one(tmp_path: Path, make: Make) -> None:
+    """On a full tmpfs a mapped hole has no page to stand on: SIGBUS, as when a file shrinks."""
+    with Tmpfs(tmp_path / "small", 2 * MIB) as disk:
+        path = disk.path / "sparse"
+        with path.open("wb") as file:
+            file.truncate(16 * MIB)
+        disk.fill(0)
+        readers = make(disk.path, chunk_bytes=MIB)
+        ask_range(readers, path, 0, 1)
+        before = []
+        while not before:
+            before = readers.pids
+        [(_, digests)] = all_answers(readers)
+        assert digests == XXH3_128.of(bytes(MIB))
+        assert readers.pids
+        assert readers.pids != before, "the first reader should have ended"
+        readers.close()
+
+
+def test_a_file_that_shrinks_and_grows_all_the_time_ends_nothing(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(64 * MIB))
+    readers = make(chunk_bytes=MIB, count=2)
+    for turn in range(30):
+        ask_range(readers, path, 0, 32)
+        ask_range(readers, path, 32, 32)
+        os.truncate(path, (turn % 7) * MIB + 1)
+        os.truncate(path, 64 * MIB)
+        answers = [answer for _, answer in all_answers(readers)]
+        assert len(answers) == 2
+        for answer in answers:
+            assert answer in (None, b"", XXH3_128.of(bytes(MIB)) * 32) or isinstance(answer, int)
+
+
+# --- death ---------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path, make: Make) -> None:
+    keys = [b"d%03d" % number for number in range(200)]
+    for key in keys:
+        (tmp_path / os.fsdecode(key)).mkdir()
+        (tmp_path / os.fsdecode(key) / "f").write_bytes(key)
+    age()
+    readers = make(count=2)
+    todo, found = list(keys), dict[bytes, Part]()
+    deaths = 0
+    until = time.monotonic() + 60
+    while (todo or readers.busy) and time.monotonic() < until:
+        while todo and readers.has_room:
+            readers.ask(DIRECTORIES, [todo.pop() for _ in range(min(5, len(todo)))])
+        if deaths < 6 and len(found) > 20 * deaths:
+            os.kill(readers.pids[-1], signal.SIGKILL)
+            deaths += 1
+        for question, parts in readers.answers(0.2):
+            assert parts is not None
+            found.update(zip(question.items, (Part(*part) for part in parts), strict=True))
+    assert deaths == 6
+    assert sorted(found) == keys
+    assert all(decode_entry(found[key].rows[0][1], 16).digest == XXH3_128.of(key) for key in keys)
+
+
+def test_a_question_that_no_reader_survives_comes_back(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers that can not even start end on every question; the asker hears of each, and of no more processes."""
+    monkeypatch.setattr(readers_module.sys, "executable", "/bin/false")
+    readers = make(count=2)
+    for number in range(8):
+        readers.ask(DIRECTORIES, [b"d%d" % number, b"e%d" % number])
+    answers = all_answers(readers)
+    assert sorted(item for item, _ in answers) == sorted(
+        [b"d%d" % number for number in range(8)] + [b"e%d" % number for number in range(8)]
+    )
+    assert all(part is None for _, part in answers)
+    assert readers.pids == []
+
+
+def test_readers_end_with_whoever_started_them(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time\n"
+        "from closeranks_agent.hotpath.readers import Readers\n"
+        "from closeranks_agent.hotpath.wire import *\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "setup = Setup('xxh3-128', 4096, True, False, False, (), '', os.fstat(fd).st_dev, False, True)\n"
+        "readers = Readers(fd, setup, 2)\n"
+        "readers.ask(DIRECTORIES, [b'']); readers.ask(DIRECTORIES, [b''])\n"
+        "while readers.busy: list(readers.answers(1))\n"
+        "print(*readers.pids, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    import sys
+
+    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 20
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < until, "a reader outlived whoever started it"
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_nothing_is_left_after_close(tmp_path: Path, make: Make) -> None:
+    readers = make(count=2)
+    readers.ask(DIRECTORIES, [b""])
+    readers.ask(DIRECTORIES, [b""])
+    pids = readers.pids
+    assert len(pids) == 2
+    readers.close()
+    assert not any(_alive(pid) for pid in pids)
+    assert not readers.busy
+
+
+# --- the page cache ------------------------------------------------------------------------------
+
+
+def on_disk(path: Path, data: bytes) -> int:
+    """A descriptor of a file that is on disk and not in the page cache; skips where it can not be put out."""
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    let_go(fd, 0, len(data))
+    if not is_absent(fd, 0, len(data)):
+        os.close(fd)
+        pytest.skip("this filesystem lives in the page cache")
+    return fd
+
+
+def test_a_scrub_leaves_the_page_cache_as_it_was(tmp_path: Path, make: Make) -> None:
+    data = random.Random(1).randbytes(24 * MIB)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    fds = [on_disk(tree / name, data[:size]) for name, size in (("cold", 30_000), ("long", 24 * MIB))]
+    try:
+        (tree / "warm").write_bytes(data[:30_000])
+        warm = os.open(tree / "warm", os.O_RDONLY)
+        fds.append(warm)
+        os.fsync(warm)
+        age()
+        part = read_directory(make(tree, chunk_bytes=MIB, keep_cache=True))
+        assert (part.state, len(part.rows)) == (CLEAN, 3)
+        assert is_absent(fds[0], 0, 30_000)
+        assert is_absent(fds[1], 0, 24 * MIB)
+        assert not is_absent(warm, 0, 30_000)
+        part = read_directory(make(tree, chunk_bytes=MIB))
+        assert not is_absent(fds[0], 0, 30_000), "an ordinary reader does not care"
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_older_kernels_are_asked_by_mincore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from closeranks_agent.hotpath import cache
+
+    fd = on_disk(tmp_path / "f", bytes(100_000))
+    try:
+        monkeypatch.setattr(cache, "_cachestat_works", False)
+        assert is_absent(fd, 0, 100_000)
+        os.pread(fd, 10, 0)
+        assert not is_absent(fd, 0, 100_000)
+    finally:
+        os.close(fd)
+
+
+def test_cold_files_are_read_as_warm_ones_are(tmp_path: Path, make: Make) -> None:
+    rng = random.Random(2)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    names = [b"f%03d" % number for number in range(150)]
+    for name in names:
+        os.close(on_disk(tree / os.fsdecode(name), name + rng.randbytes(5_000)))
+    age()
+    readers = make(tree, chunk_bytes=MIB)
+    cold, warm = read_directory(readers), read_directory(readers)
+    assert (cold.state, len(cold.rows)) == (CLEAN, 150)
+    assert sorted(cold.rows) == sorted(warm.rows)
+    assert cold.digest == warm.digest
