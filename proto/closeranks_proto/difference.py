@@ -12,8 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .edits import read_child
-from .pages import Page
+from .pages import Page, read_child
 
 
 @dataclass(frozen=True, slots=True)

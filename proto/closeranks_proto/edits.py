@@ -16,10 +16,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
+from . import replacing
 from .digests import DigestAlgorithm
 from .errors import CodecError
 from .limits import TREE_MAX_LEVELS
-from .pages import EMPTY, Page, Ref, check_items, decode_page, encode_page, page_ends
+from .pages import EMPTY, Page, Ref, check_items, decode_page, encode_page, page_ends, read_child
 
 _BATCH = 8192  # items cut at once while building: about 128 pages, some megabytes
 _FEW = 8  # edits of one page that are cheaper one by one
@@ -79,6 +80,13 @@ class Press:
             return root
         check_items([key for key, _ in edits], [value for _, value in edits], self._algorithm.width)
         top = self._read(root)
+        planned = replacing.plan(self._read, top, edits)
+        if planned is not None:
+            return replacing.make(self._put_page, planned) if planned.changes else root
+        return self.reshape(top, root, edits)
+
+    def reshape(self, top: Page, root: bytes, edits: Sequence[tuple[bytes, bytes | None]]) -> bytes:
+        """The root after checked edits of any kind, level by level. `edit` is faster where the shape stays."""
         changes: Sequence[tuple[bytes, Item | None]] = edits
         for level in range(top.level):
             gone, come = self._edit_level(top, level, changes)
@@ -136,13 +144,17 @@ class Press:
             refs.append(self._put(Page(level, keys, items)))
 
     def _put(self, page: Page) -> tuple[bytes, Ref]:
+        digest = self._put_page(page)
+        return page.keys[-1] if page.keys else b"", Ref(digest, *page.totals())
+
+    def _put_page(self, page: Page) -> bytes:
         blob = encode_page(page)
         digest = self._algorithm.of(blob)
         self.pages[digest] = blob
         self._newest = digest, page
         if self._remember is not None:
             self._remember(digest, page)
-        return page.keys[-1] if page.keys else b"", Ref(digest, *page.totals())
+        return digest
 
     # --- the root --------------------------------------------------------------------------------
 
@@ -214,14 +226,6 @@ class _OldLevel:
     def _enter(self, page: Page, index: int) -> Page:
         self._path.append((page, index))
         return read_child(self._read, page, index)
-
-
-def read_child(read: Callable[[bytes], Page], page: Page, index: int) -> Page:
-    """The page that ref `index` of `page` refers to. Raises CodecError if it is not of the level below."""
-    child = read(page.refs[index].digest)
-    if child.level != page.level - 1 or not child.keys:
-        raise CodecError(f"page {page.refs[index].digest.hex()} stands at the wrong level")
-    return child
 
 
 def _key_of(edit: tuple[bytes, Item | None]) -> bytes:

@@ -143,6 +143,10 @@ def entry_size(value: bytes) -> int:
     return int.from_bytes(value[_SIZE], "big") if value[0] & 15 == Kind.FILE else 0
 
 
+def is_file(value: bytes) -> bool:
+    return value[0] & 15 == 1
+
+
 def file_sizes(values: Iterable[bytes]) -> list[int]:
     """The sizes of those of these well-formed values that are files."""
     return [size for first, size in map(_KIND_AND_SIZE, values) if first & 15 == 1]

@@ -16,7 +16,7 @@ time), a table of lengths instead of separators (the same in the end, and slower
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from operator import add, lt
@@ -72,13 +72,28 @@ class Totals(NamedTuple):
     bytes: int
 
 
+class Columns(NamedTuple):
+    """The refs of an inner page as its bytes have them: digests joined, three columns of counts."""
+
+    digests: bytes
+    entries: Sequence[int]
+    files: Sequence[int]
+    sizes: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A decoded page: strictly ascending keys and, beside them, values (leaf) or refs (inner)."""
+    """A decoded page: strictly ascending keys and, beside them, values (leaf) or refs (inner).
+
+    `packed` (the keys) and `columns` (the refs) are parts of its bytes, kept where they are known at no cost:
+    a page with the same keys and one other item is encoded in a quarter of the time with them.
+    """
 
     level: int
     keys: Sequence[bytes]
     items: Sequence[bytes | Ref]
+    packed: tuple[bytes, bytes] | None = field(default=None, compare=False, repr=False)
+    columns: Columns | None = field(default=None, compare=False, repr=False)
 
     @property
     def values(self) -> Sequence[bytes]:
@@ -106,6 +121,14 @@ class Page:
 
 
 EMPTY = Page(0, (), ())
+
+
+def read_child(read: Callable[[bytes], Page], page: Page, index: int) -> Page:
+    """The page that ref `index` of `page` refers to. Raises CodecError if it is not of the level below."""
+    child = read(page.refs[index].digest)
+    if child.level != page.level - 1 or not child.keys:
+        raise CodecError(f"page {page.refs[index].digest.hex()} stands at the wrong level")
+    return child
 
 
 # --- where pages end -----------------------------------------------------------------------------
@@ -156,13 +179,26 @@ def _capped_ends(
 
 def encode_page(page: Page) -> bytes:
     """The canonical bytes. The page is assumed well formed: ascending keys without slashes."""
+    if not page.level:
+        return _ENCODE((_VERSION, 0, *packed_keys(page), page.items))
+    return _ENCODE((_VERSION, page.level, *packed_keys(page), *columns_of(page)))
+
+
+def packed_keys(page: Page) -> tuple[bytes, bytes]:
+    """What all keys begin with, and their rests in one."""
+    if page.packed is not None:
+        return page.packed
     keys = page.keys
     prefix = _common_prefix(keys[0], keys[-1]) if keys else b""
-    rests = b"/".join(keys).replace(b"/" + prefix, b"/")[len(prefix) :]
-    if not page.level:
-        return _ENCODE((_VERSION, 0, prefix, rests, page.items))
+    return prefix, b"/".join(keys).replace(b"/" + prefix, b"/")[len(prefix) :]
+
+
+def columns_of(page: Page) -> Columns:
+    """The refs of an inner page, column by column."""
+    if page.columns is not None:
+        return page.columns
     digests, entries, files, sizes = zip(*page.refs, strict=True)
-    return _ENCODE((_VERSION, page.level, prefix, rests, b"".join(digests), entries, files, sizes))
+    return Columns(b"".join(digests), entries, files, sizes)
 
 
 def decode_page(blob: bytes) -> Page:
@@ -173,12 +209,14 @@ def decode_page(blob: bytes) -> Page:
     if not blob or len(blob) > PAGE_ENCODED_MAX_BYTES:
         raise CodecError(f"a page has 1 to {PAGE_ENCODED_MAX_BYTES} bytes, not {len(blob)}")
     items: Sequence[bytes | Ref]
+    columns: Columns | None = None
     try:
         if blob[0] == _LEAF_MARK:
             version, level, prefix, rests, items = _DECODE_LEAF(blob)
         elif blob[0] == _INNER_MARK:
-            version, level, prefix, rests, digests, *counts = _DECODE_INNER(blob)
-            items = _refs_of(digests, *counts)
+            version, level, prefix, rests, *found = _DECODE_INNER(blob)
+            columns = Columns(*found)
+            items = _refs_of(columns)
         else:
             raise CodecError("not a page")
     except msgspec.MsgspecError as error:
@@ -187,10 +225,11 @@ def decode_page(blob: bytes) -> Page:
         raise CodecError(f"page of version {version}; this program reads version {_VERSION}")
     if (level > 0) is not (blob[0] == _INNER_MARK) or not 0 <= level <= TREE_MAX_LEVELS:
         raise CodecError(f"page of an impossible level: {level}")
-    return Page(level, _keys_of(prefix, rests, len(items)), items)
+    return Page(level, _keys_of(prefix, rests, len(items)), items, (prefix, rests), columns)
 
 
-def _refs_of(digests: bytes, entries: list[int], files: list[int], sizes: list[int]) -> list[Ref]:
+def _refs_of(columns: Columns) -> list[Ref]:
+    digests, entries, files, sizes = columns
     count = len(entries)
     if not count or len(files) != count or len(sizes) != count or len(digests) % count:
         raise CodecError("inner page whose columns differ in length")
@@ -237,7 +276,7 @@ def check_page(blob: bytes, algorithm: DigestAlgorithm) -> Page:
     page.totals()
     if page_ends(page.level, page.keys, page.items) not in ([], [len(page.keys)]):
         raise CodecError("page that goes on behind its end")
-    if encode_page(page) != blob:
+    if encode_page(Page(page.level, page.keys, page.items)) != blob:  # from nothing that the peer packed
         raise CodecError("page in other than its canonical bytes")
     return page
 

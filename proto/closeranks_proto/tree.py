@@ -20,10 +20,10 @@ from threading import Lock
 
 from .difference import Difference, differences
 from .digests import DigestAlgorithm
-from .edits import Press, read_child
+from .edits import Press
 from .entries import large_files
 from .errors import DamagedObject
-from .pages import Page, Totals, decode_page
+from .pages import Page, Totals, decode_page, read_child
 
 __all__ = ["Difference", "Edited", "ObjectSource", "Summary", "Totals", "Tree"]
 
