@@ -88,14 +88,19 @@ class Session:
         self._arrived = clock()
         self._tree = tree
 
-    def post(self, message: wire.CoordinatorMessage) -> None:
-        """Queue a message. A peer that does not read ends its own session."""
+    def post(self, message: wire.CoordinatorMessage) -> bytes | None:
+        """Queue a message; its frame, None where it has none."""
         try:
             frame = encode_message(clipped(message))
         except CodecError as error:
             log.error("%s can not be told: %s", self.node, error)
             self.end("what it has to know does not fit a frame")
-            return
+            return None
+        self.post_frame(frame)
+        return frame
+
+    def post_frame(self, frame: bytes) -> None:
+        """Queue an encoded message. A peer that does not read ends its own session."""
         if self._outbox.full() or self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
             self.end("it does not read what it is sent")
             return

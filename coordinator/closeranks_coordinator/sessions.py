@@ -53,6 +53,8 @@ class Sessions:
         self._started = clock()
         self._tree = Tree(core.algorithm, core.store.object)
         self._draining = False
+        # What was sent last: a membership goes to every node, and of a large fleet it is long to encode.
+        self._told: tuple[wire.CoordinatorMessage | None, bytes | None] = None, None
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/v1/agent", self._serve)]
@@ -62,7 +64,11 @@ class Sessions:
         claim = self._claims.get(node)
         if claim is None or claim.session is None:
             return False
-        claim.session.post(message)
+        told, frame = self._told
+        if message is told and frame is not None:
+            claim.session.post_frame(frame)
+        else:
+            self._told = message, claim.session.post(message)
         return True
 
     def connected(self) -> list[str]:

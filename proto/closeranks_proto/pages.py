@@ -214,8 +214,8 @@ def decode_page(blob: bytes) -> Page:
         if blob[0] == _LEAF_MARK:
             version, level, prefix, rests, items = _DECODE_LEAF(blob)
         elif blob[0] == _INNER_MARK:
-            version, level, prefix, rests, *found = _DECODE_INNER(blob)
-            columns = Columns(*found)
+            version, level, prefix, rests, digests, entries, files, sizes = _DECODE_INNER(blob)
+            columns = Columns(digests, entries, files, sizes)
             items = _refs_of(columns)
         else:
             raise CodecError("not a page")

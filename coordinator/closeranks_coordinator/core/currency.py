@@ -6,6 +6,10 @@ judged when every voter has looked since it was first seen; asked at once, they 
 
 from __future__ import annotations
 
+import heapq
+import math
+from collections.abc import Iterable
+
 from closeranks_proto import messages as wire
 
 from .nodes import Node, Volume
@@ -31,9 +35,35 @@ def ask(world: World, volume: Volume, node: Node) -> None:
     world.send(node, wire.Ask(volume.name))
 
 
-def ask_voters(world: World, volume: Volume, accused: Node, since: float) -> None:
-    """Ask the voters that have not looked since then."""
-    for name in volume.voters:
+def ask_voters(world: World, volume: Volume, waiting: Iterable[tuple[str, float]]) -> None:
+    """Ask the voters that have not looked since a difference was first seen: (accused node, when).
+
+    Nobody is asked about itself. Each voter costs one look, however many nodes are accused.
+    """
+    newest, accused, others = -math.inf, "", -math.inf
+    for name, since in waiting:
+        if since > newest:
+            newest, accused, others = since, name, newest
+        else:
+            others = max(others, since)
+    for name in volume.voters if newest > -math.inf else ():
         voter = world.nodes[name]
-        if voter is not accused and (voter.current(volume.name) or 0.0) <= since:
+        if (voter.current(volume.name) or 0.0) <= (others if name == accused else newest):
             ask(world, volume, voter)
+
+
+class Looks:
+    """Up to when the voters of a volume have looked, as of one moment. Made when it is first asked for."""
+
+    def __init__(self, world: World, volume: Volume) -> None:
+        self._world = world
+        self._volume = volume
+        self._least: list[tuple[float, str]] | None = None
+
+    def of_others(self, node: str) -> float | None:
+        """Up to when every voter but this node has looked; None where there is no other."""
+        if self._least is None:
+            nodes, name = self._world.nodes, self._volume.name
+            looks = ((nodes[voter].current(name) or 0.0, voter) for voter in self._volume.voters)
+            self._least = heapq.nsmallest(2, looks)
+        return next((seen for seen, voter in self._least if voter != node), None)

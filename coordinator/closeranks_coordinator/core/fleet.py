@@ -65,6 +65,7 @@ from .model import (
     Watched,
 )
 from .nodes import Volume
+from .pace import Pace
 from .shapes import (
     ActionView,
     BaselineView,
@@ -114,6 +115,7 @@ class Fleet:
         rng: random.Random,
     ) -> None:
         self._rng = rng
+        self._pace = Pace()
         self._world = World(config, algorithm, source, now)
         placement.place(self._world, config, self._world.load(records))
         for incident in self._world.open_incidents():
@@ -129,11 +131,17 @@ class Fleet:
 
     def step(self, now: Now, event: Event) -> Step:
         """Take one event. The effects are in the order in which they must be carried out."""
-        world = self._world
+        world, pace = self._world, self._pace
         world.now = now
+        if pace.must_follow_first(event):
+            self._follow()
         answer = self._take(event)
         if not isinstance(event, FromAgent) or not isinstance(event.message, wire.ConvergeProgress):
-            self._follow()
+            due = pace.due(event, now.mono, len(world.nodes))
+            if due > now.mono:
+                world.wake(due)
+            else:
+                self._follow()
         return Step(self._effects(), answer)
 
     def _take(self, event: Event) -> Answer:
@@ -180,6 +188,7 @@ class Fleet:
     def _follow(self) -> None:
         """What every change may bring about, in a fixed order."""
         world = self._world
+        self._pace.followed(world.now.mono, len(world.nodes))
         for volume in world.volumes.values():
             judge_volume(world, volume)
         guards.watch(world)
@@ -197,6 +206,7 @@ class Fleet:
         presence.watch(world)
         recurrence.watch(world)
         hands.watch(world)
+        presence.gather(world)
 
     def _effects(self) -> tuple[Effect, ...]:
         """One Persist, then membership, then everything else in its order."""

@@ -36,8 +36,7 @@ def judge_volume(world: World, volume: Volume) -> None:
         _look(world, volume, node)
     if volume.config.policy == "quorum":
         _restart_rolling(volume, nodes, world.now.mono)
-    for node in nodes:
-        _confirm(world, volume, node)
+    _confirm_all(world, volume, nodes)
 
 
 # --- the truth ------------------------------------------------------------------------------------
@@ -256,20 +255,30 @@ def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) ->
 # --- confirmation ---------------------------------------------------------------------------------
 
 
-def _confirm(world: World, volume: Volume, node: Node) -> None:
-    """Confirm what has lasted, and have the node named."""
+def _confirm_all(world: World, volume: Volume, nodes: list[Node]) -> None:
+    """Confirm what has lasted, and ask those on whose word something still waits."""
+    looks = currency.Looks(world, volume)
+    waiting: list[tuple[str, float]] = []
+    for node in nodes:
+        since = _confirm(world, volume, node, looks)
+        if since is not None:
+            waiting.append((node.name, since))
+    currency.ask_voters(world, volume, waiting)
+
+
+def _confirm(world: World, volume: Volume, node: Node, looks: currency.Looks) -> float | None:
+    """Confirm what has lasted, and have the node named. Since when a difference waits for others to look."""
     view, config = node.view(volume.name), volume.config
     if not len(view.clocks):
         view.confirmed = view.unconfirmed = 0
         if view.analysis is not None and not view.analysis.divergent:
             node.observed.pop(volume.name, None)
             naming.healed(world, volume, node)
-        return
-    seen = _others_scanned(world, volume, node)
+        return None
+    seen = looks.of_others(node.name) if config.policy == "quorum" else math.inf
+    waiting = None
     if config.policy == "quorum" and not node.fenced:
         waiting = view.clocks.newest_unsettled(0.0 if seen is None else seen)
-        if waiting is not None:
-            currency.ask_voters(world, volume, node, waiting)
     found = view.clocks.confirm(world.now.mono, config.settle_s, config.settle_max_s, seen)
     if found.next_at is not None:
         world.wake(found.next_at)
@@ -280,11 +289,4 @@ def _confirm(world: World, volume: Volume, node: Node) -> None:
         view.confirmed = found.confirmed
         if found.confirmed:
             naming.name(world, volume, node, found)
-
-
-def _others_scanned(world: World, volume: Volume, node: Node) -> float | None:
-    """Up to when every other voter is known to have looked, by a scan or by its watcher."""
-    if volume.config.policy != "quorum":
-        return math.inf
-    starts = [world.nodes[voter].current(volume.name) or 0.0 for voter in volume.voters if voter != node.name]
-    return min(starts, default=None)
+    return waiting

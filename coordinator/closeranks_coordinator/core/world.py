@@ -90,11 +90,13 @@ class World:
         self.effects: list[Effect] = []
         self.wakes: list[float] = []
         self.told: tuple[wire.Member, ...] = ()  # membership as broadcast last
+        self.told_at = 0.0
         self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
         self._dirty: dict[tuple[str, str], None] = {}
         self._published: dict[tuple[str, str], None] = {}
         self._open: dict[IncidentKey, Incident] = {}
+        self._open_of: dict[str | None, dict[IncidentKey, Incident]] = {}  # the same by node: asked at every step
         self._targets: dict[tuple[str, str], tuple[object, object, Purpose, bytes]] = {}
         self._assigned: dict[str, list[Volume]] = {}  # asked many times a step
 
@@ -190,7 +192,7 @@ class World:
 
     def open(self, incident: Incident) -> None:
         self.incidents[incident.id] = incident
-        self._open[_key_of(incident)] = incident
+        self._opened(incident)
         self.count("closeranks_incidents_total", 1, kind=incident.kind)
         self.touch_incident(incident)
         self._incident_of(incident)
@@ -200,8 +202,14 @@ class World:
     def close(self, incident: Incident) -> None:
         incident.close(self.now.wall_ms)
         self._open.pop(_key_of(incident), None)
+        self._open_of.get(incident.node, {}).pop(_key_of(incident), None)
         self.touch_incident(incident)
         self._incident_of(incident)
+
+    def _opened(self, incident: Incident) -> None:
+        key = _key_of(incident)
+        self._open[key] = incident
+        self._open_of.setdefault(incident.node, {})[key] = incident
 
     def _incident_of(self, incident: Incident) -> None:
         """A node keeps the trash of its open incidents: it must know them."""
@@ -224,15 +232,14 @@ class World:
         """The open incidents that accuse this node, on one volume or any."""
         return [
             incident
-            for incident in self._open.values()
-            if incident.node == node.name
-            and incident.kind in DIVERGED
+            for incident in self._open_of.get(node.name, {}).values()
+            if incident.kind in DIVERGED
             and (volume is None or incident.volume == volume)
         ]
 
     def trashing(self, node: Node) -> list[Incident]:
         """The open incidents for which this node must keep its trash."""
-        return [one for one in self._open.values() if one.node == node.name and one.kind in TRASHING]
+        return [one for one in self._open_of.get(node.name, {}).values() if one.kind in TRASHING]
 
     # --- persistence ---------------------------------------------------------------------------
 
@@ -289,7 +296,7 @@ class World:
                 case "incident":
                     incident = self.incidents[key] = Incident.decode(blob)
                     if incident.is_open:
-                        self._open[_key_of(incident)] = incident
+                        self._opened(incident)
                     if incident.is_open and incident.kind == "duplicate_node" and incident.node is not None:
                         self.duplicates[incident.node] = self.now.mono
                 case "action":
