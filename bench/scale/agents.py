@@ -17,12 +17,10 @@ from closeranks_proto import limits
 from closeranks_proto import messages as wire
 from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.wire import decode_coordinator_message, encode_message
-
 from scale.generated import Forest, Step
 
 VOLUME = "photos"
-DIALS_AT_ONCE = 64
-ALIVE_EVERY_S = 2.0
+DIALS_AT_ONCE = 64  # of one load process
 
 
 class Agent:
@@ -137,8 +135,7 @@ class Agent:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(limits.BEAT_INTERVAL_S)
-            if self._scanned_at is not None:
-                await self._say(self._beat_now())
+            await self._say(wire.Beat(()) if self._scanned_at is None else self._beat_now())
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for frame in socket:

@@ -6,14 +6,12 @@ rate, and the rogue changes a file of its own now and then: from the write until
 
 from __future__ import annotations
 
-import threading
 import time
-from datetime import datetime
 
-from fleet import VolumeSpec
 from frame.measured import Measured
 from frame.registry import Bench
 
+from fleet import VolumeSpec
 from scale.rig import Rig
 
 EDITS = 64

@@ -93,7 +93,9 @@ class Load:
         """One file that only this agent changes."""
         self._strays += 1
         number = random.Random(self._strays).randrange(self.forest.files)
-        return await self.agents[agent].stray([(key_of(number), value_of(number, b"stray %d" % self._strays))])
+        return await self.agents[agent].stray(
+            [(key_of(number), value_of(number, b"stray %d" % self._strays))]
+        )
 
     def _told(self) -> dict[str, Any]:
         kinds: dict[str, int] = {}

@@ -16,7 +16,6 @@ from typing import Any
 
 from fleet import Fleet, VolumeSpec
 from fleet.process import LEASH, clean_environment
-
 from scale.load import node_name
 
 MB = 1_000_000

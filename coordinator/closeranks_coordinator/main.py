@@ -21,6 +21,7 @@ from closeranks_proto.kinds import Address
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
 from .config import CoordinatorConfig
+from .descriptors import raise_limit
 from .runtime import Coordinator
 from .storage.sqlite import open_store
 from .storage.store import StateLocked, Store
@@ -53,6 +54,9 @@ async def _main(config: CoordinatorConfig) -> int:
 
 async def _serve(config: CoordinatorConfig, store: Store) -> int:
     loop = asyncio.get_running_loop()
+    too_few = raise_limit(len(config.fleet.nodes))
+    if too_few is not None:
+        log.warning("%s", too_few)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

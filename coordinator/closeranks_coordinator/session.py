@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from aiohttp import WSMsgType, web
@@ -26,6 +27,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
+from .turns import Turns
 
 Proof = type[Scanned] | type[Watched]
 PROOFS: tuple[Proof, ...] = (Scanned, Watched)
@@ -66,6 +68,7 @@ class Session:
         peer: str,
         tree: Tree,
         clock: Callable[[], float],
+        turns: Callable[[str], Turns],
     ) -> None:
         self.id = secrets.token_hex(6)
         self.node = hello.node
@@ -87,6 +90,9 @@ class Session:
         # What is read without waiting may have lain in the socket since we last waited: ages count from then.
         self._arrived = clock()
         self._tree = tree
+        self._turns = turns  # of a volume
+        self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
+        self._begins = asyncio.Event()
 
     def post(self, message: wire.CoordinatorMessage) -> bytes | None:
         """Queue a message; its frame, None where it has none."""
@@ -122,7 +128,8 @@ class Session:
     async def run(self) -> None:
         """Serve until either side ends it."""
         volumes = self._open_streams()
-        tasks = [asyncio.create_task(part) for part in (self._read(), self._write(), self._ending.wait())]
+        parts = (self._read(), self._write(), self._fetch(), self._ending.wait())
+        tasks = [asyncio.create_task(part) for part in parts]
         self._core.feed(
             Connected(
                 self.node,
@@ -145,6 +152,8 @@ class Session:
         finally:
             for task in tasks:
                 task.cancel()
+            for volume in volumes:
+                self._turns(volume).done(self.id)
             results = await asyncio.gather(*tasks, return_exceptions=True)
             self._explain(results)
             for answer in list(self._trash.values()):
@@ -236,9 +245,10 @@ class Session:
             case wire.Commit():
                 await self._carry_out(message.volume, self._stream(message.volume).commit(message))
             case wire.Announce():
-                await self._carry_out(message.volume, self._stream(message.volume).announce(message))
+                await self._announced(message)
             case wire.Objects():
                 stream = self._stream(message.volume)
+                self._turns(message.volume).progress(self.id)
                 outcomes = stream.receive(message.request, message.objects, message.missing)
                 await self._carry_out(message.volume, outcomes)
             case wire.Want():
@@ -253,6 +263,33 @@ class Session:
                 raise ProtocolError("a second Hello in one session")
             case _:
                 self._core.feed(FromAgent(self.node, message))
+
+    async def _announced(self, announce: wire.Announce) -> None:
+        stream = self._stream(announce.volume)
+        if stream.is_at_hand(announce):
+            await self._carry_out(announce.volume, stream.announce(announce))
+            return
+        stream.expect()
+        self._turns(announce.volume).take(self.id, partial(self._begin, announce))
+
+    def _begin(self, announce: wire.Announce) -> None:
+        self._begun[announce.volume] = announce
+        self._begins.set()
+
+    async def _fetch(self) -> None:
+        """Begin with trees whose turn has come."""
+        while True:
+            await self._begins.wait()
+            self._begins.clear()
+            while self._begun:
+                volume, announce = self._begun.popitem()
+                stream = self._stream(volume)
+                if not stream.fetching:
+                    continue  # a newer announcement needed nothing
+                outcomes = stream.announce(announce)
+                if not stream.fetching:
+                    self._turns(volume).done(self.id)  # it was all there: nobody need wait until this is stored
+                await self._carry_out(volume, outcomes)
 
     def _stream(self, volume: str) -> Ingest:
         if volume not in self._streams:
@@ -288,6 +325,8 @@ class Session:
                     await self._store(Batch(objects=outcome.objects))
                 case _:
                     self.post(outcome)
+        if not self._streams[volume].fetching:
+            self._turns(volume).done(self.id)  # only now: the next one finds what was stored
 
     async def _store(self, batch: Batch) -> None:
         """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""

@@ -26,6 +26,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.model import Disconnected, DuplicateRefused
 from .session import CLOSE_MAX_S, Core, Session, hang_up
+from .turns import Turns
 
 log = logging.getLogger("closeranks.sessions")
 
@@ -53,6 +54,7 @@ class Sessions:
         self._started = clock()
         self._tree = Tree(core.algorithm, core.store.object)
         self._draining = False
+        self._turns: dict[str, Turns] = {}  # by volume
         # What was sent last: a membership goes to every node, and of a large fleet it is long to encode.
         self._told: tuple[wire.CoordinatorMessage | None, bytes | None] = None, None
 
@@ -196,8 +198,14 @@ class Sessions:
         roots = [self._core.store.node_root(hello.node, volume.name) for volume in hello.volumes]
         return any(root is not None and root.agent_id != hello.agent_id for root in roots)
 
+    def _turns_of(self, volume: str) -> Turns:
+        found = self._turns.get(volume)
+        if found is None:
+            found = self._turns[volume] = Turns(self._clock)
+        return found
+
     async def _run(self, socket: web.WebSocketResponse, hello: wire.Hello, peer: str) -> None:
-        session = Session(self._core, socket, hello, peer, self._tree, self._clock)
+        session = Session(self._core, socket, hello, peer, self._tree, self._clock, self._turns_of)
         self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
         try:
             await session.run()

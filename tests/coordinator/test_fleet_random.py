@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.fleet import Fleet
 from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_proto import messages as wire
@@ -160,6 +161,16 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database
 @given(story)
 def test_no_story_breaks_a_rule(one: tuple) -> None:  # type: ignore[type-arg]
     tell(*one)
+
+
+@settings(max_examples=25, derandomize=True, **QUIET)
+@given(story)
+def test_no_story_breaks_a_rule_where_consequences_are_gathered(one: tuple) -> None:  # type: ignore[type-arg]
+    """As in a fleet of a thousand nodes, with a handful of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace, "PROMPT_NODES", 0)
+        patch.setattr(pace, "PAUSE_S_A_NODE", 0.02)
+        tell(*one)
 
 
 def test_no_story_breaks_a_rule_today() -> None:

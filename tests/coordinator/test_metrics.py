@@ -24,8 +24,8 @@ async def core(tmp_path: Path) -> AsyncIterator[FakeCore]:
     await made.close()
 
 
-def samples(core: FakeCore) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = core.metrics.exposition("")[0].decode()
+async def samples(core: FakeCore) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = (await core.metrics.exposition(""))[0].decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -39,7 +39,7 @@ async def test_every_promised_metric_is_there(core: FakeCore) -> None:
         Observe("closeranks_resync_bytes_total", 7, (("node", "node-02"), ("volume", "photos")))
     )
     core.metrics.loop_lag(0.002)
-    names = {name for name, _ in samples(core)}
+    names = {name for name, _ in (await samples(core))}
     assert {
         "closeranks_node_state", "closeranks_node_differing_paths", "closeranks_node_lag_seconds",
         "closeranks_divergence_detected_seconds_bucket", "closeranks_resync_bytes_total",
@@ -53,7 +53,7 @@ async def test_every_promised_metric_is_there(core: FakeCore) -> None:
 
 async def test_a_node_s_state_is_one_hot(core: FakeCore) -> None:
     await break_ranks(core)
-    found = samples(core)
+    found = await samples(core)
     for node in core.fleet.node_names():
         view = core.fleet.node_view(core.now(), node)
         assert view is not None
@@ -71,7 +71,7 @@ async def test_a_node_s_state_is_one_hot(core: FakeCore) -> None:
 
 async def test_what_is_not_known_has_no_sample(tmp_path: Path) -> None:
     core = FakeCore(tmp_path, fleet_config())
-    names = {name for name, _ in samples(core)}
+    names = {name for name, _ in (await samples(core))}
     assert "closeranks_node_files" not in names
     assert "closeranks_node_scan_age_seconds" not in names
     assert "closeranks_node_state" in names
@@ -100,7 +100,7 @@ async def test_labels_are_never_paths_and_every_route_is_counted_by_its_pattern(
     assert answer.headers["Content-Type"].startswith("text/plain")
     routes = {
         (dict(labels)["route"], dict(labels)["code"])
-        for (name, labels) in samples(core)
+        for (name, labels) in (await samples(core))
         if name == "closeranks_api_requests_total"
     }
     assert routes >= {
@@ -113,7 +113,7 @@ async def test_labels_are_never_paths_and_every_route_is_counted_by_its_pattern(
 
 
 async def test_openmetrics_is_given_to_those_who_ask_for_it(core: FakeCore) -> None:
-    body, content_type = core.metrics.exposition("application/openmetrics-text; version=1.0.0")
+    body, content_type = await core.metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
 
@@ -127,7 +127,7 @@ async def test_promtool_has_nothing_to_say(core: FakeCore) -> None:
         Observe("closeranks_resync_bytes_total", 7, (("node", "node-02"), ("volume", "photos")))
     )
     core.metrics.loop_lag(0.01)
-    text, _ = core.metrics.exposition("")
+    text, _ = await core.metrics.exposition("")
     checked = _promtool(text)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 

@@ -378,3 +378,61 @@ async def test_draining_does_not_wait_for_a_peer_that_reads_nothing(
     async with asyncio.timeout(4.0):
         await world.sessions.drain()
     agent.socket._response.close()
+
+
+def second(hello: wire.Hello = HELLO) -> wire.Hello:
+    return msgspec.structs.replace(hello, node="n2", agent_id="agent-b")
+
+
+async def test_a_second_node_with_the_same_tree_is_asked_for_nothing_though_both_came_at_once(
+    world: World,
+) -> None:
+    one, _ = await world.join()
+    two, _ = await world.join(second())
+    _, built, pages = tree(2000)
+    await one.say(wire.Announce("photos", 1, built.root, "scan", 0))
+    want = await one.hear()
+    assert isinstance(want, wire.Want)
+    await two.say(wire.Announce("photos", 1, built.root, "scan", 0))
+    while isinstance(want, wire.Want):
+        objects = tuple(pages[digest] for digest in want.digests)
+        await one.say(wire.Objects("photos", want.request, objects, (), True))
+        want = await one.hear()
+    assert want == wire.Ack("photos", 1)
+    assert await two.hear() == wire.Ack("photos", 1)
+    await world.core.saw(RootStored, 2)
+
+
+async def test_the_next_node_is_asked_when_the_one_before_it_hangs_up(world: World) -> None:
+    one, _ = await world.join()
+    two, _ = await world.join(second())
+    _, built, pages = tree(2000)
+    await one.say(wire.Announce("photos", 1, built.root, "scan", 0))
+    assert isinstance(await one.hear(), wire.Want)
+    waiting = asyncio.create_task(announce(two, built, pages))
+    await one.socket.close()
+    await waiting
+    stored = world.core.store.node_root("n2", "photos")
+    assert stored is not None
+    assert stored.root == built.root
+
+
+async def test_who_announces_anew_while_it_waits_is_asked_for_the_newer_tree(world: World) -> None:
+    one, _ = await world.join()
+    two, _ = await world.join(second())
+    made, built, pages = tree(2000)
+    newer = made.edit(built.root, [(b"f00007", None)])
+    await one.say(wire.Announce("photos", 1, built.root, "scan", 0))
+    want = await one.hear()
+    assert isinstance(want, wire.Want)
+    await two.say(wire.Announce("photos", 1, bytes(16), "scan", 0))
+    waiting = asyncio.create_task(announce(two, newer, pages | newer.pages, seq=2))
+    await one.say(wire.Objects("photos", want.request, tuple(pages[one] for one in want.digests), (), True))
+    while isinstance(want := await one.hear(), wire.Want):
+        await one.say(
+            wire.Objects("photos", want.request, tuple(pages[one] for one in want.digests), (), True)
+        )
+    await waiting
+    stored = world.core.store.node_root("n2", "photos")
+    assert stored is not None
+    assert (stored.seq, stored.root) == (2, newer.root)

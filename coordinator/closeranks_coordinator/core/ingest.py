@@ -88,12 +88,18 @@ class Ingest:
         self._closure: Closure | None = None
         self._request = 0
         self._first_request = 1  # of the closure under way
+        self._expected = False  # an announcement waits for its turn
+
+    @property
+    def fetching(self) -> bool:
+        """Whether an announced tree is on its way, or waits for its turn."""
+        return self._closure is not None or self._expected
 
     def commit(self, commit: Commit) -> list[Outcome]:
         """Judge one commit. Raises CodecError where its edits could not come from a correct agent."""
         if commit.seq <= self.seq:
             return [Known(self.seq)]
-        if self._closure is not None:
+        if self.fetching:
             return []  # in flight when we asked for the announcement; the agent sends it again
         if commit.seq != self.seq + 1 or commit.base_root != self.root:
             return [Resync(self.volume, commit.seq, "the commit does not start from the root stored last")]
@@ -126,8 +132,17 @@ class Ingest:
             )
         ]  # fmt: skip
 
+    def is_at_hand(self, announce: Announce) -> bool:
+        """Whether nothing has to be fetched for this announcement."""
+        return announce.seq <= self.seq or self._has(announce.root)
+
+    def expect(self) -> None:
+        """An announcement has come whose turn has not: what came before it is passed over."""
+        self._announced, self._closure, self._expected = None, None, True
+
     def announce(self, announce: Announce) -> list[Outcome]:
         """Take an announced root: known trees at once, others by have/want. Raises CodecError for no tree's."""
+        self._expected = False
         if announce.seq <= self.seq:
             return [Known(self.seq)]
         if len(announce.root) != self._algorithm.width:

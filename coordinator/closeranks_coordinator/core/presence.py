@@ -34,7 +34,7 @@ def gather(world: World) -> None:
     if now < due and len(members) > TOLD_AT_ONCE and _doors(members) == _doors(world.told):
         world.wake(due)
         return
-    world.told, world.told_at = members, now
+    world.told, world.told_at, world.membership = members, now, None
     world.counters.term += 1
     world.touch("counters", "")
     world.untold = dict.fromkeys(world.nodes)
@@ -48,14 +48,15 @@ def _doors(members: tuple[wire.Member, ...]) -> list[tuple[str, bool, bool]]:
 def announce(world: World) -> None:
     """Send the membership to those who have to hear it."""
     untold, world.untold = world.untold, {}
-    common: dict[tuple[str, ...], wire.Membership] = {}  # one message for all who are told the same
+    if untold and world.membership is None:
+        world.membership = wire.Membership(world.counters.term, world.told, ())
     for name in untold:
         node = world.nodes.get(name)
-        if node is not None and node.session is not None:
-            kept = tuple(incident.id for incident in world.trashing(node))
-            if kept not in common:
-                common[kept] = wire.Membership(world.counters.term, world.told, kept)
-            world.send(node, common[kept])
+        if node is None or node.session is None or world.membership is None:
+            continue
+        kept = tuple(incident.id for incident in world.trashing(node))
+        common = world.membership  # nearly everybody is told the very same: it is encoded once
+        world.send(node, wire.Membership(common.term, common.members, kept) if kept else common)
 
 
 def watch(world: World) -> None:

@@ -91,12 +91,15 @@ class World:
         self.wakes: list[float] = []
         self.told: tuple[wire.Member, ...] = ()  # membership as broadcast last
         self.told_at = 0.0
+        self.membership: wire.Membership | None = None  # as most nodes were told it last
         self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
         self._dirty: dict[tuple[str, str], None] = {}
         self._published: dict[tuple[str, str], None] = {}
         self._open: dict[IncidentKey, Incident] = {}
-        self._open_of: dict[str | None, dict[IncidentKey, Incident]] = {}  # the same by node: asked at every step
+        self._open_of: dict[
+            str | None, dict[IncidentKey, Incident]
+        ] = {}  # the same by node: asked at every step
         self._targets: dict[tuple[str, str], tuple[object, object, Purpose, bytes]] = {}
         self._assigned: dict[str, list[Volume]] = {}  # asked many times a step
 
@@ -233,8 +236,7 @@ class World:
         return [
             incident
             for incident in self._open_of.get(node.name, {}).values()
-            if incident.kind in DIVERGED
-            and (volume is None or incident.volume == volume)
+            if incident.kind in DIVERGED and (volume is None or incident.volume == volume)
         ]
 
     def trashing(self, node: Node) -> list[Incident]:

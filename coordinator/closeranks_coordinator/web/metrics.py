@@ -1,13 +1,16 @@
 """What Prometheus reads. Counters and histograms are fed by the core's `Observe` effects; everything else is
 read from the fleet's views, the store and the event log at the moment of the scrape, so it can not be stale.
+It is written down on a thread: the event loop goes on.
 
 Labels are nodes, volumes, states, kinds: never a path, never a process. The registry is our own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, get_args
@@ -15,12 +18,12 @@ from typing import TYPE_CHECKING, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from ..core.model import Observe
 from ..core.shapes import FleetView, NodeView
 from ..core.states import State
 from ..core.tripping import GUARDS as TRIPPING
+from ..storage.store import StoreCounts
 
 if TYPE_CHECKING:
     from .call import Core
@@ -46,6 +49,7 @@ class Metrics:
     def __init__(self) -> None:
         # Else every counter has a gauge beside it that says when it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._core: Core | None = None
         self.registry = CollectorRegistry()
         detected = Histogram(
             PREFIX + "divergence_detected_seconds",
@@ -123,7 +127,7 @@ class Metrics:
 
     def attach(self, core: Core) -> None:
         """Show the coordinator's present state at every scrape from now on."""
-        self.registry.register(_Present(core))
+        self._core = core
 
     def observe(self, effect: Observe) -> None:
         """One observation of the core. A name that is not known is logged once and dropped."""
@@ -154,36 +158,63 @@ class Metrics:
         if route != "/api/v1/events":
             self._answers.labels(route=route).observe(seconds)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """(body, content type) in the format that the scraper asks for."""
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type) in the format that the scraper asks for.
+
+        The moment is taken here; a thread writes it down, which is most of a second for a thousand nodes.
+        """
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return await asyncio.to_thread(encode, _Scrape(self.registry, self._moment())), content_type
+
+    def _moment(self) -> _Moment | None:
+        core = self._core
+        if core is None:
+            return None
+        now = core.now()
+        return _Moment(
+            now.wall_ms, core.fleet.fleet_view(now), core.config.fleet.digest, core.store.counts(),
+            core.problem is not None, core.events.listeners,
+        )  # fmt: skip
 
 
-class _Present(Collector):
-    """Gauges of the moment."""
+class _Scrape(CollectorRegistry):
+    """What was observed so far, and one moment beside it."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def describe(self) -> Iterable[Metric]:
-        return []  # asked at registration, when the fleet need not stand yet
+    def __init__(self, observed: CollectorRegistry, moment: _Moment | None) -> None:
+        super().__init__()
+        self._observed = observed
+        self._moment = moment
 
     def collect(self) -> Iterator[Metric]:
-        now = self._core.now()
-        fleet = self._core.fleet.fleet_view(now)
+        yield from self._observed.collect()
+        if self._moment is not None:
+            yield from self._moment.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Gauges of one moment."""
+
+    wall_ms: int
+    fleet: FleetView
+    digest: str
+    counts: StoreCounts
+    full: bool
+    listeners: int
+
+    def collect(self) -> Iterator[Metric]:
         build = InfoMetricFamily(PREFIX + "build", "What this coordinator is.")
-        build.add_metric([], {"version": version("closeranks"), "digest": self._core.config.fleet.digest})
+        build.add_metric([], {"version": version("closeranks"), "digest": self.digest})
         yield build
-        yield from _fleet(fleet)
-        yield from _node_states(fleet.nodes)
-        yield from _node_volumes(fleet.nodes, now.wall_ms)
-        yield from _disks(fleet.nodes)
+        yield from _fleet(self.fleet)
+        yield from _node_states(self.fleet.nodes)
+        yield from _node_volumes(self.fleet.nodes, self.wall_ms)
+        yield from _disks(self.fleet.nodes)
         yield from self._store()
-        yield _gauge("event_streams", "Clients that follow the event stream.", self._core.events.listeners)
+        yield _gauge("event_streams", "Clients that follow the event stream.", self.listeners)
 
     def _store(self) -> Iterator[Metric]:
-        counts = self._core.store.counts()
+        counts = self.counts
         yield _gauge(
             "store_objects", "Tree pages and chunk lists that are stored, each once.", counts.objects
         )
@@ -193,8 +224,7 @@ class _Present(Collector):
         yield _gauge("store_queued_bytes", "What waits to be written.", counts.queued_bytes)
         yield _counter("store_transactions_total", "Transactions of the store.", counts.commits)
         yield _counter("store_batches_total", "Writes that these transactions carried.", counts.batches)
-        full = self._core.problem is not None
-        yield _gauge("store_blocked", "1 while nothing can be made durable.", int(full))
+        yield _gauge("store_blocked", "1 while nothing can be made durable.", int(self.full))
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

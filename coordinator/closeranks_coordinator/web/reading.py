@@ -224,7 +224,7 @@ async def rotation(call: Call) -> web.StreamResponse:
 
 
 async def metrics(call: Call) -> web.StreamResponse:
-    body, content_type = call.core.metrics.exposition(call.request.headers.get("Accept", ""))
+    body, content_type = await call.core.metrics.exposition(call.request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 

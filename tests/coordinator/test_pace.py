@@ -1,0 +1,160 @@
+"""In a large fleet what follows from events is gathered; nothing overtakes a judgement that it stands on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from closeranks_coordinator.core import presence
+from closeranks_coordinator.core.fleet import Fleet
+from closeranks_coordinator.core.model import (
+    Connected,
+    Event,
+    FromAgent,
+    Now,
+    Persist,
+    QuarantineAsked,
+    RootStored,
+    Scanned,
+    Send,
+    Step,
+    WakeAt,
+    Watched,
+)
+from closeranks_coordinator.core.pace import PAUSE_S_A_NODE, PROMPT_NODES, Pace
+from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128
+from fakeworld import FakeWorld, file_of, key_of
+from forest.store import Forest
+
+LARGE = PROMPT_NODES + 1
+NAMES = [f"node-{number:03d}" for number in range(LARGE)]
+PAUSE_S = LARGE * PAUSE_S_A_NODE
+ROOT = b"r" * 16
+
+
+class Large:
+    """A fleet of LARGE nodes that takes events by hand."""
+
+    def __init__(self) -> None:
+        self.forest = Forest()
+        self.root = self.forest.plant({key_of("a"): file_of("a"), key_of("b"): file_of("b")})
+        self.mono = 100.0
+        world = FakeWorld(NAMES)
+        self.fleet = Fleet(world.config, XXH3_128, self.forest.source, [], self.now(), random.Random(1))
+
+    def now(self) -> Now:
+        return Now(self.mono, 1_700_000_000_000 + int(self.mono * 1000))
+
+    def take(self, event: Event, after_s: float = 0.0) -> Step:
+        self.mono += after_s
+        step = self.fleet.step(self.now(), event)
+        for effect in step.effects:
+            if isinstance(effect, Persist):
+                self.forest.objects.update(effect.objects)
+        return step
+
+    def join(self, name: str) -> list[Step]:
+        return [
+            self.take(Connected(name, f"s-{name}", f"id-{name}", f"{name}:7342", 0, None, ("photos",))),
+            self.take(RootStored(name, "photos", self.root, "scan", self.mono)),
+            self.take(Scanned(name, "photos", self.mono)),
+        ]
+
+    def join_all(self) -> None:
+        for name in NAMES:
+            self.join(name)
+        self.take(Watched(NAMES[0], "photos", self.mono), 10 * PAUSE_S)
+        self.take(Watched(NAMES[0], "photos", self.mono), 10 * PAUSE_S)
+
+    def states(self) -> set[str]:
+        return {node.state for node in self.fleet.fleet_view(self.now()).nodes}
+
+
+def test_events_of_one_moment_are_followed_once_and_the_core_asks_to_be_woken_for_it() -> None:
+    large = Large()
+    large.take(Watched(NAMES[0], "photos", large.mono))  # follows, and begins the pause
+    steps = [step for name in NAMES for step in large.join(name)]
+    wakes = [effect.mono for step in steps for effect in step.effects if isinstance(effect, WakeAt)]
+    assert wakes
+    assert min(wakes) == pytest.approx(large.mono + PAUSE_S)
+    assert large.states() == {"joining"}
+    large.take(Watched(NAMES[0], "photos", large.mono), PAUSE_S)
+    assert large.states() == {"in_rank"}
+
+
+def test_an_operator_does_not_wait() -> None:
+    large = Large()
+    large.join_all()
+    large.take(Watched(NAMES[0], "photos", large.mono))
+    large.take(QuarantineAsked(NAMES[3], "a person"))
+    assert large.fleet.state(large.now(), NAMES[3]) == "quarantined"
+
+
+def test_the_next_root_of_a_node_waits_for_the_judgement_of_the_last() -> None:
+    """A file that was there for one commit was there: its clock has run."""
+    large = Large()
+    large.join_all()
+    stray = large.forest.edit(large.root, {key_of("stray"): file_of("stray")})
+    large.take(RootStored(NAMES[5], "photos", stray, "watch", large.mono))
+    seen = large.fleet.node_view(large.now(), NAMES[5])
+    assert seen is not None
+    assert seen.volumes[0].differing_paths == 0, "not judged yet"
+    more = large.forest.edit(stray, {key_of("more"): file_of("more")})
+    large.take(RootStored(NAMES[5], "photos", more, "watch", large.mono))
+    seen = large.fleet.node_view(large.now(), NAMES[5])
+    assert seen is not None
+    assert seen.volumes[0].differing_paths == 1, "the first of the two roots was judged"
+    large.take(Watched(NAMES[0], "photos", large.mono), PAUSE_S)
+    seen = large.fleet.node_view(large.now(), NAMES[5])
+    assert seen is not None
+    assert seen.volumes[0].differing_paths == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "first"),
+    [
+        (wire.PushResult("photos", 1, 1, 0, 0, 0, 0, "", None), True),
+        (wire.Activity(1000, (), (), ()), False),
+        (wire.VolumeStatus("photos", None, 1, 1, 1, (), 0, 1, 1, None), False),
+    ],
+)
+def test_an_answer_to_an_order_comes_behind_the_root_that_the_order_made(
+    message: wire.PushResult | wire.Activity | wire.VolumeStatus, first: bool
+) -> None:
+    pace = Pace()
+    pace.due(RootStored("a", "photos", ROOT, "push", 0.0), 0.0, LARGE)
+    assert pace.must_follow_first(FromAgent("a", message)) is first
+    assert not pace.must_follow_first(FromAgent("b", message))
+    pace.followed(1.0, LARGE)
+    assert not pace.must_follow_first(FromAgent("a", message))
+
+
+def test_a_small_fleet_follows_every_event_at_once() -> None:
+    pace = Pace()
+    pace.followed(1.0, PROMPT_NODES)
+    assert pace.due(Watched("a", "photos", 1.0), 1.0, PROMPT_NODES) == 1.0
+    assert pace.due(Watched("a", "photos", 1.0), 1.0, LARGE) > 1.0
+
+
+def test_a_large_fleet_is_told_of_addresses_together_and_of_a_fence_at_once() -> None:
+    large = Large()
+    for name in NAMES[:-1]:
+        large.join(name)
+    large.take(Watched(NAMES[0], "photos", large.mono), 1.0)  # everybody is told now
+    late = NAMES[-1]
+    told = [one for step in large.join(late) for one in step.effects if isinstance(one, Send)]
+    told += [
+        one
+        for one in large.take(Watched(late, "photos", large.mono), 2 * PAUSE_S).effects
+        if isinstance(one, Send)
+    ]
+    assert {one.node for one in told if isinstance(one.message, wire.Membership)} == {late}
+    wait_s = LARGE * LARGE * presence.TELL_S_A_PAIR
+    everybody = large.take(Watched(NAMES[0], "photos", large.mono), wait_s).effects
+    members = [one for one in everybody if isinstance(one, Send) and isinstance(one.message, wire.Membership)]
+    assert len(members) == LARGE
+    assert len({id(one.message) for one in members}) == 1, "one message, which is encoded once"
+    fenced = large.take(QuarantineAsked(NAMES[3], "a person")).effects
+    assert sum(isinstance(one, Send) and isinstance(one.message, wire.Membership) for one in fenced) == LARGE
