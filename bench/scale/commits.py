@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 
+from fleet import VolumeSpec
 from frame.measured import Measured
 from frame.registry import Bench
-
-from fleet import VolumeSpec
 from scale.rig import Rig
 
 EDITS = 64

@@ -288,7 +288,9 @@ class Session:
                     continue  # a newer announcement needed nothing
                 outcomes = stream.announce(announce)
                 if not stream.fetching:
-                    self._turns(volume).done(self.id)  # it was all there: nobody need wait until this is stored
+                    self._turns(volume).done(
+                        self.id
+                    )  # it was all there: nobody need wait until this is stored
                 await self._carry_out(volume, outcomes)
 
     def _stream(self, volume: str) -> Ingest:
