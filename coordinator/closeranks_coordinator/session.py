@@ -283,15 +283,15 @@ class Session:
             self._begins.clear()
             while self._begun:
                 volume, announce = self._begun.popitem()
-                stream = self._stream(volume)
-                if not stream.fetching:
+                if not self._fetches(volume):
                     continue  # a newer announcement needed nothing
-                outcomes = stream.announce(announce)
-                if not stream.fetching:
-                    self._turns(volume).done(
-                        self.id
-                    )  # it was all there: nobody need wait until this is stored
+                outcomes = self._stream(volume).announce(announce)
+                if not self._fetches(volume):  # it was all there: nobody need wait until this is stored
+                    self._turns(volume).done(self.id)
                 await self._carry_out(volume, outcomes)
+
+    def _fetches(self, volume: str) -> bool:
+        return self._streams[volume].fetching
 
     def _stream(self, volume: str) -> Ingest:
         if volume not in self._streams:
@@ -327,7 +327,7 @@ class Session:
                     await self._store(Batch(objects=outcome.objects))
                 case _:
                     self.post(outcome)
-        if not self._streams[volume].fetching:
+        if not self._fetches(volume):
             self._turns(volume).done(self.id)  # only now: the next one finds what was stored
 
     async def _store(self, batch: Batch) -> None:
