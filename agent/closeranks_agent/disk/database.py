@@ -12,6 +12,7 @@ words. A file that is no database or is damaged raises Damaged: its owner decide
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
 
 CACHE_KIB = 2048
+TEMPORARY_CACHE_KIB = 64 * 1024  # beyond it, a file without a name
 WAL_KEEP_BYTES = 8 * 1024 * 1024
 
 
@@ -36,19 +38,20 @@ class Damaged(CloseranksError):
 
 
 class Database:
-    """A file with a schema of `version`; a file of another version counts as damaged.
+    """A file with a schema of `version`; a file of another version counts as damaged. None: one that nobody keeps.
 
     `upgrades` lead from older versions to the next one, each in statements.
     """
 
     def __init__(
-        self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None = None
+        self, path: Path | None, schema: str, version: int, upgrades: Mapping[int, str] | None = None
     ) -> None:
-        self.path = path
+        self.kept = path is not None
+        self.path = Path(tempfile.gettempdir(), "(temporary)") if path is None else path
         self._lock = threading.RLock()
         self._durable = True
         with self._named_errors():
-            self._connection = apsw.Connection(str(path))
+            self._connection = apsw.Connection("" if path is None else str(path))
             try:
                 self._prepare(schema, version, upgrades or {})
             except BaseException:
@@ -59,9 +62,9 @@ class Database:
         connection = self._connection
         connection.set_busy_timeout(2000)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA journal_mode = {'WAL' if self.kept else 'OFF'}")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.kept else 'OFF'}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB if self.kept else TEMPORARY_CACHE_KIB}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEEP_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         found = connection.pragma("user_version")
@@ -121,7 +124,7 @@ class Database:
     def transaction(self, durable: bool = True) -> Iterator[None]:
         """Everything within, or nothing. Raises StateUnavailable when it could not be written."""
         with self._lock, self._named_errors():
-            if durable is not self._durable:
+            if durable is not self._durable and self.kept:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
             self._connection.execute("BEGIN IMMEDIATE")

@@ -104,7 +104,8 @@ def directory_id(key: bytes) -> bytes:
 class Index:
     """The rows of one volume. Writing methods belong inside a transaction of `database`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
+        """None: nobody keeps it."""
         self.database = Database(path, SCHEMA, FORMAT, UPGRADES)
 
     # --- small facts ---------------------------------------------------------------------------

@@ -8,16 +8,15 @@ then on rows are stowed and the tree is built anew at the end, and every INTERIM
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, MIB, SNAPSHOT_EDITS
-from closeranks_proto.messages import Edit
+from closeranks_proto.messages import Edit, Hand
 from closeranks_proto.paths import parent_key
 
 from ..hotpath.wire import ReadRow
 from .attributed import HandOf, Tally, edit_size
-from .history import History
 from .index import Delta, Index, Listing, directory_id, is_directory
 from .journal import edit_bytes
 from .records import Change, Record, StatSignature
@@ -30,6 +29,24 @@ FRESH_ROWS_MAX: Final = 16384  # about 250 bytes each
 ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
+class Recorded(Protocol):
+    """Where findings go: a volume's history, or the rows of a snapshot, which have no root before the end."""
+
+    @property
+    def root(self) -> bytes | None: ...
+    @property
+    def unfinished(self) -> bool: ...
+
+    def stow(self, delta: Delta) -> None: ...
+    def commit(
+        self, delta: Delta, edits: Mapping[bytes, Edit], cause: str, seen_mono: float,
+        hand_of: HandOf | None = None, sizes: Mapping[bytes, int] | None = None,
+    ) -> None: ...  # fmt: skip
+    def found(
+        self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()
+    ) -> None: ...
+
+
 class Recorder:
     """For one scan or look. With `announce` one announcement comes at its end, whatever changed.
 
@@ -37,7 +54,7 @@ class Recorder:
     """
 
     def __init__(
-        self, history: History, cause: str, announce: bool, tell: Callable[[], None],
+        self, history: Recorded, cause: str, announce: bool, tell: Callable[[], None],
         hand_of: HandOf | None = None, seen_mono: float | None = None,
     ) -> None:  # fmt: skip
         self._history = history

@@ -41,7 +41,13 @@ COMMANDS = {
     "doctor": ("checks", "add_doctor", "what is wrong with this machine's set-up, and the mend"),
     "completion": ("completion", "add_completion", "a script that completes commands in bash or zsh"),
 }
-DAEMONS = {"coordinator": "run the coordinator", "agent": "run the agent of one node"}
+# Brought by packages, see `packages`.
+BROUGHT = {
+    "coordinator": "run the coordinator",
+    "agent": "run the agent of one node",
+    "hash": "the root digest of a directory, without any fleet",
+    "compare": "the paths in which two trees or manifests differ",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,11 +106,11 @@ def build_parser(words: Sequence[str], complete: bool = False) -> argparse.Argum
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
-    for name, text in DAEMONS.items():
+    for name, text in BROUGHT.items():
         if complete or name == chosen:
             from . import packages
 
-            packages.load(name).register(commands)
+            packages.registrar(name)(commands)
         else:
             commands.add_parser(name, help=text)
     for name, (module, function, text) in COMMANDS.items():

@@ -1,0 +1,1 @@
+"""The commands that need no fleet: `closeranks hash` and `closeranks compare`."""

@@ -1,0 +1,93 @@
+"""The parsers of `closeranks hash` and `closeranks compare`. Light to import: the work is loaded when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+
+from closeranks_proto.errors import CloseranksError, UserError
+from closeranks_proto.lines import printable
+
+DONE, INCOMPLETE, IMPOSSIBLE, INTERRUPTED = 0, 1, 2, 130
+
+
+def register_hash(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `hash` to the program."""
+    parser = subparsers.add_parser(
+        "hash", help="the root digest of a directory, without any fleet", allow_abbrev=False,
+        description="Print the root digest of each PATH: the one that an agent has for the same tree and settings. "
+        "Of a file: its content digest. What can not be read is named on standard error. Exit: 0 all was read, "
+        "1 something could not be, 2 nothing could be said of a PATH.",
+    )  # fmt: skip
+    parser.add_argument("paths", metavar="PATH", nargs="+")
+    parser.add_argument(
+        "--manifest", metavar="FILE", help="write every entry to FILE, for `closeranks compare`"
+    )
+    parser.add_argument("--json", action="store_true", help="print one object a line")
+    _settings(parser)
+    parser.set_defaults(daemon=_runs("hashing"))
+
+
+def register_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `compare` to the program."""
+    parser = subparsers.add_parser(
+        "compare", help="the paths in which two trees or manifests differ", allow_abbrev=False,
+        description="The paths in which B differs from A, one a line: '*' differs, '+' only in B, '-' missing in B, "
+        "'!' could not be read, '=' same (only with --all). Lines that begin with '#' are no paths. A and B are "
+        "directories or manifests that `closeranks hash --manifest` wrote; beside a manifest a directory is "
+        "read by the manifest's settings. Exit: 0 none, 1 some, 2 could not compare.",
+    )  # fmt: skip
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument("--all", action="store_true", help="list the same paths too")
+    parser.add_argument("--json", action="store_true", help="print one entry a line as JSON")
+    _settings(parser)
+    parser.set_defaults(daemon=_runs("comparing"))
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "settings", "Equal settings give equal roots; the defaults are those of a volume."
+    )
+    group.add_argument("--digest", metavar="NAME", default="xxh3-128", help="xxh3-128 (default) or blake3")
+    group.add_argument("--chunk-bytes", metavar="N", type=int, default=1 << 20, help="default: 1048576")
+    group.add_argument(
+        "--track", metavar="WORDS", default="mode", help="any of mode,owner,mtime,xattrs (default: mode)"
+    )
+    group.add_argument(
+        "--ignore",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="as in .gitignore; may be given often",
+    )
+
+
+def _runs(module: str) -> Callable[[argparse.Namespace], int]:
+    """`run` of a module of this package, what goes wrong in the world as one line."""
+
+    def run(args: argparse.Namespace) -> int:
+        work = importlib.import_module(f".{module}", __package__)
+        try:
+            code = int(work.run(args))
+            sys.stdout.flush()
+        except UserError:
+            raise
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            raise
+        except (CloseranksError, OSError) as error:
+            say(str(error))
+            return IMPOSSIBLE
+        return code
+
+    return run
+
+
+def say(text: str) -> None:
+    """To standard error."""
+    sys.stderr.write(f"closeranks: {printable(text)}\n")
