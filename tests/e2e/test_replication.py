@@ -239,16 +239,25 @@ def test_two_writers_that_could_not_be_reached_are_merged_path_by_path(
     proxy.close()
 
 
-def test_a_writer_that_was_frozen_merges_what_it_wrote_meanwhile(make_fleet: MakeFleet) -> None:
-    """Only its agent slept (SIGSTOP): the programs beside it wrote on."""
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+def test_a_writer_whose_agent_was_away_merges_what_was_written_meanwhile(
+    make_fleet: MakeFleet, how: str
+) -> None:
+    """Only its agent slept (SIGSTOP) or was down: the programs beside it wrote on."""
     fleet = _started(make_fleet, 3, "node-01", "node-02")
-    fleet[1].daemon.pause()
+    if how == "frozen":
+        fleet[1].daemon.pause()
+    else:
+        fleet[1].daemon.kill()
     _both_write(fleet[0].path(), fleet[1].path())
     fleet.wait(
         "the first writer's changes are on the third",
         lambda: (fleet[2].path() / "large.bin").read_bytes() == b"the first writer's version",
     )
-    fleet[1].daemon.resume()
+    if how == "frozen":
+        fleet[1].daemon.resume()
+    else:
+        fleet[1].start()
     fleet.wait_equal(fleet[0], timeout_s=60)
     _merged(fleet)
     assert (fleet[2].path() / "large.bin").read_bytes() == b"the first writer's version", "first wins"
