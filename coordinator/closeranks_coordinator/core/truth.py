@@ -21,6 +21,7 @@ from closeranks_proto.tree import Tree
 # page in memory shares takes about 350 bytes: 70 MB, reached only while a tenth of a million paths differ.
 MEMO_MAX_PAIRS = 256
 MEMO_MAX_KEYS = 200_000
+PASSED_SHARE = 4  # a difference so many times as large as the step from it is not asked for again
 FOLLOW_MIN_KEYS = 2000  # a step of so many keys is always followed, never computed anew
 
 Values = tuple[bytes | None, bytes | None]
@@ -79,6 +80,8 @@ class Differ:
                 else:
                     made[key] = values
             found = made
+            if len(known) > PASSED_SHARE * len(touched):
+                self._drop(before)
             self._keep(after, found)
         return found, touched
 
@@ -105,12 +108,17 @@ class Differ:
             self._memo.move_to_end(pair)
         return found
 
+    def _drop(self, pair: Pair) -> None:
+        dropped = self._memo.pop(pair, None)
+        if dropped is not None:
+            self._keys -= len(dropped) + 1
+
     def _keep(self, pair: Pair, found: Mapping[bytes, Values]) -> None:
+        self._drop(pair)
         self._memo[pair] = found
         self._keys += len(found) + 1
         while len(self._memo) > 1 and (len(self._memo) > MEMO_MAX_PAIRS or self._keys > MEMO_MAX_KEYS):
-            _, dropped = self._memo.popitem(last=False)
-            self._keys -= len(dropped) + 1
+            self._drop(next(iter(self._memo)))
 
 
 def _step(known: Values | None, ours: Values | None, theirs: Values | None) -> Values:

@@ -164,7 +164,10 @@ class Shares:
         for one in self._generations:
             known = one.balance.get(name, 0)
             if known * step < 0:
-                one.balance[name] = known + step
+                if known + step:
+                    one.balance[name] = known + step
+                else:
+                    del one.balance[name]  # settled: what is rewritten again and again leaves nothing behind
                 one.lost -= known > 0
                 return
         if name in newest.balance or len(newest.balance) < REMEMBERED_MAX:
