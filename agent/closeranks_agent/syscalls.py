@@ -24,7 +24,7 @@ _SYS_OPENAT2 = 437  # the same number on every architecture
 _OPENAT2_KNOWN = platform.machine() in {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"}
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
 _RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
-_SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WAIT_BEFORE, _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WAIT_AFTER = 1, 2, 4
 
 
 class _OpenHow(ctypes.Structure):
@@ -121,10 +121,28 @@ def sync_filesystem(fd: int) -> None:
     _check(_libc.syncfs(ctypes.c_int(fd)))
 
 
-def start_writeback(fd: int) -> None:
-    """Begin to write a file's dirty pages without waiting: the fsync that follows finds little to do."""
+def start_writeback(fd: int, offset: int = 0, length: int = 0) -> None:
+    """Begin to write a file's dirty pages without waiting: the fsync that follows finds little to do.
+
+    `length` 0: from `offset` to the end.
+    """
+    _sync_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def write_out(fd: int) -> None:
+    """Write a file's dirty pages and wait until they are clean. Promises nothing about power loss: see fsync."""
+    every = _SYNC_FILE_RANGE_WAIT_BEFORE | _SYNC_FILE_RANGE_WRITE | _SYNC_FILE_RANGE_WAIT_AFTER
+    if not _sync_range(fd, 0, 0, every):
+        os.fdatasync(fd)
+
+
+def _sync_range(fd: int, offset: int, length: int, flags: int) -> bool:
+    """sync_file_range; False where kernel or filesystem have none. Raises OSError."""
     result = _libc.sync_file_range(
-        ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+        ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(flags)
     )
-    if result < 0 and ctypes.get_errno() not in UNSUPPORTED | {errno.ESPIPE}:
+    if result < 0:
+        if ctypes.get_errno() in UNSUPPORTED | {errno.ESPIPE}:
+            return False
         _check(result)
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,10 @@ async def test_what_can_not_be_read_again_gives_no_root(
         await repaired(nodes, tmp_path)
         inner = Volume.read_entry
 
-        def failing(self: Volume, root_fd: int, key: bytes) -> object:
+        def failing(self: Volume, root_fd: int, key: bytes, *more: Any) -> object:
             if key == b"large":
                 raise OSError(5, "Input/output error")
-            return inner(self, root_fd, key)
+            return inner(self, root_fd, key, *more)
 
         monkeypatch.setattr(Volume, "read_entry", failing)
         result = await nodes.verify("n2")

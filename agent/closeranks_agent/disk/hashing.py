@@ -238,10 +238,12 @@ def opened_file(name: bytes, dir_fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def read_entry(reader: EntryReader, root_fd: int, key: bytes) -> Record | None:
+def read_entry(
+    reader: EntryReader, root_fd: int, key: bytes, stopped: Callable[[], bool] | None = None
+) -> Record | None:
     """The record of one path from disk; None where it is absent or of a kind that is never compared.
 
-    Raises BusyFile, TooLarge, and OSError where it can not be read.
+    Raises BusyFile, TooLarge, Stopped when `stopped` says so, and OSError where it can not be read.
     """
     try:
         with beneath.spot(root_fd, key) as spot:
@@ -255,7 +257,7 @@ def read_entry(reader: EntryReader, root_fd: int, key: bytes) -> Record | None:
             if not stat.S_ISREG(status.st_mode):
                 return None
             with opened_file(spot.name, spot.parent_fd) as fd:
-                reading = reader.read_file(key, fd)
+                reading = reader.read_file(key, fd, stopped)
     except OSError as error:
         if error.errno in beneath.DETOUR_ERRNOS:
             return None

@@ -311,12 +311,15 @@ class Volume:
         else:
             self._private_problem = None
 
-    def read_entry(self, root_fd: int, key: bytes) -> Record | None:
+    def read_entry(
+        self, root_fd: int, key: bytes, each_chunk: Callable[[], bool] | None = None
+    ) -> Record | None:
         """A path's record fresh from disk, None where it is absent or special. On the volume's thread.
 
-        Raises BusyFile, TooLarge, OSError.
+        `each_chunk` is called before each chunk of a long file. Raises BusyFile, TooLarge, OSError, and Stopped
+        when it says True.
         """
-        return read_entry(self._reader, root_fd, key)
+        return read_entry(self._reader, root_fd, key, each_chunk)
 
     # --- changes -------------------------------------------------------------------------------
 
