@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 
 from .. import beneath, syscalls
 
 FEW = 3
+OPEN_MAX = 64
 BACKLOG_MAX_KIB = 512 * 1024
 
 
@@ -29,22 +31,34 @@ def sync_files(fds: Sequence[int], filesystem_fd: int) -> None:
 
 
 def sync_names(names: Sequence[bytes], directory_fd: int) -> None:
-    """The same of many files in one directory that are not open any more; names that are gone are left out."""
+    """The same of files in one directory that are not open any more; names that are gone are left out."""
     if len(names) > FEW and _backlog_kib() <= BACKLOG_MAX_KIB:
         syscalls.sync_filesystem(directory_fd)
         return
-    for name in names:
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
-        except FileNotFoundError:
-            continue
-        except PermissionError:  # it has its final mode already, which may forbid us to open it
+    for start in range(0, len(names), OPEN_MAX):
+        if not _sync_some(names[start : start + OPEN_MAX], directory_fd):
             syscalls.sync_filesystem(directory_fd)
             return
-        try:
+
+
+def _sync_some(names: Sequence[bytes], directory_fd: int) -> bool:
+    """False where one has its final mode already, which forbids us to open it."""
+    with ExitStack() as opened:
+        fds: list[int] = []
+        for name in names:
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                return False
+            opened.callback(os.close, fd)
+            fds.append(fd)
+        for fd in fds:
+            syscalls.start_writeback(fd)
+        for fd in fds:
             os.fsync(fd)
-        finally:
-            os.close(fd)
+    return True
 
 
 def sync_directories(root_fd: int, paths: Collection[bytes], others: Sequence[int]) -> None:

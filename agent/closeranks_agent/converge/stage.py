@@ -45,13 +45,18 @@ def stage_name(key: bytes, content: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Staged:
-    """A file in the making. `missing` are the chunks that must come from peers."""
+    """A file in the making. `missing` are the chunks that must come from peers.
+
+    `dressed`: it has its content and, unless there is a `failure`, its attributes.
+    """
 
     step: Step
     need: FileNeed
     name: bytes
     missing: list[int]
     promised: int = 0
+    dressed: bool = False
+    failure: OSError | None = None
     wants: list[ChunkWant] = field(default_factory=list)
 
 
@@ -248,18 +253,35 @@ class Stage:
     # --- going on --------------------------------------------------------------------------------
 
     def write(self, parts: Sequence[tuple[Staged, ChunkWant, bytes]]) -> list[ChunkWant]:
-        """Verify chunks that came and write them; those with wrong bytes are given back."""
+        """Verify chunks that came and write them; those with wrong bytes are given back.
+
+        A file of one chunk gets its attributes as well while it is open. Of a longer one the disk begins to write
+        each chunk at once, so that the sync at the end finds little to do.
+        """
         bad: list[ChunkWant] = []
+        dressing = Dressing(self._workroom.root_fd)
         for staged, want, data in parts:
             if self._algorithm.of(data) != want.digest:
                 bad.append(want)
                 continue
             fd = self._open_to_write(staged.name)
             try:
-                _pwrite_full(fd, data, staged.need.span(want.index)[0])
+                offset = staged.need.span(want.index)[0]
+                _pwrite_full(fd, data, offset)
+                if staged.need.chunks is None:
+                    self._try_dress(fd, staged, dressing)
+                else:
+                    syscalls.start_writeback(fd, offset, len(data))
             finally:
                 os.close(fd)
         return bad
+
+    def _try_dress(self, fd: int, staged: Staged, dressing: Dressing) -> None:
+        staged.dressed = True
+        try:
+            self._dress(fd, staged.step, dressing)
+        except OSError as error:
+            staged.failure = error
 
     def make(self, batch: Sequence[tuple[Staged, bytes]]) -> list[tuple[Staged, OSError]]:
         """Make files of one chunk whose bytes are here and verified, as `write` and `finish` would, in one go.
@@ -305,26 +327,29 @@ class Stage:
 
         Raises OSError where the disk could not take them.
         """
-        fds: dict[int, Staged] = {}
-        failed: list[tuple[Staged, OSError]] = []
         dressing = Dressing(self._workroom.root_fd)
         try:
             for staged in batch:
                 self._check_stopped()
-                try:
-                    fd = self._open(staged.name)
-                    fds[fd] = staged
-                    self._dress(fd, staged.step, dressing)
-                except OSError as error:
-                    failed.append((staged, error))
+                if not staged.dressed:
+                    self._open_and_dress(staged, dressing)
             self._check_stopped()
-            sync_files(list(fds), self._workroom.stage_fd)
+            sync_names([staged.name for staged in batch if staged.failure is None], self._workroom.stage_fd)
         finally:
-            for fd in fds:
-                os.close(fd)
             for staged in batch:
                 self.forget(staged)
-        return failed
+        return [(staged, staged.failure) for staged in batch if staged.failure is not None]
+
+    def _open_and_dress(self, staged: Staged, dressing: Dressing) -> None:
+        try:
+            fd = self._open(staged.name)
+        except OSError as error:
+            staged.failure = error
+            return
+        try:
+            self._try_dress(fd, staged, dressing)
+        finally:
+            os.close(fd)
 
     def forget(self, staged: Staged) -> None:
         """Its promise of room is used, or given up."""

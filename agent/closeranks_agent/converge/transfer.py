@@ -19,7 +19,7 @@ from .plan import Step
 from .room import NoRoom
 from .stage import Stage, Staged
 
-GROUP_FILES = 192
+GROUP_FILES = 1024
 GROUP_BYTES = 32 * 1024 * 1024
 GROUPS_AT_ONCE = 3
 
