@@ -27,8 +27,9 @@ from closeranks_proto.limits import CHUNK_REQUEST_MAX_CHUNKS, FETCH_STREAMS_MAX,
 from closeranks_proto.messages import Member
 
 from ..speed import Bucket
+from .inflow import Inflow, PeerFailed
 from .peers import Peer, Peers
-from .wire import HEADER, NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
+from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
 log = logging.getLogger("closeranks.fetch")
 
@@ -38,7 +39,7 @@ STREAM_BYTES_S = 64 * 1024  # a receive budget is shared by no more streams than
 REQUEST_NAMES_BYTES = 512 * 1024  # paths in one request, which is one small body
 REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more peers
 SCAN_MAX = 4096  # wants looked at to fill one bundle
-BATCH_CHUNKS = 64  # chunks that are verified and written in one hop to a thread
+BATCH_CHUNKS = 128  # chunks that are verified and written in one hop to a thread
 BATCH_BYTES = 4 * 1024 * 1024
 PATIENCE_S = 30.0
 NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its way
@@ -73,14 +74,6 @@ class _Item:
     want: ChunkWant
     job: _Job
     tried: set[str] = field(default_factory=set)
-
-
-class PeerFailed(Exception):
-    """A peer gave no usable answer; the text says what it did."""
-
-    def __init__(self, text: str, busy_s: float = 0.0) -> None:
-        super().__init__(text)
-        self.busy_s = busy_s
 
 
 class Fetcher:
@@ -286,23 +279,19 @@ class Fetcher:
         ) as response:
             if response.status != 200:
                 raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
-            await self._records(peer, response.content, open_items, count)
+            await self._records(peer, Inflow(response.content, self._budget, count), open_items)
 
-    async def _records(
-        self,
-        peer: Peer,
-        content: aiohttp.StreamReader,
-        open_items: dict[int, _Item],
-        count: Callable[[int], None],
-    ) -> None:
+    async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> None:
+        """One batch is written while the next one comes."""
         got: list[tuple[int, bytes]] = []
         positions: set[int] = set()  # of everything that came, to notice what comes twice
         size = 0
+        writing: asyncio.Task[None] | None = None
         try:
             while True:
-                status, position, length = HEADER.unpack(await self._exactly(content, HEADER.size, None))
+                status, position, length = await inflow.header()
                 if status == Status.END:
-                    if await content.read(1):  # to its very end, or the connection could not be used again
+                    if not await inflow.ended():
                         raise PeerFailed("it went on after its end")
                     break
                 item = open_items.get(position)
@@ -314,35 +303,28 @@ class Fetcher:
                 if status != Status.CHUNK or length != item.want.length:
                     raise PeerFailed("it sent a record of the wrong shape")
                 positions.add(position)
-                got.append((position, await self._exactly(content, length, count)))
+                got.append((position, await inflow.payload(length)))
                 size += length
                 if len(got) >= BATCH_CHUNKS or size >= BATCH_BYTES:
+                    if writing is not None:
+                        await writing
                     batch, got, size = got, [], 0
-                    await self._write(peer, batch, open_items)
-        except (PeerFailed, aiohttp.ClientError, ConnectionError, TimeoutError):
-            await self._write(peer, got, open_items)  # what came whole need not be moved again
+                    writing = asyncio.create_task(self._write(peer, batch, open_items))
+        except asyncio.CancelledError:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.wait({writing})
             raise
+        except (PeerFailed, aiohttp.ClientError, ConnectionError, TimeoutError):
+            # What came whole need not be moved again.
+            await asyncio.gather(*([] if writing is None else [writing]), return_exceptions=True)
+            await self._write(peer, got, open_items)
+            raise
+        if writing is not None:
+            await writing
         await self._write(peer, got, open_items)
         if open_items:
             raise PeerFailed("it left chunks out")
-
-    async def _exactly(
-        self, content: aiohttp.StreamReader, length: int, count: Callable[[int], None] | None
-    ) -> bytes:
-        """`length` bytes, payload (`count`) as fast as the budget allows; PeerFailed where the stream ends before."""
-        parts: list[bytes] = []
-        left = length
-        while left:
-            limited = self._budget.rate_bytes_s is not None
-            part = await content.read(min(left, self._budget.slice_bytes) if limited else left)
-            if not part:
-                raise PeerFailed("it ended the stream before everything was sent")
-            if count is not None:
-                count(len(part))
-                await self._budget.take(len(part))
-            left -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _write(
         self, peer: Peer, got: Sequence[tuple[int, bytes]], open_items: dict[int, _Item]

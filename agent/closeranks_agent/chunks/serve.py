@@ -47,7 +47,7 @@ from .wire import (
 
 log = logging.getLogger("closeranks.serve")
 
-BATCH_CHUNKS = 64  # one hop to a thread costs as much as several small files
+BATCH_CHUNKS = 128  # one hop to a thread costs as much as several small files
 BATCH_BYTES = 4 * 1024 * 1024
 WRITE_TIMEOUT_S = 2 * PEER_TIMEOUT_S
 BUSY_RETRY_S = 1
@@ -167,15 +167,22 @@ class ChunkServer:
     async def _send(
         self, response: web.StreamResponse, peer: str, asked: ChunkRequest, volume: Volume
     ) -> None:
-        position = 0
-        while position < len(asked.chunks):
-            if self._fenced():  # without END the asker knows that the rest is to be had elsewhere
-                await response.write_eof()
-                return
-            parts, payload, position = await asyncio.to_thread(read_batch, volume, asked.chunks, position)
-            for part in parts:
-                await self._write(response, part)
-            self._served(peer, payload)
+        """One batch is read while the one before is sent."""
+        reading = _read_later(volume, asked.chunks, 0)
+        try:
+            while reading is not None:
+                parts, payload, position = await reading
+                if self._fenced():  # without END the asker knows that the rest is to be had elsewhere
+                    await response.write_eof()
+                    return
+                reading = _read_later(volume, asked.chunks, position)
+                for part in parts:
+                    await self._write(response, part)
+                self._served(peer, payload)
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait({reading})
         await response.write(HEADER.pack(Status.END, 0, 0))
         await response.write_eof()
 
@@ -207,7 +214,17 @@ async def _read_bounded(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> tuple[list[bytes], int, int]:
+_Batch = tuple[list[bytes], int, int]
+
+
+def _read_later(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> asyncio.Task[_Batch] | None:
+    """The next batch, being read in a thread; None behind the last."""
+    if position >= len(chunks):
+        return None
+    return asyncio.create_task(asyncio.to_thread(read_batch, volume, chunks, position))
+
+
+def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> _Batch:
     """Read chunks from `position` on, up to a batch. (records to send, payload bytes, next position)"""
     parts: list[bytes] = []
     payload = 0

@@ -3,8 +3,8 @@
 A name depends on the path and its target content alone, so a run that was cut off goes on where it was: what
 already lies in the stage is read again and compared with the chunk digests, and only what is missing is
 copied or fetched. (Rejected: a durable map of finished chunks. Reading is cheaper than syncing it, and
-bytes on disk are better evidence.) Nothing is written that does not have its digest. Chunks of zeros stay
-holes, and so do longer runs of zeros inside a chunk. All functions here run in threads; `stopped` ends long ones.
+bytes on disk are better evidence.) Nothing is written that does not have its digest; `sink` says how. All
+functions here run in threads; `stopped` ends long ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from . import attributes
 from .durable import sync_files, sync_names
 from .plan import FileNeed, Place, Step, entry_of
 from .room import FILE_OVERHEAD_BYTES, Room
+from .sink import Sink, write_full
 from .workroom import Workroom
 
 MAKE_OPEN_MAX = 128  # files kept open until they are synced; of more, the whole filesystem is synced
 RESERVE_MIN_BYTES = 256 * 1024  # shorter files are promised room for, not reserved one by one
-HOLE_BLOCK_BYTES = 16 * 1024  # zeros of that length, counted from the chunk's beginning, are not stored
-_ZEROS = bytes(HOLE_BLOCK_BYTES)
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -104,6 +103,7 @@ class Stage:
         self._moved = moved
         self._stopped = stopped
         self._names = {os.fsencode(name) for name in os.listdir(workroom.stage_fd)}
+        self._sink = Sink()
         self.room = Room(workroom.stage_fd)
 
     # --- beginning -------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class Stage:
                 if data is None:
                     missing.append(index)
                 else:
-                    _pwrite_full(fd, data, need.span(index)[0])
+                    write_full(fd, data, need.span(index)[0])
         return self._missing(step, need, name, sorted(missing))
 
     @staticmethod
@@ -255,8 +255,7 @@ class Stage:
     def write(self, parts: Sequence[tuple[Staged, ChunkWant, bytes]]) -> list[ChunkWant]:
         """Verify chunks that came and write them; those with wrong bytes are given back.
 
-        A file of one chunk gets its attributes as well while it is open. Of a longer one the disk begins to write
-        each chunk at once, so that the sync at the end finds little to do.
+        A file of one chunk gets its attributes as well while it is open.
         """
         bad: list[ChunkWant] = []
         dressing = Dressing(self._workroom.root_fd)
@@ -267,11 +266,11 @@ class Stage:
             fd = self._open_to_write(staged.name)
             try:
                 offset = staged.need.span(want.index)[0]
-                _pwrite_full(fd, data, offset)
                 if staged.need.chunks is None:
+                    write_full(fd, data, offset)
                     self._try_dress(fd, staged, dressing)
                 else:
-                    syscalls.start_writeback(fd, offset, len(data))
+                    self._sink.write(fd, data, offset)
             finally:
                 os.close(fd)
         return bad
@@ -297,7 +296,7 @@ class Stage:
                 try:
                     fd = self._open_to_write(staged.name)
                     made.append(fd)
-                    _pwrite_full(fd, data, 0)
+                    write_full(fd, data, 0)
                     self._dress(fd, staged.step, dressing)
                     self._names.discard(staged.name)  # about to leave; `relist` finds it if it does not
                 except OSError as error:
@@ -397,39 +396,3 @@ def clear_stage(stage_fd: int, keep: Collection[bytes] = ()) -> None:
                 os.rmdir(name, dir_fd=stage_fd)
             except OSError:
                 continue
-
-
-def _pwrite_full(fd: int, data: bytes, offset: int) -> None:
-    """Write, leaving holes where whole blocks of zeros are."""
-    if len(data) < 2 * HOLE_BLOCK_BYTES or not any(
-        _is_zero_block(data, at) for at in range(0, len(data), HOLE_BLOCK_BYTES)
-    ):
-        _pwrite(fd, memoryview(data), offset)
-        return
-    view = memoryview(data)
-    start = 0
-    while start < len(data):
-        end, zero = start, _is_zero_block(data, start)
-        while end < len(data) and _is_zero_block(data, end) is zero:
-            end += HOLE_BLOCK_BYTES
-        end = min(end, len(data))
-        if not zero or not _leave_hole(fd, offset + start, end - start):
-            _pwrite(fd, view[start:end], offset + start)
-        start = end
-
-
-def _is_zero_block(data: bytes, at: int) -> bool:
-    return data.startswith(_ZEROS, at)
-
-
-def _leave_hole(fd: int, offset: int, length: int) -> bool:
-    """Whether the range reads as zeros now. A file that ends inside it is made longer."""
-    if os.fstat(fd).st_size < offset + length:
-        os.ftruncate(fd, offset + length)
-    return syscalls.punch_hole(fd, offset, length)
-
-
-def _pwrite(fd: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
