@@ -27,7 +27,7 @@ from closeranks_proto.limits import CHUNK_REQUEST_MAX_CHUNKS, FETCH_STREAMS_MAX,
 from closeranks_proto.messages import Member
 
 from ..speed import Bucket
-from .inflow import Inflow, PeerFailed
+from .inflow import Buffers, Inflow, PeerFailed
 from .peers import Peer, Peers
 from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
@@ -41,6 +41,7 @@ REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more pe
 SCAN_MAX = 4096  # wants looked at to fill one bundle
 BATCH_CHUNKS = 128  # chunks that are verified and written in one hop to a thread
 BATCH_BYTES = 4 * 1024 * 1024
+LENT_MIN_BYTES = 64 * 1024  # shorter chunks are not worth a buffer of their own
 PATIENCE_S = 30.0
 NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its way
 READ_BUFFER_BYTES = 1024 * 1024  # of each stream, before the socket is left to wait
@@ -58,12 +59,13 @@ class ChunkWant:
 
 
 # Verifies and writes; gives back those whose bytes did not have the digest.
-Write = Callable[[Sequence[tuple[ChunkWant, bytes]]], Awaitable[Sequence[ChunkWant]]]
+Write = Callable[[Sequence[tuple[ChunkWant, bytes | memoryview]]], Awaitable[Sequence[ChunkWant]]]
 
 
 @dataclass(slots=True)
 class _Job:
     write: Write
+    lends: bool
     left: int
     done: asyncio.Future[None]
     denied: list[ChunkWant] = field(default_factory=list)
@@ -108,6 +110,7 @@ class Fetcher:
         self._streams: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._last_gain = 0.0
+        self._buffers = Buffers(chunk_bytes)
 
     async def __aenter__(self) -> Fetcher:
         self._last_gain = self._now()
@@ -120,11 +123,14 @@ class Fetcher:
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
 
-    async def fetch(self, wants: Sequence[ChunkWant], write: Write) -> list[ChunkWant]:
-        """Get all `wants` and hand them to `write`; what nobody has is given back."""
+    async def fetch(self, wants: Sequence[ChunkWant], write: Write, lends: bool = False) -> list[ChunkWant]:
+        """Get all `wants` and hand them to `write`; what nobody has is given back.
+
+        `lends`: the bytes of long chunks may be used only until `write` returns.
+        """
         if not wants:
             return []
-        job = _Job(write, len(wants), asyncio.get_running_loop().create_future())
+        job = _Job(write, lends, len(wants), asyncio.get_running_loop().create_future())
         if not self._queue and not self._streams:
             self._last_gain = self._now()
         self._queue.extend(_Item(want, job) for want in wants)
@@ -283,7 +289,7 @@ class Fetcher:
 
     async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> None:
         """One batch is written while the next one comes."""
-        got: list[tuple[int, bytes]] = []
+        got: list[tuple[int, bytes | memoryview]] = []
         positions: set[int] = set()  # of everything that came, to notice what comes twice
         size = 0
         writing: asyncio.Task[None] | None = None
@@ -303,7 +309,12 @@ class Fetcher:
                 if status != Status.CHUNK or length != item.want.length:
                     raise PeerFailed("it sent a record of the wrong shape")
                 positions.add(position)
-                got.append((position, await inflow.payload(length)))
+                if item.job.lends and length >= LENT_MIN_BYTES:
+                    buffer = self._buffers.take(length)
+                    await inflow.fill(buffer)
+                    got.append((position, buffer))
+                else:
+                    got.append((position, await inflow.payload(length)))
                 size += length
                 if len(got) >= BATCH_CHUNKS or size >= BATCH_BYTES:
                     if writing is not None:
@@ -327,10 +338,10 @@ class Fetcher:
             raise PeerFailed("it left chunks out")
 
     async def _write(
-        self, peer: Peer, got: Sequence[tuple[int, bytes]], open_items: dict[int, _Item]
+        self, peer: Peer, got: Sequence[tuple[int, bytes | memoryview]], open_items: dict[int, _Item]
     ) -> None:
         """Verify and write what came. Of several jobs each gets its own."""
-        jobs: dict[int, tuple[_Job, list[tuple[_Item, int, bytes]]]] = {}
+        jobs: dict[int, tuple[_Job, list[tuple[_Item, int, bytes | memoryview]]]] = {}
         for position, data in got:
             item = open_items[position]
             jobs.setdefault(id(item.job), (item.job, []))[1].append((item, position, data))
@@ -344,7 +355,9 @@ class Fetcher:
                 if not job.done.done():
                     job.done.set_exception(error)
                 continue
-            for item, _, _ in parts:
+            for item, _, data in parts:
+                if isinstance(data, memoryview):
+                    self._buffers.give_back(data)
                 if item.want in bad:
                     wrong += 1
                     self._deny(peer, item)

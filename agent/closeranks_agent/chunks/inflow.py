@@ -1,11 +1,13 @@
 """Taking a peer's answer apart: the network is waited for only when nothing of what came is left.
 
 A record of a small file costs less than one turn of the event loop, so that records are cut out of large
-pieces without waiting in between. Payload is counted as it is taken, and paid for as fast as the budget allows.
+pieces without waiting in between. Long chunks go into memory that is used again and again, page by page aligned, so
+that they can be written to a disk as they are. Payload is counted as it is taken, and paid for as fast as the budget allows.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import aiohttp
@@ -20,6 +22,23 @@ class PeerFailed(Exception):
     def __init__(self, text: str, busy_s: float = 0.0) -> None:
         super().__init__(text)
         self.busy_s = busy_s
+
+
+class Buffers:
+    """Memory for chunks of at most `length` bytes. As much is kept as was ever in use at once."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._free: list[mmap.mmap] = []
+
+    def take(self, length: int) -> memoryview:
+        buffer = self._free.pop() if self._free else mmap.mmap(-1, self._length)
+        return memoryview(buffer)[:length]
+
+    def give_back(self, view: memoryview) -> None:
+        """Nobody looks at it any more."""
+        assert isinstance(view.obj, mmap.mmap)
+        self._free.append(view.obj)
 
 
 class Inflow:
@@ -40,6 +59,14 @@ class Inflow:
         """The record's payload. Raises PeerFailed where the stream ends before."""
         return await self._taken(length, True)
 
+    async def fill(self, buffer: memoryview) -> None:
+        """The same, into `buffer`, which has the payload's length."""
+        at = 0
+        while at < len(buffer):
+            part = await self._part(len(buffer) - at, True)
+            buffer[at : at + len(part)] = part
+            at += len(part)
+
     async def ended(self) -> bool:
         """Whether nothing more comes; waits to the very end, or the connection could not be used again."""
         return not self._piece and not await self._content.readany()
@@ -54,16 +81,20 @@ class Inflow:
         parts: list[memoryview] = []
         left = length
         while left:
-            if not self._piece:
-                self._piece = memoryview(await self._content.readany())
-                if not self._piece:
-                    raise PeerFailed("it ended the stream before everything was sent")
-            limited = counts and self._budget.rate_bytes_s is not None
-            part = self._piece[: min(left, self._budget.slice_bytes) if limited else left]
-            self._piece = self._piece[len(part) :]
-            left -= len(part)
-            parts.append(part)
-            if counts:
-                self._received(len(part))
-                await self._budget.take(len(part))
+            parts.append(await self._part(left, counts))
+            left -= len(parts[-1])
         return b"".join(parts)
+
+    async def _part(self, most: int, counts: bool) -> memoryview:
+        """Some of what came, at most that many bytes; paid for where it `counts`."""
+        if not self._piece:
+            self._piece = memoryview(await self._content.readany())
+            if not self._piece:
+                raise PeerFailed("it ended the stream before everything was sent")
+        limited = counts and self._budget.rate_bytes_s is not None
+        part = self._piece[: min(most, self._budget.slice_bytes) if limited else most]
+        self._piece = self._piece[len(part) :]
+        if counts:
+            self._received(len(part))
+            await self._budget.take(len(part))
+        return part

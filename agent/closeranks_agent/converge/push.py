@@ -220,9 +220,9 @@ class Pusher:
             return
         came: dict[tuple[bytes, int], bytes] = {}
 
-        async def keep(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+        async def keep(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             bad = [want for want, data in parts if self._volume.algorithm.of(data) != want.digest]
-            came.update({(want.key, want.index): data for want, data in parts if want not in bad})
+            came.update({(want.key, want.index): bytes(data) for want, data in parts if want not in bad})
             return bad
 
         await fetcher.fetch(part.wants, keep)

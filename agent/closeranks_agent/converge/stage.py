@@ -252,7 +252,7 @@ class Stage:
 
     # --- going on --------------------------------------------------------------------------------
 
-    def write(self, parts: Sequence[tuple[Staged, ChunkWant, bytes]]) -> list[ChunkWant]:
+    def write(self, parts: Sequence[tuple[Staged, ChunkWant, bytes | memoryview]]) -> list[ChunkWant]:
         """Verify chunks that came and write them; those with wrong bytes are given back.
 
         A file of one chunk gets its attributes as well while it is open.

@@ -115,14 +115,14 @@ class Transfer:
         """Fetch what is missing; those that have everything now."""
         by_key = {one.step.key: one for one in staged}
 
-        async def write(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+        async def write(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             bad = await self._in_thread(
                 self._stage.write, [(by_key[want.key], want, data) for want, data in parts]
             )
             self._came(sum(want.length for want, _ in parts) - sum(want.length for want in bad))
             return bad
 
-        denied = await self._fetcher.fetch([want for one in staged for want in one.wants], write)
+        denied = await self._fetcher.fetch([want for one in staged for want in one.wants], write, True)
         lacking = {want.key for want in denied}
         self._note([Result(by_key[key].step, Outcome.NO_SOURCE) for key in sorted(lacking)])
         return [one for one in staged if one.step.key not in lacking]
