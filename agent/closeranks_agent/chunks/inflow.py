@@ -1,8 +1,9 @@
 """Taking a peer's answer apart: the network is waited for only when nothing of what came is left.
 
 A record of a small file costs less than one turn of the event loop, so that records are cut out of large
-pieces without waiting in between. Long chunks go into memory that is used again and again, page by page aligned, so
-that they can be written to a disk as they are. Payload is counted as it is taken, and paid for as fast as the budget allows.
+pieces without waiting in between. Long chunks go into memory that is aligned to pages and used again and again,
+so that they can be written to a disk as they are. Payload is counted as it is taken, and paid for as fast as the
+budget allows.
 """
 
 from __future__ import annotations
