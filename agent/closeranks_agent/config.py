@@ -21,7 +21,9 @@ MAX_VOLUMES = 256
 _DAEMON_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir", "log_format", "insecure")
 _HOOK_KEYS = ("on_quarantine", "on_release", "timeout_s", "on_hold", "on_unhold")
 _REACTION_KEYS = ("allow_pause", "allow_freeze")
-VOLUME_KEYS = ("name", "path", "private_dir", "scan_interval_s", "watch")
+VOLUME_KEYS = (
+    "name", "path", "private_dir", "scan_interval_s", "watch", "scrub_interval_s", "scrub_bytes_s", "scrub_files_s",
+)  # fmt: skip
 WATCH = ("auto", "fanotify", "inotify", "rescan")
 VARIABLES = (
     "CLOSERANKS_AGENT_CONFIG",
@@ -43,6 +45,9 @@ class AgentVolumeConfig:
     private_dir: str | None
     scan_interval_s: float | None  # None: what the coordinator says
     watch: str = "auto"  # one of WATCH; what can not be had falls back to the next
+    scrub_interval_s: float | None = None  # these three too
+    scrub_bytes_s: int | None = None
+    scrub_files_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +232,11 @@ def _read_volume(table: Table) -> AgentVolumeConfig:
     private_dir = table.read("private_dir", _optional_path(private), None)
     interval_s = table.read("scan_interval_s", _optional_interval(), None)
     watch = table.read("watch", kinds.choice(WATCH), "auto")
+    tours_s = table.read("scrub_interval_s", _optional_float(kinds.scrub_interval()), None)
+    bytes_s = table.read("scrub_bytes_s", _optional_int(kinds.scrub_bytes()), None)
+    files_s = table.read("scrub_files_s", _optional_int(kinds.scrub_files()), None)
     table.close()
-    return AgentVolumeConfig(name, path, private_dir, interval_s, watch)
+    return AgentVolumeConfig(name, path, private_dir, interval_s, watch, tours_s, bytes_s, files_s)
 
 
 def _judge_places(
@@ -277,7 +285,14 @@ def _optional_address() -> Kind[Address | None]:
 
 
 def _optional_interval() -> Kind[float | None]:
-    kind = kinds.number(0.1, 7 * 86400.0)
+    return _optional_float(kinds.number(0.1, 7 * 86400.0))
+
+
+def _optional_float(kind: Kind[float]) -> Kind[float | None]:
+    return Kind(kind.allowed, kind.accept, kind.parse)
+
+
+def _optional_int(kind: Kind[int]) -> Kind[int | None]:
     return Kind(kind.allowed, kind.accept, kind.parse)
 
 

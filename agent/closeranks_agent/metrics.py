@@ -78,6 +78,46 @@ class AgentMetrics(Collector):
         yield from self._disks()
         yield from self._hands()
         yield from self._watching()
+        yield from self._scrubs()
+
+    def _scrubs(self) -> Iterator[Metric]:
+        """The re-reading of contents: how far, how late, what it found."""
+        counted = [
+            CounterMetricFamily(f"closeranks_agent_scrub_{name}", text, labels=["volume"])
+            for name, text in (
+                ("bytes", "Bytes read again."),
+                ("files", "Files read again."),
+                ("decayed_files", "Files found with other bytes under an unchanged stat."),
+                ("unreadable_files", "Files that could not be read again."),
+            )
+        ]
+        age, debt, left, running, rate = gauges = [
+            GaugeMetricFamily(f"closeranks_agent_scrub_{name}", text, labels=["volume"])
+            for name, text in (
+                ("age_seconds", "No content was last verified longer ago than this."),
+                ("debt_bytes", "Bytes that should have been read again by now, and were not."),
+                ("remaining_bytes", "Bytes that are left of the tour under way."),
+                ("running", "1 while a tour is under way."),
+                ("slowdown_ratio", "What is left of the limits while the machine is busy: 1 is all."),
+            )
+        ]
+        for name, scrubber in sorted(self._agent.scrubbers().items()):
+            totals = scrubber.totals
+            for family, value in zip(
+                counted, (totals.bytes, totals.files, totals.found, totals.unreadable), strict=True
+            ):
+                family.add_metric([name], value)
+            rate.add_metric([name], scrubber.scale)
+            state = scrubber.state()
+            if state is None:
+                continue
+            if state.oldest_age_ms is not None:
+                age.add_metric([name], state.oldest_age_ms / 1000)
+            debt.add_metric([name], state.debt_bytes)
+            under_way = state.started_age_ms is not None
+            left.add_metric([name], max(0, state.bytes_total - state.bytes) if under_way else 0)
+            running.add_metric([name], 1.0 if state.state == "running" else 0.0)
+        yield from (*counted, *gauges)
 
     def _disks(self) -> Iterator[Metric]:
         """As sampled lately; a filesystem that does not answer has no figures."""

@@ -32,6 +32,7 @@ from .lag import LoopLag
 from .link import Link
 from .metrics import AgentMetrics
 from .orders import Orders
+from .scrub.scrubber import Scrubber
 from .speed import Speed
 from .state import AgentState
 from .volumes import Volumes, check_settings
@@ -151,6 +152,7 @@ class Agent:
         check_settings(welcome.digest, welcome.volumes)
         self._anew = True
         self.speed.set(wire.Limits(None, None))  # a new session is told of the limits that hold
+        self._volumes.scrub(wire.Scrub(False, False, None))
         await self._volumes.configure(welcome.digest, welcome.volumes)
         await asyncio.to_thread(self.state.set_settings, welcome.digest, welcome.volumes)
         self.activity.anew()
@@ -181,6 +183,10 @@ class Agent:
         """How each volume is watched, by name."""
         return self._volumes.watching()
 
+    def scrubbers(self) -> Mapping[str, Scrubber]:
+        """What re-reads each volume, by name."""
+        return self._volumes.scrubbers()
+
     def status(self, name: str) -> wire.VolumeStatus | None:
         return self._volumes.status(name)
 
@@ -210,6 +216,8 @@ class Agent:
                 self._volumes.prove(message.volume)
             case wire.Limits():
                 self.speed.set(message)
+            case wire.Scrub():
+                self._volumes.scrub(message)
             case wire.Hold() | wire.Unhold():
                 self.spawn(self.reactions.take(message))
             case _:

@@ -435,7 +435,14 @@ def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
 
 def _counted(last: wire.VolumeStatus, now: wire.VolumeStatus) -> wire.VolumeStatus:
     """The older status with the newer one's counts."""
-    return msgspec.structs.replace(last, entries=now.entries, files=now.files, bytes=now.bytes)
+    scrub = last.scrub
+    if scrub is not None and now.scrub is not None:
+        scrub = msgspec.structs.replace(
+            scrub, files=now.scrub.files, bytes=now.scrub.bytes, slowed=now.scrub.slowed
+        )
+    return msgspec.structs.replace(
+        last, entries=now.entries, files=now.files, bytes=now.bytes, scrub=scrub
+    )  # fmt: skip
 
 
 def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
@@ -443,5 +450,15 @@ def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
     steady = None if problem is None else (problem.code, problem.message)
     counts = (status.entries, status.files, status.bytes, status.unreadable_count, status.hard_links)
     return (
-        steady, *counts, status.unreadable, status.watch, status.watch_detail, status.watch_dropped
+        steady, *counts, status.unreadable, status.watch, status.watch_detail, status.watch_dropped,
+        _scrub_without_noise(status.scrub),
+    )  # fmt: skip
+
+
+def _scrub_without_noise(scrub: wire.ScrubState | None) -> tuple[object, ...]:
+    """Without ages and debt, which grow with time, and totals, which are told anyway."""
+    if scrub is None:
+        return ()
+    return (
+        scrub.state, scrub.slowed, scrub.files, scrub.bytes, scrub.found, scrub.unreadable, scrub.bytes_s, scrub.files_s
     )  # fmt: skip

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -30,6 +31,7 @@ from .disk.records import ScanReport, StateUnavailable
 from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
+from .scrub.scrubber import Scrubber
 from .watching import Watching
 
 log = logging.getLogger("closeranks.agent")
@@ -55,6 +57,7 @@ class _Kept:
     algorithm: DigestAlgorithm
     watching: Watching
     volume: Volume | None = None
+    scrubber: Scrubber | None = None
     applied: wire.VolumeSettings | None = None  # the settings that `volume` goes by
     problem: wire.Problem | None = None
     looked: bool = False  # a scan has ended since the agent started
@@ -91,6 +94,7 @@ class Volumes:
         self._proven, self._attribution, self._written = proven, attribution, written
         self._kept: dict[str, _Kept] = {}
         self._listers = Listers()
+        self._scrub = wire.Scrub(False, False, None)  # what an operator said last
 
     async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
         """Keep exactly these, by these settings, which `check_settings` has accepted."""
@@ -140,6 +144,17 @@ class Volumes:
         for kept in list(self._kept.values()):
             await kept.tried.wait()
 
+    def scrub(self, word: wire.Scrub) -> None:
+        """An operator's word on re-reading contents."""
+        self._scrub = msgspec.structs.replace(word, now=False)
+        for kept in self._kept.values():
+            if kept.scrubber is not None:
+                kept.scrubber.order(word)
+
+    def scrubbers(self) -> dict[str, Scrubber]:
+        """By volume."""
+        return {name: kept.scrubber for name, kept in self._kept.items() if kept.scrubber is not None}
+
     def stop(self) -> None:
         """End the scans that run; none begins any more."""
         for volume in self.open.values():
@@ -149,6 +164,7 @@ class Volumes:
         self.stop()
         for volume in self.open.values():
             volume.listener = None  # nobody listens any more
+        await asyncio.gather(*(asyncio.to_thread(one.stop) for one in self.scrubbers().values()))
         await asyncio.gather(*(kept.watching.close() for kept in self._kept.values()))
         await asyncio.gather(*(volume.run(volume.close) for volume in self.open.values()))
         await asyncio.to_thread(self._listers.close)
@@ -189,6 +205,7 @@ class Volumes:
                 watch=watching.kind,
                 watch_detail=shortened(watching.shown_detail, MAX_TEXT_BYTES),
                 watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
+                scrub=None if kept.scrubber is None else kept.scrubber.state(),
             )
         if kept.problem is None:
             return None
@@ -244,10 +261,13 @@ class Volumes:
         if kept.volume is None:
             kept.volume = await self._open(kept.own, wanted, algorithm)
             self.open[kept.own.name] = kept.volume
+            kept.scrubber = self._scrubber(kept.volume, wanted)
         elif kept.applied != wanted or kept.volume.algorithm is not algorithm:
             await kept.volume.run(kept.volume.configure, wanted, algorithm)
             if kept.applied is None or kept.applied.ignore != wanted.ignore:
                 await kept.watching.anew()  # what was ignored had no watch, or is remembered as nobody's
+        assert kept.scrubber is not None, "opened with the volume"
+        kept.scrubber.configure(wanted)
         kept.applied, kept.problem = wanted, None
         kept.tried.set()
         await kept.watching.ensure(kept.volume)
@@ -294,6 +314,18 @@ class Volumes:
         volume.listener, volume.listers = changed, self._listers
         return volume
 
+    def _scrubber(self, volume: Volume, settings: wire.VolumeSettings) -> Scrubber:
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._changed)
+
+        scrubber = Scrubber(volume, settings, changed)
+        scrubber.order(self._scrub)
+        scrubber.start()
+        return scrubber
+
     async def _drop(self, name: str) -> None:
         """Close a volume that is no longer assigned."""
         kept = self._kept.pop(name)
@@ -301,6 +333,8 @@ class Volumes:
             kept.task.cancel()
             await asyncio.wait({kept.task})
         await kept.watching.close()
+        if kept.scrubber is not None:
+            await asyncio.to_thread(kept.scrubber.stop)
         volume = self.open.pop(name, None)
         if volume is not None:
             volume.stop()
@@ -326,6 +360,14 @@ def check_settings(digest: str, settings: tuple[wire.VolumeSettings, ...]) -> No
 
 def _effective(settings: wire.VolumeSettings, own: AgentVolumeConfig) -> wire.VolumeSettings:
     """The coordinator's settings with what this node's own file overrides."""
-    if own.scan_interval_s is None:
-        return settings
-    return msgspec.structs.replace(settings, scan_interval_s=own.scan_interval_s)
+    given = {
+        "scan_interval_s": own.scan_interval_s,
+        "scrub_interval_s": own.scrub_interval_s,
+        "scrub_bytes_s": own.scrub_bytes_s,
+        "scrub_files_s": own.scrub_files_s,
+    }
+    found: dict[str, float | None] = {name: value for name, value in given.items() if value is not None}
+    for name in ("scrub_bytes_s", "scrub_files_s"):
+        if found.get(name) == 0:
+            found[name] = None  # no limit
+    return msgspec.structs.replace(settings, **found) if found else settings

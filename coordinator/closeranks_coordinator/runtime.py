@@ -69,6 +69,9 @@ def volume_settings(volume: VolumeConfig) -> wire.VolumeSettings:
         volume.special_bits,
         volume.trash_max_bytes,
         volume.trash_keep_s,
+        volume.scrub_interval_s,
+        volume.scrub_bytes_s,
+        volume.scrub_files_s,
     )
 
 

@@ -152,6 +152,19 @@ def number(low: float, high: float, unit: str = "s") -> Kind[float]:
     return Kind(f"a number from {low:g} to {high:g} {unit}".rstrip(), accept, _parse_number)
 
 
+def scrub_interval() -> Kind[float]:
+    """From the start of one tour to the start of the next."""
+    return number(0, 366 * 86400, "s (0: only on demand)")
+
+
+def scrub_bytes() -> Kind[int]:
+    return integer(0, 2**50, "bytes per second (0: no limit)")
+
+
+def scrub_files() -> Kind[int]:
+    return integer(0, 10**7, "files per second (0: no limit)")
+
+
 def boolean() -> Kind[bool]:
     def accept(value: object) -> bool:
         if not isinstance(value, bool):

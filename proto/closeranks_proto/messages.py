@@ -25,6 +25,7 @@ from .parts import (
     PlanStep,
     Problem,
     PushEdit,
+    ScrubState,
     Seconds,
     Text,
     Told,
@@ -75,6 +76,8 @@ __all__ = [
     "PushResult",
     "Refused",
     "Resync",
+    "Scrub",
+    "ScrubState",
     "TrashAnswer",
     "TrashItem",
     "TrashList",
@@ -94,7 +97,7 @@ __all__ = [
     "Worded",
 ]
 
-PROTOCOL = 2  # Hello states the range that the agent speaks; 1 knew no replication
+PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub
 
 Mode = Literal["divergence", "lag", "join", "manual"]
 
@@ -127,7 +130,7 @@ class Commit(Message, frozen=True, tag=2):
     base_root: bytes
     root: bytes
     edits: Many[Edit]
-    cause: Text  # scan watch converge restore
+    cause: Text  # scan watch converge push restore scrub
     observed_age_ms: Whole  # since the first of these changes was seen
     hands: Many[Hand] = ()
     by: Many[Whole] = ()  # for each edit the number of its hand, from 1; 0: unknown. Empty: all unknown
@@ -170,6 +173,7 @@ class VolumeStatus(Message, frozen=True, tag=5):
     watch_detail: Text = ""  # why not a better one, in words
     watch_dropped: Whole = 0  # times that events were lost since the agent started, each answered by a scan
     hard_links: Whole = 0  # names of files that have more than one: each is replicated as a file of its own
+    scrub: ScrubState | None = None
 
 
 class FenceAnswer(Worded, frozen=True, tag=6):
@@ -424,6 +428,18 @@ class Limits(Message, frozen=True, tag=56):
     serve_bytes_s: Whole | None
 
 
+class Scrub(Message, frozen=True, tag=59):
+    """An operator's word on re-reading contents, for all volumes of the node, until the next one.
+
+    `bytes_s` None: as the settings say; 0: no limit. Files per second follow in proportion. `now`: begin a tour,
+    or go on with the one that is under way.
+    """
+
+    now: bool
+    paused: bool
+    bytes_s: Whole | None
+
+
 class Hold(Worded, frozen=True, tag=57):
     """A guard holds this node's changes. `pause`: stop the writing processes; `freeze`: make the volume read-only."""
 
@@ -480,6 +496,7 @@ CoordinatorMessage = (
     | Ask
     | Push
     | Limits
+    | Scrub
     | Hold
     | Unhold
     | Goodbye

@@ -6,7 +6,7 @@ digests and chunk lists are bytes; names and reasons are text.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -113,6 +113,33 @@ class VolumeSettings(Message, frozen=True):
     special_bits: bool
     trash_max_bytes: Whole | None  # None: 10% of the filesystem
     trash_keep_s: Seconds
+    scrub_interval_s: Seconds = 0.0  # from the start of one tour to the next; 0: only on demand
+    scrub_bytes_s: Whole | None = None  # None: no limit
+    scrub_files_s: Whole | None = None
+
+
+class ScrubState(Worded, frozen=True):
+    """How far the re-reading of a volume's contents is. Ages are of now; None: never, or nothing to say.
+
+    `state`: off (only on demand), waiting (for the next tour), running, paused. `slowed`: it leaves the machine to
+    others at the moment. `files` and `bytes` count the present tour, or the last one; `debt_bytes` is what should
+    have been read by now. `oldest_age_ms`: no content was last verified longer ago than that.
+    """
+
+    state: Literal["off", "waiting", "running", "paused"]
+    slowed: bool
+    files: Whole
+    files_total: Whole
+    bytes: Whole
+    bytes_total: Whole
+    debt_bytes: Whole
+    found: Whole  # files with other bytes under an unchanged stat, since the index was made
+    unreadable: Whole
+    started_age_ms: Whole | None
+    ended_age_ms: Whole | None  # since the last whole tour
+    oldest_age_ms: Whole | None
+    bytes_s: Whole | None
+    files_s: Whole | None
 
 
 class VolumeHello(Message, frozen=True):
@@ -161,7 +188,8 @@ class Unreadable(Worded, frozen=True):
 
     `why`: unreadable (`detail` has the errno's text), special (device, socket, fifo), other_filesystem,
     too_large, withheld (special mode bits that may not be written), case_twin, ignored_content, busy,
-    hard_link (compared, but as a file of its own; not counted as left out).
+    hard_link (compared, but as a file of its own; not counted as left out), decayed (a scrub found other bytes
+    under an unchanged stat; compared, not counted).
     """
 
     key: bytes

@@ -125,10 +125,11 @@ def test_a_tree_of_a_thousand_levels_is_swept(tree_dir: Path, helped: Callable[.
         os.close(place)
         place = deeper
     os.close(place)
-    volume = helped()
-    report = volume.scan()
-    assert (report.complete, report.changed, report.entries) == (True, 0, 1000)
-    subprocess.run(["rm", "-rf", str(tree_dir / "d")], check=True)  # deeper than Python's own way can go
+    try:
+        report = helped().scan()
+        assert (report.complete, report.changed, report.entries) == (True, 0, 1000)
+    finally:
+        subprocess.run(["rm", "-rf", str(tree_dir / "d")], check=True)  # deeper than Python's own way can go
 
 
 @pytest.mark.parametrize("when", ["before", "during"])

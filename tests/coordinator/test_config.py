@@ -89,6 +89,9 @@ def test_defaults_are_those_of_the_rules(tmp_path: Path) -> None:
         "settle_s": 30.0, "settle_max_s": 600.0, "scan_interval_s": 60.0, "on_lag": "resync", "lag_grace_s": 10.0,
         "chunk_bytes": 1 << 20, "ignore": (), "track": ("mode",), "special_bits": False, "trash_max_bytes": None,
         "trash_keep_s": 604800.0,
+        "scrub_interval_s": 604800.0,
+        "scrub_bytes_s": 20_000_000,
+        "scrub_files_s": 200,
     }  # fmt: skip
     assert base.settle_s == 2.0
     assert config.fleet.max_quarantined == 1

@@ -55,7 +55,7 @@ async def test_every_served_route_is_described_and_nothing_else(core: FakeCore) 
     assert {
         "/api/v1/fleet", "/api/v1/nodes", "/api/v1/nodes/{node}", "/api/v1/nodes/{node}/trash",
         "/api/v1/nodes/{node}/trash/restore", "/api/v1/volumes", "/api/v1/volumes/{volume}",
-        "/api/v1/volumes/{volume}/diff", "/api/v1/volumes/{volume}/conflicts", "/api/v1/speed",
+        "/api/v1/volumes/{volume}/diff", "/api/v1/volumes/{volume}/conflicts", "/api/v1/speed", "/api/v1/scrub",
         "/api/v1/volumes/{volume}/pin", "/api/v1/incidents",
         "/api/v1/incidents/{id}", "/api/v1/incidents/{id}/report", "/api/v1/nodes/{node}/quarantine",
         "/api/v1/nodes/{node}/release", "/api/v1/nodes/{node}/resync", "/api/v1/actions",

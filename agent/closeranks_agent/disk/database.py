@@ -147,6 +147,8 @@ class Database:
         except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
             text = f"{self.path} can not be written: {error}. Mount the state directory read-write."
             raise StateUnavailable(Problem("read_only", text)) from error
+        except apsw.ConnectionClosedError as error:
+            raise StateUnavailable(Problem("io_error", f"{self.path} was closed")) from error
         except (apsw.IOError, apsw.CantOpenError, apsw.BusyError, apsw.LockedError) as error:
             if _free_bytes(self.path) == 0:
                 raise StateUnavailable(self._full()) from error

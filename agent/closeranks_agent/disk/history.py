@@ -193,6 +193,7 @@ class History:
             with self._transaction():
                 self.index.drop_entries()
                 self.index.set_meta("root", None)
+                self.index.set_meta("scrub", None)
                 self.index.set_meta("unfinished", False)
                 self.journal.acknowledge(self.journal.last_seq)
             self.root = self.summary = None
@@ -219,6 +220,11 @@ class History:
     def remember(self, name: str, value: object) -> None:
         """One fact beside the rows."""
         with self._transaction():
+            self.index.set_meta(name, value)
+
+    def note(self, name: str, value: object) -> None:
+        """The same from any thread, for what power loss may take back."""
+        with self.index.database.transaction(durable=False):
             self.index.set_meta(name, value)
 
     def index_made_from(self, identity: Identity) -> None:

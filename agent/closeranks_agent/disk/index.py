@@ -124,9 +124,9 @@ class Index:
     def is_empty(self) -> bool:
         return self.database.row("SELECT 1 FROM entries LIMIT 1") is None
 
-    def directory(self, key: bytes, page_rows: int = PAGE_ROWS) -> Iterator[Row]:
-        """The rows of directory `key`, names ascending, read in pages: writing meanwhile is allowed."""
-        place, last = directory_id(key), b""
+    def directory(self, key: bytes, page_rows: int = PAGE_ROWS, after: bytes = b"") -> Iterator[Row]:
+        """The rows of directory `key` behind the name `after`, ascending, in pages: writing meanwhile is allowed."""
+        place, last = directory_id(key), after
         while True:
             page = self.database.rows(
                 "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
@@ -186,7 +186,20 @@ class Index:
 
     def rows(self, below: bytes = b"") -> Iterator[tuple[bytes, Row]]:
         """Every (key, row) below a directory, by default the root, keys ascending."""
-        stack = [(below and below + b"\0", self.directory(below))]
+        return self._down([(below and below + b"\0", self.directory(below))])
+
+    def rows_after(self, key: bytes) -> Iterator[tuple[bytes, Row]]:
+        """Every (key, row) whose key is greater, ascending."""
+        if not key:
+            return self.rows()
+        stack: list[tuple[bytes, Iterator[Row]]] = []
+        prefix = b""
+        for name in key.split(b"\0"):
+            stack.append((prefix, self.directory(prefix[:-1], DEEP_PAGE_ROWS, name)))
+            prefix += name + b"\0"
+        return self._down([*stack, (prefix, self.directory(prefix[:-1]))])
+
+    def _down(self, stack: list[tuple[bytes, Iterator[Row]]]) -> Iterator[tuple[bytes, Row]]:
         while stack:
             prefix, rows = stack[-1]
             for row in rows:

@@ -11,22 +11,18 @@ two threads were no faster than one), `statx` into one buffer through ctypes (no
 
 from __future__ import annotations
 
-import marshal
 import os
 import socket
-import struct
-import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from ..beneath import open_beneath
+from .channel import own_end, receive, send
 from .listing import look
 from .walk import DIRECTORY_FLAGS
 
 IDLE_S: Final = 90.0  # longer than the usual interval between scans
-HEADER: Final = struct.Struct("<Q")
-READ_BYTES: Final = 1 << 20
 
 # A directory: (digest, names of subdirectories, every name could be looked at), or the number of an error.
 Glance = tuple[bytes, Sequence[bytes], bool]
@@ -52,27 +48,6 @@ def list_directories(
     return time.perf_counter() - started, found
 
 
-def receive(channel: socket.socket) -> bytes | None:
-    """One message; None where the other end is gone. Raises TimeoutError between messages only."""
-    header = channel.recv(HEADER.size, socket.MSG_WAITALL)
-    if len(header) < HEADER.size:
-        return None
-    left = HEADER.unpack(header)[0]
-    parts: list[bytes] = []
-    while left:
-        part = channel.recv(min(left, READ_BYTES))
-        if not part:
-            return None
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
-
-
-def send(channel: socket.socket, message: tuple[Any, ...]) -> None:
-    body = marshal.dumps(message)
-    channel.sendall(HEADER.pack(len(body)) + body)
-
-
 def serve(channel: socket.socket) -> None:
     """Answer until the other end closes, or nothing comes for IDLE_S."""
     channel.settimeout(IDLE_S)
@@ -90,7 +65,7 @@ def _serve_scan(channel: socket.socket, root_fd: int) -> None:
     """One scan's questions; an empty one ends it."""
     try:
         while (asked := receive(channel)) is not None:
-            skip, with_ctime, paths = marshal.loads(asked)
+            skip, with_ctime, paths = asked
             if not paths:
                 return
             send(channel, list_directories(root_fd, skip, with_ctime, paths))
@@ -99,7 +74,7 @@ def _serve_scan(channel: socket.socket, root_fd: int) -> None:
 
 
 def main() -> int:
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
+    with own_end() as channel:
         try:
             serve(channel)
         except (ConnectionError, KeyboardInterrupt):

@@ -11,19 +11,17 @@ to read.
 from __future__ import annotations
 
 import logging
-import marshal
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, cast
 
+from .channel import receive, send, start
 from .index import LISTINGS_MAX
-from .lister import Glance, receive, send
+from .lister import Glance
 
 log = logging.getLogger("closeranks.volume")
 
@@ -39,12 +37,7 @@ class Lister:
     """One process. Used by one scan at a time."""
 
     def __init__(self) -> None:
-        self.channel, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "closeranks_agent.disk.lister", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+        self.channel, self._process = start("closeranks_agent.disk.lister")
         self.channel.settimeout(ANSWER_MAX_S)
         self.batches: deque[list[bytes]] = deque()  # under way
         self._each_s = BATCH_S / 8
@@ -72,10 +65,10 @@ class Lister:
 
     def answer(self) -> tuple[list[bytes], list[Glance | int]]:
         """The oldest batch and what was found. Raises OSError where the process is gone."""
-        body = receive(self.channel)
-        if body is None:
+        answer = receive(self.channel)
+        if answer is None:
             raise ConnectionError("a process that lists directories ended")
-        taken_s, found = cast(tuple[float, list[Glance | int]], marshal.loads(body))
+        taken_s, found = cast(tuple[float, list[Glance | int]], answer)
         paths = self.batches.popleft()
         self._each_s = max(taken_s / len(paths), 1e-6)
         return paths, found

@@ -112,6 +112,7 @@ class Volume:
         self.unreadable: tuple[Unreadable, ...] = ()
         self.unreadable_count = 0
         self.busy: frozenset[bytes] = frozenset()
+        self.scrubbed: tuple[Unreadable, ...] = ()  # what a scrub found amiss
         self._private_problem: Problem | None = None
         self._busy_since: dict[bytes, float] = {}
         self._last_started: float | None = None
@@ -183,6 +184,10 @@ class Volume:
 
     async def run_soon(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same, but also between two directories of a running scan. Cancelled in time, it is not called."""
+        return await asyncio.wrap_future(self.call_soon(function, *args, **kwargs))
+
+    def call_soon(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """`run_soon` for other threads. Raises RuntimeError after `close`."""
         asked: Future[R] = Future()
 
         def call() -> None:
@@ -194,7 +199,7 @@ class Volume:
 
         self._calls.append(call)
         self._worker.submit(self.breathe)
-        return await asyncio.wrap_future(asked)
+        return asked
 
     def stop(self) -> None:
         """End a running scan soon, and every later one at once. Any thread."""
@@ -478,16 +483,32 @@ class Volume:
         report.duration_s = time.monotonic() - started
         return report
 
-    def _look(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float, report: LookReport) -> None:
+    def recheck(self, key: bytes, cause: str) -> LookReport:
+        """Read a path's content whatever its stat says, and commit it as it is. On the volume's thread."""
+        report, (parent, _, name) = LookReport(), key.rpartition(b"\0")
+        try:
+            if self.root is not None and not self.history.rederive:
+                self._look({parent: frozenset({name})}, {}, time.monotonic(), report, cause, (key,))
+        except Stopped:
+            report.scan = "the look was stopped"
+        except (CloseranksError, OSError) as error:
+            report.problem = self._problem_from(error)
+            self._trouble(report.problem)
+        return report
+
+    def _look(
+        self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float, report: LookReport,
+        cause: str = "watch", reread: Collection[bytes] = (),
+    ) -> None:  # fmt: skip
         history = self.history
         findings = Findings()
         root_fd = self.open_root()
         try:
             setup = ScanSetup(
                 history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                links=self._links,
+                reread=reread, links=self._links,
             )  # fmt: skip
-            recorder = Recorder(history, "watch", False, self._tell, hand_finder(hands), seen_mono)
+            recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)
             self._moved.fresh()
             try:
                 Look(setup, recorder, self._moved, self.recent, report).look(root_fd, names)
@@ -521,8 +542,8 @@ class Volume:
             None if summary is None else summary.entries,
             None if summary is None else summary.files,
             None if summary is None else summary.bytes,
-            self.unreadable,
-            self.unreadable_count,
+            (*self.scrubbed, *self.unreadable)[:REPORT_MAX_UNREADABLE],
+            self.unreadable_count + sum(one.why == "unreadable" for one in self.scrubbed),
             total,
             free,
             None if self._last_duration_s is None else int(self._last_duration_s * 1000),

@@ -33,6 +33,7 @@ COMMANDS = {
     "release": ("actions", "add_release", "release a node whose root is verified"),
     "resync": ("actions", "add_resync", "converge a node to the truth, or print the plan"),
     "speed": ("speed", "add_speed", "how fast nodes may transfer; faster or slower now"),
+    "scrub": ("scrub", "add_scrub", "how far contents are read again; now, faster, slower, paused"),
     "held": ("held", "add_held", "changes that a guard holds, and what to type"),
     "allow": ("held", "add_allow", "let what a guard holds through; for a while it does not hold it again"),
     "reject": ("held", "add_reject", "bring the writer of what a guard holds back to the truth"),

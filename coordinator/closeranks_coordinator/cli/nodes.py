@@ -10,6 +10,7 @@ import msgspec
 from ..core.shapes import HandView, NodeView, NodeVolumeView
 from .client import Api, segment
 from .screen import BAD, CARE, FAINT, Cell, Screen
+from .scrub import print_scrub
 from .session import OK, asking, now_ms, open_api
 from .status import STATE_STYLES, next_steps, progress_text
 from .words import NONE, age, count, plural, short_root, size, span
@@ -191,6 +192,7 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
     screen.line(
         f"  last scan  {age(volume.last_full_scan, now) + ' ago' if volume.last_full_scan else 'none yet'}"
     )
+    print_scrub(screen, volume, now)
     if volume.watch:
         detail = f": {volume.watch_detail}" if volume.watch_detail else ""
         screen.line(f"  watched    {volume.watch}{detail}", CARE if volume.watch == "rescan" else "")

@@ -69,6 +69,11 @@ def _asked(args: argparse.Namespace) -> dict[str, Any] | None:
             return whose | {"unlimited": True}
         case "auto":
             return whose | {"bytes_s": None}
+    return whose | {"bytes_s": parse_rate(given)}
+
+
+def parse_rate(given: str) -> int:
+    """Bytes per second as a person writes them. Raises UserError."""
     found = _NUMBER.fullmatch(given)
     if found is None:
         raise UserError(
@@ -79,7 +84,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Any] | None:
         raise UserError(
             f"--bytes-per-second {given}: allowed are {LEAST_BYTES_S} to {MOST_BYTES_S} bytes per second, none, or auto"
         )
-    return whose | {"bytes_s": wanted}
+    return wanted
 
 
 def _scaled(api: Api, args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
-from . import answers, fencing, guards, hands, pushing
+from . import answers, fencing, guards, hands, pushing, scrubbing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from .nodes import Node, View
 from .truth import Values
@@ -74,11 +74,14 @@ def root_stored(world: World, event: RootStored) -> None:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
-    view.by_us = event.cause in ("converge", "push")
+    ours = event.cause in ("converge", "push")
+    # A writer's decayed file is no change of its own: it is late, and gets the truth's bytes again.
+    decayed = event.cause == "scrub" and node.name in world.volumes[event.volume].config.writers
+    view.by_us = ours or decayed
     view.is_commit = event.base is not None and event.base == before
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)
-    if view.by_us:
+    if ours:
         pushing.arrived(node, event.volume, world.now.mono)
     node.observed.setdefault(event.volume, event.observed_mono)
     world.touch_node(node)
@@ -190,7 +193,7 @@ def _status(world: World, node: Node, status: wire.VolumeStatus) -> None:
         return
     stored = node.volume(status.volume)
     before = stored.status
-    stored.status = status
+    stored.status, stored.status_ms = status, world.now.wall_ms
     old = None if before is None else before.problem
     if (None if old is None else old.code) != (None if status.problem is None else status.problem.code):
         _problem_changed(world, node, status)
@@ -200,7 +203,9 @@ def _status(world: World, node: Node, status: wire.VolumeStatus) -> None:
 
 def _lasting(status: wire.VolumeStatus) -> wire.VolumeStatus:
     """Without what changes with every breath."""
-    return msgspec.structs.replace(status, disk_free_bytes=0, scan_duration_ms=None)
+    return msgspec.structs.replace(
+        status, disk_free_bytes=0, scan_duration_ms=None, scrub=scrubbing.lasting(status.scrub)
+    )
 
 
 def _problem_changed(world: World, node: Node, status: wire.VolumeStatus) -> None:

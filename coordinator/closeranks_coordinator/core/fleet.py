@@ -32,6 +32,7 @@ from . import (
     recovery,
     recurrence,
     requests,
+    scrubbing,
     speed,
     views,
 )
@@ -58,6 +59,7 @@ from .model import (
     ResyncAsked,
     RootStored,
     Scanned,
+    ScrubAsked,
     SpeedAsked,
     Step,
     Tick,
@@ -74,6 +76,7 @@ from .shapes import (
     HoldView,
     IncidentView,
     NodeView,
+    ScrubView,
     SpeedView,
     VolumeView,
 )
@@ -81,7 +84,7 @@ from .states import State
 from .verdicts import judge_volume
 from .world import DIVERGED, World
 
-Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | Refusal | None
+Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubView | Refusal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,8 @@ class Fleet:
                 return guards.reject(world, event)
             case SpeedAsked():
                 return speed.ask(world, event)
+            case ScrubAsked():
+                return scrubbing.ask(world, event)
         return None
 
     def _follow(self) -> None:
@@ -203,6 +208,7 @@ class Fleet:
         recovery.drive(world)
         pushing.drive(world)
         speed.drive(world)
+        scrubbing.drive(world)
         presence.watch(world)
         recurrence.watch(world)
         hands.watch(world)
@@ -277,6 +283,9 @@ class Fleet:
 
     def speed_view(self, now: Now) -> SpeedView:
         return speed.view(self._at(now))
+
+    def scrub_view(self) -> ScrubView:
+        return scrubbing.view(self._world)
 
     def lb_status(self, now: Now, node: str) -> Literal[200, 503] | None:
         return views.lb_status(self._at(now), node)

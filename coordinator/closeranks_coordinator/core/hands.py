@@ -173,6 +173,8 @@ def tell(incident: Incident, found: Iterable[HandRecord]) -> None:
 def _why(node: Node, volume: str, book: Book) -> str:
     status = node.volume(volume).status
     watch_kind = "" if status is None else status.watch
+    if book.cause == "scrub":
+        return "found by a scrub: other bytes under the same size, times and inode; no program is known to have written"
     if book.cause == "scan" or watch_kind == "rescan":
         return "found by a scan, which does not tell who writes"
     if watch_kind == "inotify":

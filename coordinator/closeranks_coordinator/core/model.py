@@ -13,7 +13,7 @@ from typing import Literal
 from closeranks_proto import messages as wire
 
 from .rules import GuardRules, SpeedRules
-from .shapes import ActionView, BaselineView, HoldView, SpeedView, VolumeView
+from .shapes import ActionView, BaselineView, HoldView, ScrubView, SpeedView, VolumeView
 
 Policy = Literal["quorum", "writers", "any-writer", "baseline"]
 OnDivergence = Literal["alert", "quarantine", "resync"]
@@ -52,6 +52,9 @@ class VolumeConfig:
     special_bits: bool
     trash_max_bytes: int | None
     trash_keep_s: float
+    scrub_interval_s: float = 0.0  # 0: only on demand
+    scrub_bytes_s: int | None = None
+    scrub_files_s: int | None = None
     writers: tuple[str, ...] = ()  # sorted
     guards: GuardRules = field(default_factory=GuardRules)
 
@@ -244,6 +247,20 @@ class SpeedAsked:
     unlimited: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ScrubAsked:
+    """A word on scrubs. `node` None: of all. `paused` None: as it was; of the speed at most one: `bytes_s`,
+    `unlimited`, or `auto`, which takes an earlier word back. `now`: begin a tour, or go on.
+    """
+
+    node: str | None
+    now: bool = False
+    paused: bool | None = None
+    bytes_s: int | None = None
+    unlimited: bool = False
+    auto: bool = False
+
+
 Event = (
     Connected
     | Disconnected
@@ -263,6 +280,7 @@ Event = (
     | AllowAsked
     | RejectAsked
     | SpeedAsked
+    | ScrubAsked
 )
 
 
@@ -334,4 +352,4 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Step:
     effects: tuple[Effect, ...]
-    answer: ActionView | BaselineView | VolumeView | HoldView | SpeedView | Refusal | None = None
+    answer: ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubView | Refusal | None = None

@@ -18,7 +18,7 @@ from .history import TruthHistory
 from .judge import Analysis, Stand
 from .lateness import Lateness
 from .model import VolumeConfig
-from .records import NodeRecord, NodeVolume, VolumeRecord
+from .records import NodeRecord, NodeVolume, ScrubWord, VolumeRecord
 from .truth import Values, quorum_of
 from .writers import Writing
 
@@ -156,6 +156,7 @@ class Node:
     fetched_at: float | None = None  # when chunks were last on their way to it
     limits: tuple[str, int | None, int | None] | None = None  # session, receive and serve, as told last
     limits_at: float | None = None
+    scrub_told: tuple[str, ScrubWord] | None = None  # session, and what it was told last of scrubs
     renewed: set[str] = field(default_factory=set)  # volumes awaited from an agent with another identity
     offers: tuple[str, ...] | None = None  # volumes that its agent has; None until it connects
 

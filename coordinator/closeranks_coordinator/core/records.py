@@ -57,6 +57,7 @@ class NodeVolume(msgspec.Struct):
     settings: str = ""
     withheld: tuple[bytes, ...] = ()
     status: wire.VolumeStatus | None = None
+    status_ms: int = 0  # when it came: its ages are of then
     problem_since_ms: int | None = None
     last_scan_ms: int | None = None
 
@@ -141,6 +142,20 @@ class SpeedRecord(msgspec.Struct):
     fleet: int | None = None
     fleet_by_hand: bool = False
     nodes: dict[str, int | None] = {}
+
+
+class ScrubWord(msgspec.Struct, frozen=True):
+    """What an operator said of scrubs. `bytes_s` None: nothing, the settings hold; 0: no limit."""
+
+    paused: bool = False
+    bytes_s: int | None = None
+
+
+class ScrubRecord(msgspec.Struct):
+    """The fleet's word, and those of nodes that have another one."""
+
+    fleet: ScrubWord = ScrubWord()
+    nodes: dict[str, ScrubWord] = {}
 
 
 class Repaired(msgspec.Struct):

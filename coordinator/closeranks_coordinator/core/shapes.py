@@ -24,6 +24,29 @@ class ProblemView(View, frozen=True):
     free_bytes: int | None
 
 
+class ScrubVolumeView(View, frozen=True):
+    """The re-reading of one volume's contents on one node: the tour under way, or the last one.
+
+    `decayed` files had other bytes under an unchanged stat. `oldest_unverified`: no content was last verified before.
+    `bytes_s` and `files_s` are the limits, null: none; `slowed`: less at the moment, the machine is busy.
+    """
+
+    state: Literal["off", "waiting", "running", "paused"]
+    slowed: bool
+    files: int
+    files_total: int
+    bytes: int
+    bytes_total: int
+    debt_bytes: int
+    decayed: int
+    unreadable: int
+    started: str | None
+    ended: str | None
+    oldest_unverified: str | None
+    bytes_s: int | None
+    files_s: int | None
+
+
 class NodeVolumeView(View, frozen=True):
     """`progress` is present while a converge or a verification runs; `watch` is how the node notices writes."""
 
@@ -46,6 +69,8 @@ class NodeVolumeView(View, frozen=True):
     watch_detail: str = ""  # why not a better one
     watch_dropped: int = 0  # times that events were lost, each answered by a scan
     hard_links: int = 0  # names of files that have more than one: each is a file of its own elsewhere
+    last_scrub: str | None = None  # when every content had been read again
+    scrub: ScrubVolumeView | None = None
 
 
 class DiskView(View, frozen=True):
@@ -216,6 +241,20 @@ class SpeedView(View, frozen=True):
     fleet_bytes_s: int | None
     why: str
     nodes: tuple[dict[str, str | int | None], ...]  # node, receive_bytes_s, serve_bytes_s, why
+
+
+class ScrubNodeView(View, frozen=True):
+    """`said_bytes_s`: what an operator said, 0: no limit, null: nothing. `volumes`: null where nobody told yet."""
+
+    node: str
+    connected: bool
+    paused: bool
+    said_bytes_s: int | None
+    volumes: dict[str, ScrubVolumeView | None]
+
+
+class ScrubView(View, frozen=True):
+    nodes: tuple[ScrubNodeView, ...]
 
 
 class ConflictView(View, frozen=True):

@@ -9,7 +9,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from . import unclear
+from . import scrubbing, unclear
 from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
 from .shapes import (
@@ -116,6 +116,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
     stored, view = node.volume(name), node.view(name)
     status, known = stored.status, view.analysis is not None
     unreadable = status.unreadable if status is not None else ()
+    scrub = scrubbing.volume_view(stored)
     summary = None if stored.root is None else world.tree.summary(stored.root)
     return NodeVolumeView(
         name=name,
@@ -137,6 +138,8 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         watch_detail="" if status is None else status.watch_detail,
         watch_dropped=0 if status is None else status.watch_dropped,
         hard_links=0 if status is None else status.hard_links,
+        last_scrub=None if scrub is None else scrub.ended,
+        scrub=scrub,
     )
 
 

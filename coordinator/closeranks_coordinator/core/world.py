@@ -29,6 +29,7 @@ from .records import (
     NodeRecord,
     Purpose,
     RepairsRecord,
+    ScrubRecord,
     SpeedRecord,
     VolumeRecord,
 )
@@ -81,6 +82,8 @@ class World:
         self.kept: dict[tuple[str, bytes], str] = {}  # volume and conflict name, to the open conflict
         self.counters = Counters()
         self.speed = SpeedRecord()
+        self.scrubs = ScrubRecord()
+        self.scrubs_told = False  # whether any node was ever told of a word
         self.limited = False  # whether any node was ever told of a limit
         self.repairs: dict[str, RepairsRecord] = {}  # by volume: what was put right
         self.remembering: dict[
@@ -279,6 +282,8 @@ class World:
                 found = None if node is None else WritersRecord(node.writing.top(self.now.mono))
             case "speed":
                 found = self.speed
+            case "scrubs":
+                found = self.scrubs
             case "repairs":
                 found = self.repairs.get(key)
             case _:
@@ -320,6 +325,8 @@ class World:
                     remembered[key] = msgspec.msgpack.decode(blob, type=WritersRecord)
                 case "speed":
                     self.speed = msgspec.msgpack.decode(blob, type=SpeedRecord)
+                case "scrubs":
+                    self.scrubs = msgspec.msgpack.decode(blob, type=ScrubRecord)
                 case "repairs":
                     self.repairs[key] = msgspec.msgpack.decode(blob, type=RepairsRecord)
                 case _:

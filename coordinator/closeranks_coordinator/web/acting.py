@@ -17,9 +17,10 @@ from ..core.model import (
     RejectAsked,
     ReleaseAsked,
     ResyncAsked,
+    ScrubAsked,
     SpeedAsked,
 )
-from ..core.shapes import ActionView, BaselineView, NodeView, SpeedView, VolumeView
+from ..core.shapes import ActionView, BaselineView, NodeView, ScrubView, SpeedView, VolumeView
 from .call import ApiError, Call, answer
 from .reading import trash_answer, trash_item
 from .schemas import (
@@ -35,6 +36,7 @@ from .schemas import (
     RestoreBody,
     RestoredView,
     ResyncBody,
+    ScrubBody,
     SpeedBody,
 )
 
@@ -83,6 +85,19 @@ async def set_speed(call: Call) -> web.StreamResponse:
         raise ApiError(400, "bad_body", "give either bytes_s or unlimited: true")
     done = await call.ask(SpeedAsked(body.node, body.bytes_s, body.unlimited))
     assert isinstance(done, SpeedView)
+    return answer(done)
+
+
+async def set_scrub(call: Call) -> web.StreamResponse:
+    body = await call.body(ScrubBody)
+    if (body.bytes_s is not None) + body.unlimited + body.auto > 1:
+        raise ApiError(400, "bad_body", "give one of bytes_s, unlimited: true and auto: true")
+    if body.now and body.paused:
+        raise ApiError(400, "bad_body", "a scrub can not be paused and begin now")
+    done = await call.ask(
+        ScrubAsked(body.node, body.now, body.paused, body.bytes_s, body.unlimited, body.auto)
+    )
+    assert isinstance(done, ScrubView)
     return answer(done)
 
 

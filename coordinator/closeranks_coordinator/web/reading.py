@@ -59,6 +59,10 @@ async def speed(call: Call) -> web.StreamResponse:
     return answer(call.core.fleet.speed_view(call.now))
 
 
+async def scrub(call: Call) -> web.StreamResponse:
+    return answer(call.core.fleet.scrub_view())
+
+
 async def diff(call: Call) -> web.StreamResponse:
     volume_name = call.volume().name
     node_name = call.text("node")

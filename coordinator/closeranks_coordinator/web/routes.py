@@ -12,6 +12,7 @@ from ..core.shapes import (
     HoldView,
     IncidentView,
     NodeView,
+    ScrubView,
     SpeedView,
     VolumeView,
 )
@@ -116,6 +117,10 @@ _READING: tuple[Route, ...] = (
         SpeedView,
     ),
     Route(
+        "GET", "/api/v1/scrub", "get_scrub", "How far the re-reading of contents is on every node", reading.scrub,
+        ScrubView,
+    ),
+    Route(
         "GET", "/api/v1/incidents", "list_incidents", "The incidents, newest first", reading.incidents,
         views.IncidentPage,
         query=(
@@ -216,6 +221,11 @@ _ACTING: tuple[Route, ...] = (
         "POST", "/api/v1/speed", "set_speed", "Faster or slower, until it is taken back", acting.set_speed,
         SpeedView, body=views.SpeedBody,
         refusals=(_NO_NODE, (400, "bad_speed", "no number of bytes/s that could be a limit"), *_ORDER),
+    ),
+    Route(
+        "POST", "/api/v1/scrub", "set_scrub", "Re-read contents now, faster, slower or not at all",
+        acting.set_scrub, ScrubView, body=views.ScrubBody,
+        refusals=(_NO_NODE, _AWAY, (400, "bad_speed", "no number of bytes/s that could be a limit"), *_ORDER),
     ),
     Route(
         "POST", "/api/v1/volumes/{volume}/pin", "pin_baseline", "Make a baseline a volume's pinned one",

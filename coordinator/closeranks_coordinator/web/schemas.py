@@ -219,5 +219,16 @@ class SpeedBody(Body, frozen=True):
     unlimited: bool = False
 
 
+class ScrubBody(Body, frozen=True):
+    """`node` absent: all nodes. Of `bytes_s`, `unlimited` and `auto` (as the configuration says again) at most one."""
+
+    node: Name | None = None
+    now: bool = False
+    paused: bool | None = None
+    bytes_s: Annotated[int, Meta(ge=LEAST_BYTES_S, le=MOST_BYTES_S)] | None = None
+    unlimited: bool = False
+    auto: bool = False
+
+
 class NoBody(Body, frozen=True):
     """Nothing to say."""

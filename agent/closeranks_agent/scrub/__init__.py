@@ -1,0 +1,1 @@
+"""Re-reading contents on a throttled tour, for what no stat tells."""

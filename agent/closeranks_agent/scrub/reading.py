@@ -1,0 +1,115 @@
+"""The process that reads for a scrub: in the idle I/O class and nice, one file or range after the other.
+
+A process, not a thread: a nice thread that holds the interpreter's lock while the machine is busy would keep the
+whole agent waiting. It opens below the root's descriptor that it was sent, never through a symlink nor onto another
+filesystem, reads without read-ahead, and gives the page cache back (`residence`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from closeranks_proto.digests import DigestAlgorithm, algorithm_named
+
+from .. import syscalls
+from ..beneath import open_beneath
+from ..disk.channel import own_end, receive, send
+from ..disk.hashing import FILE_FLAGS
+from ..disk.records import pack_signature
+from .residence import absent, drop
+
+NICENESS: Final = 10
+
+# (path, packed stat signature that it must have, offset, length, chunk length, read from the disk itself)
+Job = tuple[bytes, bytes, int, int, int, bool]
+# (digests of the chunks, bytes that were not in memory, seconds that reading them took), MOVED, or an errno
+Answer = tuple[bytes, int, float] | int
+MOVED: Final = -1  # another file or another state of it: a scan's matter
+
+
+def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: Job) -> Answer:
+    """One file's range. A file that changed before or meanwhile is MOVED, never an error of its bytes."""
+    path, signature, offset, length, chunk_bytes, afresh = job
+    try:
+        fd = _open(root_fd, path)
+    except OSError as error:
+        gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENXIO)
+        return MOVED if gone else error.errno or errno.EIO
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or pack_signature(status) != signature:
+            return MOVED
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read-ahead would be left behind
+        if afresh:
+            os.fsync(fd)  # what somebody wrote through a mapping is on its way, and gives the file a new time
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        digests, cold, taken_s = bytearray(), 0, 0.0
+        for at in range(offset, offset + max(length, 1), chunk_bytes):
+            size = min(chunk_bytes, offset + length - at)
+            runs = absent(fd, at, size, status)
+            started = time.perf_counter()
+            count = _read(fd, buffer[:size], at)
+            if runs:
+                taken_s += time.perf_counter() - started
+                cold += sum(run[1] for run in runs)
+                drop(fd, runs)
+            if count < size:
+                return MOVED
+            digests += algorithm.of(buffer[:size])
+        return (bytes(digests), cold, taken_s) if pack_signature(os.fstat(fd)) == signature else MOVED
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(fd)
+
+
+def _open(root_fd: int, path: bytes) -> int:
+    try:
+        return open_beneath(root_fd, path, FILE_FLAGS | os.O_NOATIME)
+    except PermissionError:
+        return open_beneath(root_fd, path, FILE_FLAGS)
+
+
+def _read(fd: int, view: memoryview, offset: int) -> int:
+    count = 0
+    while count < len(view):
+        more = os.preadv(fd, [view[count:]], offset + count)
+        if not more:
+            break
+        count += more
+    return count
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer until the other end closes. The first message brings the root, the digest and the chunk length."""
+    _, fds, _, _ = socket.recv_fds(channel, 1, 1)
+    first = receive(channel)
+    if not fds or first is None:
+        return
+    algorithm, chunk_bytes = algorithm_named(first[0]), int(first[1])
+    buffer = memoryview(bytearray(chunk_bytes))
+    while (asked := receive(channel)) is not None:
+        jobs: Sequence[Job] = asked[0]
+        send(channel, ([read_job(fds[0], algorithm, buffer, job) for job in jobs],))
+
+
+def main() -> int:
+    syscalls.set_idle_io()
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    with own_end() as channel:
+        try:
+            serve(channel)
+        except (ConnectionError, KeyboardInterrupt):
+            return 0  # the agent is gone
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""What operators say of scrubs, how nodes hear of it, and what becomes of a file that a scrub found decayed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from closeranks_coordinator.core.model import ScrubAsked
+from closeranks_coordinator.core.shapes import ScrubView
+from closeranks_coordinator.runtime import volume_settings
+from closeranks_proto import messages as wire
+from fakeworld import FakeWorld, file_of
+from fakeworld.world import SOME_FILES, key_of, volume_config
+
+NAMES = ("node-01", "node-02", "node-03")
+MB = 1_000_000
+
+
+def words(world: FakeWorld, node: str) -> list[tuple[bool, bool, int | None]]:
+    found = world.sent(node, wire.Scrub)
+    return [(one.now, one.paused, one.bytes_s) for one in found if isinstance(one, wire.Scrub)]
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return FakeWorld(NAMES).started()
+
+
+def test_where_nobody_said_anything_nothing_is_sent(world: FakeWorld) -> None:
+    world.run(5)
+    assert all(words(world, name) == [] for name in NAMES)
+
+
+def test_a_word_reaches_all_or_one_and_every_later_session(world: FakeWorld) -> None:
+    world.ask(ScrubAsked(None, paused=True))
+    world.ask(ScrubAsked("node-02", bytes_s=5 * MB))
+    world.run(1)
+    assert words(world, "node-01") == [(False, True, None)]
+    assert words(world, "node-02") == [(False, True, None), (False, True, 5 * MB)]
+    world["node-02"].drop(0.5)
+    world.run(3)
+    assert words(world, "node-02")[-1] == (False, True, 5 * MB)
+    world.restart()
+    world.run(3)
+    assert words(world, "node-01") == [(False, True, None)] * 2
+
+
+def test_what_is_said_of_all_reaches_those_that_have_a_word_of_their_own(world: FakeWorld) -> None:
+    world.ask(ScrubAsked("node-02", bytes_s=5 * MB))
+    world.ask(ScrubAsked(None, paused=True))
+    world.run(1)
+    assert words(world, "node-02")[-1] == (False, True, 5 * MB)
+    world.ask(ScrubAsked(None, auto=True, paused=False))
+    world.run(1)
+    assert [words(world, name)[-1] for name in NAMES] == [(False, False, None)] * 3
+
+
+def test_now_is_an_order_and_ends_a_pause_and_is_not_repeated(world: FakeWorld) -> None:
+    world.ask(ScrubAsked("node-01", paused=True))
+    assert isinstance(world.ask(ScrubAsked("node-01", now=True)), ScrubView)
+    world.run(1)
+    assert words(world, "node-01") == [(False, True, None), (True, False, None)]
+    world["node-01"].drop(0.5)
+    world.run(3)
+    assert words(world, "node-01")[2:] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "refusal"),
+    [
+        (ScrubAsked("node-09", now=True), "404 unknown_node"),
+        (ScrubAsked(None, bytes_s=10), "400 bad_speed"),
+        (ScrubAsked(None, bytes_s=2**60), "400 bad_speed"),
+    ],
+)
+def test_what_can_not_be_is_refused(world: FakeWorld, asked: ScrubAsked, refusal: str) -> None:
+    assert world.ask(asked) == refusal
+    assert all(words(world, name) == [] for name in NAMES)
+
+
+def test_now_needs_somebody_who_hears_it(world: FakeWorld) -> None:
+    world["node-01"].stop()
+    world.run(1)
+    assert world.ask(ScrubAsked("node-01", now=True)) == "503 node_unreachable"
+    assert isinstance(world.ask(ScrubAsked("node-01", paused=True)), ScrubView)
+
+
+def test_ages_become_moments_by_the_coordinators_clock(world: FakeWorld) -> None:
+    state = wire.ScrubState(
+        "running", True, 3, 5, 300, 500, 7, 1, 0, 1000, None, 90_000, 20 * MB, 200
+    )  # fmt: skip
+    status = wire.VolumeStatus("photos", None, 5, 5, 0, (), 0, 10**9, 10**8, 5, scrub=state)
+    world["node-01"]._say(status)
+    arrived_ms = world.now().wall_ms
+    world.run(30)
+    found = world.volume("node-01")
+    assert found.last_scrub is None
+    assert (found.scrub.files, found.scrub.debt_bytes, found.scrub.decayed) == (3, 7, 1)
+    oldest = datetime.fromisoformat(found.scrub.oldest_unverified).timestamp() * 1000
+    assert oldest == pytest.approx(arrived_ms - 90_000, abs=1)
+    asked = world.ask(ScrubAsked("node-01", bytes_s=MB))
+    assert isinstance(asked, ScrubView)
+    assert [(one.node, one.said_bytes_s) for one in asked.nodes] == [("node-01", MB)]
+
+
+# --- decay ---------------------------------------------------------------------------------------
+
+
+def decay(world: FakeWorld, node: str, path: str) -> None:
+    """The node's scrub commits other bytes of a file."""
+    world[node].disk["photos"][key_of(path)] = file_of("decayed")
+    world[node]._stream("photos", "scrub")
+
+
+def test_decay_is_named_and_resynced_like_any_divergence(world: FakeWorld) -> None:
+    decay(world, "node-02", "a/one.jpg")
+    world.until(lambda: bool(world.incidents("divergence", "closed")), 60)
+    (incident,) = world.incidents("divergence")
+    assert (incident.node, [one.path for one in incident.paths]) == ("node-02", ["a/one.jpg"])
+    assert any("found by a scrub" in str(hand) for hand in incident.writers)
+    world.until(world.in_rank)
+    assert world["node-02"].disk["photos"] == SOME_FILES
+
+
+def truth_of(world: FakeWorld) -> str | None:
+    return world.fleet.fleet_view(world.now()).volumes[0].truth_root
+
+
+@pytest.mark.parametrize("writers", [("node-01",), ("node-01", "node-02", "node-03")])
+def test_a_writers_decayed_file_is_no_change_of_its_own(writers: tuple[str, ...]) -> None:
+    policy = "writers" if len(writers) == 1 else "any-writer"
+    config = volume_config(policy=policy, writers=writers, nodes=NAMES)
+    world = FakeWorld(NAMES, [config]).started()
+    truth = truth_of(world)
+    decay(world, "node-01", "a/one.jpg")
+    world.run(0.5)
+    assert truth_of(world) == truth
+    world.until(world.in_rank)
+    assert [world[name].disk["photos"] for name in NAMES] == [SOME_FILES] * 3
+    assert not world.incidents("divergence"), "nobody is accused"
+    world["node-01"].write("photos", "a/one.jpg", file_of("meant"))
+    world.until(lambda: world["node-03"].disk["photos"][key_of("a/one.jpg")] == file_of("meant"))
+
+
+def test_settings_reach_the_agents(world: FakeWorld) -> None:
+    config = replace(world.config.volumes[0], scrub_interval_s=5.0, scrub_bytes_s=None, scrub_files_s=3)
+    found = volume_settings(config)
+    assert (found.scrub_interval_s, found.scrub_bytes_s, found.scrub_files_s) == (5.0, None, 3)
