@@ -65,6 +65,7 @@ class Coordinator:
         self.settings: tuple[wire.VolumeSettings, ...] = (SETTINGS,)
         self.acked: tuple[tuple[str, int, bytes | None], ...] = (("photos", 0, None),)
         self.digest = "xxh3-128"
+        self.carry: tuple[str, ...] = ()
         self.first: wire.Message | None = None  # said instead of Welcome
         self.talks: list[Talk] = []
 
@@ -74,7 +75,7 @@ class Coordinator:
         hello = decode_agent_message(await socket.receive_bytes())
         assert isinstance(hello, wire.Hello)
         talk = Talk(socket, hello)
-        welcome = wire.Welcome(1, "s", self.digest, 16, 5.0, self.settings, self.acked)
+        welcome = wire.Welcome(1, "s", self.digest, 16, 5.0, self.settings, self.acked, self.carry)
         await talk.say(self.first or welcome)
         self.talks.append(talk)
         async for frame in socket:

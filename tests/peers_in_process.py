@@ -159,10 +159,11 @@ class Nodes:
         to: str,
         edits: tuple[PushEdit, ...] | None = None,
         sources: tuple[str, ...] | None = None,
+        bodies: tuple[bytes, ...] = (),
     ) -> PushResult:
         chosen = sources if sources is not None else tuple(one for one in self.nodes if one != name)
         push = Push("v", 1, self.edits(name, to) if edits is None else edits, chosen)
-        return await self.converger(name).push(push)
+        return await self.converger(name).push(push, bodies)
 
     async def verify(self, name: str, incident: str = "i1"):
         return await self.converger(name).verify(Verify("a1", "v", incident, 1))

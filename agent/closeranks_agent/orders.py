@@ -40,11 +40,17 @@ class _Running:
     task: asyncio.Task[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    push: wire.Push
+    bodies: tuple[bytes, ...]  # that came with it
+
+
 @dataclass(slots=True)
 class _Pushing:
     task: asyncio.Task[None]
-    current: wire.Push | None  # until it has its result
-    waiting: wire.Push | None = None
+    current: _Due | None  # until it has its result
+    waiting: _Due | None = None
     telling: bool = False  # the tree is done with, only the result is on its way
 
 
@@ -55,6 +61,7 @@ class Orders:
         self._agent = agent
         self._running: dict[str, _Running] = {}
         self._pushing: dict[str, _Pushing] = {}
+        self._carried: dict[str, tuple[bytes, ...]] = {}  # for the next push of a volume
         self._convergers: dict[str, Converger] = {}
         self._asked = 0  # questions about the trash under way
 
@@ -79,24 +86,30 @@ class Orders:
         self._end_push(order.volume)
         self._running[order.volume] = _Running(order, self._agent.spawn(self._run(order, before)))
 
+    def carried(self, carried: wire.Carried) -> None:
+        """Contents for the push that comes next."""
+        if carried.volume in self._agent.volumes:
+            self._carried[carried.volume] = carried.bodies
+
     def push(self, push: wire.Push) -> None:
         """Apply the truth's next steps. One at a time for each volume; the newest replaces what waits."""
+        due = _Due(push, self._carried.pop(push.volume, ()))
         pushing = self._pushing.get(push.volume)
         if pushing is not None:
             if pushing.waiting is not None:
-                self._refuse_push(pushing.waiting, "a newer push took its place")
-            pushing.waiting = push
+                self._refuse_push(pushing.waiting.push, "a newer push took its place")
+            pushing.waiting = due
             return
         task = self._agent.spawn(self._push_all(push.volume))
-        self._pushing[push.volume] = _Pushing(task, push)
+        self._pushing[push.volume] = _Pushing(task, due)
         # Not in the task: one that is cancelled before it begins runs nothing of itself.
         task.add_done_callback(lambda _: self._pushed(push.volume))
 
     def _pushed(self, volume: str) -> None:
         gone = self._pushing.pop(volume)
-        for push in (gone.current, gone.waiting):
-            if push is not None:
-                self._refuse_push(push, _REPLACED)
+        for due in (gone.current, gone.waiting):
+            if due is not None:
+                self._refuse_push(due.push, _REPLACED)
 
     async def _push_all(self, volume: str) -> None:
         """One push, then those that came meanwhile."""
@@ -106,7 +119,8 @@ class Orders:
             await self._push(pushing.current, pushing)
             pushing.current, pushing.waiting = pushing.waiting, None
 
-    async def _push(self, push: wire.Push, pushing: _Pushing) -> None:
+    async def _push(self, due: _Due, pushing: _Pushing) -> None:
+        push = due.push
         refusal = ""
         if push.volume not in self._agent.volumes:
             refusal = f"this node has no volume {push.volume}"
@@ -117,7 +131,7 @@ class Orders:
             return
         volume = self._agent.volumes[push.volume]
         try:
-            result = await self._converger(push.volume).push(push)
+            result = await self._converger(push.volume).push(push, due.bodies)
         except Exception:
             log.exception("a push to %s ended by a fault of the agent", push.volume)
             self._refuse_push(push, "the agent met a fault of its own; its log says more")
@@ -136,7 +150,7 @@ class Orders:
         if pushing is None:
             return
         if pushing.waiting is not None:
-            self._refuse_push(pushing.waiting, _REPLACED)
+            self._refuse_push(pushing.waiting.push, _REPLACED)
             pushing.waiting = None
         if not pushing.telling and not pushing.task.cancelling():
             pushing.task.cancel()

@@ -56,16 +56,16 @@ class Agent:
         self.link = Link(self, random.Random())
         self.orders = Orders(self)
         self.speed = Speed()
+        self.lag = LoopLag()
         self.attribution = Attribution()
         places = [("", config.state_dir), *((volume.name, volume.path) for volume in config.volumes)]
         self.activity = Activity(self.attribution, Disks(places), self.link.post, lambda: self.link.connected)
         self.reactions = Reactions(state, lambda: self.config, self.activity, self.link.post, self.spawn)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
         self._volumes = Volumes(
-            config.volumes, config.state_dir, self.spawn, self.link.notify, self._scanned, self.orders.forget,
+            config.volumes, config.state_dir, self.spawn, self._changed, self._scanned, self.orders.forget,
             self.link.scanned, self.attribution, self.activity,
         )  # fmt: skip
-        self.lag = LoopLag()
         self._group: asyncio.TaskGroup | None = None
         self._unassigned: tuple[str, ...] = ()
         self._tidied: dict[str, float] = {}
@@ -210,7 +210,10 @@ class Agent:
                 self.orders.cancel(message.action)
             case wire.TrashList() | wire.TrashRestore():
                 self.spawn(self.orders.trash(message))
+            case wire.Carried():
+                self.orders.carried(message)
             case wire.Push():
+                self.lag.stirred()
                 self.orders.push(message)
             case wire.Ask():
                 self._volumes.prove(message.volume)
@@ -229,6 +232,11 @@ class Agent:
         task = self._group.create_task(_guarded(work))
         task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
         return task
+
+    def _changed(self) -> None:
+        """A volume has something new."""
+        self.lag.stirred()
+        self.link.notify()
 
     def _scanned(self, name: str, report: ScanReport) -> None:
         self.metrics.scanned(name, report)

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ class Session:
         self._credit = max(1, min(welcome.credit_commits, CREDIT_MAX))
         self._beat_interval_s = max(BEAT_MIN_S, min(welcome.beat_interval_s, limits.BEAT_INTERVAL_S))
         self._windows = {name: _Window(seq, seq, root) for name, seq, root in welcome.acked}
+        self._carry = frozenset(welcome.carry)
         self._outbox: deque[wire.AgentMessage] = deque()
         self._wanted: dict[int, _Wanted] = {}
         self._requests = 0
@@ -121,6 +123,8 @@ class Session:
         self.wake.set()
 
     def close(self) -> None:
+        for volume in self._agent.volumes.values():
+            volume.carrying.set(False)
         for wanted in self._wanted.values():
             if not wanted.answer.done():
                 wanted.answer.set_exception(ConnectionError("the session with the coordinator ended"))
@@ -211,17 +215,29 @@ class Session:
         room = self._credit - (window.sent - window.acked)
         if window.announcing is not None or room <= 0 or volume.last_seq <= window.sent:
             return False
-        records = await asyncio.to_thread(volume.pending, window.sent, room)
+        records: Sequence[wire.Commit | wire.Announce] = volume.fresh(window.sent, room)
+        if not records:
+            records = await asyncio.to_thread(volume.pending, window.sent, room)
         for record in records:
             if window.resync:
                 break  # it would not be believed
             window.sent = record.seq
             if isinstance(record, wire.Announce):
                 window.announcing = record.seq
+            else:
+                await self._send_along(volume, record)
             await self._send(record)
             if window.announcing is not None:
                 break
         return bool(records)
+
+    async def _send_along(self, volume: Volume, commit: wire.Commit) -> None:
+        """The contents of small files before the commit that names them, unless bytes are counted here."""
+        if not volume.carrying.on or self._agent.speed.limited:
+            return
+        bodies = volume.carrying.take(commit.edits, volume.algorithm.width)
+        if bodies:
+            await self._send(wire.Carried(volume.name, bodies))
 
     def _open_window(self, volume: Volume, window: _Window) -> None:
         """Hold the journal against what the coordinator has stored; announce where it does not follow."""
@@ -233,6 +249,7 @@ class Session:
             )
             self._announce(volume, window, window.acked)
         window.open, window.resync = True, False
+        volume.carrying.set(volume.name in self._carry)
 
     def _announce(self, volume: Volume, window: _Window, after_seq: int) -> None:
         volume.announce(after_seq)

@@ -112,6 +112,10 @@ class Speed:
         self.limits = wire.Limits(None, None)
         self.receive, self.serve = Bucket(), Bucket()
 
+    @property
+    def limited(self) -> bool:
+        return self.limits.receive_bytes_s is not None or self.limits.serve_bytes_s is not None
+
     def set(self, limits: wire.Limits) -> None:
         self.limits = limits
         self.receive.set(limits.receive_bytes_s)

@@ -44,7 +44,7 @@ MIN_REST_S = 0.05
 ASKED_REST_SHARE = 1.0
 # While a watcher misses nothing, scans only guard against what no event tells: they get this share of the time,
 # so that a large tree at rest costs little, and come at least so often.
-WATCHED_SCAN_SHARE = 0.003
+WATCHED_SCAN_SHARE = 0.001
 WATCHED_SCAN_MAX_S = 3600.0
 
 

@@ -18,6 +18,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.digests import algorithm_named
 from closeranks_proto.errors import UserError
 
+from .carrying import Carrying
 from .config import CoordinatorConfig
 from .core.fleet import Fleet
 from .core.model import (
@@ -92,6 +93,7 @@ class Coordinator:
             clock(),
             random.Random(time.time_ns()),
         )
+        self.carrying = Carrying(self.algorithm)
         self.sessions = Sessions(self)
         self.problem: str | None = None
         self._durable = asyncio.Event()  # set while nothing decided waits for the disk
@@ -114,6 +116,12 @@ class Coordinator:
 
     def settings_of(self, volume: str) -> wire.VolumeSettings:
         return next(volume_settings(found) for found in self.config.fleet.volumes if found.name == volume)
+
+    def carried(self, node: str, message: wire.Carried) -> None:
+        """Contents that came with a commit, for the other nodes. Raises ProtocolError."""
+        volume = next((one for one in self.config.fleet.volumes if one.name == message.volume), None)
+        if volume is not None and volume.may_write(node):
+            self.carrying.keep(message, len(volume.nodes) - 1, time.monotonic())
 
     def known_root(self, node: str, volume: str) -> bytes | None:
         """The root of this node's volume that the core goes by."""
@@ -275,7 +283,7 @@ class Coordinator:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Send():
-                self.sessions.send(effect.node, effect.message)
+                self._send(effect)
             case Publish():
                 self.events.publish(effect.kind, effect.id)
             case Observe():
@@ -287,11 +295,19 @@ class Coordinator:
             case Persist():
                 pass  # done before
 
+    def _send(self, effect: Send) -> None:
+        if isinstance(effect.message, wire.Push):
+            frame = self.carrying.frame_for(effect.message, time.monotonic())
+            if frame is not None:
+                self.sessions.send_carried(effect.node, frame)
+        self.sessions.send(effect.node, effect.message)
+
     async def _tick(self) -> None:
         while True:
             due = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(time.monotonic() - due)
+            self.carrying.expire(time.monotonic())
             if self._queue.empty():
                 self.feed(Tick())
 

@@ -53,6 +53,9 @@ class Core(Protocol):
     def feed(self, event: Event) -> None: ...
     async def room(self) -> None: ...
     def settings_of(self, volume: str) -> wire.VolumeSettings: ...
+    def carried(self, node: str, message: wire.Carried) -> None:
+        """Contents that came with a commit of this node."""
+
     def known_root(self, node: str, volume: str) -> bytes | None:
         """What the core goes by: it may lag behind the store after a crash, or have forgotten on purpose."""
 
@@ -97,13 +100,19 @@ class Session:
     def post(self, message: wire.CoordinatorMessage) -> bytes | None:
         """Queue a message; its frame, None where it has none."""
         try:
-            frame = encode_message(clipped(message))
+            # A push has no words for people in it, and thousands of parts.
+            frame = encode_message(message if isinstance(message, wire.Push) else clipped(message))
         except CodecError as error:
             log.error("%s can not be told: %s", self.node, error)
             self.end("what it has to know does not fit a frame")
             return None
         self.post_frame(frame)
         return frame
+
+    def post_carried(self, frame: bytes) -> None:
+        """Queue contents ahead of a push, if the node reads what it is sent: they may as well be fetched."""
+        if self._outbox_bytes <= OUTBOX_MAX_BYTES // 4:
+            self.post_frame(frame)
 
     def post_frame(self, frame: bytes) -> None:
         """Queue an encoded message. A peer that does not read ends its own session."""
@@ -212,6 +221,7 @@ class Session:
                 limits.BEAT_INTERVAL_S,
                 tuple(core.settings_of(name) for name in names),
                 tuple(acked),
+                tuple(name for name in names if assigned[name].may_write(self.node)),
             )
         )
         return names
@@ -251,6 +261,9 @@ class Session:
                 self._turns(message.volume).progress(self.id)
                 outcomes = stream.receive(message.request, message.objects, message.missing)
                 await self._carry_out(message.volume, outcomes)
+            case wire.Carried():
+                self._stream(message.volume)  # of this node
+                self._core.carried(self.node, message)
             case wire.Want():
                 await self._give(message)
             case wire.Beat():

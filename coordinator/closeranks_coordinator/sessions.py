@@ -73,6 +73,12 @@ class Sessions:
             self._told = message, claim.session.post(message)
         return True
 
+    def send_carried(self, node: str, frame: bytes) -> None:
+        """Queue an encoded frame of contents for a node, ahead of the push that needs them."""
+        claim = self._claims.get(node)
+        if claim is not None and claim.session is not None:
+            claim.session.post_carried(frame)
+
     def connected(self) -> list[str]:
         return sorted(node for node, claim in self._claims.items() if claim.session is not None)
 

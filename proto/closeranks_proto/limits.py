@@ -57,6 +57,17 @@ JOURNAL_MAX_BYTES = 16 * MIB
 PUSH_MAX_EDITS = 2048
 PUSH_MAX_BYTES = 4 * MIB
 PUSH_LIST_MAX_BYTES = 1 * MIB
+# Contents that travel with commits and pushes: of files up to CARRY_FILE_MAX_BYTES, in one frame of at most
+# CARRY_MAX_BYTES before the commit or push that names them. A writer sends 16 MiB/s of them at most, an eighth of a
+# gigabit wire; the coordinator passes on 64 MiB/s, two thirds of one, and keeps 48 MiB of them, the 5 s for which
+# a burst is watched before it spreads at some 8 MiB/s, and for CARRY_KEEP_S at most.
+CARRY_FILE_MAX_BYTES = 128 * KIB
+CARRY_MAX_BYTES = 8 * MIB
+CARRY_SENT_BYTES_S = 16 * MIB
+CARRY_AGENT_BYTES = 8 * MIB
+CARRY_PASSED_BYTES_S = 64 * MIB
+CARRY_COORDINATOR_BYTES = 48 * MIB
+CARRY_KEEP_S = 20.0
 # Hands in one commit or report: the most active; the rest is counted as unknown.
 HANDS_MAX = 16
 COMMAND_MAX_BYTES = 512

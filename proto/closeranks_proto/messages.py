@@ -48,6 +48,7 @@ __all__ = [
     "Ask",
     "Beat",
     "Cancel",
+    "Carried",
     "Commit",
     "Converge",
     "ConvergeProgress",
@@ -292,6 +293,16 @@ class Objects(Message, frozen=True, tag=21):
     last: bool
 
 
+class Carried(Message, frozen=True, tag=22):
+    """Contents of small files that the next Commit (or Push) of the volume names: nobody has to ask for them.
+
+    At most CARRY_MAX_BYTES, each at most CARRY_FILE_MAX_BYTES. Which is which its digest says.
+    """
+
+    volume: Text
+    bodies: Many[bytes]
+
+
 # --- coordinator to agent ------------------------------------------------------------------------
 
 
@@ -305,6 +316,7 @@ class Welcome(Message, frozen=True, tag=40):
     beat_interval_s: Seconds
     volumes: Many[VolumeSettings]
     acked: Many[tuple[Text, Whole, bytes | None]]
+    carry: Many[Text] = ()  # volumes whose commits should bring small contents along
 
 
 class Refused(Worded, frozen=True, tag=41):
@@ -479,6 +491,7 @@ AgentMessage = (
     | HoldAnswer
     | Want
     | Objects
+    | Carried
 )
 CoordinatorMessage = (
     Welcome
@@ -502,4 +515,5 @@ CoordinatorMessage = (
     | Goodbye
     | Want
     | Objects
+    | Carried
 )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from closeranks_agent.watch import dirty as module
-from closeranks_agent.watch.dirty import AGE_MAX_S, BATCH_MAX, COST_SHARE, OPEN_QUIET_S, QUIET_S, Dirty
+from closeranks_agent.watch.dirty import (
+    AGE_MAX_S,
+    BATCH_MAX,
+    COST_SHARE,
+    OPEN_QUIET_S,
+    QUICK_AGAIN_S,
+    QUICK_S,
+    QUIET_S,
+    Dirty,
+)
 from closeranks_proto.messages import Hand
 
 ANNA = Hand(7, "/usr/bin/anna", "anna", 1, 1, "", (), 0, 0)
@@ -22,9 +31,9 @@ def test_a_path_is_due_when_it_was_quiet() -> None:
     dirty = Dirty()
     dirty.note(b"d\0f", 10.0, ANNA)
     dirty.note(b"d\0f", 10.02, None)
-    assert dirty.due() == pytest.approx(10.02 + QUIET_S)
-    assert dirty.take(10.03) is None
-    batch = dirty.take(10.02 + QUIET_S)
+    assert dirty.due() == pytest.approx(10.02 + QUICK_S)
+    assert dirty.take(10.02 + QUICK_S / 2) is None
+    batch = dirty.take(10.02 + QUICK_S)
     assert batch is not None
     assert batch.names == {b"d": frozenset([b"f"])}
     assert batch.hands == {b"d\0f": ANNA}
@@ -48,7 +57,70 @@ def test_an_open_file_waits_longer_until_it_is_closed() -> None:
     dirty.note(b"f", 10.01, None, open=None)
     assert dirty.due() == pytest.approx(10.01 + OPEN_QUIET_S)
     dirty.note(b"f", 10.02, None, open=False)
-    assert dirty.due() == pytest.approx(10.02 + QUIET_S)
+    assert dirty.due() == pytest.approx(10.02 + QUICK_S)
+
+
+def test_a_lone_file_takes_the_names_with_it_that_it_had_before() -> None:
+    dirty = Dirty()
+    dirty.note(b"d\0.tmp", 10.0, None, open=True)
+    dirty.note(b"d\0.tmp", 10.001, None, open=False, gone=True)
+    dirty.note(b"d\0f", 10.001, ANNA, open=False)
+    assert dirty.due() == pytest.approx(10.001 + QUICK_S)
+    batch = dirty.take(10.001 + QUICK_S)
+    assert batch is not None
+    assert batch.names == {b"d": frozenset([b"f", b".tmp"])}
+
+
+@pytest.mark.parametrize("second", [b"g", b"d\0g"])
+def test_two_files_at_once_are_no_lone_change(second: bytes) -> None:
+    dirty = Dirty()
+    dirty.note(b"f", 10.0, None, open=False)
+    dirty.note(second, 10.0 + QUICK_S / 2, None, open=False)
+    assert dirty.due() == pytest.approx(10.0 + QUIET_S)
+    assert dirty.take(10.0 + QUIET_S - 0.001) is None
+
+
+def test_the_first_file_of_a_burst_does_not_run_ahead_of_the_rest() -> None:
+    """At 256 files a second and more, a burst is watched before it spreads: see the coordinator's guards."""
+    dirty, now, first = Dirty(), 10.0, None
+    while first is None:
+        dirty.note(b"%f" % now, now, None, open=False)
+        for step in range(4):
+            first = first or dirty.take(now + step / 1024)
+        now += 1 / 256
+    assert now - 10.0 >= QUIET_S
+
+
+def test_a_new_directory_and_what_lies_in_it_and_a_deletion_wait_as_usual() -> None:
+    dirty = Dirty()
+    dirty.note(b"d", 10.0, None, tree=True)
+    assert dirty.due() == pytest.approx(10.0 + QUIET_S)
+    dirty.note(b"d\0f", 10.0, None, open=False)
+    assert dirty.due() == pytest.approx(10.0 + QUIET_S)
+    dirty = Dirty()
+    dirty.note(b"f", 10.0, None, open=False, gone=True)
+    assert dirty.due() == pytest.approx(10.0 + QUIET_S)
+
+
+def test_a_file_beside_one_that_is_still_written_waits_as_usual() -> None:
+    dirty = Dirty()
+    dirty.note(b"open", 10.0, None, open=True)
+    dirty.note(b"f", 10.0, None, open=False)
+    assert dirty.due() == pytest.approx(10.0 + QUIET_S)
+
+
+def test_a_path_that_changes_again_and_again_is_not_looked_at_quickly_each_time() -> None:
+    dirty, looks, now = Dirty(), 0, 10.0
+    while now < 11.0:
+        dirty.note(b"log", now, None, open=False)
+        for at in (now + QUICK_S, now + 2 * QUICK_S):
+            looks += dirty.take(at) is not None
+        now += QUICK_AGAIN_S / 5
+    assert looks == 1
+    dirty.note(b"log", now + 2 * QUICK_AGAIN_S, None, open=False)
+    assert dirty.take(now + 3 * QUICK_AGAIN_S) is not None
+    dirty.note(b"log", now + 4.5 * QUICK_AGAIN_S, None, open=False)
+    assert dirty.due() == pytest.approx(now + 4.5 * QUICK_AGAIN_S + QUICK_S)
 
 
 def test_what_keeps_changing_is_due_at_a_bounded_age() -> None:
@@ -103,8 +175,8 @@ def test_a_new_event_makes_a_put_off_path_due_as_usual() -> None:
         dirty.take(100.0)
     dirty.again([b"f"], {}, 200.0)
     dirty.note(b"f", 200.01, ANNA)
-    assert dirty.due() == pytest.approx(200.01 + QUIET_S)
-    assert dirty.take(200.01 + QUIET_S) is not None
+    assert dirty.due() == pytest.approx(200.01 + QUICK_S)
+    assert dirty.take(200.01 + QUICK_S) is not None
     assert dirty.take(300.0) is None
 
 

@@ -11,7 +11,7 @@ from closeranks_agent.disk import journal as module
 from closeranks_agent.disk.attributed import Attributed
 from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.journal import Journal, cut
-from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS
+from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, CREDIT_COMMITS
 from closeranks_proto.messages import Announce, Commit, Edit, Hand
 
 EDIT = Edit(b"a", b"v")
@@ -177,3 +177,56 @@ def test_a_journal_of_the_first_format_is_taken_over_without_hands(tmp_path: Pat
     finally:
         after.database.close()
     Index(path).database.close()  # it is of the present format now
+
+
+def test_what_was_committed_a_moment_ago_is_told_without_the_database(index: Index) -> None:
+    clock = Clock()
+    journal = Journal(index, "v", clock)
+    commit(journal, index, b"r0", b"r1")
+    assert journal.fresh(0, 9) == [], "nothing is told before the transaction is known to be durable"
+    journal.durable()
+    commit(journal, index, b"r1", b"r2")
+    journal.durable()
+    clock.now += 5.0
+    assert journal.fresh(0, 9) == journal.pending(0, 9)
+    assert [one.seq for one in journal.fresh(0, 1)] == [1]
+    assert [one.seq for one in journal.fresh(1, 9)] == [2]
+    assert journal.fresh(2, 9) == []
+
+
+def test_a_transaction_that_failed_is_told_to_nobody(index: Index) -> None:
+    journal = Journal(index, "v")
+
+    def fail() -> None:
+        with index.database.transaction():
+            journal.commit(b"r0", b"r1", [EDIT], "scan", 1000.0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    journal.reload()
+    commit(journal, index, b"r0", b"r9")
+    journal.durable()
+    assert [one.root for one in journal.fresh(0, 9)] == [b"r9"]
+
+
+def test_what_was_acknowledged_or_announced_is_not_remembered(index: Index) -> None:
+    journal = Journal(index, "v")
+    for number in range(3):
+        commit(journal, index, b"r%d" % number, b"r%d" % (number + 1))
+    journal.durable()
+    with index.database.transaction():
+        journal.acknowledge(1)
+    assert (journal.fresh(0, 9), [one.seq for one in journal.fresh(1, 9)]) == ([], [2, 3])
+    with index.database.transaction():
+        journal.announce(b"r3", "scan", 1000.0)
+    assert journal.fresh(1, 9) == []
+
+
+def test_only_so_many_commits_are_remembered(index: Index) -> None:
+    journal = Journal(index, "v")
+    for number in range(CREDIT_COMMITS + 4):
+        commit(journal, index, b"r%d" % number, b"r%d" % (number + 1))
+        journal.durable()
+    assert journal.fresh(0, 99) == []
+    assert len(journal.fresh(4, 99)) == CREDIT_COMMITS

@@ -398,3 +398,31 @@ def test_a_text_that_no_receiver_takes_is_clipped() -> None:
         "photos", 1, b"a", b"b", (wire.Edit(b"k", encode_entry(Entry(Kind.DIRECTORY, mode=0))),), "scan", 0
     )
     assert clipped(fine) is fine
+
+
+async def test_small_contents_go_ahead_of_their_commit_where_the_coordinator_wants_them(world: World) -> None:
+    world.coordinator.carry = ("photos",)
+    async with world.agent(watch="inotify") as agent:
+        talk, _ = await settled(world)
+        await until(lambda: agent.watching()["photos"].covered)
+        (world.tree / "new").write_bytes(b"what it holds")
+        await talk.hear(wire.Commit)
+        kinds = [type(one) for one in talk.heard if isinstance(one, wire.Carried | wire.Commit)]
+        assert kinds[:2] == [wire.Carried, wire.Commit]
+        assert talk.all(wire.Carried)[0].bodies == (b"what it holds",)
+
+
+@pytest.mark.parametrize("why", ["not wanted", "limited"])
+async def test_contents_stay_here_where_they_are_not_wanted_or_bytes_are_counted(
+    world: World, why: str
+) -> None:
+    world.coordinator.carry = () if why == "not wanted" else ("photos",)
+    async with world.agent(watch="inotify") as agent:
+        talk, _ = await settled(world)
+        if why == "limited":
+            await talk.say(wire.Limits(None, 10_000))
+            await until(lambda: agent.speed.limited)
+        await until(lambda: agent.watching()["photos"].covered)
+        (world.tree / "new").write_bytes(b"what it holds")
+        await talk.hear(wire.Commit)
+        assert talk.all(wire.Carried) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_agent.disk import carrying as carrying_module
 from closeranks_agent.disk import look as look_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.look import LookReport
@@ -476,3 +477,64 @@ def test_a_look_that_waits_is_done_in_the_middle_of_a_scan(tree_dir: Path, volum
     asked.add_done_callback(lambda _: done.set())
     assert done.wait(10)
     assert asked.result().changed == 1
+
+
+# --- contents that travel with the commit ----------------------------------------------------------
+
+
+def carried(volume: Volume) -> tuple[bytes, ...]:
+    return volume.carrying.take(the_commit(volume).edits, volume.algorithm.width)
+
+
+def test_what_small_files_hold_is_kept_for_their_commit_and_given_once(
+    tree_dir: Path, volume: Volume
+) -> None:
+    volume.carrying.set(True)
+    (tree_dir / "new").write_bytes(b"new")
+    (tree_dir / "x").write_bytes(b"changed")
+    (tree_dir / "empty").write_bytes(b"")
+    look(volume, (b"", b"new"), (b"", b"x"), (b"", b"empty"))
+    assert sorted(carried(volume)) == [b"changed", b"new"]
+    assert carried(volume) == ()
+
+
+def test_nothing_is_kept_where_nobody_wants_it(tree_dir: Path, volume: Volume) -> None:
+    (tree_dir / "new").write_bytes(b"new")
+    look(volume, (b"", b"new"))
+    assert carried(volume) == ()
+    volume.carrying.set(True)
+    (tree_dir / "x").write_bytes(b"changed")
+    look(volume, (b"", b"x"))
+    volume.carrying.set(False)
+    assert volume.carrying.take(volume.pending(2, 9)[0].edits, volume.algorithm.width) == ()
+
+
+def test_longer_files_and_files_of_several_chunks_do_not_travel(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    volume = make_volume(chunk_bytes=8192)
+    assert volume.scan().complete
+    volume.acknowledge(1)
+    volume.carrying.set(True)
+    (tree_dir / "chunk").write_bytes(b"c" * 8192)
+    (tree_dir / "chunks").write_bytes(b"d" * 8193)
+    look(volume, (b"", b"chunk"), (b"", b"chunks"))
+    assert carried(volume) == (b"c" * 8192,)
+
+
+def test_a_file_that_was_only_renamed_does_not_travel(tree_dir: Path, volume: Volume) -> None:
+    volume.carrying.set(True)
+    (tree_dir / "d" / "f").rename(tree_dir / "g")
+    look(volume, (b"d", b"f"), (b"", b"g"))
+    assert carried(volume) == ()
+
+
+def test_a_commit_travels_with_no_more_than_its_bound(
+    tree_dir: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carrying_module, "CARRY_MAX_BYTES", 1000)
+    volume.carrying.set(True)
+    for number in range(5):
+        (tree_dir / f"n{number}").write_bytes(b"%d" % number * 400)
+    look(volume, *((b"", b"n%d" % number) for number in range(5)))
+    assert len(carried(volume)) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from closeranks_agent.converge.converger import Converger
 from closeranks_agent.disk.records import Record
 from closeranks_agent.runtime import Agent
 from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
 from link_world import Talk, World, until, world_of
 
 
@@ -232,11 +234,11 @@ async def test_a_converge_takes_the_place_of_pushes_and_each_of_them_has_its_res
     order: list[str] = []
     inner = Converger.push
 
-    async def push(self: Converger, one: wire.Push) -> wire.PushResult:
+    async def push(self: Converger, one: wire.Push, bodies: Sequence[bytes]) -> wire.PushResult:
         order.append(f"push {one.push}")
         if one.push == 1:
             await held.wait()
-        return await inner(self, one)
+        return await inner(self, one, bodies)
 
     monkeypatch.setattr(Converger, "push", push)
     async with world.agent() as agent:
@@ -261,3 +263,27 @@ async def test_a_push_to_a_volume_that_is_not_here_is_answered(world: World) -> 
         talk, _ = await settled(world)
         await talk.say(wire.Push("elsewhere", 1, (), ()))
         assert "no volume" in (await talk.hear(wire.PushResult)).detail
+
+
+async def test_contents_that_came_before_a_push_are_its_own_and_nobody_is_asked(world: World) -> None:
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        before = known(agent, b"a").value
+        file = encode_entry(Entry(Kind.FILE, 3, XXH3_128.of(b"new"), 0o644))
+        edits = (wire.PushEdit(b"a", before, file), wire.PushEdit(b"b", None, file))
+        await talk.say(wire.Carried("photos", (b"new", b"of no use")), wire.Push("photos", 1, edits, ()))
+        commit = await talk.hear(wire.Commit)
+        await talk.say(wire.Ack("photos", commit.seq))
+        assert (await talk.hear(wire.PushResult)).applied == 2
+        assert [(world.tree / name).read_bytes() for name in "ab"] == [b"new", b"new"]
+        other = encode_entry(Entry(Kind.FILE, 5, XXH3_128.of(b"other"), 0o644))
+        await talk.say(wire.Push("photos", 2, (wire.PushEdit(b"c", None, other),), ()))
+        assert (await talk.hear(wire.PushResult, lambda one: one.push == 2)).failed == 1
+
+
+async def test_contents_for_a_volume_that_is_not_here_are_dropped(world: World) -> None:
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        await talk.say(wire.Carried("elsewhere", (b"body",)), wire.Push("elsewhere", 1, (), ()))
+        await talk.hear(wire.PushResult)
+        assert agent.orders._carried == {}

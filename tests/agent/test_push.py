@@ -12,6 +12,9 @@ import pytest
 
 from closeranks_agent import syscalls
 from closeranks_agent.converge import push as pushing
+from closeranks_agent.speed import Bucket
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.messages import PushEdit
 from peers_in_process import CHUNK, KIB, Nodes, contents_below, describe, fill, nodes_in, sparse
 
@@ -319,3 +322,61 @@ async def test_a_root_that_was_replaced_is_not_written_to(tmp_path: Path) -> Non
         assert result.problem.code == "not_mounted"
         assert os.listdir(tmp_path / "n2") == []
         assert not (tmp_path / "away/a").exists()
+
+
+async def test_what_came_along_is_not_fetched_and_what_did_not_is(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1"}, {"a": b"first", "b": b"second", "c": b"third"})
+        result = await nodes.push("n2", "n1", bodies=(b"first", b"second"))
+        assert (result.applied, result.failed, result.bytes_moved) == (3, 0, len(b"firstsecondthird"))
+        assert nodes.nodes["n1"].served == {"n2": len(b"third")}
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+async def test_where_everything_came_along_no_source_is_needed(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        files: Files = {f"d/{at}": b"%d" % at * 50 for at in range(3000)}
+        await pair(nodes, tmp_path, {}, files)
+        bodies = tuple(body for body in files.values() if body is not None)
+        result = await nodes.push("n2", "n1", sources=(), bodies=bodies)
+        assert (result.applied, result.failed, result.skipped) == (3001, 0, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+@pytest.mark.parametrize("wrong", [b"forged", b"", b"right and more", bytes(CHUNK + 1)])
+async def test_bodies_are_believed_for_what_their_bytes_are_and_nothing_else(
+    tmp_path: Path, wrong: bytes
+) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"right"})
+        result = await nodes.push("n2", "n1", bodies=(wrong,))
+        assert (result.applied, result.failed) == (1, 0)
+        assert nodes.nodes["n1"].served == {"n2": len(b"right")}
+        assert (tmp_path / "n2/a").read_bytes() == b"right"
+
+
+async def test_a_body_of_another_length_than_its_entry_says_is_of_no_use(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"right"})
+        lying = encode_entry(Entry(Kind.FILE, 3, XXH3_128.of(b"right"), 0o644))
+        result = await nodes.push(
+            "n2", "n1", edits=(PushEdit(b"a", None, lying),), sources=(), bodies=(b"right",)
+        )
+        assert (result.applied, result.failed) == (0, 1)
+        assert not (tmp_path / "n2/a").exists()
+
+
+async def test_what_came_along_counts_against_the_limit(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"a": b"x" * 3000, "b": b"y" * 3000})
+        budget = Bucket()
+        budget.set(10_000)
+        nodes.converger("n2", budget=budget)
+        began = asyncio.get_running_loop().time()
+        for name in ("a", "b"):
+            body = (tmp_path / "n1" / name).read_bytes()
+            edits = tuple(edit for edit in nodes.edits("n2", "n1") if edit.key == name.encode())
+            assert (await nodes.push("n2", "n1", edits=edits, bodies=(body,))).applied == 1
+        assert asyncio.get_running_loop().time() - began > 0.15, (
+            "the second waits until the first is paid for"
+        )

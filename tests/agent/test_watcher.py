@@ -394,6 +394,7 @@ def test_a_scan_that_comes_before_the_look_names_the_hand_that_was_heard_of(
     watched = watch()
     watched.settle()
     monkeypatch.setattr(dirty_module, "QUIET_S", 60.0)
+    monkeypatch.setattr(dirty_module, "QUICK_S", 60.0)
     monkeypatch.setattr(dirty_module, "OPEN_QUIET_S", 60.0)
     monkeypatch.setattr(dirty_module, "AGE_MAX_S", 60.0)
     before = watched.volume.last_seq

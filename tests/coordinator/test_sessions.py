@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -60,6 +61,7 @@ class Core:
         self.fleet_config = CONFIG
         self.events: list[Event] = []
         self.forgot = False
+        self.bodies: list[tuple[str | bytes, ...]] = []
 
     def feed(self, event: Event) -> None:
         self.events.append(event)
@@ -74,6 +76,9 @@ class Core:
 
     def settings_of(self, volume: str) -> wire.VolumeSettings:
         return volume_settings(VOLUME)
+
+    def carried(self, node: str, message: wire.Carried) -> None:
+        self.bodies.append((node, *message.bodies))
 
     async def saw(self, kind: type[Event], count: int = 1) -> list[Event]:
         """Wait until `count` events of this kind have come."""
@@ -436,3 +441,23 @@ async def test_who_announces_anew_while_it_waits_is_asked_for_the_newer_tree(wor
     stored = world.core.store.node_root("n2", "photos")
     assert stored is not None
     assert (stored.seq, stored.root) == (2, newer.root)
+
+
+async def test_contents_are_wanted_of_writers_only_and_reach_the_core_with_their_node(world: World) -> None:
+    _, welcome = await world.join()
+    assert welcome.carry == ()
+    written = msgspec.structs.replace(HELLO, node="n2", agent_id="agent-b")
+    changed = (replace(VOLUME, policy="writers", writers=("n2",)),)
+    world.core.fleet_config = replace(CONFIG, volumes=changed)
+    writer, welcome = await world.join(written)
+    assert welcome.carry == ("photos",)
+    await writer.say(wire.Carried("photos", (b"body", b"other")), wire.Beat(()), wire.Want("photos", 1, ()))
+    await writer.hear()
+    assert world.core.bodies == [("n2", b"body", b"other")]
+
+
+async def test_contents_of_a_volume_that_is_not_the_nodes_break_the_protocol(world: World) -> None:
+    agent, _ = await world.join()
+    await agent.say(wire.Carried("elsewhere", (b"body",)))
+    assert await agent.ended()
+    assert world.core.bodies == []

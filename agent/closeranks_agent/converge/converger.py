@@ -106,11 +106,14 @@ class Converger:
                 if self.volume.root is not None:
                     self.volume.drop_staged()
 
-    async def push(self, push: Push) -> PushResult:
-        """Apply the truth's next steps to what is still as they take it. Cancellable; what is finished stays."""
+    async def push(self, push: Push, bodies: Sequence[bytes] = ()) -> PushResult:
+        """Apply the truth's next steps to what is still as they take it. Cancellable; what is finished stays.
+
+        `bodies` are contents that came along, whatever they are: what has a wanted digest is not fetched.
+        """
         assert push.volume == self.volume.name
         async with self.lock:
-            return await self._pusher.run(push)
+            return await self._pusher.run(push, bodies)
 
     async def close(self) -> None:
         """Let go of what is kept open between pushes."""

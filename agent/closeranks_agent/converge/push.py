@@ -63,7 +63,8 @@ class _Part:
     steps: Sequence[Step]
     large: bool = False
     staged: list[Staged] = field(default_factory=list)
-    wants: list[ChunkWant] = field(default_factory=list)
+    wants: list[ChunkWant] = field(default_factory=list)  # what must be fetched
+    came: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
 
 class Pusher:
@@ -81,9 +82,9 @@ class Pusher:
 
     # --- one push --------------------------------------------------------------------------------
 
-    async def run(self, push: Push) -> PushResult:
+    async def run(self, push: Push, bodies: Sequence[bytes] = ()) -> PushResult:
         """Apply what can be applied. Raises what the world does to the whole volume; cancellable."""
-        count = Count({})
+        count = Count({}, {self._volume.algorithm.of(body): body for body in bodies})
         self._rest()
         try:
             try:
@@ -91,6 +92,7 @@ class Pusher:
             except ProtocolError as error:
                 count.detail = f"the push is not well formed: {error}"
                 return result_of(push, count, len(push.edits))
+            await self._pay(count)
             await self._lists(count)
             await self._rounds(push, count)
             return result_of(push, count)
@@ -104,6 +106,14 @@ class Pusher:
             raise
         finally:
             await self._leave()
+
+    async def _pay(self, count: Count) -> None:
+        """What came along counts as moved, and against the limit."""
+        size = sum(map(len, count.bodies.values()))
+        if size:
+            count.moved += size
+            if self._owner.budget is not None:
+                await self._owner.budget.take(size)
 
     async def _lists(self, count: Count) -> None:
         """Bring the chunk lists that the edits name; those that nobody has fail their edits."""
@@ -218,7 +228,7 @@ class Pusher:
         assert bench is not None
         if not part.staged and await self._volume.run_soon(self._begin, bench, part, count):
             return
-        came: dict[tuple[bytes, int], bytes] = {}
+        came = part.came
 
         async def keep(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             bad = [want for want, data in parts if self._volume.algorithm.of(data) != want.digest]
@@ -226,7 +236,7 @@ class Pusher:
             return bad
 
         await fetcher.fetch(part.wants, keep)
-        await self._volume.run_soon(self._finish, bench, part, came, count, fetcher.story())
+        await self._volume.run_soon(self._finish, bench, part, count, fetcher.story())
 
     def _begin(self, bench: Workbench, part: _Part, count: Count) -> bool:
         """Stage what is at hand; True where nothing must be fetched and everything is done already."""
@@ -241,24 +251,27 @@ class Pusher:
                 self._note(count, [failed(step, error)])
             else:
                 part.staged.append(staged)
-                part.wants += staged.wants
+                self._sort_out(part, staged, count)
         if part.wants:
             return False
-        self._finish(bench, part, {}, count)
+        self._finish(bench, part, count)
         return True
 
-    def _finish(
-        self,
-        bench: Workbench,
-        part: _Part,
-        came: dict[tuple[bytes, int], bytes],
-        count: Count,
-        story: str = "",
-    ) -> None:
+    @staticmethod
+    def _sort_out(part: _Part, staged: Staged, count: Count) -> None:
+        """What of a staged file came along with the push, and what has to be fetched."""
+        for want in staged.wants:
+            body = count.bodies.get(want.digest)
+            if body is not None and len(body) == want.length:
+                part.came[want.key, want.index] = body
+            else:
+                part.wants.append(want)
+
+    def _finish(self, bench: Workbench, part: _Part, count: Count, story: str = "") -> None:
         """Write, sync, swap and record everything of one part. On the volume's thread."""
         results: list[Result] = []
         try:
-            results += self._fill(bench, part.staged, came)
+            results += self._fill(bench, part.staged, part.came)
         except OSError as error:
             if error.errno not in FULL_ERRNOS:
                 raise

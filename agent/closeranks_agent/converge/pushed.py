@@ -20,6 +20,7 @@ class Count:
     """What became of the edits of one push. Each ends in exactly one of these."""
 
     open: dict[bytes, PushEdit]
+    bodies: dict[bytes, bytes] = field(default_factory=dict)  # that came along, by the digest that they have
     done: set[bytes] = field(default_factory=set)
     skipped: set[bytes] = field(default_factory=set)
     failures: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)

@@ -256,6 +256,7 @@ class History:
         try:
             with self.index.database.transaction(durable):
                 yield
+            self.journal.durable()
         except BaseException:
             self.journal.reload()
             raise

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
 
-from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, JOURNAL_MAX_BYTES
+from closeranks_proto.limits import (
+    COMMIT_MAX_BYTES,
+    COMMIT_MAX_EDITS,
+    CREDIT_COMMITS,
+    JOURNAL_MAX_BYTES,
+    MIB,
+)
 from closeranks_proto.messages import Announce, Commit, Edit, Hand
 
 from .attributed import Attributed, Tally
@@ -26,6 +33,7 @@ _DECODE = msgspec.msgpack.Decoder(tuple[Edit, ...]).decode
 _DECODE_HANDS = msgspec.msgpack.Decoder(tuple[tuple[Hand, ...], tuple[int, ...]]).decode
 _NOBODY = Attributed()
 _EDIT_OVERHEAD_BYTES = 16
+FRESH_MAX_BYTES = MIB  # of commits that are sent without being read back
 
 
 def boot_id() -> str:
@@ -52,6 +60,13 @@ def cut(edits: Sequence[Edit]) -> Iterator[Sequence[Edit]]:
         yield edits[start:]
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    message: Commit
+    seen_mono: float
+    bytes: int
+
+
 class Journal:
     """Writing methods belong inside a transaction, and count only once it has succeeded (`reload` otherwise)."""
 
@@ -61,10 +76,13 @@ class Journal:
         self._volume = volume
         self._now = now
         self._boot = boot_id()
+        self._fresh: dict[int, _Fresh] = {}  # replaced as a whole: other threads read it
+        self._written: list[_Fresh] = []  # of the transaction under way
         self.reload()
 
     def reload(self) -> None:
         """Take everything from the database again, after a transaction that failed."""
+        self._written = []
         found = self._database.row("SELECT min(seq), max(seq), ifnull(sum(bytes), 0) FROM journal")
         assert found is not None
         last = cast(int, self._index.meta("last_seq") or 0)
@@ -92,7 +110,20 @@ class Journal:
         self, base_root: bytes, root: bytes, edits: Sequence[Edit], cause: str, seen_mono: float,
         attributed: Attributed = _NOBODY,
     ) -> None:  # fmt: skip
-        self._append(base_root, root, cause, _ENCODE(tuple(edits)), seen_mono, attributed)
+        blob = _ENCODE(tuple(edits))
+        self._append(base_root, root, cause, blob, seen_mono, attributed)
+        message = Commit(
+            self._volume,
+            self.last_seq,
+            base_root,
+            root,
+            tuple(edits),
+            cause,
+            0,
+            attributed.hands,
+            attributed.by,
+        )
+        self._written.append(_Fresh(message, seen_mono, len(blob)))
         if self.bytes > JOURNAL_MAX_BYTES:
             self.announce(root, cause, self._oldest(seen_mono))
 
@@ -104,6 +135,7 @@ class Journal:
         `hands` are those of what no commit told yet; they join those of the commits that give way.
         """
         told = self._told_hands(hands)
+        self._fresh, self._written = {}, []
         self._database.execute("DELETE FROM journal")
         self.last_seq = max(self.last_seq, after_seq)
         self.first_seq = self.last_seq + 1
@@ -135,6 +167,7 @@ class Journal:
 
     def acknowledge(self, seq: int) -> None:
         self._database.execute("DELETE FROM journal WHERE seq <= ?", (seq,))
+        self._fresh = {number: one for number, one in self._fresh.items() if number > seq}
         self.first_seq = max(self.first_seq, min(seq, self.last_seq) + 1)
         found = self._database.row("SELECT ifnull(sum(bytes), 0) FROM journal")
         assert found is not None
@@ -147,6 +180,26 @@ class Journal:
         return self._now() - self._age_s(*cast(tuple[float, float, str], found))
 
     # --- reading -------------------------------------------------------------------------------
+
+    def durable(self) -> None:
+        """The transaction has succeeded: its commits may be sent."""
+        if not self._written:
+            return
+        fresh, self._written = {**self._fresh, **{one.message.seq: one for one in self._written}}, []
+        size = sum(one.bytes for one in fresh.values())
+        for seq in sorted(fresh):
+            if len(fresh) <= CREDIT_COMMITS and size <= FRESH_MAX_BYTES:
+                break
+            size -= fresh.pop(seq).bytes
+        self._fresh = fresh
+
+    def fresh(self, after_seq: int, limit: int) -> list[Commit]:
+        """Like `pending`, of commits that are remembered; [] where the next one is not. Any thread, never waits."""
+        kept, found, now = self._fresh, list[Commit](), self._now()
+        while len(found) < limit and (one := kept.get(after_seq + 1 + len(found))) is not None:
+            age_ms = max(0, int((now - one.seen_mono) * 1000))
+            found.append(msgspec.structs.replace(one.message, observed_age_ms=age_ms))
+        return found
 
     def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
         """At most `limit` records behind `after_seq`, ready to send; ages as of now."""

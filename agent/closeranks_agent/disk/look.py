@@ -22,10 +22,12 @@ from operator import itemgetter
 from typing import Final
 
 from closeranks_proto.entries import entry_size
+from closeranks_proto.limits import CARRY_FILE_MAX_BYTES
 from closeranks_proto.messages import Hand, Problem
 from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
+from .carrying import Carrying
 from .hashing import Reading
 from .index import Row, is_directory
 from .listing import Status
@@ -104,11 +106,13 @@ class Look(Scan):
     """Use once. Raises what a scan raises."""
 
     def __init__(
-        self, setup: ScanSetup, recorder: Recorder, moved: Moved, recent: Recent, report: LookReport
-    ) -> None:
+        self, setup: ScanSetup, recorder: Recorder, moved: Moved, recent: Recent, carrying: Carrying,
+        report: LookReport,
+    ) -> None:  # fmt: skip
         super().__init__(setup, recorder)
         self._gone_values = moved
-        self._recent = recent
+        self._recent, self._carrying = recent, carrying
+        self._gone_digests: set[bytes] = set()  # contents that replicas have under a name that is gone
         self._report = report
         self._trees: set[bytes] = set()  # directories to walk
         self._walking = False
@@ -220,6 +224,8 @@ class Look(Scan):
 
     def _gone(self, row: Row) -> None:
         self._gone_values.keep(row)
+        if self._carrying.on and len(self._gone_digests) < MOVED_MAX:
+            self._gone_digests.add(self._digest_of(row.value))
 
     # --- then what is there --------------------------------------------------------------------
 
@@ -268,7 +274,7 @@ class Look(Scan):
         """Record a file that only changed its place; False where its chunk list is not at hand any more."""
         chunks = None
         if status.st_size > self._reader.chunk_bytes:
-            chunks = self._index.chunk_list(value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width])
+            chunks = self._index.chunk_list(self._digest_of(value))
             if chunks is None:
                 return False
         self._put(Record(key, value, StatSignature.of(status), chunks, True), None)
@@ -289,11 +295,29 @@ class Look(Scan):
     def _read(self, reading: Reading, row: Row | None) -> bool:
         if reading.seconds >= COSTS_TOLD_S and len(self._report.costs) < COSTS_MAX:
             self._report.costs[reading.record.key] = reading.seconds
-        record, count = reading.record, reading.bytes
-        if row is not None and reading.steady and 0 < count <= min(FILE_MAX_BYTES, self._reader.chunk_bytes):
-            digest = record.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
-            self._recent.keep(record.key, digest, self._reader.content(count))
+        if reading.steady and 0 < reading.bytes <= min(FILE_MAX_BYTES, self._reader.chunk_bytes):
+            self._remember(reading.record, reading.bytes, row)
         return super()._read(reading, row)
+
+    def _remember(self, record: Record, count: int, row: Row | None) -> None:
+        """Keep the content of a small file for who will want it in a moment: see `recent` and `carrying`."""
+        digest = self._digest_of(record.value)
+        carried = (
+            self._carrying.on
+            and count <= CARRY_FILE_MAX_BYTES
+            and (row is None or row.value != record.value)
+            and digest not in self._gone_digests
+        )
+        if row is None and not carried:
+            return
+        content = self._reader.content(count)
+        if row is not None:
+            self._recent.keep(record.key, digest, content)
+        if carried:
+            self._carrying.keep(digest, content)
+
+    def _digest_of(self, value: bytes) -> bytes:
+        return value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
 
     def _linked_names(self) -> None:
         """The other names of files that changed."""

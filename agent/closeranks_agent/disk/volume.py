@@ -39,6 +39,7 @@ from closeranks_proto.tree import Summary, Tree
 
 from ..hotpath.readers import Readers
 from .attributed import UNSEEN, HandOf
+from .carrying import Carrying
 from .database import Damaged
 from .findings import Findings
 from .fresh import reading_setup
@@ -119,6 +120,7 @@ class Volume:
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
         self._links, self._moved, self.recent = Links(), Moved(), Recent()
+        self.carrying = Carrying()
         self._hard_links = 0
         self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
         self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`
@@ -270,6 +272,10 @@ class Volume:
     def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
         """The next steps behind `after_seq`, ready to send."""
         return self.history.journal.pending(after_seq, limit)
+
+    def fresh(self, after_seq: int, limit: int) -> list[Commit]:
+        """The same of what was committed a moment ago, without asking the database; [] where that is not enough."""
+        return [] if self._history is None else self._history.journal.fresh(after_seq, limit)
 
     def acknowledge(self, seq: int) -> None:
         """Forget the steps up to `seq`. While the state directory is full they stay, and are sent again."""
@@ -511,7 +517,7 @@ class Volume:
             recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)
             self._moved.fresh()
             try:
-                Look(setup, recorder, self._moved, self.recent, report).look(root_fd, names)
+                Look(setup, recorder, self._moved, self.recent, self.carrying, report).look(root_fd, names)
             except Stopped:
                 recorder.flush()
                 raise

@@ -1,9 +1,12 @@
 """Which paths may have changed, and when each of them should be looked at.
 
 A path is due when nothing was heard of it for QUIET_S; a file that is still open for writing waits longer, for
-half a file is of no use to anybody. What keeps changing is due AGE_MAX_S after its first change nevertheless,
-or, where reading it takes long, once in COST_SHARE times that, so that a huge file rewritten for ever takes a
-tenth of a core and not all of it. A path that could not be finished comes again, later each time.
+half a file is of no use to anybody. A lone change of a file is due almost at once (QUICK_S), with the names that
+were given up for it. Lone means that nothing else was heard of meanwhile: the first file of a burst must not run
+ahead of the rest, or it would be on every replica before a guard can see the burst. What keeps changing is due
+AGE_MAX_S after its first change nevertheless, or, where reading it takes long, once in COST_SHARE times that, so
+that a huge file rewritten for ever takes a tenth of a core and not all of it. A path that could not be finished
+comes again, later each time.
 
 Bounded: beyond PATHS_MAX the directories with most changed names are to be looked at as a whole, and where
 that does not help, everything is (`everything`): a scan. Pure: times are the caller's.
@@ -23,6 +26,11 @@ from closeranks_proto.paths import parent_key
 
 QUIET_S: Final = 0.025  # more than the kernel's clock tick: what is read then is settled
 OPEN_QUIET_S: Final = 0.1
+# It leaves time for the rename or chmod that follows a close, and is more than lies between two files of a burst that
+# is watched before it spreads: those are 256 files a second and more.
+QUICK_S: Final = 0.005
+QUICK_PATHS: Final = 4  # the file, and names that it had before
+QUICK_AGAIN_S: Final = 0.1  # a path that changes again so soon is not looked at quickly each time
 AGE_MAX_S: Final = 1.0
 AGAIN_S: Final = 0.03
 AGAIN_DOUBLINGS: Final = 6
@@ -40,6 +48,8 @@ class _Path:
     hand: Hand | None
     tree: bool
     open: bool
+    gone: bool = False  # the last that was heard is that the name was given up
+    again: bool = False  # it changed a moment before as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,9 @@ class Dirty:
         # Paths that stand here anew, since when something of them is not committed: a proof waits for it.
         self._owed: dict[bytes, float] = {}
         self._repeated: dict[bytes, int] = {}  # how often a path came again without being finished
+        self._heard: OrderedDict[bytes, float] = (
+            OrderedDict()
+        )  # last, of paths that were looked at in small numbers
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -76,11 +89,18 @@ class Dirty:
     # --- in ------------------------------------------------------------------------------------
 
     def note(
-        self, key: bytes, now: float, hand: Hand | None, *, tree: bool = False, open: bool | None = None
+        self,
+        key: bytes,
+        now: float,
+        hand: Hand | None,
+        *,
+        tree: bool = False,
+        open: bool | None = None,
+        gone: bool = False,
     ) -> None:
         """Something happened to `key`; with `tree` to everything below it.
 
-        `open`: whether it is still being written; None: as before.
+        `open`: whether it is still being written; None: as before. `gone`: the name was given up.
         """
         path = self._paths.get(key)
         if path is None:
@@ -88,9 +108,9 @@ class Dirty:
                 self._fold(now)
                 if self.everything:
                     return
-            path = self._paths[key] = _Path(now, now, hand, tree, bool(open))
+            path = self._paths[key] = _Path(now, now, hand, tree, bool(open), gone, self._is_again(key, now))
         else:
-            path.last, path.tree = now, path.tree or tree
+            path.last, path.tree, path.gone = now, path.tree or tree, gone
             path.open = path.open if open is None else open
             if hand is not None:
                 path.hand = hand
@@ -138,6 +158,7 @@ class Dirty:
         found: list[float] = []
         if self._closed:
             found.append(self._paths[next(iter(self._closed))].last + QUIET_S)
+            found.append(self._lone_due())
         if self._opened:
             found.append(self._paths[next(iter(self._opened))].last + OPEN_QUIET_S)
         if self._ages:
@@ -157,6 +178,8 @@ class Dirty:
         hands: dict[bytes, Hand] = {}
         owed = {key: self._owed[key] for key in keys if key in self._owed} if self._owed else {}
         seen = now
+        if len(keys) <= QUICK_PATHS:
+            self._remember(keys)
         for key in keys:
             path = self._remove(key)
             seen = min(seen, path.first)
@@ -188,6 +211,8 @@ class Dirty:
 
     def _due_keys(self, now: float) -> list[bytes]:
         keys: dict[bytes, None] = {}
+        if self._lone_due() <= now:
+            keys = dict.fromkeys(self._closed)
         for queue, quiet in ((self._closed, QUIET_S), (self._opened, OPEN_QUIET_S)):
             for key in queue:
                 if self._paths[key].last + quiet > now or len(keys) >= BATCH_MAX:
@@ -206,6 +231,30 @@ class Dirty:
                 del self._later[key]
             heapq.heappop(self._later_heap)
         return list(keys)
+
+    def _lone_due(self) -> float:
+        """When a lone change may be looked at, never where there is none."""
+        never = float("inf")
+        if len(self._closed) > QUICK_PATHS or self._opened:
+            return never
+        standing = [key for key in self._closed if not self._paths[key].gone]
+        if len(standing) != 1:
+            return never
+        (key,) = standing
+        last = max(self._paths[one].last for one in self._closed)
+        path = self._paths[key]
+        waits = path.again or path.tree or parent_key(key) in self._paths
+        return never if waits else last + QUICK_S
+
+    def _is_again(self, key: bytes, now: float) -> bool:
+        return now - self._heard.get(key, float("-inf")) < QUICK_AGAIN_S
+
+    def _remember(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._heard[key] = self._paths[key].last
+            self._heard.move_to_end(key)
+        while len(self._heard) > KNOWN_MAX:
+            self._heard.popitem(last=False)
 
     def _oldest(self, since: float, now: float) -> list[bytes]:
         known = takewhile(lambda one: one[1].first <= since, self._paths.items())

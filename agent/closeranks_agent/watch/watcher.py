@@ -40,18 +40,30 @@ from .source import Source
 log = logging.getLogger("closeranks.watch")
 
 CANARY_EVERY_S: Final = 30.0
-READ_PAUSE_S: Final = 0.005  # lets the kernel merge what repeats
-FOREIGN_PAUSE_S: Final = 0.01  # the same where all that was read lies outside the volume, on its filesystem
+# Between two reads, so that the kernel merges what repeats and whoever writes has the processor: a lone event is read
+# on at once, a stream of them less and less often. A full queue is emptied without much of a rest.
+PAUSE_MIN_S: Final = 0.001
+PAUSE_MAX_S: Final = 0.01
+STORM_PAUSE_MAX_S: Final = 0.05
+STORM_EVENTS: Final = 256  # in one read
+UNDRAINED_PAUSE_S: Final = 0.005
+CALM_S: Final = 0.02  # nothing was heard for so long: the next event is a lone one
 GROWTH_EVERY_S: Final = 0.25
 IDLE_S: Final = 5.0
 # After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
 # flushing twenty times a second slows down whoever writes. A single path hardly waits.
 REST_A_PATH_S: Final = 0.001
 REST_MAX_S: Final = 0.5
+# The same where looks at single paths follow each other: each rest is twice the one before.
+REST_MIN_S: Final = 0.002
+REST_DOUBLINGS_MAX: Final = 5
+REST_CALM_S: Final = 0.1
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
 _DIRECTORY: Final = What.DIRECTORY.value
 _SELF: Final = What.SELF.value
+_GIVEN_UP: Final = (What.DELETED | What.MOVED_FROM).value
+_MOVED_TO: Final = What.MOVED_TO.value
 _OPEN: Final = (What.CREATED | What.MODIFIED).value
 _CLOSED: Final = (What.CLOSED | What.DELETED | What.MOVED_FROM | What.MOVED_TO).value
 
@@ -107,6 +119,8 @@ class Watcher:
         self._canary_due = 0.0
         self._proof_due = self._proof_cost = 0.0
         self._idle = self._growth_due = self._rested = 0.0
+        self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
+        self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
     # --- from outside --------------------------------------------------------------------------
@@ -188,7 +202,7 @@ class Watcher:
         if self._wake in ready:
             os.eventfd_read(self._wake)
         queued = self.source.fileno() in ready
-        read = queued and self._read()
+        count = self._read() if queued else 0
         now = time.monotonic()
         if not queued or self.source.drained:
             self._idle = now
@@ -200,7 +214,20 @@ class Watcher:
             self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
         if queued and not self._closing:
-            time.sleep(READ_PAUSE_S if read else FOREIGN_PAUSE_S)
+            time.sleep(self._pause(count))
+
+    def _pause(self, count: int) -> float:
+        """After a read that gave so many events of this volume."""
+        now, before = time.monotonic(), self._read_at
+        self._read_at = now
+        if not self.source.drained:
+            return UNDRAINED_PAUSE_S
+        if now - before > self._pause_s + CALM_S:
+            self._pause_s = PAUSE_MIN_S
+        else:
+            longest = STORM_PAUSE_MAX_S if count >= STORM_EVENTS else PAUSE_MAX_S
+            self._pause_s = min(2 * self._pause_s, longest)
+        return self._pause_s
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
@@ -221,11 +248,11 @@ class Watcher:
 
     # --- events --------------------------------------------------------------------------------
 
-    def _read(self) -> bool:
+    def _read(self) -> int:
         events = self.source.read()
         now = time.monotonic()
         if not events:
-            return False
+            return 0
         self._tally.events += len(events)
         hands: dict[int, Hand | None] = {0: self._nobody}
         for event in events:
@@ -240,7 +267,7 @@ class Watcher:
             self._tally.dropped += 1
             self._dirty.clear()
             self._missed("more paths changed at once than are kept apart")
-        return True
+        return len(events)
 
     def _note(self, event: Event, now: float, hands: dict[int, Hand | None]) -> None:
         what: int = event.what.value
@@ -251,7 +278,8 @@ class Watcher:
         key = event.directory + b"\0" + event.name if event.directory else event.name
         tree = bool(what & _DIRECTORY and what & _NEW)
         still_open = False if what & (_CLOSED | _DIRECTORY) else True if what & _OPEN else None
-        self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open)
+        gone = bool(what & _GIVEN_UP) and not what & _MOVED_TO
+        self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open, gone=gone)
 
     def _lost(self, lost: Lost, now: float) -> None:
         self._tally.dropped += 1
@@ -292,7 +320,7 @@ class Watcher:
             return
         batch, future = self._looking
         self._looking = None
-        self._rested = now + min(batch.size * REST_A_PATH_S, REST_MAX_S)
+        self._rested = now + self._rest(batch.size, now)
         try:
             report = future.result()
         except CancelledError:
@@ -308,6 +336,15 @@ class Watcher:
         self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
         self._dirty.finished(batch, report.again, report.unfinished)
         self._proof_cost += report.duration_s
+
+    def _rest(self, size: int, now: float) -> float:
+        """How long no other look begins after one at so many paths."""
+        lone = now - self._looked_at > self._rest_s + REST_CALM_S
+        self._looked_at = now
+        self._looks_in_row = 0 if lone else min(self._looks_in_row + 1, REST_DOUBLINGS_MAX)
+        in_row = 0.0 if lone else REST_MIN_S * 2**self._looks_in_row
+        self._rest_s = min(max(size * REST_A_PATH_S, in_row), REST_MAX_S)
+        return self._rest_s
 
     # --- the canary ----------------------------------------------------------------------------
 

@@ -63,6 +63,10 @@ class VolumeConfig:
         """Whether closeranks itself carries the writes of this volume."""
         return self.policy in ("writers", "any-writer")
 
+    def may_write(self, node: str) -> bool:
+        """Whether closeranks carries what this node writes."""
+        return self.policy == "any-writer" or (self.policy == "writers" and node in self.writers)
+
 
 @dataclass(frozen=True, slots=True)
 class FleetConfig:

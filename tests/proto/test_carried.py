@@ -1,0 +1,52 @@
+"""Contents that travel along are kept within bounds of bytes, time and uses, and no faster than allowed."""
+
+from __future__ import annotations
+
+from closeranks_proto.carried import Allowance, Carried
+
+
+def test_a_body_is_there_until_it_was_used_as_often_as_it_may() -> None:
+    kept = Carried(100, 10.0)
+    kept.keep(b"d", b"body", 1.0, uses=2)
+    kept.used(b"d")
+    assert kept.find(b"d") == b"body"
+    kept.used(b"d")
+    assert (kept.find(b"d"), len(kept), kept.bytes) == (None, 0, 0)
+    kept.used(b"d")
+
+
+def test_the_oldest_go_first_where_there_is_no_room() -> None:
+    kept = Carried(10, 10.0)
+    for number in range(5):
+        kept.keep(b"%d" % number, b"12345", 1.0)
+        assert kept.bytes <= 10
+    assert [kept.find(b"%d" % number) for number in range(5)] == [None, None, None, b"12345", b"12345"]
+
+
+def test_a_body_that_is_larger_than_all_room_is_not_kept() -> None:
+    kept = Carried(10, 10.0)
+    kept.keep(b"d", bytes(11), 1.0)
+    assert (len(kept), kept.bytes) == (0, 0)
+
+
+def test_what_is_kept_again_is_young_and_counted_once() -> None:
+    kept = Carried(100, 10.0)
+    kept.keep(b"old", b"1234", 1.0)
+    kept.keep(b"other", b"1", 2.0)
+    kept.keep(b"old", b"1234", 9.0)
+    assert kept.bytes == 5
+    kept.expire(13.0)
+    assert (kept.find(b"old"), kept.find(b"other")) == (b"1234", None)
+    kept.expire(19.5)
+    assert kept.bytes == 0
+
+
+def test_no_more_travels_than_the_burst_and_then_the_rate() -> None:
+    allowance = Allowance(10.0, 20.0)
+    assert allowance.take(15, 100.0)
+    assert not allowance.take(6, 100.0)
+    assert allowance.take(5, 100.0)
+    assert not allowance.take(10, 100.5)
+    assert allowance.take(10, 101.0)
+    assert not allowance.take(21, 1000.0), "never more than the burst at once"
+    assert allowance.take(20, 1000.0)
