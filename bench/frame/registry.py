@@ -69,4 +69,19 @@ REGISTRY = {
     ),
     "rest": Entry("replication.rest", "an agent that watches 200,000 files and has nothing to do"),
     "overhead": Entry("replication.overhead", "what watching adds to the time of a process that writes much"),
+    "tree": Entry(
+        "scale.tree", "the tree of a million entries: build, edits, memory, beside a dictionary", True
+    ),
+    "differences": Entry(
+        "scale.wire", "bytes to find 100 differences between two trees of ten million entries", True
+    ),
+    "commits": Entry(
+        "scale.commits", "16 nodes in sync: edits/s, and a rogue's verdict at 20,000 of them", True
+    ),
+    "million": Entry(
+        "scale.memory", "16 x 1,000,000 entries: the coordinator's memory and database; churn, collected"
+    ),
+    "fleets": Entry(
+        "scale.fleets", "100 and 1,000 nodes over real sessions: storm, rest, one change, the API", True
+    ),
 }

@@ -32,7 +32,8 @@ class Agent:
         self.root = forest.root
         self.seq = self.acked = 0
         self.credit = limits.CREDIT_COMMITS
-        self.step = 0  # of the forest, the next one to take
+        self._common = forest.root  # what the nodes in sync have
+        self._strayed = b""
         self.welcome_at = 0.0
         self.trouble: list[str] = []
         self.told: dict[str, int] = {}  # messages that came, by kind
@@ -89,23 +90,32 @@ class Agent:
     # --- what it does ----------------------------------------------------------------------------
 
     async def follow(self, step: Step) -> None:
-        """Commit a step of the forest, as soon as the credit allows."""
+        """Commit what the others commit, as soon as the credit allows: from our own root, if we have strayed."""
         await self._until(lambda: self.seq - self.acked < self.credit)
-        await self._commit(step.base, step.root, step.edits)
-        self.step += 1
+        root = step.root
+        if self.root != step.base:
+            root = self.forest.edited(self.root, [(edit.key, edit.value) for edit in step.edits])
+        self._common = step.root
+        await self._commit(root, step.edits)
 
-    async def stray(self, changes: list[tuple[bytes, bytes | None]]) -> float:
-        """Commit changes that no other node makes; when they were sent, on the wall clock."""
-        root = self.forest.edited(self.root, changes)
-        edits = tuple(wire.Edit(key, value) for key, value in changes)
+    async def stray(self, key: bytes, value: bytes) -> float:
+        """Commit a change that no other node makes; when it was sent, on the wall clock."""
         await self._until(lambda: self.seq - self.acked < self.credit)
+        self._strayed = key
         at = time.time()
-        await self._commit(self.root, root, edits)
+        await self._commit(self.forest.edited(self.root, [(key, value)]), (wire.Edit(key, value),))
         return at
 
-    async def _commit(self, base: bytes, root: bytes, edits: tuple[wire.Edit, ...]) -> None:
-        assert base == self.root, f"{self.name} commits from another root than it has"
-        self.seq, self.root = self.seq + 1, root
+    async def heal(self) -> None:
+        """Take back the last change of our own."""
+        await self._until(lambda: self.seq - self.acked < self.credit)
+        key = self._strayed
+        value = self.forest.tree.lookup(self._common, key)
+        await self._commit(self.forest.edited(self.root, [(key, value)]), (wire.Edit(key, value),))
+
+    async def _commit(self, root: bytes, edits: tuple[wire.Edit, ...]) -> None:
+        base, self.root = self.root, root
+        self.seq += 1
         hands, by = (self._hand,), (1,) * len(edits)
         await self._say(wire.Commit(VOLUME, self.seq, base, root, edits, "watch", 1, hands, by))
 

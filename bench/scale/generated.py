@@ -7,7 +7,6 @@ from it, so that load processes agree without talking.
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,19 +67,22 @@ class Step:
 
 
 class Forest:
-    """A generated tree, its steps, and every object that a peer may ask for."""
+    """A tree of some agents, its steps, and every object that their coordinator may ask for."""
 
-    def __init__(self, files: int, seed: int) -> None:
+    def __init__(self, root: bytes, entries: int, objects: dict[bytes, bytes], files: int, seed: int) -> None:
+        self.root = root
+        self.entries = entries
+        self.objects = objects
         self.files = files
+        self.tree = Tree(XXH3_128, objects.__getitem__, cache_pages=4096)
         self._seed = seed
-        self.objects: dict[bytes, bytes] = {}
-        self.tree = Tree(XXH3_128, self.objects.__getitem__, cache_pages=4096)
-        self.objects.update(self.tree.empty.pages)
-        made = self.tree.build(items(files))
-        self.objects.update(made.pages)
-        self.root = made.root
-        self.entries = made.summary.entries
         self._steps: list[Step] = []
+
+    @classmethod
+    def generated(cls, files: int, seed: int) -> Forest:
+        """The tree of so many files; equal in every process."""
+        made = Tree(XXH3_128, {}.__getitem__).build(items(files))
+        return cls(made.root, made.summary.entries, dict(made.pages), files, seed)
 
     def step(self, number: int, edits: int, spread: bool = False) -> Step:
         """The step of that number from the first tree on, of so many edits. Made once, in order."""
@@ -98,8 +100,3 @@ class Forest:
         made = self.tree.edit(root, changes)
         self.objects.update(made.pages)
         return made.root
-
-
-def place_of(changes: list[Change], key: bytes) -> int:
-    """Where `key` stands or would stand among changes in order."""
-    return bisect_left(changes, key, key=lambda change: change[0])

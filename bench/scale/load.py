@@ -25,11 +25,12 @@ from scale.generated import Forest, key_of, value_of
 class Load:
     def __init__(self, port: int, files: int, seed: int, first: int, count: int) -> None:
         self._port = port
-        self.forest = Forest(files, seed)
+        self.forest = Forest.generated(files, seed)
         gc.collect()
         gc.freeze()  # a million objects that stay: the collector need not look at them again and again
         self.agents = [Agent(node_name(n), n, self.forest) for n in range(first, first + count)]
         self._strays = 0
+        self._aside: asyncio.Task[None] | None = None  # commits that go on while other orders come
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -50,10 +51,17 @@ class Load:
                 await self._connect(http)
             case "prepare":
                 self._prepare(**order)
+            case "commit" if order.pop("aside", False):
+                self._aside = asyncio.create_task(self._commit(**order))
             case "commit":
                 await self._commit(**order)
+            case "finish":
+                assert self._aside is not None
+                await self._aside
             case "stray":
-                return {"at": await self._stray(**order)}
+                return {"at": await self._stray()}
+            case "heal":
+                await self.agents[0].heal()
             case "told":
                 return self._told()
             case other:
@@ -89,13 +97,11 @@ class Load:
 
         await asyncio.gather(*(follow(agent) for agent in self.agents))
 
-    async def _stray(self, agent: int) -> float:
-        """One file that only this agent changes."""
+    async def _stray(self) -> float:
+        """One file that only our first agent changes; when it said so, on the wall clock."""
         self._strays += 1
         number = random.Random(self._strays).randrange(self.forest.files)
-        return await self.agents[agent].stray(
-            [(key_of(number), value_of(number, b"stray %d" % self._strays))]
-        )
+        return await self.agents[0].stray(key_of(number), value_of(number, b"stray %d" % self._strays))
 
     def _told(self) -> dict[str, Any]:
         kinds: dict[str, int] = {}

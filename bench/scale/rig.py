@@ -71,6 +71,7 @@ class Rig:
         self._files = files
         names = [node_name(number) for number in range(sum(self.shares))]
         self.fleet = Fleet(base, names, [volume])
+        self.fleet.api.timeout_s = 60.0  # how long an answer takes is what is measured
         self.loads: list[LoadProcess] = []
 
     def __enter__(self) -> Rig:

@@ -13,6 +13,7 @@ import apsw
 from closeranks_proto.errors import UserError
 
 SCHEMA_VERSION = 1
+BUSY_WAIT_MS = 10_000
 APPLICATION_ID = 0x636C7273  # "clrs"
 
 SELECT_BODY = "SELECT bodies.body FROM objects JOIN bodies ON bodies.id = objects.body WHERE digest = ?"
@@ -37,7 +38,7 @@ def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
     """A connection with the settings that the store's promises rest on. Raises apsw.Error."""
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags)
-    connection.set_busy_timeout(10_000)
+    connection.set_busy_timeout(BUSY_WAIT_MS)
     # One statement a call: what follows one that gives a row would not run until that row was taken.
     for setting in ("mmap_size = 0", "temp_store = MEMORY", "cache_size = -4096"):
         connection.execute(f"PRAGMA {setting}").fetchall()

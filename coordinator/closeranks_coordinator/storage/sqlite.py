@@ -415,6 +415,8 @@ class SqliteStore:
 
         while not self._closed and await self._writer.call(free):
             pass
+        if not self._closed and self._report.removed:
+            await self._writer.shrink()  # it has grown by everything that was moved
 
 
 async def _finish(marking: Marking, work: Callable[[], list[bytes]]) -> list[bytes]:

@@ -24,7 +24,7 @@ from typing import TypeVar
 import apsw
 
 from .reserve import Reserve
-from .schema import connect
+from .schema import BUSY_WAIT_MS, connect
 from .store import Batch, StoreFault, StoreFull
 
 log = logging.getLogger("closeranks.store")
@@ -33,6 +33,7 @@ T = TypeVar("T")
 GROUP_MAX_BATCHES = 256
 GROUP_MAX_BYTES = 8 * 1024 * 1024
 EVENTS_KEPT = 10_000
+SHRINK_WAIT_MS = 200
 # Below this much free space any failed write counts as "full", whatever code SQLite found for it.
 FULL_BELOW_BYTES = 1024 * 1024
 
@@ -110,6 +111,33 @@ class Writer:
 
         self._queue.put(_Call(work))
         return await answer
+
+    async def shrink(self) -> None:
+        """Move the write-ahead log into the database and give its room back, unless somebody reads from it now."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if error is not None:
+                log.warning("the write-ahead log could not be shortened: %s", error)
+            if not done.done():
+                done.set_result(None)
+
+        def work(connection: apsw.Connection) -> None:
+            error: Exception | None = None
+            try:
+                connection.set_busy_timeout(
+                    SHRINK_WAIT_MS
+                )  # writes that are queued shall not wait for a reader
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except apsw.Error as fault:
+                error = self.fault(fault)
+            finally:
+                connection.set_busy_timeout(BUSY_WAIT_MS)
+            loop.call_soon_threadsafe(settle, error)
+
+        self._queue.put(_Call(work))
+        await done
 
     def close(self) -> None:
         """Finish the queue and the connection; blocks."""

@@ -1,0 +1,181 @@
+"""Fleets of 100 and of 1,000 nodes over real sessions: the storm of their connecting, one change, rest, the API.
+
+Loop lag is what the coordinator measures of its own event loop once a second, so it sees one moment in many; the
+slowest answer to a stream of small questions is measured from outside, all the time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from pathlib import Path
+
+from fleet import Api, VolumeSpec
+from frame.measured import Measured
+from frame.registry import Bench
+from scale.rig import Rig, latest
+
+FILES = 10_000
+SETTLE_S = 0.5
+REST_S = 15.0
+ASK_EVERY_S = 0.02
+PROCESSES = 2
+
+
+class Slowest:
+    """Asks `/-/healthy` all the time; the longest that an answer took, in seconds."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._stop = threading.Event()
+        self._most = 0.0
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def take(self) -> float:
+        """The most since the last time."""
+        found, self._most = self._most, 0.0
+        return found
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection(self._api.host, self._api.port, timeout=30)
+        while not self._stop.wait(ASK_EVERY_S):
+            began = time.monotonic()
+            connection.request("GET", "/-/healthy")
+            connection.getresponse().read()
+            self._most = max(self._most, time.monotonic() - began)
+        connection.close()
+
+
+def measure(bench: Bench) -> list[Measured]:
+    sizes = (100,) if bench.quick else (100, 1000)
+    return [row for nodes in sizes for row in _fleet(bench.base / str(nodes), nodes)]
+
+
+def _fleet(base: Path, nodes: int) -> list[Measured]:
+    volume = VolumeSpec(
+        on_divergence="alert", settle_s=SETTLE_S, scan_interval_s=60.0, extra={"on_lag": "wait"}
+    )
+    shares = [nodes // PROCESSES] * PROCESSES
+    with Rig(base, shares, FILES, volume) as rig:
+        slowest = Slowest(rig.fleet.api)
+        empty_mb = rig.resident_mb()
+        try:
+            return [
+                *_storm(rig, slowest, empty_mb),
+                *_rest(rig, slowest),
+                *_change(rig, slowest),
+                *_verdict(rig, slowest),
+                *_answers(rig),
+            ]
+        finally:
+            slowest.close()
+            rig.check()
+
+
+def _storm(rig: Rig, slowest: Slowest, empty_mb: float) -> list[Measured]:
+    nodes = sum(rig.shares)
+    began, cpu = time.monotonic(), rig.cpu_s
+    rig.all("connect")
+    connected = time.monotonic() - began
+    rig.wait_in_rank()
+    took, spent = time.monotonic() - began, rig.cpu_s - cpu
+    each = (rig.resident_mb() - empty_mb) / nodes * 1000
+    return [
+        Measured(
+            f"{nodes} nodes connect at once, until all are in rank", round(took, 2), "s", None,
+            f"connected after {connected:.1f} s; {spent:.2f} processor seconds of the coordinator; slowest answer "
+            f"meanwhile {slowest.take() * 1000:.0f} ms",
+        ),
+        Measured(
+            f"{nodes} nodes, coordinator's memory for each session", round(each), "kB", 200,
+            f"{rig.resident_mb():.0f} MB in all, {empty_mb:.0f} MB before",
+        ),
+    ]  # fmt: skip
+
+
+def _rest(rig: Rig, slowest: Slowest) -> list[Measured]:
+    nodes = sum(rig.shares)
+    time.sleep(2)
+    slowest.take()
+    wakes, cpu, began = rig.wakes(), rig.cpu_s, time.monotonic()
+    time.sleep(REST_S)
+    share = (rig.cpu_s - cpu) / (time.monotonic() - began)
+    return [
+        Measured(
+            f"{nodes} nodes at rest, of a core", round(share * 100, 1), "%", 25,
+            f"slowest answer meanwhile {slowest.take() * 1000:.0f} ms; the event loop was late by "
+            f"{latest(wakes, rig.wakes()):g} s at most",
+        )
+    ]  # fmt: skip
+
+
+def _change(rig: Rig, slowest: Slowest) -> list[Measured]:
+    """One file changes on all nodes, as the site's own replication brings it."""
+    nodes = sum(rig.shares)
+    rig.all("prepare", steps=1, edits=1, spread=False)
+    slowest.take()
+    truth = rig.fleet.api.fleet()["volumes"][0]["truth_root"]
+    began, cpu = time.monotonic(), rig.cpu_s
+    rig.all("commit", first=0, steps=1, edits=1, rate=None, spread=False)
+    rig.fleet.wait(
+        "the truth has moved", lambda: rig.fleet.api.get("/api/v1/volumes/photos")["truth_root"],
+        lambda root: root != truth, timeout_s=60,
+    )  # fmt: skip
+    rig.wait_in_rank(every_s=0.05)
+    took, spent = time.monotonic() - began, rig.cpu_s - cpu
+    return [
+        Measured(
+            f"one change on all {nodes} nodes, until all are in rank again", round(took, 2), "s", None,
+            f"{spent:.2f} processor seconds; slowest answer meanwhile {slowest.take() * 1000:.0f} ms",
+        )
+    ]  # fmt: skip
+
+
+def _verdict(rig: Rig, slowest: Slowest) -> list[Measured]:
+    nodes = sum(rig.shares)
+    slowest.take()
+    began = time.monotonic()
+    rig.loads[0].do("stray")
+    rig.fleet.wait("the rogue is named", lambda: rig.fleet.api.incidents(kind="divergence"), timeout_s=60)
+    took = time.monotonic() - began
+    return [
+        Measured(
+            f"{nodes} nodes, a rogue's write -> named", round(took, 2), "s", 2,
+            f"settle_s = {SETTLE_S:g}; every other node is asked to look; slowest answer meanwhile "
+            f"{slowest.take() * 1000:.0f} ms",
+        )
+    ]  # fmt: skip
+
+
+def _answers(rig: Rig) -> list[Measured]:
+    """What people and programs ask; a small question asked beside it tells how long it holds up the rest."""
+    nodes = sum(rig.shares)
+    rows: list[Measured] = []
+    for path in ("/api/v1/fleet", "/metrics"):
+        beside = Slowest(rig.fleet.api)
+        taken: list[float] = []
+        for _ in range(5):
+            began = time.monotonic()
+            size = len(rig.fleet.api.text(path))
+            taken.append(time.monotonic() - began)
+        beside.close()
+        note = f"{size:,} B; slowest small answer beside it {beside.take() * 1000:.0f} ms"
+        rows.append(Measured(f"{nodes} nodes, {path}", round(sorted(taken)[2] * 1000, 1), "ms", None, note))
+    began = time.monotonic()
+    rig.fleet.run("status")
+    rows.append(
+        Measured(
+            f"{nodes} nodes, closeranks status",
+            round(time.monotonic() - began, 2),
+            "s",
+            2,
+            "the whole command",
+        )
+    )
+    return rows
