@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test check format bench bench-quick lock clean
+.PHONY: help install demo demo-stop test sim check format bench bench-quick lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,7 @@ help:
 	@echo "make demo    sixteen agents, a rogue, and the way back, in about a minute (TREE=/dir PORT=n KEEP=1)"
 	@echo "make test    the whole test suite"
 	@echo "make faults  kill -9 and power loss at every step that writes (STRIDE=n: each n-th; SEED=n)"
+	@echo "make sim     a fleet under every fault on invented time (SEEDS=100, SEEDS=7-9, MINUTES=5, SIM_ARGS='--policy quorum')"
 	@echo "make check   format, lint, types, layering, dependencies"
 	@echo "make bench   the bounds and the figures that the README quotes (BENCH=\"NAME --dir DIR\"); bench-quick: in ten minutes"
 	@echo "make lock    remake constraints/*.txt"
@@ -67,6 +68,11 @@ SEED ?= 20261126
 faults: $(VENV)/.installed-dev
 	FAULT_STRIDE=$(STRIDE) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist worksteal -rP $(PYTEST_ARGS) \
 	  tests/faults/test_kill_sweep.py tests/faults/test_power_loss.py
+
+SEEDS ?= 100
+SIM_ARGS ?=
+sim: $(VENV)/.installed
+	@$(HARNESS) $(BIN)/python -m sim --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

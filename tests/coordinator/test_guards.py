@@ -414,6 +414,21 @@ def test_a_held_node_of_a_quorum_volume_has_no_vote_while_a_quorum_is_left() -> 
 # --- while it is held -----------------------------------------------------------------------------
 
 
+def test_a_held_node_is_accused_of_nothing_while_too_few_others_are_there_for_a_quorum() -> None:
+    world = writing("quorum")
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0))
+        world.run(1.0)
+    assert world.state("n3") == "held"
+    world["n2"].stop()
+    world.run(5.0)
+    world["n3"].write("photos", "d1/f001", file_of("mine"))
+    world.run(20.0)
+    assert not world.incidents("divergence"), "of four three must agree, and two are there"
+    world["n2"].start()
+    world.until(lambda: bool(world.incidents("divergence")), 30)
+
+
 def hold_n1(world: FakeWorld) -> HoldView:
     delete(world, "n1", 160)
     commit(world, "n1")

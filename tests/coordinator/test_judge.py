@@ -30,9 +30,9 @@ class Bench:
         self.truth = self.forest.plant(truth)
         self.history.move(self.truth)
 
-    def look(self, files: Files, held: Files, **more: object) -> Analysis:
+    def look(self, files: Files, held: Files, *, replays: bool = False, **more: object) -> Analysis:
         stand = Stand(self.forest.plant(files), self.truth, self.forest.plant(held), more.pop("withheld", ()))  # type: ignore[arg-type]
-        found, _ = self.judge.analyse(self.history, stand)
+        found, _ = self.judge.analyse(self.history, stand, replays=replays)
         self.forest.objects.update(found.pages)
         return found
 
@@ -63,6 +63,16 @@ def test_a_later_truth_that_is_not_the_latest_is_lag_and_moves_held() -> None:
     assert (set(found.lagging), bench.held(found)) == ({b"a"}, {b"a": NEW})
     back = bench.look({b"a": OLD}, bench.held(found))
     assert (set(back.regressed), back.divergent) == ({b"a"}, 1)
+
+
+def test_where_the_site_copies_a_truth_that_came_twice_is_taken_for_the_first_of_them() -> None:
+    bench = Bench({b"a": OLD}, {}, {b"a": NEW}, {b"a": LATER}, {}, {b"a": OTHER})
+    gone = bench.look({}, {b"a": OLD}, replays=True)
+    assert (set(gone.lagging), bench.held(gone)) == ({b"a"}, {})
+    following = bench.look({b"a": NEW}, {}, replays=True)
+    assert (set(following.lagging), following.divergent) == ({b"a"}, 0)
+    writing = bench.look({b"a": NEW}, {})
+    assert set(writing.regressed) == {b"a"}
 
 
 def test_leaving_the_truth_for_an_older_one_is_a_regression() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.shapes import ActionView
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
@@ -165,3 +169,64 @@ def test_a_late_writer_keeps_what_it_has_not_told_of_when_it_is_converged() -> N
     (conflict,) = conflicts(world)
     assert (conflict.loser, conflict.winner) == ("node-02", "node-01")
     assert file_of("mine") in late.disk["photos"].values()
+
+
+def test_who_is_on_its_way_to_the_truth_gives_what_it_has_where_nobody_else_is_left() -> None:
+    """One is fenced, all others lack something that nobody has: each waited for the others to be healthy."""
+    world = fleet(3, 1)
+    world["node-01"].put("photos", "new.txt", file_of("gone before anybody fetched it"))
+    for name in ("node-02", "node-03"):
+        world[name].pushes_fail = True
+    world.until(lambda: world.state("node-02") == world.state("node-03") == "lagging")
+    world["node-01"].disk["photos"].pop(key_of("c.txt"))
+    assert isinstance(world.ask(QuarantineAsked("node-01", "a person")), ActionView)
+    for name in ("node-02", "node-03"):
+        world[name].deaf = True
+    world.until(lambda: world.state("node-02") == world.state("node-03") == "resyncing", 120)
+    assert isinstance(world.ask(ResyncAsked("node-01", None, False)), ActionView)
+    world.run(5)
+    orders = world.sent("node-01", wire.Converge)
+    assert orders
+    assert set(orders[-1].sources) == {"node-02", "node-03"}
+
+
+def lost_writer() -> FakeWorld:
+    """The only writer is fenced, has changed its file again, and nobody has what the truth has there."""
+    world = fleet(3, 1)
+    for name in ("node-02", "node-03"):
+        world[name].pushes_fail = True
+    world["node-01"].put("photos", "new.txt", file_of("nobody fetched it"))
+    world.until(lambda: world.state("node-02") == "lagging")
+    assert isinstance(world.ask(QuarantineAsked("node-01", "a person")), ActionView)
+    world["node-01"].write("photos", "new.txt", file_of("what is there now"))
+    world.run(3)
+    return world
+
+
+def test_a_writer_is_released_by_hand_when_nobody_can_give_what_it_lacks() -> None:
+    world = lost_writer()
+    assert isinstance(world.ask(ReleaseAsked("node-01")), ActionView)
+    for name in ("node-02", "node-03"):
+        world[name].pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    assert world["node-03"].disk["photos"][key_of("new.txt")] == file_of("what is there now")
+
+
+def test_a_writer_is_not_released_while_somebody_can_give_what_it_lacks() -> None:
+    world = lost_writer()
+    world["node-02"].put("photos", "new.txt", file_of("nobody fetched it"))
+    world.run(3)
+    assert world.ask(ReleaseAsked("node-01")) == "409 not_verified"
+
+
+def test_the_only_writer_is_released_while_there_is_no_truth() -> None:
+    """Other settings make another truth, which is founded by what the writers have: behind a fence that never comes."""
+    world = fleet(3, 1)
+    assert isinstance(world.ask(QuarantineAsked("node-01", "a person")), ActionView)
+    (volume,) = world.config.volumes
+    world.configure(replace(world.config, volumes=(replace(volume, ignore=("*.tmp",)),)))
+    for agent in world.agents.values():
+        agent.drop(0.1)
+    world.run(20)
+    assert isinstance(world.ask(ReleaseAsked("node-01")), ActionView)
+    world.until(world.in_rank, 60)

@@ -61,7 +61,12 @@ class Looks:
         self._least: list[tuple[float, str]] | None = None
 
     def of_others(self, node: str) -> float | None:
-        """Up to when every voter but this node has looked; None where there is no other."""
+        """Up to when every voter but this node has looked; None where there is no other, or too few for a quorum.
+
+        Paths in which voters differ are undetermined then. Who has no vote would be held against nobody's word.
+        """
+        if len(self._volume.voters) < self._volume.need:
+            return None
         if self._least is None:
             nodes, name = self._world.nodes, self._volume.name
             looks = ((nodes[voter].current(name) or 0.0, voter) for voter in self._volume.voters)

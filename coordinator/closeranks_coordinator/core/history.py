@@ -58,6 +58,13 @@ class TruthHistory:
                 return order
         return None
 
+    def earliest_order(self, key: bytes, value: bytes | None) -> int | None:
+        """The oldest order number under which the truth of `key` was `value`, as far as is known."""
+        for order, held in self._index().get(key, ()):
+            if held == value:
+                return order
+        return None
+
     def changed(self, order: int) -> tuple[bytes, ...] | None:
         """What the step to this order changed; None: longer ago than is known."""
         self._index()

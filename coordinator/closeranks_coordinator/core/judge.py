@@ -86,31 +86,32 @@ class Judge:
     def __init__(self, differ: Differ, width: int) -> None:
         self._differ = differ
         self._width = width
-        self._known: WeakValueDictionary[tuple[int, Stand, bool], Analysis] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[int, Stand, bool, bool], Analysis] = WeakValueDictionary()
 
     def analyse(
         self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made,
-        ours: bool = False,
+        ours: bool = False, replays: bool = False,
     ) -> tuple[Analysis, Touched]:  # fmt: skip
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
 
         `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
-        truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only.
+        truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only. `replays`:
+        the site itself brings this node the truth's steps, one after the other.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
-        one = (id(history), stand, ours)
+        one = (id(history), stand, ours, replays)
         found = None if stand.by_us else self._known.get(one)
         if found is None:
-            found = self._sort(history, stand, before, raw, behind, touched, made)
+            found = self._sort(history, stand, before, raw, behind, touched, made, replays)
             self._known[one] = found
         return found, touched
 
     def _sort(
         self, history: TruthHistory, stand: Stand, before: Analysis | None, raw: Differing, behind: Differing,
-        touched: Touched, made: Made,
+        touched: Touched, made: Made, replays: bool,
     ) -> Analysis:  # fmt: skip
         differing = _without_withheld(raw, stand.withheld, self._width)
         root, truth, held = stand.root, stand.truth, stand.held
@@ -127,7 +128,7 @@ class Judge:
             history, differing, behind, ours,
             set(before.lagging) if known and before is not None else set(),
             set(before.regressed) if known and before is not None else set(),
-            made, frozenset(stand.withheld), self._width,
+            made, frozenset(stand.withheld), self._width, replays,
         )  # fmt: skip
         for key in (
             (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
@@ -166,7 +167,16 @@ class _Sorting:
     made: Made
     withheld: Keys
     width: int
+    replays: bool = False
     moved: dict[bytes, bytes | None] = field(default_factory=dict)
+
+    def held_order(self, key: bytes, value: bytes | None) -> int | None:
+        """When the truth was what the node held. A truth that comes twice (deleted, and deleted again) is ambiguous.
+
+        Where the site copies by itself, a node that is behind may be at the first of them, and go on to what followed
+        it: that is lag. A writer that is behind and goes to an elder version writes.
+        """
+        return (self.history.earliest_order if self.replays else self.history.latest_order)(key, value)
 
     def place(self, key: bytes) -> None:
         self.lagging.discard(key)
@@ -190,7 +200,7 @@ class _Sorting:
         order = self.history.latest_order(key, value)
         if order is None:
             return
-        further = late is not None and order > (self.history.latest_order(key, held_value) or 0)
+        further = late is not None and order > (self.held_order(key, held_value) or 0)
         if further or key in self.ours:
             self.lagging.add(key)
             self.moved[key] = value

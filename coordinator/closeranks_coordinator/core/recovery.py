@@ -216,19 +216,37 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
 
 
 def sources_for(world: World, node: Node, volume: Volume) -> tuple[str, ...]:
-    """Healthy peers that may give chunks: those that equal the truth first of all."""
+    """Peers that may give chunks: those that equal the truth; while there is none, the healthy ones and then the rest.
+
+    Whoever is fenced or held gives nothing. Suspects, joiners and those on their way to the truth give what they have:
+    each chunk is verified against its digest, and where nobody else is left they would wait for each other for ever.
+    """
     peers = [
         one
         for one in world.members(volume)
         if one is not node
-        and world.may_vote(one, volume)
-        and one.volume(volume.name).held is not None
-        and one.record.phase != "suspect"
+        and one.session is not None
+        and not one.fenced
+        and one.volume(volume.name).root is not None
         and not world.is_held(one, volume)
-        and not (one.record.phase in ("resyncing", "verifying") and world.recovers(one, volume.name))
+        and not world.untrusted(one, volume.name)
     ]
-    equal = [one.name for one in peers if one.volume(volume.name).root == volume.truth]
-    return tuple(equal or [one.name for one in peers])
+    healthy = [one for one in peers if _is_healthy(world, one, volume)]
+    equal = [one.name for one in healthy if one.volume(volume.name).root == volume.truth]
+    if equal:
+        return tuple(equal)
+    first = dict.fromkeys(one.name for one in healthy)
+    return (*first, *(one.name for one in peers if one.name not in first))
+
+
+def _is_healthy(world: World, node: Node, volume: Volume) -> bool:
+    """Whether what is known of its tree is current, and nothing says that it will soon be another one."""
+    return (
+        world.may_vote(node, volume)
+        and node.volume(volume.name).held is not None
+        and node.record.phase != "suspect"
+        and not (node.record.phase in ("resyncing", "verifying") and world.recovers(node, volume.name))
+    )
 
 
 def _ask_verify(world: World, node: Node, record: RecoveryRecord, work: Recovery) -> bool:

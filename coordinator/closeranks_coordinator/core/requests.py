@@ -9,6 +9,7 @@ from closeranks_proto.kinds import is_name
 
 from . import recovery, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, unfence
+from .merging import is_file
 from .model import (
     BaselineCreateAsked,
     BaselineDeleteAsked,
@@ -58,21 +59,44 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
         return Refusal(
             409, "not_quarantined", f"{node.name} is not quarantined: there is nothing to release."
         )
-    if node.record.recovery is not None:
+    gone = all(_is_gone(world, node, volume) for volume in world.concerned(node))
+    if node.record.recovery is not None and not gone:
         return Refusal(
             409, "not_verified",
             f"{node.name} is being brought back and has not been verified yet: `closeranks nodes {node.name}` says "
             "how far it is.",
         )  # fmt: skip
-    for volume in world.concerned(node):
+    for volume in () if gone else world.concerned(node):
         if not world.compared(node, volume) or world.left(node, volume, "divergence") != 0:
             return Refusal(
                 409, "not_verified",
                 f"{node.name} is not known to equal the truth of {volume.name}. Bring it back first: "
                 f"closeranks resync {node.name}",
             )  # fmt: skip
+    drop_recovery(world, node, "an operator released it: nobody has what it would be brought back to")
+    for volume in world.concerned(node) if gone else ():
+        node.volume(volume.name).held = volume.truth  # in what it differs it has changed it, as of now
     unfence(world, node, f"An operator released {node.name}.")
     return _done(world, "release", node)
+
+
+def _is_gone(world: World, node: Node, volume: Volume) -> bool:
+    """Whether a writer could wait for ever: there is no truth without it, or nobody can give what it lacks of it.
+
+    Its own state, whatever it is, is then the best there is, and only a person can say so.
+    """
+    if node.name not in volume.config.writers or node.session is None:
+        return False
+    if volume.truth is None:
+        return True
+    analysis = node.view(volume.name).analysis
+    if analysis is None or not world.compared(node, volume):
+        return False
+    roots = [world.nodes[name].volume(volume.name).root for name in recovery.sources_for(world, node, volume)]
+    return all(
+        is_file(truth) and all(root is None or world.tree.lookup(root, key) != truth for root in roots)
+        for key, (_, truth) in analysis.differing.items()
+    )
 
 
 def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:

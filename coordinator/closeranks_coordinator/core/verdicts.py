@@ -100,7 +100,9 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         by_us = view.by_us and not volume.config.replicated
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
-        after, touched = world.judge.analyse(volume.history, stand, before, made, view.by_us)
+        after, touched = world.judge.analyse(
+            volume.history, stand, before, made, view.by_us, not volume.config.replicated
+        )
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held

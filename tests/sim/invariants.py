@@ -1,0 +1,56 @@
+"""What must hold after every step, each with its name and its sentence.
+
+The table is what a failure prints and what the README shows; `hold` is the only way to break one. Assertions of the
+product itself, and exceptions that nobody expects, fail a seed as `no_fault_of_our_own`.
+"""
+
+from __future__ import annotations
+
+INVARIANTS: dict[str, str] = {
+    "no_false_accusation": "no node is accused of an entry that the policy's truth had since the node held its elder",
+    "quorum_accuses": "nothing is accused while fewer than a quorum hold what the truth has there",
+    "quorum_decides": "the truth of a path changes only to what a quorum of unfenced, unheld nodes holds",
+    "writers_decide": "what comes into a replicated truth is on the disk of a writer that is neither fenced nor held",
+    "fence_isolates": "nothing of a fenced or held node is given to another: it is no source of anything",
+    "rogue_isolated": "what a rogue wrote where nobody may write is never brought to another node",
+    "trash_keeps": "nothing is replaced or removed by us that does not lie in that node's trash",
+    "last_copy": "nothing that we do removes the last copy of a content from the fleet",
+    "few_fenced": "no more than max_quarantined are fenced by the coordinator itself, and a quorum is always left",
+    "fenced_for_a_reason": "whoever is fenced by the coordinator itself has an open incident that accuses it",
+    "token_grows": "a fence token never goes back, on the coordinator or on a node, over any restart",
+    "released_clean": "nobody is released by itself with an entry that the truth never had",
+    "acknowledged_survives": "a commit that was acknowledged is stored after any crash, with every object beneath it",
+    "journal_replays": "replaying a journal gives the state that it was written from, on both sides",
+    "deleted_stays": "what has left a replicated truth, and every node, does not come back unless somebody writes it",
+    "accepted_stays": "what a writer's accepted commit brought is in the truth, or was, or under a conflict name",
+    "target_reached": "a node that says that a target is reached holds it, entry by entry, by a computation of its own",
+    "lag_is_true": "the lag that is shown is no older than the oldest step of the truth that the node lacks",
+    "holdable": "the truth of a replicated volume is a tree that a disk can hold",
+    "membership_first": "peers are told of a fence before the node itself is",
+    "bounded": "every queue, list and memory stays within its bound",
+    "named_in_time": "a corruption is named within its bound once the faults have ended",
+    "comes_back": "once the faults have ended the fleet is in rank, with equal trees, within its bound",
+    "no_fault_of_our_own": "no assertion of the product fails and nothing is raised that nobody expects",
+}
+
+
+class Violation(AssertionError):
+    """An invariant is broken."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name = name
+        self.detail = detail
+
+
+def hold(name: str, condition: object, detail: str) -> None:
+    """The invariant of that name, here and now."""
+    if not condition:
+        assert name in INVARIANTS, f"{name} is in no table"
+        raise Violation(name, detail)
+
+
+def table() -> str:
+    """For people."""
+    rows = [f"| `{name}` | {sentence} |" for name, sentence in INVARIANTS.items()]
+    return "\n".join(["| invariant | says |", "|---|---|", *rows])

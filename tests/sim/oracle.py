@@ -1,0 +1,284 @@
+"""What the truth was, who held what, and who wrote it: told from outside, without asking the judge.
+
+It follows the roots that the core goes by and keeps, path by path, a history of its own of the truth and of how far
+each node has followed it. When the coordinator is killed, what was not durable is undone here too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from closeranks_proto import messages as wire
+from closeranks_proto.tree import Tree
+
+from .disk import Values, content_of, is_directory
+from .invariants import hold
+
+if TYPE_CHECKING:
+    from .fleet import World
+
+
+BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
+
+
+@dataclass(slots=True)
+class Move:
+    """One step of the truth: key to (before, after)."""
+
+    root: bytes
+    at: float
+    changes: dict[bytes, tuple[bytes | None, bytes | None]]
+    founding: bool
+
+
+class Oracle:
+    """Of one volume."""
+
+    def __init__(self, world: World, volume: str) -> None:
+        self.world, self.volume = world, volume
+        self.tree: Tree = world.tree
+        self.moves: list[Move] = []
+        self.seen: dict[
+            bytes, list[tuple[float, bytes | None]]
+        ] = {}  # by key: (since when, what the truth was)
+        self.roots: dict[str, bytes] = {}
+        self.values: dict[str, Values] = {}
+        self.contents: dict[str, Counter[bytes]] = {}
+        self.reached: dict[
+            tuple[str, bytes], float
+        ] = {}  # since when the newest truth stood that it has held
+        self.ever: set[bytes] = set()  # contents that the truth has ever had
+        self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
+        self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
+        self.buried = 0  # of the moves
+        self.eligible: frozenset[str] = frozenset()
+        self.accepted: dict[bytes, str] = {}  # contents that writers streamed, to whose and where
+
+    # --- what the core goes by ------------------------------------------------------------------
+
+    def restarted(self) -> None:
+        """Another process: undo what it does not know of."""
+        truth = self._truth()
+        while self.moves and self.moves[-1].root != truth:
+            move = self.moves.pop()
+            self.buried = min(self.buried, len(self.moves))
+            for key in move.changes:
+                if key in self.seen:
+                    self.seen[key].pop()
+                    if not self.seen[key]:
+                        del self.seen[key]
+        self.eligible = frozenset()
+        self._follow_nodes()
+
+    def follow(self) -> None:
+        """After a step."""
+        before = self.eligible
+        self.eligible = self._eligible()
+        moved = self._follow_nodes()
+        self._follow_truth(before | self.eligible)
+        for node in moved:
+            self._bury(node)
+
+    def truth(self, key: bytes) -> bytes | None:
+        known = self.seen.get(key)
+        return known[-1][1] if known else None
+
+    def _truth(self) -> bytes | None:
+        volume = self.world.core.volumes.get(self.volume)
+        return None if volume is None else volume.truth
+
+    def _eligible(self) -> frozenset[str]:
+        """Those whose word counts at most: connected, not fenced, not held."""
+        core = self.world.core
+        volume = core.volumes[self.volume]
+        muted = core.held if volume.config.replicated else core.muted
+        return frozenset(
+            name
+            for name, node in core.nodes.items()
+            if node.session is not None
+            and node.record.fence is None
+            and not {(name, self.volume), (name, "")} & muted
+        )
+
+    def _follow_nodes(self) -> list[str]:
+        moved: list[str] = []
+        self.former = {}
+        for name, node in self.world.core.nodes.items():
+            root = node.volume(self.volume).root
+            old = self.roots.get(name, self.tree.empty.root)
+            if root is None or root == old:
+                continue
+            moved.append(name)
+            self.roots[name] = root
+            former = self.former[name] = {}
+            values, contents = self.values.setdefault(name, {}), self.contents.setdefault(name, Counter())
+            for one in self.tree.diff(root, old):
+                former[one.key] = one.theirs
+                if one.theirs is not None:
+                    contents[content_of(one.theirs)] -= 1
+                if one.ours is None:
+                    values.pop(one.key, None)
+                else:
+                    values[one.key] = one.ours
+                    contents[content_of(one.ours)] += 1
+                    self._streamed(name, one.key, one.ours)
+                self._reach(name, one.key)
+        return moved
+
+    def _streamed(self, node: str, key: bytes, value: bytes) -> None:
+        content = content_of(value)
+        if content and self.moves and node in self.eligible and node in self.world.plan.writers:
+            self.accepted.setdefault(content, f"{node} {key!r}")
+
+    def _reach(self, node: str, key: bytes) -> None:
+        known = self.seen.get(key)
+        if known and self.values[node].get(key) == known[-1][1]:
+            self.reached[node, key] = known[-1][0]
+
+    def _follow_truth(self, eligible: frozenset[str]) -> None:
+        truth = self._truth()
+        before = self.moves[-1].root if self.moves else None
+        if truth == before:
+            return
+        if truth is None:
+            self.moves.clear()
+            self.buried = 0
+            self.seen.clear()
+            self.reached.clear()
+            return
+        now, founding = self.world.time.now, before is None
+        found = self.tree.diff(truth, before or self.tree.empty.root)
+        move = Move(truth, now, {one.key: (one.theirs, one.ours) for one in found}, founding)
+        self.moves.append(move)
+        for key, (old, new) in move.changes.items():
+            if not self.seen.get(key):
+                self.seen[key] = [(0.0, old)]
+            self.seen[key].append((now, new))
+            if content_of(new):
+                self.ever.add(content_of(new))
+            for node in self.values:
+                self._reach(node, key)
+        self._decided(move, eligible)
+
+    # --- who decides ---------------------------------------------------------------------------
+
+    def _decided(self, move: Move, eligible: frozenset[str]) -> None:
+        policy = self.world.policy
+        if policy == "quorum":
+            need = len(self.world.core.volumes[self.volume].config.nodes) // 2 + 1
+            for key, (_, new) in move.changes.items():
+                holders = [one for one in sorted(eligible) if self._had(one, key, new)]
+                hold(
+                    "quorum_decides", len(holders) >= need,
+                    f"the truth of {key!r} was changed on the word of {holders}, {need} are needed",
+                )  # fmt: skip
+        elif policy in ("writers", "any-writer"):
+            self._merged(move, eligible)
+
+    def _had(self, node: str, key: bytes, value: bytes | None) -> bool:
+        """Now, or before this step: what follows from one event may be judged when the next one comes."""
+        former = self.former.get(node, {})
+        return self.values.get(node, {}).get(key) == value or (key in former and former[key] == value)
+
+    def _held(self, node: str, content: bytes) -> bool:
+        former = self.former.get(node, {}).values()
+        return self.contents.get(node, Counter())[content] > 0 or any(
+            content_of(one) == content for one in former
+        )
+
+    def _merged(self, move: Move, eligible: frozenset[str]) -> None:
+        writers = [one for one in self.world.plan.writers if one in eligible]
+        for key, (old, new) in move.changes.items():
+            content, left = content_of(new), content_of(old)
+            if content and content != left:
+                had = any(self._held(one, content) for one in writers)
+                hold(
+                    "writers_decide", had or content in self.world.replaced_in_truth,
+                    f"{key!r} has a content that no writer in {writers} holds",
+                )  # fmt: skip
+                hold("deleted_stays", (key, content) not in self.dead, f"{key!r} came back in the truth")
+            if left and content != left:
+                self.world.replaced_in_truth.add(left)
+        values = dict(self.tree.walk(move.root))
+        for key in move.changes:
+            parent = key.rpartition(b"\0")[0]
+            fits = key not in values or not parent or (parent in values and is_directory(values[parent]))
+            hold("holdable", fits, f"{key!r} lies in nothing that the truth has as a directory")
+
+    def _bury(self, node: str) -> None:
+        """What the truth has left some time ago, and no node holds or is about to tell of any more."""
+        if self.world.policy not in ("writers", "any-writer"):
+            return
+        for move in self.moves[self.buried :]:
+            if move.at > self.world.time.now - BURY_AFTER_S:
+                return
+            self.buried += 1
+            for key, (old, _) in move.changes.items():
+                content = content_of(old)
+                if content and content != content_of(self.truth(key)) and not self._lives(key, content):
+                    self.dead.add((key, content))
+
+    def _lives(self, key: bytes, content: bytes) -> bool:
+        if any(content_of(values.get(key)) == content for values in self.values.values()):
+            return True
+        for _, copy in self.world.spread(self.volume):
+            if content in (content_of(copy.disk.get(key)), content_of(copy.rows.get(key))):
+                return True
+            if any(content_of(before) == content for _, name, before in copy.unsynced if name == key):
+                return True
+            for record in copy.journal:
+                edits = record.edits if isinstance(record, wire.Commit) else ()
+                if any(edit.key == key and content_of(edit.value) == content for edit in edits):
+                    return True
+        return False
+
+    def rewritten(self, key: bytes, value: bytes | None) -> None:
+        """Somebody has written this there (again)."""
+        self.dead.discard((key, content_of(value)))
+
+    # --- who is accused ------------------------------------------------------------------------
+
+    def accused(self, node: str, keys: list[bytes], regression: bool) -> None:
+        """An incident accuses this node of these paths."""
+        core = self.world.core
+        volume = core.volumes[self.volume]
+        keep_s = self.world.coordinator.config.history_keep_s
+        for key in keys:
+            known = self.seen.get(key)
+            if not known or self.world.policy == "baseline":
+                continue
+            if self.world.policy == "quorum":
+                holders = sum(self._had(one, key, known[-1][1]) for one in self.values)
+                hold(
+                    "quorum_accuses", holders >= volume.need,
+                    f"{node} is accused of {key!r} and only {holders} hold the truth, {volume.need} are needed",
+                )  # fmt: skip
+            mine, reached = self.values[node].get(key), self.reached.get((node, key))
+            if reached is None:
+                continue
+            for (since, value), (left, _) in pairwise(known):
+                if since >= reached and left > self.world.time.now - keep_s:
+                    hold(
+                        "no_false_accusation", value != mine, f"{node} is accused of {key!r} and is only late"
+                    )
+
+    def own(self, node: str) -> list[bytes]:
+        """Paths in which this node has what the truth never had."""
+        if not self.moves:
+            return []
+        values = self.values.get(node, {})
+        keys = sorted(one.key for one in self.tree.diff(self.roots[node], self.moves[-1].root))
+        return [key for key in keys if all(values.get(key) != value for _, value in self.seen.get(key, ()))]
+
+    def oldest_lacking(self, node: str) -> float | None:
+        """When the oldest step of the truth was made that this node lacks; None: it lacks nothing that is known."""
+        values = self.values.get(node, {})
+        for move in self.moves:
+            for key in move.changes:
+                orders = [since for since, value in self.seen[key] if value == values.get(key)]
+                if max(orders, default=0.0) < move.at and values.get(key) != self.truth(key):
+                    return move.at
+        return None

@@ -1,0 +1,93 @@
+"""Seeds: fixed ones, those that once found something, and others every time. See `make sim` for more."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sim.fleet import World
+from sim.invariants import INVARIANTS, Violation, hold, table
+from sim.regressions import FOUND
+from sim.swarm import FAULTS, plan
+
+FIXED = range(1000, 1010)
+BATCH_S = 8.0
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("seed", [*FIXED, *FOUND])
+def test_a_seed_breaks_no_promise(seed: int) -> None:
+    World(plan(seed)).play()
+
+
+def test_forty_nodes() -> None:
+    faults = frozenset({"cut", "crash", "coordinator_crash", "rogue"})
+    World(replace(plan(7, "writers", 40, faults), safety_s=15.0)).play()
+
+
+def test_other_seeds_every_time_break_no_promise() -> None:
+    """For some seconds; a failure tells how to play its seed again."""
+    first = random.SystemRandom().randrange(2**31)
+    print(f"from seed {first}")
+    end, seed = time.monotonic() + BATCH_S, first
+    while time.monotonic() < end:
+        World(plan(seed)).play()
+        seed += 1
+
+
+def test_a_fleet_without_faults_accuses_nobody() -> None:
+    for policy in ("quorum", "writers", "any-writer"):
+        outcome = World(plan(5, policy, 5, frozenset())).play()
+        assert outcome.accused == (policy != "any-writer")  # the corruption at the end, where it can be told
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_each_fault_can_be_played_alone(fault: str) -> None:
+    """And does something: a fault that changes nothing would prove nothing."""
+    policy = "writers" if fault in ("mass", "filling") else "quorum"
+    loud = World(replace(plan(3, policy, 3, frozenset({fault})), safety_s=30.0)).play()
+    assert loud.digest != _quiet(policy)
+
+
+@cache
+def _quiet(policy: str) -> str:
+    return World(replace(plan(3, policy, 3, frozenset()), safety_s=30.0)).play().digest
+
+
+def test_a_seed_is_the_same_in_every_process() -> None:
+    """Same seed, same trace: twice here, and in processes that hash text otherwise."""
+    here = [World(plan(1003)).play().digest for _ in range(2)]
+    code = "from sim.fleet import World; from sim.swarm import plan; print(World(plan(1003)).play().digest)"
+    for hashing in ("0", "1", "4711"):
+        environ = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hashing}
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True
+        )
+        here.append(ran.stdout.strip())
+    assert len(set(here)) == 1
+
+
+def test_a_failure_says_how_to_play_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(plan(1))
+    monkeypatch.setattr(world.people, "begin", lambda: hold("bounded", False, "too many"))
+    with pytest.raises(AssertionError, match="make sim SEEDS=1-1") as failure:
+        world.play()
+    assert str(failure.value).startswith("bounded: too many\n")
+
+
+def test_the_table_of_invariants_is_what_the_checks_use() -> None:
+    used = "".join(
+        one.read_text() for one in sorted((TESTS / "sim").rglob("*.py")) if one.name != "invariants.py"
+    )
+    assert [name for name in INVARIANTS if f'"{name}"' not in used] == []
+    assert table().count("\n") == len(INVARIANTS) + 1
+    with pytest.raises(Violation, match="token_grows"):
+        hold("token_grows", False, "back")
