@@ -44,9 +44,11 @@ def test_other_seeds_every_time_break_no_promise() -> None:
 
 
 def test_a_fleet_without_faults_accuses_nobody() -> None:
-    for policy in ("quorum", "writers", "any-writer"):
-        outcome = World(plan(5, policy, 5, frozenset())).play()
-        assert outcome.accused == (policy != "any-writer")  # the corruption at the end, where it can be told
+    for policy, accused in (
+        ("writers", 1),
+        ("any-writer", 0),
+    ):  # the corruption at the end, where it can be told
+        assert World(plan(5, policy, 5, frozenset())).play().accused == accused
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
