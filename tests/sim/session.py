@@ -122,7 +122,7 @@ class ServerSession:
                 self._give(message)
             case wire.Beat():
                 self._beat(message)
-            case wire.Hello() | wire.TrashAnswer():
+            case wire.Hello() | wire.TrashAnswer() | wire.Carried():
                 raise ProtocolError("nothing that a session expects")
             case _:
                 self.core.feed(FromAgent(self.node, message))
