@@ -19,6 +19,8 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make faults  kill -9 and power loss at every step that writes (STRIDE=n: each n-th; SEED=n)"
 	@echo "make sim     a fleet under every fault on invented time (SEEDS=100, SEEDS=7-9, MINUTES=5, SIM_ARGS='--policy quorum')"
+	@echo "make fuzz    every parser of bytes from outside, guided by coverage (MINUTES=n)"
+	@echo "make soak    a fleet under steady writes, rogues and restarts: does anything grow? (MINUTES=n)"
 	@echo "make check   format, lint, types, layering, dependencies"
 	@echo "make bench   the bounds and the figures that the README quotes (BENCH=\"NAME --dir DIR\"); bench-quick: in ten minutes"
 	@echo "make lock    remake constraints/*.txt"
@@ -60,6 +62,16 @@ demo-stop: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: fuzz
+# Every parser of bytes from outside, guided by coverage, from a seed that is printed.
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz.guided --minutes $(or $(MINUTES),10)
+
+.PHONY: soak
+# A fleet under steady writes, rogues and restarts; ends non-zero when something grows. bench/results/soak.svg.
+soak: $(VENV)/.installed
+	$(HARNESS) $(BIN)/python -m soak --minutes $(or $(MINUTES),30)
 
 .PHONY: faults
 # Each point, before the call, after it and in its middle: some hours. STRIDE=20 takes ten minutes.

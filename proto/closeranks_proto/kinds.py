@@ -73,7 +73,7 @@ def parse_address(text: str) -> Address:
         raise Invalid("no host; every interface is 0.0.0.0 or [::]")
     elif not _good_host(host):
         raise Invalid(f"{printable(host)} is neither an IP address nor a host name")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535 and len(port) <= 5):
         raise Invalid(f"port {printable(port) or 'missing'} is not a number from 0 to 65535")
     return Address(host, int(port))
 
@@ -143,7 +143,7 @@ def number(low: float, high: float, unit: str = "s") -> Kind[float]:
     def accept(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Invalid("not a number" + _quoted_hint(value))
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high or not math.isfinite(value):  # in this order: an int may be no float
             raise Invalid(
                 "too small" if value < low else "too large" if value > high else "not a finite number"
             )

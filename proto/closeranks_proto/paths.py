@@ -77,7 +77,10 @@ def escape(path: bytes) -> str:
 
 
 def unescape(text: str) -> bytes:
-    """The bytes that `escape` came from. Raises PathError for any other text."""
+    r"""The bytes that `escape` came from; `\xNN` may also stand for what needs none.
+
+    Raises PathError for anything else.
+    """
 
     def replace(match: re.Match[bytes]) -> bytes:
         found: bytes | None = match.group(1)

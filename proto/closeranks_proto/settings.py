@@ -205,7 +205,7 @@ def parse_document(data: bytes, file: str, environ: Mapping[str, str], flags: Ma
         values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise SettingsError([f"{name}: byte {error.start} is not UTF-8; TOML files are UTF-8 text"]) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise SettingsError([f"{name}: not valid TOML: {printable(str(error))}"]) from None
     return Table(Problems(file, text), "", values, environ=environ, flags=flags)
 
@@ -224,7 +224,10 @@ def unknown_variables(environ: Mapping[str, str], prefix: str, known: Sequence[s
 def shown(value: object) -> str:
     """A value as TOML would write it, on one line, shortened."""
     if isinstance(value, bool | int | float | str | list | dict):
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except ValueError:  # hexadecimal digits know no limit, decimal ones do
+            text = "a number too long to be shown"
     else:
         text = str(value)
     return shortened(printable(text), 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -538,3 +539,18 @@ def test_a_commit_travels_with_no_more_than_its_bound(
         (tree_dir / f"n{number}").write_bytes(b"%d" % number * 400)
     look(volume, *((b"", b"n%d" % number) for number in range(5)))
     assert len(carried(volume)) == 2
+
+
+def test_what_can_not_be_read_asks_for_a_scan(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a scan's report names what was left out: a look that kept quiet would be an error taken for a pass."""
+    (tree_dir / "d" / "f").write_bytes(b"changed")
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", failing)
+    report = volume.look({b"d": frozenset({b"f"})}, {})
+    assert report.scan
+    assert report.changed == 0

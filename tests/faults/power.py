@@ -25,7 +25,7 @@ MAKE: Final = {
 }
 # noauto_da_alloc: without the favour that ext4 does to programs that rename without a sync.
 OPTIONS: Final = {"ext4": "loop,commit=300,noauto_da_alloc", "xfs": "loop", "btrfs": "loop,commit=300"}
-SIZE_BYTES: Final = 320 << 20  # the least that XFS takes is 300 MB; the image is sparse
+SIZE_BYTES: Final = 1 << 30  # the image is sparse
 
 
 class PowerDisk:

@@ -24,13 +24,20 @@ from faults.survival import (
     strangers,
     sync_filesystem,
 )  # fmt: skip
-from fleet import Fleet, Node, wait_until
+from fleet import Fleet, Node, VolumeSpec, wait_until
 
 QUIET: dict[str, Any] = {  # each round is like the first
     "auto_release_max": 1000,
     "auto_release_window_s": 60.0,
     "recurrence_max": 1000,
 }
+
+
+def volume() -> VolumeSpec:
+    """A trash that holds many rounds, and lets the oldest go, so that a long sweep does not fill the disk."""
+    return VolumeSpec(extra={"trash_max_bytes": 600 << 20, "trash_keep_s": 240.0})
+
+
 # Which points: each n-th of a round (`make faults` sets it); unset, a sample.
 FULL = int(os.environ.get("FAULT_STRIDE", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "20261126"))
@@ -42,7 +49,7 @@ class Rounds:
     def __init__(self, fleet: Fleet, victim: Node) -> None:
         self.fleet, self.victim = fleet, victim
         self.number = 0
-        self.kept: set[str] = set()  # contents that must be in the victim's tree or trash
+        self.kept: set[str] = set()  # contents of this round that must be in the victim's tree or trash
         self.pristine = shape(fleet.pristine())
         self.damaged: dict[str, str] = {}
 
@@ -63,7 +70,7 @@ class Rounds:
         shutil.rmtree(root / "dir-3")
         (root / "dir-3").write_bytes(b"a file now %d" % self.number)
         sync_filesystem(root)
-        self.kept |= contents(root)
+        self.kept = contents(root)
         self.damaged = shape(root)
 
     def check_disk(self) -> None:

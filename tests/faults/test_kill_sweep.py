@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep
+from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
 from faults.shim import Shim
 from fleet import MakeFleet
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600 if FULL else 170)]
 
 
 def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
-    fleet = make_fleet(nodes=3, fleet=QUIET)
+    fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     fleet.lay_trees()
     victim = fleet[1]
     shim = load_shim(victim.daemon, [victim.state_dir, victim.path()])
@@ -31,7 +31,7 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
 
 
 def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
-    fleet = make_fleet(nodes=3, fleet=QUIET)
+    fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     shim = load_shim(fleet.coordinator, [fleet.state_dir])
     fleet.start()
     fleet.wait_in_rank()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults.power import PowerDisk
-from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep
+from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
 from faults.shim import Shim
 from faults.survival import journal_of, recorded
 from fleet import Fleet, MakeFleet
@@ -27,7 +27,7 @@ def test_of_an_agent(
     make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, kind: str
 ) -> None:
     """State and volume lie on the disk. A number that the coordinator knows is never given to another step."""
-    fleet = make_fleet(nodes=3, fleet=QUIET)
+    fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     victim = fleet[1]
     with PowerDisk(kind, victim.base, tmp_path / "images") as disk:
         fleet.lay_trees()
@@ -51,7 +51,7 @@ def test_of_an_agent(
 
 def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path) -> None:
     """A step that an agent has forgotten, because it was acknowledged, is in the coordinator's store."""
-    fleet = make_fleet(nodes=3, fleet=QUIET)
+    fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     with PowerDisk("ext4", fleet.state_dir, tmp_path / "images") as disk:
         fleet.lay_trees()
         shim = load_shim(fleet.coordinator, [fleet.state_dir])

@@ -285,7 +285,9 @@ class Fetcher:
         ) as response:
             if response.status != 200:
                 raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
-            await self._records(peer, Inflow(response.content, self._budget, count), open_items)
+            await self._records(
+                peer, Inflow(response.content, self._budget, count, self._timeout_s), open_items
+            )
 
     async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> None:
         """One batch is written while the next one comes."""

@@ -9,12 +9,17 @@ budget allows.
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable
 
 import aiohttp
 
+from closeranks_proto.limits import PEER_TIMEOUT_S
+
 from ..speed import Bucket
 from .wire import HEADER
+
+PACE_BYTES_S = 256  # a source that keeps us waiting and sends less than this is as good as silent
 
 
 class PeerFailed(Exception):
@@ -46,9 +51,15 @@ class Inflow:
     """The body of one answer."""
 
     def __init__(
-        self, content: aiohttp.StreamReader, budget: Bucket, received: Callable[[int], None]
+        self,
+        content: aiohttp.StreamReader,
+        budget: Bucket,
+        received: Callable[[int], None],
+        timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
+        """`timeout_s` of waiting, one wait after the other, must bring PACE_BYTES_S each."""
         self._content, self._budget, self._received = content, budget, received
+        self._timeout_s, self._waited_s, self._came = timeout_s, 0.0, 0
         self._piece = memoryview(b"")
 
     async def header(self) -> tuple[int, int, int]:
@@ -89,9 +100,11 @@ class Inflow:
     async def _part(self, most: int, counts: bool) -> memoryview:
         """Some of what came, at most that many bytes; paid for where it `counts`."""
         if not self._piece:
+            asked = time.monotonic()
             self._piece = memoryview(await self._content.readany())
             if not self._piece:
                 raise PeerFailed("it ended the stream before everything was sent")
+            self._pace(time.monotonic() - asked)
         limited = counts and self._budget.rate_bytes_s is not None
         part = self._piece[: min(most, self._budget.slice_bytes) if limited else most]
         self._piece = self._piece[len(part) :]
@@ -99,3 +112,12 @@ class Inflow:
             self._received(len(part))
             await self._budget.take(len(part))
         return part
+
+    def _pace(self, waited_s: float) -> None:
+        """A source that is never silent must send something to speak of; time spent on our side does not count."""
+        self._waited_s += waited_s
+        self._came += len(self._piece)
+        if self._waited_s >= self._timeout_s:
+            if self._came < PACE_BYTES_S * self._waited_s:
+                raise PeerFailed(f"it sent {self._came} bytes in {self._waited_s:.0f} s")
+            self._waited_s, self._came = 0.0, 0

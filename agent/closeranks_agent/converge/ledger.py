@@ -64,11 +64,9 @@ class Ledger:
 
     def append(self, records: Iterable[bytes]) -> None:
         """Write records (each one msgpack value) at the end. Raises OSError and then holds none of them."""
-        blob = b"".join(_FRAME.pack(len(record), zlib.crc32(record)) + record for record in records)
-        written = 0
+        blob = b"".join(map(_frame, records))
         try:
-            while written < len(blob):
-                written += os.pwrite(self._fd, blob[written:], self._end + written)
+            _write(self._fd, blob, self._end)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise
@@ -99,8 +97,7 @@ class Ledger:
         try:
             end = 0
             for record in records:
-                frame = _FRAME.pack(len(record), zlib.crc32(record)) + record
-                end += os.pwrite(fd, frame, end)
+                end += _write(fd, _frame(record), end)
             os.fsync(fd)
             os.rename(fresh_name, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         except BaseException:
@@ -137,3 +134,15 @@ class Ledger:
                 return
             at += _FRAME.size + length
             yield record, at
+
+
+def _frame(record: bytes) -> bytes:
+    return _FRAME.pack(len(record), zlib.crc32(record)) + record
+
+
+def _write(fd: int, data: bytes, at: int) -> int:
+    """All of it, and how much that is: a disk that fills takes a part before it says so. Raises OSError."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], at + written)
+    return written

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import warnings
 from collections.abc import Sequence
 
 from pathspec.patterns.gitignore import GitIgnorePatternError
@@ -41,8 +42,9 @@ class IgnoreRules:
             if not runs or runs[-1][0] is not ignores:
                 runs.append((ignores, []))
             runs[-1][1].append(expression)
-        for ignores, expressions in reversed(runs):
-            self._runs.append((ignores, re.compile("|".join(f"(?:{one})" for one in expressions))))
+        with warnings.catch_warnings(action="ignore"):  # as when each was tried
+            for ignores, expressions in reversed(runs):
+                self._runs.append((ignores, re.compile("|".join(f"(?:{one})" for one in expressions))))
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -72,7 +74,9 @@ def _translate(pattern: str) -> tuple[bool, str] | None:
         return None
     try:
         expression, ignores = GitIgnoreSpecPattern.pattern_to_regex(text)
-    except GitIgnorePatternError as error:
+        with warnings.catch_warnings(action="ignore"):  # of sets that a later Python may read otherwise
+            re.compile(expression or "")
+    except (GitIgnorePatternError, re.error) as error:
         raise UserError(f"ignore: {pattern!r} is not a gitignore pattern: {error}") from error
     if expression is None or ignores is None:
         return None

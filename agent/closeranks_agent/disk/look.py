@@ -356,6 +356,11 @@ class Look(Scan):
             else:
                 self._put(reading.record, self._index.row(key))
 
+    def _left_out(self, key: bytes, error: OSError) -> None:
+        """What a look can not read, a scan must: only a scan's report says what was left out, and looks again."""
+        super()._left_out(key, error)
+        self._report.scan = "a path that changed could not be read"
+
     def _unfinished(self, key: bytes) -> None:
         self._report.again.append(key)
         self._report.unfinished.append(key)

@@ -214,7 +214,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
             fault = self.fault(error)
             if len(group) == 1 and isinstance(fault, StoreFull) and self._give_up():
-                self._write_group((group, None))
+                self._once_more(group[0])
             elif len(group) == 1:
                 group[0].done(fault)
             else:
@@ -224,6 +224,18 @@ class Writer:
         for one, delta in zip(group, deltas, strict=True):
             one.done(delta)
         return after
+
+    def _once_more(self, one: _Write) -> None:
+        """With the room that was set aside; once, for a disk may be full whatever its free bytes say (a quota)."""
+        if not one.batch.records:
+            one.done(self._full())
+            return
+        try:
+            (delta,) = self._transact([one])
+        except Exception as error:  # noqa: BLE001 - the caller gets it; the thread must live on
+            one.done(self.fault(error))
+        else:
+            one.done(delta)
 
     def _transact(self, group: list[_Write]) -> list[Delta]:
         """All of them in one transaction, or an exception and none of them."""

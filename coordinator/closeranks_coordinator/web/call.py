@@ -30,6 +30,7 @@ BODY_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 20.0
 LIMIT_MAX, LIMIT_DEFAULT = 1000, 100
 CURSOR_MAX = 8192
+INTEGER_DIGITS_MAX = 12  # of a query parameter; Python itself refuses some thousands
 
 
 class Core(Protocol):
@@ -87,7 +88,8 @@ class Param:
             case "integer":
                 assert self.low is not None
                 assert self.high is not None
-                if not given.isascii() or not given.isdigit() or not self.low <= int(given[:12]) <= self.high:
+                is_number = given.isascii() and given.isdigit() and len(given) <= INTEGER_DIGITS_MAX
+                if not is_number or not self.low <= int(given) <= self.high:
                     raise self.refuse(f"a whole number from {self.low} to {self.high}")
                 return int(given)
             case "boolean":

@@ -16,6 +16,7 @@ from ..core.shapes import IncidentView, View
 from .call import BODY_MAX_BYTES, Param
 from .schemas import ErrorView
 
+_NO_NUL = r"^[^\u0000]+$"
 _REF = "#/components/schemas/{name}"
 _COMMON = {
     "get": ((400, "bad_query", "an unknown, repeated or impossible query parameter"),),
@@ -102,7 +103,7 @@ def _parameter(param: Param) -> dict[str, Any]:
     if param.choices:
         schema["enum"] = list(param.choices)
     if param.kind == "string" and not param.choices:
-        schema |= {"minLength": 1, "maxLength": param.max_length}
+        schema |= {"minLength": 1, "maxLength": param.max_length, "pattern": _NO_NUL}
     if param.low is not None:
         schema |= {"minimum": param.low, "maximum": param.high}
     if param.default is not None:
@@ -139,6 +140,9 @@ def _responses(route: Any, of_type: dict[Any, Any], tokens: bool) -> dict[str, A
                 "content": {"application/json": {"schema": of_type[ErrorView]}},
             },
         )
+    # What can not be read as HTTP (a line of more than 8,190 bytes) never comes to a route.
+    if "400" in found:
+        found["400"]["content"]["text/plain"] = {"schema": {"type": "string"}}
     return found
 
 

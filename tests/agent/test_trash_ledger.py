@@ -1,0 +1,48 @@
+"""The trash's list of records: whole or unchanged, whatever the kernel writes of what it was given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from closeranks_agent.converge.ledger import Ledger
+
+RECORDS = [msgspec.msgpack.encode((number, "x" * 50)) for number in range(20)]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    made = Ledger(fd, b"ledger")
+    yield made
+    made.close()
+    os.close(fd)
+
+
+def test_replacing_survives_writes_that_end_early(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the last write does on a disk that fills: a part is written, and the rest is asked for again."""
+    ledger.append(RECORDS)
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data[: max(1, len(data) // 2)], at))
+    ledger.replace(RECORDS[5:])
+    assert list(ledger.read()) == [(number, "x" * 50) for number in range(5, 20)]
+
+
+def test_a_replacement_that_does_not_fit_leaves_the_ledger_as_it_was(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.append(RECORDS)
+    before = list(ledger.read())
+
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        ledger.replace(RECORDS[5:])
+    assert list(ledger.read()) == before
+    assert os.listdir(tmp_path) == ["ledger"]

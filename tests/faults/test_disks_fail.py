@@ -1,0 +1,249 @@
+"""Disks that fail, fill or turn read-only under a daemon: said by name, never taken for a deletion, and healed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from faults.power import PowerDisk
+from faults.shim import Calls, Shim
+from fleet import Fleet, MakeFleet, Node, Tmpfs, VolumeSpec
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+def problem(fleet: Fleet, node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.api.node(node.name)["volumes"][0]["problem"] or {}
+    return found
+
+
+def wait_problem(fleet: Fleet, node: Node, *codes: str) -> dict[str, Any]:
+    what = f"{node.name} has a problem of {codes}"
+    return fleet.wait(what, lambda: problem(fleet, node), lambda seen: seen.get("code") in codes)
+
+
+def heal_and_end(fleet: Fleet, accused: set[str]) -> None:
+    fleet.wait_in_rank(timeout_s=60)
+    fleet.assert_equal_trees()
+    assert fleet.accused() == accused
+
+
+def _damage(node: Node) -> None:
+    with (node.path() / "large.bin").open("r+b") as file:
+        file.write(b"damage in place")
+
+
+def test_a_file_that_can_not_be_read_is_named_and_is_no_deletion(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim]
+) -> None:
+    fleet = make_fleet(nodes=3)
+    node = fleet[1]
+    shim = load_shim(node.daemon)
+    fleet.start()
+    fleet.wait_in_rank()
+    shim.fail(Calls.READ, "file-001.bin", errno.EIO)
+    os.utime(node.path() / "dir-1" / "file-001.bin")  # a scan looks at it again
+    seen = fleet.wait(
+        "the file is unreadable",
+        lambda: fleet.api.diff("photos", node.name),
+        lambda found: [one["change"] for one in found] == ["unreadable"],
+    )
+    assert [one["path"] for one in seen] == ["dir-1/file-001.bin"]
+    assert shim.failed
+    assert not fleet.accused(), "an error is not a divergence"
+    assert not fleet.api.fleet()["in_rank"], "and it is not a pass"
+    shim.heal()
+    heal_and_end(fleet, set())
+
+
+@pytest.mark.parametrize("calls", [Calls.SYNC, Calls.WRITE], ids=["fsync", "write"])
+def test_the_agents_state_that_can_not_be_written_is_a_problem_by_name(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], calls: Calls
+) -> None:
+    fleet = make_fleet(nodes=3)
+    node = fleet[1]
+    shim = load_shim(node.daemon)
+    fleet.start()
+    fleet.wait_in_rank()
+    shim.fail(calls, str(node.state_dir), errno.EIO)
+    _damage(node)
+    shim.wait_failed()
+    wait_problem(fleet, node, "io_error")
+    shim.heal()
+    fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
+    heal_and_end(fleet, {node.name})
+
+
+def test_an_install_that_can_not_be_synced_is_not_made(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim]
+) -> None:
+    """EIO of the volume's own disk while it is repaired: the damaged file stays whole, nothing is released."""
+    fleet = make_fleet(nodes=3)
+    node = fleet[1]
+    shim = load_shim(node.daemon)
+    fleet.start()
+    fleet.wait_in_rank()
+    shim.fail(Calls.SYNC, str(node.path()), errno.EIO)
+    _damage(node)
+    shim.wait_failed()
+    fleet.wait("it stays fenced", lambda: fleet.api.lb(node.name), lambda status: status == 503)
+    with (node.path() / "large.bin").open("rb") as file:
+        assert file.read(15) == b"damage in place"
+    shim.heal()
+    fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
+    heal_and_end(fleet, {node.name})
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["eio", "enospc"])
+def test_the_coordinators_store_that_can_not_be_written(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], error: int
+) -> None:
+    """Said, nothing acknowledged meanwhile, everything told afterwards."""
+    fleet = make_fleet(nodes=3)
+    shim = load_shim(fleet.coordinator)
+    fleet.start()
+    fleet.wait_in_rank()
+    shim.fail(Calls.WRITE | Calls.SYNC, str(fleet.state_dir), error)
+    _damage(fleet[1])
+    shim.wait_failed()
+    fleet.wait(
+        "said",
+        lambda: fleet.api.status("/-/ready") == 503 or "can be stored" in fleet.coordinator.log(),
+    )
+    time.sleep(1)  # time for an accusation that must not come: nothing of it is on disk
+    assert not fleet.accused()
+    assert fleet.api.status("/-/healthy") == 200
+    shim.heal()
+    fleet.wait("ready again", lambda: fleet.api.status("/-/ready") == 200)
+    fleet.wait_incident(node="node-02", state="closed", timeout_s=60)
+    heal_and_end(fleet, {"node-02"})
+
+
+def test_the_coordinators_store_that_can_not_be_read(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim]
+) -> None:
+    fleet = make_fleet(nodes=3)
+    shim = load_shim(fleet.coordinator)
+    fleet.start()
+    fleet.wait_in_rank()
+    shim.fail(Calls.READ, "coordinator.sqlite", errno.EIO, every=2)
+    _damage(fleet[1])
+    fleet.wait("asked", lambda: fleet.run("diff", "photos", "node-02").returncode in (0, 1, 2))
+    shim.heal()
+    fleet.wait_incident(node="node-02", state="closed", timeout_s=60)
+    heal_and_end(fleet, {"node-02"})
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("place", ["state", "trash"])
+def test_a_full_disk_of_the_agent(make_fleet: MakeFleet, place: str) -> None:
+    """The disk with its state; the volume's disk with no room in the trash. (The volume: `e2e/test_disk.py`.)"""
+    trash = 2 << 20 if place == "trash" else 8 << 20  # less than large.bin, which a repair replaces
+    fleet = make_fleet(nodes=3, volumes=[VolumeSpec(extra={"trash_max_bytes": trash})])
+    node = fleet[1]
+    with Tmpfs(node.base / "disk", 24 << 20) as disk:
+        if place == "state":
+            node.state_dir = disk.path / "state"
+        else:
+            node.paths["photos"] = disk.path / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        if place == "state":
+            ballast = disk.fill(leave_bytes=0)
+            for number in range(400):  # more than the room that is reserved
+                (node.path() / f"many-{number:03} {'x' * 200}").write_bytes(b"%d" % number * 40)
+            fleet.wait(
+                "no_space, or repaired all the same",
+                lambda: (problem(fleet, node).get("code"), fleet.api.incidents(node=node.name)),
+                lambda seen: seen[0] == "no_space" or any(i["state"] == "closed" for i in seen[1]),
+            )
+            ballast.unlink()
+        else:
+            _damage(node)
+            wait_problem(fleet, node, "trash_full")
+            with (node.path() / "large.bin").open("rb") as file:
+                assert file.read(15) == b"damage in place", "what can not be set aside is not replaced"
+            fleet.volumes[0].extra["trash_max_bytes"] = 8 << 20
+            fleet.reload()
+        fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
+        heal_and_end(fleet, {node.name})
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_full_disk_of_the_coordinator(make_fleet: MakeFleet) -> None:
+    """Fences first: with the room that is set aside a node is still named and fenced."""
+    fleet = make_fleet(nodes=3)
+    with Tmpfs(fleet.state_dir, 40 << 20) as disk:
+        fleet.start()
+        fleet.wait_in_rank()
+        ballast = disk.fill(leave_bytes=64 << 10)
+        _damage(fleet[1])
+        fleet.wait_incident(node="node-02", timeout_s=40)
+        ballast.unlink()
+        fleet.wait_incident(node="node-02", state="closed", timeout_s=60)
+        heal_and_end(fleet, {"node-02"})
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_volume_that_turns_read_only_in_the_middle(make_fleet: MakeFleet, tmp_path: Any) -> None:
+    """As ext4 does after an error. It is still read, judged and fenced; the repair waits until it can write."""
+    fleet = make_fleet(nodes=3)
+    node = fleet[1]
+    with PowerDisk("ext4", node.base / "disk", tmp_path / "images") as disk:
+        node.paths["photos"] = disk.path / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        _damage(node)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+        seen = wait_problem(fleet, node, "read_only", "io_error")
+        assert seen["message"]
+        assert fleet.api.lb(node.name) == 503
+        subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
+        fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
+        heal_and_end(fleet, {node.name})
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
+def test_nodes_on_ext4_xfs_and_btrfs_keep_one_tree(make_fleet: MakeFleet, tmp_path: Any) -> None:
+    fleet = make_fleet(nodes=3)
+    kinds = ["ext4", "xfs", "btrfs"]
+    disks = [
+        PowerDisk(kind, node.base / "disk", tmp_path / "images")
+        for kind, node in zip(kinds, fleet.nodes.values(), strict=True)
+    ]
+    with disks[0], disks[1], disks[2]:
+        for disk, node in zip(disks, fleet.nodes.values(), strict=True):
+            node.paths["photos"] = disk.path / "photos"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", str(disks[2].path / "other")], check=True)
+        fleet.start()
+        fleet.wait_in_rank()
+        for round_, node in enumerate(fleet.nodes.values()):
+            (node.path() / "extra").mkdir()
+            (node.path() / "extra" / "file").write_bytes(b"%d" % round_ * 5000)
+            (node.path() / "dir-1" / "file-001.bin").unlink()
+            _damage(node)
+            fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
+        heal_and_end(fleet, set(fleet.nodes))
+        # A subvolume below the root is another filesystem: reported, and left alone.
+        inner = disks[2].path / "photos" / "inner"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", str(inner)], check=True)
+        (inner / "kept").write_bytes(b"mine")
+        fleet[2].restart()
+        fleet.wait_in_rank()
+        assert (inner / "kept").read_bytes() == b"mine"
+        assert not [one for one in fleet.api.diff("photos", fleet[2].name) if "kept" in one["path"]]
+        fleet.stop()
