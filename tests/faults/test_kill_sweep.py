@@ -14,9 +14,11 @@ from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
 from faults.shim import Shim
 from fleet import MakeFleet
 
+AGENT_POINTS, COORDINATOR_POINTS = 6, 4
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600 if FULL else 170)]
 
 
+@pytest.mark.repeats(AGENT_POINTS)
 def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     fleet.lay_trees()
@@ -25,17 +27,20 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
     fleet.start()
     fleet.wait_in_rank()
     died = partial(check_databases, victim.state_dir)
-    done = sweep(Rounds(fleet, victim), shim, victim.start, 6, "agent", died)
+    done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_POINTS, "agent", died)
     assert done.points > 100
     assert done.killed >= 4
 
 
+@pytest.mark.repeats(COORDINATOR_POINTS)
 def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     shim = load_shim(fleet.coordinator, [fleet.state_dir])
     fleet.start()
     fleet.wait_in_rank()
     died = partial(check_databases, fleet.state_dir)
-    done = sweep(Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, 4, "coordinator", died)
+    done = sweep(
+        Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, COORDINATOR_POINTS, "coordinator", died
+    )
     assert done.points > 30
     assert done.killed >= 3

@@ -14,6 +14,7 @@ from faults.shim import Shim
 from faults.survival import journal_of, recorded
 from fleet import Fleet, MakeFleet
 
+AGENT_CUTS, COORDINATOR_CUTS = 2, 3
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.root,
@@ -22,6 +23,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.repeats(AGENT_CUTS)
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_of_an_agent(
     make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, kind: str
@@ -44,11 +46,12 @@ def test_of_an_agent(
             _, last = journal_of(victim.state_dir)
             assert last >= known, f"the agent went back to step {last}; the coordinator has {known}"
 
-        done = sweep(Rounds(fleet, victim), shim, victim.start, 2, f"agent's power ({kind})", died)
+        done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_CUTS, f"agent's power ({kind})", died)
         assert done.killed >= 1
         fleet.stop()
 
 
+@pytest.mark.repeats(COORDINATOR_CUTS)
 def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path) -> None:
     """A step that an agent has forgotten, because it was acknowledged, is in the coordinator's store."""
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
@@ -68,7 +71,12 @@ def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim
                 )
 
         done = sweep(
-            Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, 3, "coordinator's power (ext4)", died
+            Rounds(fleet, fleet[1]),
+            shim,
+            fleet.start_coordinator,
+            COORDINATOR_CUTS,
+            "coordinator's power (ext4)",
+            died,
         )
         assert done.killed >= 2
         fleet.stop()

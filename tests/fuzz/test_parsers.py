@@ -26,6 +26,7 @@ def test_every_seed_is_read_and_costs_little(target: Target) -> None:
     assert accepted, "a seed that is refused leads nowhere"
 
 
+@pytest.mark.repeats(EXAMPLES)
 @by_name
 def test_any_bytes_are_answered(target: Target) -> None:
     """The same examples at each run; what is random is below, with its seed."""
@@ -38,6 +39,7 @@ def test_any_bytes_are_answered(target: Target) -> None:
     answer()
 
 
+@pytest.mark.repeats(EXAMPLES)
 @by_name
 def test_seeds_that_were_mutated_are_answered(target: Target) -> None:
     @settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)

@@ -16,6 +16,7 @@ from schemathesis.core.result import Ok
 from fleet import Fleet, finish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
+REQUESTS_MIN = 150
 EXAMPLES = 6  # of each operation and phase
 
 
@@ -35,6 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[Fleet]:
         fleet.kill()
 
 
+@pytest.mark.repeats(REQUESTS_MIN)
 def test_every_operation_keeps_to_its_document(served: Fleet) -> None:
     """Valid and invalid requests of each operation. The endless stream of events has tests of its own."""
     schema = schemathesis.openapi.from_url(f"{served.api.url}/api/v1/openapi.json")
@@ -49,6 +51,7 @@ def test_every_operation_keeps_to_its_document(served: Fleet) -> None:
             except (FailureGroup, Failure) as failure:
                 wrong[f"{operation.label} {mode.value}"] = str(failure)
     print(f"{asked} requests")
+    assert asked >= REQUESTS_MIN
     assert not wrong, "\n\n".join(f"{name}: {text}" for name, text in wrong.items())
 
 
