@@ -1,8 +1,9 @@
-"""The README's table of promises held against the tests: `python tests/harness_promises.py` writes its counts anew.
+"""The README's table of promises, held against the tests. As a program it writes the counts anew.
 
-A row names tests as `folder/test_file.py::test_name`, below `tests/`. Its last column is how many cases one CI run plays: the
-collected items of those tests, each counted as often as its mark `repeats(n)` says (a sweep over n points, n examples). Nothing
-in that column is written by hand, and `test_promises.py` fails where it says more than what is collected.
+A row names tests as `folder/test_file.py::test_name`, below `tests/`. Its last column is how many cases one CI
+run plays at least: the collected items of those tests, each counted as often as its mark `repeats(n)` says (a
+sweep over n points, n examples). Nothing in that column is written by hand, and `test_promises.py` fails where
+it says more than what is collected.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ def fleet_of(base: Path, nodes: int) -> Fleet:
         "recurrence_max": 1000,
     }
     extra = {"trash_max_bytes": 64 << 20, "trash_keep_s": 60.0}
-    return Fleet(
-        base, nodes=nodes, volumes=[replicated("node-01", extra=extra, scan_interval_s=20.0)], fleet=quiet
-    )
+    volume = replicated("node-01", extra=extra, guards={"enabled": False}, scan_interval_s=20.0)
+    return Fleet(base, nodes=nodes, volumes=[volume], fleet=quiet)
 
 
 class Life:
