@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
+import struct
 import threading
 import time
 from enum import Enum
+from pathlib import Path
+
+import msgspec
 
 
 class Deed(Enum):
@@ -16,8 +21,8 @@ class Deed(Enum):
     GARBAGE = "garbage"  # bytes that are no HTTP
     WRONG = "wrong"  # a stream of records of the right kind with nonsense in it
     STALL = "stall"  # headers, then nothing
-    DRIP = "drip"  # headers, then a byte a second
-    MIDWAY = "midway"  # a part of a record, then the end
+    DRIP = "drip"  # a record as it should be, but a byte a second
+    MIDWAY = "midway"  # a part of a record as it should be, then the end
     ENDLESS = "endless"  # a record of four thousand million bytes
     REDIRECT = "redirect"  # to the machine's own metadata, or wherever
 
@@ -26,10 +31,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-closeranks-chunks\r\nCon
 
 
 class HostileSource:
-    """Listens until it is closed; `asked` counts the requests that it got."""
+    """Listens until it is closed; `asked` counts the requests that it got.
 
-    def __init__(self, deed: Deed, seed: int = 1) -> None:
-        self.deed, self.asked = deed, 0
+    It has the tree that it is asked for, so that its records have the right length where the deed wants that.
+    """
+
+    def __init__(self, deed: Deed, tree: Path, seed: int = 1) -> None:
+        self.deed, self.tree, self.asked = deed, tree, 0
         self._rng = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -51,11 +59,18 @@ class HostileSource:
     def _serve(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError), peer:
             peer.settimeout(60)
-            peer.recv(65536)
+            record = self._record(_body(peer))
             self.asked += 1
-            self._do(peer)
+            self._do(peer, record)
 
-    def _do(self, peer: socket.socket) -> None:
+    def _record(self, request: bytes) -> bytes:
+        """The header of the first chunk that is asked for, as an honest source would send it."""
+        _, _, _, chunk_bytes, chunks = msgspec.msgpack.decode(request)
+        key, index, _ = chunks[0]
+        size = (self.tree / os.fsdecode(key.replace(b"\0", b"/"))).stat().st_size
+        return struct.pack(">BHI", 0, 0, min(chunk_bytes, size - index * chunk_bytes))
+
+    def _do(self, peer: socket.socket, record: bytes) -> None:
         match self.deed:
             case Deed.GARBAGE:
                 peer.sendall(self._rng.randbytes(100_000))
@@ -65,11 +80,11 @@ class HostileSource:
                 peer.sendall(HEAD)
                 self._closed.wait(60)
             case Deed.DRIP:
-                peer.sendall(HEAD + b"\x00\x00\x00\x00\x10\x00\x00")
+                peer.sendall(HEAD + record)
                 while not self._closed.wait(1.0):
                     peer.sendall(b"x")
             case Deed.MIDWAY:
-                peer.sendall(HEAD + b"\x00\x00\x00\x00\x10\x00\x00" + bytes(1000))
+                peer.sendall(HEAD + record + b"x")
             case Deed.ENDLESS:
                 peer.sendall(HEAD + b"\x00\x00\x00\xff\xff\xff\xff")
                 while not self._closed.is_set():
@@ -79,6 +94,18 @@ class HostileSource:
                     b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\n"
                     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
                 )
+
+
+def _body(peer: socket.socket) -> bytes:
+    """The body of one HTTP request that tells its length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += peer.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+    while len(body) < length:
+        body += peer.recv(65536)
+    return body
 
 
 class RoughRoad:

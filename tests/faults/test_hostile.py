@@ -16,6 +16,8 @@ from faults.hostile import Deed, HostileSource, RoughRoad
 from faults.shim import Shim
 from fleet import Fleet, MakeFleet, Node, Rogue, replicated
 
+# What the victim says of those that have to be waited for.
+SAID = {Deed.STALL: ("Timeout",), Deed.DRIP: ("bytes in 1",)}
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
 
 
@@ -40,7 +42,7 @@ def test_a_hostile_source_is_named_and_another_asked(make_fleet: MakeFleet, deed
     """Two of the victim's four peers send everybody who wants chunks of them to somebody else."""
     quiet = {"auto_release_max": 100, "recurrence_max": 100}
     fleet = make_fleet(nodes=4, fleet=quiet)
-    hostile = [HostileSource(deed, seed) for seed in range(2)]
+    hostile = [HostileSource(deed, fleet.pristine(), seed) for seed in range(2)]
     for number, source in enumerate(hostile):
         fleet[number].agent_extra["advertise"] = f"127.0.0.1:{source.port}"
     victim = fleet[3]
@@ -54,6 +56,8 @@ def test_a_hostile_source_is_named_and_another_asked(make_fleet: MakeFleet, deed
         if any(source.asked for source in hostile):
             break
     assert any(source.asked for source in hostile), "nobody asked the hostile ones: the test shows nothing"
+    if deed in (Deed.STALL, Deed.DRIP):
+        assert any(said in victim.daemon.log() for said in SAID[deed]), "it failed by something else"
     named = [line for line in victim.daemon.log().splitlines() if " failed: " in line and "source" in line]
     assert named
     assert all("node-01" in line or "node-02" in line for line in named), named

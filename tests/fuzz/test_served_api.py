@@ -17,7 +17,7 @@ from fleet import Fleet, finish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
 REQUESTS_MIN = 150
-EXAMPLES = 6  # of each operation and phase
+EXAMPLES = 4  # of each operation and phase
 
 
 @pytest.fixture(scope="module")
