@@ -95,7 +95,7 @@ class Coordinator:
         )
         self.carrying = Carrying(self.algorithm)
         self.sessions = Sessions(self)
-        self.problem: str | None = None
+        self._problem: str | None = None
         self._durable = asyncio.Event()  # set while nothing decided waits for the disk
         self._durable.set()
         self.events = EventLog(store)
@@ -156,6 +156,11 @@ class Coordinator:
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((event, answer))
         return answer
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be made durable: for the core, or for anybody else."""
+        return self._problem or self.store.counts().fault
 
     async def trash(self, node: str, message: wire.TrashList | wire.TrashRestore) -> wire.TrashAnswer | None:
         """What the node answers; None while it has no session or when it does not answer in time."""
@@ -271,13 +276,13 @@ class Coordinator:
             try:
                 await self.store.write(batch)
             except (StoreFull, StoreFault) as error:
-                if self.problem is None:
+                if self._problem is None:
                     log.error("%s", error)
-                self.problem = str(error)
+                self._problem = str(error)
                 await asyncio.sleep(STORE_RETRY_S)
             else:
                 break
-        self.problem = None
+        self._problem = None
         self._unsaved.clear()
 
     def _carry_out(self, effect: Effect) -> None:

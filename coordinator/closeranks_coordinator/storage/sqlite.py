@@ -129,6 +129,7 @@ class SqliteStore:
         self._room = asyncio.Event()
         self._room.set()
         self._batches = 0
+        self._fault: str | None = None  # of the last write, where the disk failed
         self._closed = False
         self._epoch_began = mono()
         self._touched = (TouchedFilter(), TouchedFilter())  # of the epoch before, of this one
@@ -227,6 +228,7 @@ class SqliteStore:
             queued_bytes=self._queued_bytes,
             commits=self._writer.commits,
             batches=self._batches,
+            fault=self._fault,
         )
 
     def _remember(self, digest: bytes, body: bytes) -> None:
@@ -273,7 +275,10 @@ class SqliteStore:
         self._queued_bytes -= size
         if self._queued_bytes <= QUEUED_MAX_BYTES:
             self._room.set()
+        if isinstance(result, StoreFault):
+            self._fault = str(result)
         if isinstance(result, Delta):
+            self._fault = None
             self._batches += 1
             self._sums += result
             for node, volume, agent_id, seq, root in batch.node_roots:

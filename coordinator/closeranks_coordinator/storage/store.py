@@ -110,6 +110,7 @@ class StoreCounts:
     queued_bytes: int
     commits: int  # transactions since the start
     batches: int  # batches that they carried
+    fault: str | None = None  # how the disk failed the last write; None: it did not
 
 
 @dataclass(frozen=True, slots=True)
