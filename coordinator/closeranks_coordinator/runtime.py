@@ -13,6 +13,7 @@ import contextlib
 import logging
 import random
 import time
+from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import algorithm_named
@@ -37,7 +38,7 @@ from .core.model import (
     VolumeConfig,
     WakeAt,
 )
-from .session import STORE_RETRY_S
+from .session import STORE_RETRY_S, Receipt
 from .sessions import Sessions
 from .storage.store import Batch, Store, StoreFault, StoreFull
 from .web.events import EventLog
@@ -50,9 +51,19 @@ BATCH_MAX_STEPS = 64  # decided together, then one write
 QUEUE_HIGH = 2000  # events; beyond it sessions are not read on
 ROOM_POLL_S = 0.05
 SETTLED_MAX_S = 1.0
+CAUGHT_UP_MAX_S = 3.0
 COLLECT_FIRST_S = 300.0
 COLLECT_EVERY_S = 3600.0
 TRASH_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    """What waits for the core. Without an event: somebody who waits for what came before."""
+
+    event: Event | None
+    answer: asyncio.Future[object] | None = None
+    receipt: Receipt | None = None
 
 
 def clock() -> Now:
@@ -101,7 +112,7 @@ class Coordinator:
         self.events = EventLog(store)
         self.metrics = Metrics()
         self.metrics.attach(self)
-        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[object] | None]] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Fed] = asyncio.Queue()
         self._wake: tuple[float, asyncio.TimerHandle] | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -130,14 +141,20 @@ class Coordinator:
         root = next((one.root for one in found if one.name == volume), None)
         return None if root is None else bytes.fromhex(root)
 
-    def feed(self, event: Event) -> None:
-        """Queue an event for the core."""
-        self._queue.put_nowait((event, None))
+    def feed(self, event: Event, receipt: Receipt | None = None) -> None:
+        """Queue an event for the core. What it decides and the receipt's root become durable together."""
+        self._queue.put_nowait(_Fed(event, receipt=receipt))
 
     async def room(self) -> None:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
         while self._queue.qsize() > QUEUE_HIGH:
             await asyncio.sleep(ROOM_POLL_S)
+
+    async def caught_up(self) -> None:
+        """Wait until all that was fed so far is decided and durable; CAUGHT_UP_MAX_S at most, as `settled`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CAUGHT_UP_MAX_S):
+                await self._ask(None)
 
     async def settled(self) -> None:
         """Wait until what the core decided last is durable: no answer shows what a crash could take back.
@@ -152,9 +169,9 @@ class Coordinator:
         """The core's answer to an operator's request, once everything it promised is durable."""
         return await self._ask(event)
 
-    def _ask(self, event: Event) -> asyncio.Future[object]:
+    def _ask(self, event: Event | None) -> asyncio.Future[object]:
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((event, answer))
+        self._queue.put_nowait(_Fed(event, answer))
         return answer
 
     @property
@@ -242,16 +259,21 @@ class Coordinator:
             while len(taken) < BATCH_MAX_STEPS and not self._queue.empty():
                 taken.append(self._queue.get_nowait())
             self._durable.clear()
-            steps = [(self._step(event), answer) for event, answer in taken]
-            await self._persist([effect for step, _ in steps for effect in step.effects])
+            steps = [self._step(fed.event) for fed in taken]
+            receipts = [fed.receipt for fed in taken if fed.receipt is not None]
+            await self._persist([effect for step in steps for effect in step.effects], receipts)
             self._durable.set()
-            for step, answer in steps:
+            for receipt in receipts:
+                receipt.durable()
+            for fed, step in zip(taken, steps, strict=True):
                 for effect in step.effects:
                     self._carry_out(effect)
-                if answer is not None and not answer.done():
-                    answer.set_result(step.answer)
+                if fed.answer is not None and not fed.answer.done():
+                    fed.answer.set_result(step.answer)
 
-    def _step(self, event: Event) -> Step:
+    def _step(self, event: Event | None) -> Step:
+        if event is None:
+            return Step(())
         step = self.fleet.step(clock(), event)
         for effect in step.effects:
             if isinstance(effect, Persist):
@@ -262,16 +284,20 @@ class Coordinator:
         unsaved = self._unsaved.get(digest)
         return self.store.object(digest) if unsaved is None else unsaved
 
-    async def _persist(self, effects: list[Effect]) -> None:
+    async def _persist(self, effects: list[Effect], receipts: list[Receipt]) -> None:
         objects: dict[bytes, bytes] = {}
         records: dict[tuple[str, str], bytes | None] = {}
         for effect in effects:
             if isinstance(effect, Persist):
                 objects.update(effect.objects)
                 records.update({(kind, key): value for kind, key, value in effect.records})
-        if not objects and not records:
+        if not objects and not records and not receipts:
             return
-        batch = Batch(objects=objects, records=[(kind, key, value) for (kind, key), value in records.items()])
+        batch = Batch(
+            objects=objects,
+            records=[(kind, key, value) for (kind, key), value in records.items()],
+            node_roots=[receipt.root for receipt in receipts],
+        )
         while True:
             try:
                 await self.store.write(batch)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -42,6 +43,18 @@ CLOSE_MAX_S = 3.0
 IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The root of a node that an event tells of: (node, volume, agent_id, seq, root).
+
+    It is stored in one write with what the core makes of it, then `durable` is called. If the store were ahead of
+    the core, a crash would leave a root behind of which nobody knows any more whose doing it was.
+    """
+
+    root: tuple[str, str, str, int, bytes]
+    durable: Callable[[], None]
+
+
 class Core(Protocol):
     """What a session needs of the coordinator."""
 
@@ -50,14 +63,17 @@ class Core(Protocol):
 
     @property
     def fleet_config(self) -> FleetConfig: ...
-    def feed(self, event: Event) -> None: ...
+    def feed(self, event: Event, receipt: Receipt | None = None) -> None: ...
     async def room(self) -> None: ...
+    async def caught_up(self) -> None:
+        """Return when all that was fed so far is decided and durable, or can not be for now."""
+
     def settings_of(self, volume: str) -> wire.VolumeSettings: ...
     def carried(self, node: str, message: wire.Carried) -> None:
         """Contents that came with a commit of this node."""
 
     def known_root(self, node: str, volume: str) -> bytes | None:
-        """What the core goes by: it may lag behind the store after a crash, or have forgotten on purpose."""
+        """What the core goes by: it may have forgotten on purpose what the store has."""
 
 
 class Session:
@@ -90,6 +106,7 @@ class Session:
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
+        self._durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
         # What is read without waiting may have lain in the socket since we last waited: ages count from then.
         self._arrived = clock()
         self._tree = tree
@@ -136,6 +153,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve until either side ends it."""
+        await self._core.caught_up()  # with the session before this one
         volumes = self._open_streams()
         parts = (self._read(), self._write(), self._fetch(), self._ending.wait())
         tasks = [asyncio.create_task(part) for part in parts]
@@ -197,11 +215,11 @@ class Session:
             stored = core.store.node_root(self.node, name)
             if stored is None or stored.agent_id != self._hello.agent_id:
                 stored = NodeRoot(self._hello.agent_id, 0, None)
-            # What the core does not know is announced again: a crash may have come between store and core.
             known = stored.root is not None and stored.root == core.known_root(self.node, name)
             if not known or stored.root is None or not core.store.has(stored.root):
                 stored = NodeRoot(stored.agent_id, stored.seq, None)
             acked.append((name, stored.seq, stored.root))
+            self._durable[name] = stored.seq
             self._streams[name] = Ingest(
                 name,
                 stored.seq,
@@ -315,33 +333,41 @@ class Session:
         for outcome in outcomes:
             match outcome:
                 case Accepted():
-                    # The last accepted root in the store follows the session, never the other way round.
-                    root = (self.node, volume, self._hello.agent_id, outcome.seq, outcome.root)
-                    await self._store(Batch(objects=outcome.objects, node_roots=[root]))
-                    observed = self._arrived - outcome.observed_age_ms / 1000
-                    self._core.feed(
-                        RootStored(
-                            self.node,
-                            volume,
-                            outcome.root,
-                            outcome.cause,
-                            observed,
-                            outcome.hands,
-                            outcome.by,
-                            outcome.base,
-                            outcome.edits,
-                        )
-                    )
-                    self.post(wire.Ack(volume, outcome.seq))
-                    self._release_proofs(volume)
+                    await self._accept(volume, outcome)
                 case Known():
-                    self.post(wire.Ack(volume, outcome.seq))
+                    if outcome.seq <= self._durable[volume]:  # otherwise that is told in a moment
+                        self.post(wire.Ack(volume, outcome.seq))
                 case Partial():
                     await self._store(Batch(objects=outcome.objects))
                 case _:
                     self.post(outcome)
         if not self._fetches(volume):
             self._turns(volume).done(self.id)  # only now: the next one finds what was stored
+
+    async def _accept(self, volume: str, accepted: Accepted) -> None:
+        """Its tree is durable first, then the core is told; what the core makes of it is, then it is acknowledged."""
+        if accepted.objects:
+            await self._store(Batch(objects=accepted.objects))
+
+        def durable() -> None:
+            self._durable[volume] = accepted.seq
+            self.post(wire.Ack(volume, accepted.seq))
+
+        self._core.feed(
+            RootStored(
+                self.node,
+                volume,
+                accepted.root,
+                accepted.cause,
+                self._arrived - accepted.observed_age_ms / 1000,
+                accepted.hands,
+                accepted.by,
+                accepted.base,
+                accepted.edits,
+            ),
+            Receipt((self.node, volume, self._hello.agent_id, accepted.seq, accepted.root), durable),
+        )
+        self._release_proofs(volume)
 
     async def _store(self, batch: Batch) -> None:
         """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""

@@ -25,9 +25,10 @@ from closeranks_coordinator.core.model import (
     VolumeConfig,
 )
 from closeranks_coordinator.runtime import volume_settings
+from closeranks_coordinator.session import Receipt
 from closeranks_coordinator.sessions import Sessions
 from closeranks_coordinator.storage.sqlite import open_store
-from closeranks_coordinator.storage.store import Store
+from closeranks_coordinator.storage.store import Batch, Store
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128, DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -63,8 +64,27 @@ class Core:
         self.forgot = False
         self.bodies: list[tuple[str | bytes, ...]] = []
 
-    def feed(self, event: Event) -> None:
+        self.prompt = True  # what is told becomes durable by itself
+        self.receipts: list[Receipt] = []
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def feed(self, event: Event, receipt: Receipt | None = None) -> None:
         self.events.append(event)
+        if receipt is not None:
+            self.receipts.append(receipt)
+            if self.prompt:
+                self._writing.add(asyncio.get_running_loop().create_task(self.write()))
+
+    async def write(self) -> None:
+        """Make durable what waits for it."""
+        waiting, self.receipts = self.receipts, []
+        await self.store.write(Batch(node_roots=[receipt.root for receipt in waiting]))
+        for receipt in waiting:
+            receipt.durable()
+
+    async def caught_up(self) -> None:
+        await asyncio.gather(*self._writing)
+        await self.write()
 
     async def room(self) -> None:
         return
@@ -461,3 +481,42 @@ async def test_contents_of_a_volume_that_is_not_the_nodes_break_the_protocol(wor
     await agent.say(wire.Carried("elsewhere", (b"body",)))
     assert await agent.ended()
     assert world.core.bodies == []
+
+
+async def test_a_commit_is_acknowledged_when_what_the_core_makes_of_it_is_durable(world: World) -> None:
+    """Not before: a crash would leave a root of which nobody knows any more whose doing it was."""
+    agent, _ = await world.join()
+    made, built, pages = tree()
+    await announce(agent, built, pages)
+    world.core.prompt = False
+    key, value = b"f00003", encode_entry(Entry(Kind.FILE, 1, XXH3_128.of(b"new"), 0o644))
+    root = made.edit(built.root, [(key, value)]).root
+    commit = wire.Commit("photos", 2, built.root, root, (wire.Edit(key, value, None),), "push", 0)
+    await agent.say(commit, commit, wire.Want("photos", 1, (built.root,)))
+    assert isinstance(await agent.hear(), wire.Objects), "the answer to what was said last comes first"
+    stored = world.core.store.node_root("n1", "photos")
+    assert stored is not None
+    assert (stored.seq, stored.root) == (1, built.root)
+    await world.core.write()
+    assert await agent.hear() == wire.Ack("photos", 2)
+    stored = world.core.store.node_root("n1", "photos")
+    assert stored is not None
+    assert (stored.seq, stored.root) == (2, root)
+    await agent.say(commit)
+    assert await agent.hear() == wire.Ack("photos", 2), "one that came again, too"
+
+
+async def test_a_session_begins_when_what_the_one_before_told_is_durable(world: World) -> None:
+    agent, _ = await world.join()
+    _, built, pages = tree()
+    world.core.prompt = False
+    await agent.say(wire.Announce("photos", 1, built.root, "scan", 0))
+    want = await agent.hear()
+    assert isinstance(want, wire.Want)
+    await agent.say(wire.Objects("photos", want.request, tuple(pages[one] for one in want.digests), (), True))
+    await world.core.saw(RootStored)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    world.core.prompt = True
+    _, welcome = await world.join()
+    assert welcome.acked == (("photos", 1, built.root),)

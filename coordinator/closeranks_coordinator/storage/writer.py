@@ -166,10 +166,11 @@ class Writer:
         return self._reserve.give_up()
 
     def _must_wait(self, batch: Batch) -> bool:
-        """While it is tight only batches with the core's records may go on; that ends with room for a reserve."""
+        """While it is tight only what the core has decided may go on; that ends with room for a reserve."""
         if self._tight and self._reserve.hold():
             self._tight = False
-        return self._tight and not batch.records
+        decided = batch.records or (batch.node_roots and not batch.objects)
+        return self._tight and not decided
 
     # --- on the thread ---------------------------------------------------------------------------
 
