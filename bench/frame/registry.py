@@ -39,6 +39,14 @@ class Entry:
 
 
 REGISTRY = {
+    "hash-small": Entry(
+        "hotpath.small",
+        "first scan of 200,000 small files beside xxhsum, rsync, rclone, hashdeep, Syncthing",
+        True,
+    ),
+    "hash-long": Entry(
+        "hotpath.long", "long files beside xxhsum, b3sum and reading alone; 300 GB; cold", True
+    ),
     "transfer": Entry(
         "bounds.transfer", "bytes that a resync moves, against the bytes of the chunks that differ", True
     ),

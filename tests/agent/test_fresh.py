@@ -113,8 +113,9 @@ def test_a_directory_of_very_many_names_is_shared(
 
 
 def test_long_files_are_read_in_ranges(
-    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch,
+    pids: list[int],
+) -> None:  # fmt: skip
     monkeypatch.setattr(fresh_module, "RANGE_BYTES", 4 * MIB)
     data = random.Random(3).randbytes(40 * MIB + 4321)
     (tree_dir / "long").write_bytes(data)
@@ -125,6 +126,7 @@ def test_long_files_are_read_in_ranges(
     volume = make_volume(chunk_bytes=MIB)
     report = volume.scan()
     assert report.hashed_bytes == 123 * MIB + 4321
+    assert len(pids) <= len(os.sched_getaffinity(0)), "no reader ended"
     assert volume.root == expected_root(volume)
     assert volume.scan().directories_compared == 0
     record = volume.record(b"long")

@@ -27,7 +27,7 @@ from ..disk.listing import Status, file_state, look
 from ..disk.signature import clock_ns, is_settled_before, pack_state
 from .cache import is_absent, let_go
 from .large import HOLES_REST_NS, RangeReader
-from .wire import CLEAN, FRESH, LEFT, MANY, Large, Part, Setup
+from .wire import CLEAN, FRESH, LEFT, MANY, Part, Setup
 
 if TYPE_CHECKING:
     from ..disk.ignore import IgnoreRules
@@ -50,7 +50,7 @@ class DirectoryReader:
     def __init__(self, setup: Setup, root_fd: int) -> None:
         self.setup, self._root_fd = setup, root_fd
         self.algorithm = algorithm_named(setup.algorithm)
-        self.ranges = RangeReader(self.algorithm.of, setup.chunk_bytes, setup.keep_cache)
+        self.ranges = RangeReader(self.algorithm, setup.chunk_bytes, setup.keep_cache)
         self._plain = not (setup.owner or setup.mtime)
         self._max_file_bytes = max_file_bytes(self.algorithm, setup.chunk_bytes)
         self._small_bytes = min(SMALL_BYTES, setup.chunk_bytes)
@@ -299,7 +299,7 @@ class DirectoryReader:
         settled = is_settled_before(ctime, at)
         head, tail = self._ends(file)
         if size > LARGE_BYTES:
-            part.large.append(Large(name, signature, size, int(settled), head, tail))
+            part.large.append((name, signature, size, int(settled), head, tail))
             return CLEAN if settled else FRESH, 0
         try:
             one = self._open(name, fd, uid)

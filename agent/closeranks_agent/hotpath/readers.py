@@ -220,7 +220,10 @@ class Readers:
         reader.process.kill()
         code = reader.process.wait()
         self._deaths += 1
-        log.info("a reading process ended (%s); what it was asked is asked again", _end_of(code))
+        level = (
+            logging.INFO if code < 0 else logging.WARNING
+        )  # a signal is expected, anything else is our fault
+        log.log(level, "a reading process ended (%s); what it was asked is asked again", _end_of(code))
         culprits, others = list(reader.asked)[:1], list(reader.asked)[1:]
         self._waiting.extendleft(reversed(others))
         for question in culprits:

@@ -72,7 +72,9 @@ class Part(NamedTuple):
     lists: list[tuple[bytes, bytes]]  # chunk lists by content digest
     directories: list[bytes]  # to go on with
     links: list[tuple[bytes, int, int, int]]  # files with several names: name, device, inode, names
-    large: list[Large]
+    large: list[
+        tuple[bytes, bytes, int, int, bytes, bytes]
+    ]  # `Large`: marshal takes nothing but plain tuples
     names: list[bytes]
     ignored: int
     files: int  # read
