@@ -274,6 +274,7 @@ class Volumes:
         kept.asked = False
         report = await kept.volume.run(kept.volume.scan)
         kept.looked = True
+        kept.scrubber.scanned()
         if report.complete:
             kept.watching.scanned(report.started_mono)
         elif report.problem is not None and report.problem.code == "not_mounted":

@@ -92,4 +92,11 @@ REGISTRY = {
     "fleets": Entry(
         "scale.fleets", "100 and 1,000 nodes over real sessions: storm, rest, one change, the API", True
     ),
+    "rescan": Entry(
+        "index.rescan", "200,000 files, nothing changed or 0.1%: beside rsync -an and find", True
+    ),
+    "index": Entry(
+        "index.million",
+        "a million files: memory of the first scan, the index on disk, the start; wide and deep trees",
+    ),
 }

@@ -14,6 +14,7 @@ from fleet import Fleet, LoopDisk, MakeFleet, Node, VolumeSpec, replicated
 
 pytestmark = pytest.mark.e2e
 
+READ_AGAIN = "closeranks_agent_scrub_files_total"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
@@ -63,7 +64,9 @@ def test_bit_rot_is_named_and_healed(make_fleet: MakeFleet) -> None:
         fleet.assert_equal_trees()
         assert fleet.accused() == {node.name}
         assert node.metric("closeranks_agent_scrub_decayed_files_total") == 1
-        fleet.wait("the scrub has ended", lambda: scrub_of(fleet, node), lambda one: one["ended"] is not None)
+        fleet.wait(
+            "the scrub has ended", lambda: scrub_of(fleet, node), lambda one: one.get("ended") is not None
+        )
         assert "1 file decayed" in fleet.run("nodes", node.name).stdout
         fleet.stop()
 
@@ -79,7 +82,7 @@ def test_a_writers_bit_rot_is_not_spread_but_healed(make_fleet: MakeFleet) -> No
         fleet.wait_in_rank()
         good = rot(disk, node.path() / "large.bin")
         assert fleet.run("scrub", node.name, "--now").returncode == 0
-        fleet.wait("it is found", lambda: scrub_of(fleet, node), lambda one: one["decayed"] == 1)
+        fleet.wait("it is found", lambda: scrub_of(fleet, node), lambda one: one.get("decayed") == 1)
         fleet.wait(
             "it is healed", lambda: (node.path() / "large.bin").read_bytes() == good, lambda healed: healed
         )
@@ -97,9 +100,15 @@ def test_a_tour_is_throttled_goes_faster_when_it_is_told_and_survives_a_kill(mak
     node = fleet[1]
     total = fleet.api.node(node.name)["volumes"][0]["bytes"]
     assert fleet.run("scrub", node.name, "--now").returncode == 0
-    seen = fleet.wait("it runs", lambda: scrub_of(fleet, node), lambda one: one.get("bytes", 0) > 200_000)
+    # A busy machine slows a scrub down, to a sixteenth at most: no time is asserted, and little is asked for.
+    fleet.wait(
+        "some files are read", lambda: node.metric(READ_AGAIN), lambda count: count >= 10, timeout_s=60
+    )
+    seen = fleet.wait(
+        "it is told of", lambda: scrub_of(fleet, node), lambda one: one.get("started") is not None
+    )
     assert (seen["state"], seen["bytes_s"], seen["files_s"]) == ("running", 150_000, 20)
-    assert seen["bytes"] < total, "it would take 20 s"
+    assert seen["bytes"] < total
     done = fleet.run("scrub", node.name, "--faster")
     assert done.returncode == 0, done.stderr
     fleet.wait(
@@ -112,12 +121,12 @@ def test_a_tour_is_throttled_goes_faster_when_it_is_told_and_survives_a_kill(mak
     again = fleet.wait(
         "it goes on",
         lambda: scrub_of(fleet, node),
-        lambda one: one["state"] == "running" and one["bytes"] > 0,
+        lambda one: one.get("state") == "running" and one["bytes"] > 0,
     )
     assert again["started"][:19] == seen["started"][:19], "the same tour"
     assert fleet.run("scrub", "--bytes-per-second", "none").returncode == 0
-    done = fleet.wait("it ends", lambda: scrub_of(fleet, node), lambda one: one["ended"] is not None)
+    done = fleet.wait("it ends", lambda: scrub_of(fleet, node), lambda one: one.get("ended") is not None)
     files = fleet.api.node(node.name)["volumes"][0]["files"]
     assert (done["files"], done["bytes"], done["decayed"]) == (files, total, 0)
-    assert node.metric("closeranks_agent_scrub_files_total") < files, "not everything was read again"
+    assert node.metric(READ_AGAIN) <= files - 5, "not everything was read again"
     assert fleet.api.node(node.name)["volumes"][0]["last_scrub"] is not None

@@ -171,6 +171,8 @@ class History:
             self.index.write(delta, self._chunk_bytes, self._algorithm.width)
             if not self.unfinished:
                 self.index.set_meta("unfinished", True)
+                if self.root is None:  # all that will be known is read from now on: see scrub.progress
+                    self.index.set_meta("scrub", {"verified_ms": int(time.time() * 1000)})
         self.unfinished = True
 
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:

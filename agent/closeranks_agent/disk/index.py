@@ -34,6 +34,7 @@ UPGRADES = {1: "ALTER TABLE journal ADD COLUMN hands BLOB"}  # 1 did not know wh
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
+_VALUES = "SELECT name, value FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?"
 LISTINGS_MAX = 64
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
@@ -182,7 +183,28 @@ class Index:
 
     def items(self, below: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value) below a directory, by default the root, keys ascending."""
-        return ((key, row.value) for key, row in self.rows(below))
+        stack = [(below and below + b"\0", self._values(below, PAGE_ROWS))]
+        while stack:
+            prefix, values = stack[-1]
+            for name, value in values:
+                key = prefix + name
+                yield key, value
+                if value[0] & 15 == Kind.DIRECTORY:
+                    page_rows = PAGE_ROWS if len(stack) < DEEP_LEVELS else DEEP_PAGE_ROWS
+                    stack.append((key + b"\0", self._values(key, page_rows)))
+                    break
+            else:
+                stack.pop()
+
+    def _values(self, key: bytes, page_rows: int) -> Iterator[tuple[bytes, bytes]]:
+        """`directory` with names and values only: every start goes over all of them."""
+        place, last = directory_id(key), b""
+        while True:
+            page = cast(list[tuple[bytes, bytes]], self.database.rows(_VALUES, (place, last, page_rows)))
+            yield from page
+            if len(page) < page_rows:
+                return
+            last = page[-1][0]
 
     def rows(self, below: bytes = b"") -> Iterator[tuple[bytes, Row]]:
         """Every (key, row) below a directory, by default the root, keys ascending."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-SCALE_MIN: Final = 1 / 32
+SCALE_MIN: Final = 1 / 16
 GROWTH: Final = 1.25
 IO_PRESSURE: Final = 0.15  # share of the time in which somebody else waited for a disk
 CPU_PRESSURE: Final = 0.5

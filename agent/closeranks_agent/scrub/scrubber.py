@@ -42,7 +42,7 @@ log = logging.getLogger("closeranks.scrub")
 IDLE_S: Final = 60.0
 MENDING_S: Final = 2.0  # while files are amiss
 TROUBLE_S: Final = 10.0
-SAVE_S: Final = 2.0  # so much is read again after a crash
+SAVE_S: Final = 0.25  # so much is read again after a crash
 LOOK_S: Final = 1.0  # at the machine's load
 BATCH_S: Final = 0.25  # of the pace: how much is asked for at a time
 BATCH_FILES: Final = 64
@@ -104,6 +104,11 @@ class Scrubber:
     def configure(self, settings: VolumeSettings) -> None:
         self._settings = settings
         self._wake.set()
+
+    def scanned(self) -> None:
+        """A scan has ended: the first one makes something known."""
+        if self._progress is None:
+            self._wake.set()
 
     def order(self, word: Scrub) -> None:
         """An operator's word."""
@@ -184,6 +189,7 @@ class Scrubber:
             return min(idle_s, max(0.01, (due_ms - self._now_ms()) / 1000))
         if not progress.under_way:
             progress.begin(self._now_ms())
+            self._save(progress)
         self._asked = False
         self._running = True
         try:
@@ -195,14 +201,11 @@ class Scrubber:
         return 0.01
 
     def _loaded(self) -> Progress:
-        """What is stored; a volume that was just read for the first time was verified just now."""
+        """What is stored. An index of an older version does not tell when its contents were read: a tour is due."""
         stored = self._volume.history.index.meta(META)
         found = progress_of.decode(stored)
         if self._progress is None or stored is None:  # the index may have been made anew
             self._progress = found
-            if found.verified_ms is None:
-                found.verified_ms = self._now_ms()
-                self._save(found)
             self._volume.scrubbed = found.reports()
         return self._progress
 
