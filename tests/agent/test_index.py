@@ -70,9 +70,20 @@ def test_items_come_in_the_order_of_keys(
     try:
         write(index, *(Record(b"\0".join(path), DIRECTORY, STAT) for path in whole))
         keys = [key for key, _ in index.items()]
+        assert [(key, row.value) for key, row in index.rows()] == list(index.items())
+        for place in (*keys, b"a\0a\0gone", b"zz"):
+            assert [key for key, _ in index.rows_after(place)] == [key for key in keys if key > place]
     finally:
         index.database.close()
     assert keys == sorted(b"\0".join(path) for path in whole)
+
+
+def test_listings_are_found_many_at_a_time(index: Index) -> None:
+    known = {b"d%d" % number: Listing(bytes([number]) * 16, number, 0) for number in range(5)}
+    with index.database.transaction():
+        index.write(Delta({}, dict(known)), 4096, 16)
+    assert index.listings([*known, b"none"]) == [*known.values(), None]
+    assert index.listings([]) == []
 
 
 def test_a_chunk_list_is_kept_as_long_as_a_row_names_it(index: Index) -> None:
