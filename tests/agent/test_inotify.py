@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from closeranks_agent.watch import calls
 from closeranks_agent.watch.events import CANARY, Event, Lost, What
 from closeranks_agent.watch.inotify import OVERFLOWN, InotifySource
 from closeranks_agent.watch.records import MalformedEvents, parse_inotify
-from closeranks_agent.watch.watched import Confused, Watched
+from closeranks_agent.watch.spread import Spread
+from closeranks_agent.watch.watched import Confused, Node, Watched
 from watched_tree import (
     Mirror,
     drain,
@@ -314,6 +316,28 @@ def test_the_storm_of_removing_20000_files_is_told_by_its_top_or_lost(storm: Pat
     told.extend(drain(source, private_of(tree)))
     assert losses(told) or what_of_path(told, "top") & What.DELETED
     assert source.watches == 2
+
+
+def test_a_directory_that_is_behind_its_events_for_a_moment_is_waited_for(
+    tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever moves it may stand still between the move and its event, however often something else is read."""
+    (tree / "d").mkdir()
+    source = opened(tree)
+    inner, ends = Spread._directory, time.monotonic() + 0.5
+    asked: list[float] = []
+
+    def late(spread: Spread, node: Node) -> int | None:
+        asked.append(time.monotonic())
+        return inner(spread, node) if time.monotonic() > ends else None
+
+    monkeypatch.setattr(Spread, "_directory", late)
+    (tree / "d/new").mkdir()
+    told = drain(source, private_of(tree))
+    assert len(asked) > 20, "it is tried without another event"
+    assert not losses(told)
+    assert source.unwatched == 0
+    assert unwatched_after_probe(source, tree) == set()
 
 
 def test_a_canary_that_finds_the_queue_full_is_lost_and_the_loss_is_told(storm: Path, opened: Opener) -> None:

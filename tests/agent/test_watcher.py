@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -20,8 +21,10 @@ from closeranks_agent.disk import listing as listing_module
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.hashing import EntryReader, Reading
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.watch import calls
 from closeranks_agent.watch import canary as canary_module
 from closeranks_agent.watch import dirty as dirty_module
+from closeranks_agent.watch import watcher as watcher_module
 from closeranks_agent.watch.events import Event, Lost
 from closeranks_agent.watch.source import open_source
 from closeranks_proto.messages import Announce, Commit
@@ -449,6 +452,39 @@ def test_a_canary_that_was_lost_with_other_events_is_touched_again(
     assert watched.watcher._canaries > first
     assert watched.tally.canary_misses == 0
     assert not watched.ended
+
+
+def test_what_could_not_be_watched_is_watched_when_the_limit_is_raised(
+    make_volume: MakeVolume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch, expected_root: Expected
+) -> None:
+    plant(tree_dir)
+    inner, limited = calls.inotify_add, True
+    known: set[int] = set()
+
+    def few(fd: int, directory_fd: int, mask: int) -> int:
+        inode = os.fstat(directory_fd).st_ino
+        if limited and inode not in known and len(known) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        known.add(inode)
+        return inner(fd, directory_fd, mask)
+
+    monkeypatch.setattr(calls, "inotify_add", few)
+    monkeypatch.setattr(watcher_module, "REWATCH_EVERY_S", 0.0)
+    watched = WatchedVolume(make_volume(), "inotify")
+    try:
+        until(lambda: watched.watcher.source.unwatched)
+        watched.scan()
+        assert not watched.watcher.covered
+        assert not watched.watcher.prove()
+        limited = False
+        watched.scan()
+        until(lambda: watched.watcher.covered)
+        (tree_dir / "d" / "e" / "seen").write_bytes(b"seen")
+        watched.settle()
+        assert watched.volume.root == expected_root(watched.volume)
+        assert not watched.ended
+    finally:
+        watched.close()
 
 
 def test_events_lost_below_a_directory_are_answered_by_a_look_at_it(

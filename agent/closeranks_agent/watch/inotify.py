@@ -270,5 +270,5 @@ class InotifySource:
             os.close(fd)
 
     def _wake_if_busy(self) -> None:
-        if not self._root_gone and (self._spread.tasks or self._spread.lost):
+        if not self._root_gone and (self._spread.tasks or self._spread.lost or self._spread.unsure):
             os.eventfd_write(self._wake, 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +29,9 @@ from .watched import Node, Watched
 
 OPEN_MAX: Final = 32
 UNSURE_MAX: Final = 10_000
-# A check that is put off this often, each time with every event read, will not come right by waiting.
-RETRIES_MAX: Final = 16
+# A check that is put off for so long, each time with every event read, will not come right by waiting. Counted in
+# seconds, for on a busy machine whoever moves a directory may stand still before its event is queued.
+RETRY_S: Final = 2.0
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 MASK: Final = calls.CHANGES | calls.DELETE_SELF | calls.MOVE_SELF
@@ -68,9 +70,8 @@ class Spread:
         finally:
             os.close(root_fd)
         self.tasks: deque[Task] = deque()
-        self.unsure: dict[
-            tuple[int, bytes], tuple[int, int]
-        ] = {}  # (watch of the parent, name): mask, retries
+        # (watch of the parent, name): mask, put off since when, monotonic
+        self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
         self.short: set[int] = set()  # directories with children that could not be watched
         self._root_fd = -1
@@ -85,19 +86,24 @@ class Spread:
             os.close(self._root_fd)
             self._root_fd = -1
 
-    def check(self, parent: Node, name: bytes, mask: int, retries: int = 0) -> bool:
-        """Watch the directory that is `name` in `parent` now, if one is there. True: it is told of later."""
+    def check(self, parent: Node, name: bytes, mask: int, since: float | None = None) -> bool:
+        """Watch the directory that is `name` in `parent` now, if one is there. True: it is told of later.
+
+        `since`: it was put off then for the first time.
+        """
         if self._is_outside(parent, name):
             self._forget(self.tree.child(parent, name))
             return False
         try:
             fd = self._directory(parent)
             if fd is None:
-                if retries < RETRIES_MAX:
-                    self.unsure[parent.watch, name] = mask, retries
-                else:
+                now = time.monotonic()
+                since = now if since is None else since
+                if now - since > RETRY_S:
                     self._give_up(parent)
-                return retries < RETRIES_MAX
+                    return False
+                self.unsure[parent.watch, name] = mask, since
+                return True
             task = Task(parent, name, mask, again=False)
             if not self._add(task, parent, fd, name, list_now=True):
                 return False
@@ -118,9 +124,9 @@ class Spread:
             return []
         unsure, self.unsure = self.unsure, {}
         told: list[tuple[Node, bytes, int]] = []
-        for (watch, name), (mask, retries) in unsure.items():
+        for (watch, name), (mask, since) in unsure.items():
             parent = self.tree.get(watch)
-            if parent is not None and not self.check(parent, name, mask, retries + 1):
+            if parent is not None and not self.check(parent, name, mask, since):
                 told.append((parent, name, mask))
         return told
 
@@ -161,7 +167,9 @@ class Spread:
                 self._list_open(task, node, fd)
             elif node.parent is not None:
                 # It moved meanwhile: what tells of that is queued, and it is looked at after it.
-                self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, 0
+                put_off = self.unsure.get((node.parent.watch, node.name))
+                since = time.monotonic() if put_off is None else put_off[1]
+                self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, since
         except OSError as error:
             if node.parent is not None:
                 self._not_watched(node.parent, node.name, error)

@@ -58,6 +58,7 @@ REST_MAX_S: Final = 0.5
 REST_MIN_S: Final = 0.002
 REST_DOUBLINGS_MAX: Final = 5
 REST_CALM_S: Final = 0.1
+REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
 _DIRECTORY: Final = What.DIRECTORY.value
@@ -121,6 +122,7 @@ class Watcher:
         self._idle = self._growth_due = self._rested = 0.0
         self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
         self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
+        self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
     # --- from outside --------------------------------------------------------------------------
@@ -159,8 +161,9 @@ class Watcher:
     @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
-        looking = self._looking
-        return len(self._dirty) + (looking[0].size if looking is not None else 0)
+        with self._lock:
+            looking = self._looking
+            return len(self._dirty) + (looking[0].size if looking is not None else 0)
 
     def hand_of(self, key: bytes) -> Hand | None:
         """Whose hand a change is that was heard of and is not committed yet. Any thread."""
@@ -173,7 +176,10 @@ class Watcher:
         with self._lock:
             if self._gap is not None and self._gap <= started_mono:
                 self._gap = None
-            return self._gap is None
+            covered = self._gap is None
+        if self.source.unwatched:
+            self._ring()
+        return covered
 
     def _ring(self) -> None:
         with self._lock:  # a look may end after `close`, when the number is another file's
@@ -207,6 +213,7 @@ class Watcher:
         if not queued or self.source.drained:
             self._idle = now
         self._finish_look(now)
+        self._watch_again(now)
         self._keep_canary(now)
         self._begin_look(time.monotonic())
         if now >= self._growth_due:
@@ -298,32 +305,48 @@ class Watcher:
             self._gap = time.monotonic()
         self._owner.scan_needed(why)
 
+    def _watch_again(self, now: float) -> None:
+        """Directories that had no watch may get one by now: the limit was raised, or others were given back."""
+        if not self.source.unwatched or now < self._rewatch_due:
+            return
+        self._rewatch_due = now + REWATCH_EVERY_S
+        for lost in self.source.watch(b""):
+            log.info("%s: %s", self.volume.name, lost.reason)
+        if not self.source.unwatched:
+            self._missed("directories that had no watch are watched now")
+
     # --- looks ---------------------------------------------------------------------------------
 
     def _begin_look(self, now: float) -> None:
         if self._looking is not None or self._closing:
             return
-        batch = None
-        if self._canary is not None and self._canary.seen is not None:
-            batch = self._dirty.take(now, since=self._canary.seen)
-            if batch is None and not self._dirty.owes(self._canary.seen):
-                self._end_proof(now)
-        if batch is None and now >= self._rested:
-            batch = self._dirty.take(now)
-        if batch is not None:
+        seen = None if self._canary is None else self._canary.seen
+        taken = seen is not None and self._take(now, seen)
+        if seen is not None and not taken and not self._dirty.owes(seen):
+            self._end_proof(now)
+        if not taken and now >= self._rested:
+            self._take(now)
+
+    def _take(self, now: float, since: float | None = None) -> bool:
+        """Ask for a look at what is due. In one piece for `pending`: nothing is in neither place meanwhile."""
+        with self._lock:
+            batch = self._dirty.take(now, since)
+            if batch is None:
+                return False
             future = self.volume.look_soon(batch.names, batch.hands, batch.seen_mono)
             self._looking = (batch, future)
-            future.add_done_callback(lambda _: self._ring())
+        future.add_done_callback(lambda _: self._ring())
+        return True
 
     def _finish_look(self, now: float) -> None:
         if self._looking is None or not self._looking[1].done():
             return
         batch, future = self._looking
-        self._looking = None
         self._rested = now + self._rest(batch.size, now)
         try:
             report = future.result()
         except CancelledError:
+            self._looking = None
             return  # the volume was closed
         self._tally.looks += 1
         self._tally.changed += report.changed
@@ -333,8 +356,10 @@ class Watcher:
             self._missed(f"a look could not be finished: {report.problem.message}")
         elif report.scan:
             self._missed(report.scan)
-        self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
-        self._dirty.finished(batch, report.again, report.unfinished)
+        with self._lock:
+            self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
+            self._dirty.finished(batch, report.again, report.unfinished)
+            self._looking = None
         self._proof_cost += report.duration_s
 
     def _rest(self, size: int, now: float) -> float:
