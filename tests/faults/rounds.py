@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class Rounds:
         self.finish()
         end = shim.points
         found = [point for point in shim.traced() if start < point.number <= end]
-        return [Point(point.number - start, point.call, point.path) for point in found]
+        return [replace(point, number=point.number - start) for point in found]
 
 
 def chosen(points: list[Point], sample: int, name: str) -> list[tuple[int, How]]:

@@ -109,12 +109,12 @@ static void die(uint64_t point) {
 }
 
 /* The number of this fault point; 0 where the call is none. It does not return from a kill before the call. */
-static uint64_t point(const char *call, const char *path) {
+static uint64_t point(const char *call, const char *path, const char *from) {
     if (!watched(path)) return 0;
     uint64_t number = __atomic_add_fetch(&control->points, 1, __ATOMIC_SEQ_CST);
     if (control->trace) {
-        char line[PATH_SIZE + 64];
-        int size = snprintf(line, sizeof line, "%lu %s %s\n", (unsigned long)number, call, path);
+        char line[2 * PATH_SIZE + 64];
+        int size = snprintf(line, sizeof line, "%lu %s %s\t%s\n", (unsigned long)number, call, path, from);
         syscall(SYS_write, trace_fd, line, size < (int)sizeof line ? size : (int)sizeof line - 1);
     }
     if (number == control->kill_at && control->kill_how == BEFORE) die(number);
@@ -140,7 +140,7 @@ static int failing(uint32_t kind, const char *path) {
         char path_[PATH_SIZE];                           \
         path_of(fd, name, path_);                        \
         if (failing(kind, path_)) return -1;             \
-        uint64_t number_ = point(label, path_);          \
+        uint64_t number_ = point(label, path_, "");      \
         __typeof__(call) result_ = call;                 \
         int kept_ = errno;                               \
         after(number_);                                  \
@@ -165,12 +165,30 @@ int fchmodat(int dir, const char *name, mode_t mode, int flags) {
     RUN(NAME, dir, name, REAL(fchmodat)(dir, name, mode, flags), "fchmodat");
 }
 int futimens(int fd, const struct timespec times[2]) { RUN(NAME, fd, NULL, REAL(futimens)(fd, times), "futimens"); }
-int rename(const char *old, const char *new) { RUN(NAME, AT_FDCWD, new, REAL(rename)(old, new), "rename"); }
+
+/* A rename is traced with the name that it had. */
+#define MOVE(one, old, other, new, call, label)          \
+    do {                                                 \
+        if (!control) return call;                       \
+        char path_[PATH_SIZE], from_[PATH_SIZE];         \
+        path_of(one, old, from_);                        \
+        path_of(other, new, path_);                      \
+        if (failing(NAME, path_)) return -1;             \
+        uint64_t number_ = point(label, path_, from_);   \
+        int result_ = call, kept_ = errno;               \
+        after(number_);                                  \
+        errno = kept_;                                   \
+        return result_;                                  \
+    } while (0)
+
+int rename(const char *old, const char *new) {
+    MOVE(AT_FDCWD, old, AT_FDCWD, new, REAL(rename)(old, new), "rename");
+}
 int renameat(int one, const char *old, int other, const char *new) {
-    RUN(NAME, other, new, REAL(renameat)(one, old, other, new), "renameat");
+    MOVE(one, old, other, new, REAL(renameat)(one, old, other, new), "rename");
 }
 int renameat2(int one, const char *old, int other, const char *new, unsigned flags) {
-    RUN(NAME, other, new, REAL(renameat2)(one, old, other, new, flags), flags & 2 ? "exchange" : "renameat2");
+    MOVE(one, old, other, new, REAL(renameat2)(one, old, other, new, flags), flags & 2 ? "exchange" : "rename");
 }
 int link(const char *old, const char *new) { RUN(NAME, AT_FDCWD, new, REAL(link)(old, new), "link"); }
 int linkat(int one, const char *old, int other, const char *new, int flags) {
@@ -195,7 +213,7 @@ int symlinkat(const char *to, int dir, const char *name) {
         char path_[PATH_SIZE];                                                      \
         path_of(fd, NULL, path_);                                                   \
         if (failing(WRITE, path_)) return -1;                                       \
-        uint64_t number_ = point(label, path_);                                     \
+        uint64_t number_ = point(label, path_, "");                                 \
         if (number_ && number_ == control->kill_at && control->kill_how == TORN) {  \
             if ((size) > 1) (void)!(half);                                          \
             die(number_);                                                           \
@@ -264,7 +282,7 @@ static int changes(int flags) { return flags & (O_CREAT | O_TRUNC) || (flags & O
         char path_[PATH_SIZE];                           \
         path_of(dir, name, path_);                       \
         if (failing(OPEN, path_)) return -1;             \
-        uint64_t number_ = changes(flags) ? point("create", path_) : 0; \
+        uint64_t number_ = changes(flags) ? point("create", path_, "") : 0; \
         int result_ = (int)(call), kept_ = errno;        \
         after(number_);                                  \
         errno = kept_;                                   \

@@ -53,6 +53,7 @@ class Point:
     number: int
     call: str
     path: str
+    source: str = ""  # of a rename: the name that it had
 
 
 def build(directory: Path) -> Path:
@@ -144,8 +145,8 @@ class Shim:
     def traced(self) -> list[Point]:
         """What was written while tracing was on."""
         lines = self.control.with_name(self.control.name + ".trace").read_text(errors="replace").splitlines()
-        found = (line.split(" ", 2) for line in lines)
-        return [Point(int(number), call, path) for number, call, path in found]
+        found = [line.split(" ", 2) for line in lines]
+        return [Point(int(number), call, *rest.split("\t", 1)) for number, call, rest in found]
 
     # --- failing calls and the clock ---------------------------------------------------------------
 

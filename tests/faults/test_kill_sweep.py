@@ -10,8 +10,9 @@ from functools import partial
 
 import pytest
 
+from faults.persistence import installed, unsynced
 from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
-from faults.shim import Shim
+from faults.shim import Point, Shim
 from fleet import MakeFleet
 
 AGENT_POINTS, COORDINATOR_POINTS = 6, 4
@@ -29,6 +30,9 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
     died = partial(check_databases, victim.state_dir)
     done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_POINTS, "agent", died)
     assert done.points > 100
+    tree = str(victim.path())
+    assert len(installed(shim.traced(), tree)) >= 3 * done.killed, "the trace shows what was installed"
+    assert unsynced(shim.traced(), tree) == []
     assert done.killed >= 4
 
 
@@ -44,3 +48,18 @@ def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: 
     )
     assert done.points > 30
     assert done.killed >= 3
+
+
+def test_the_strict_reading_finds_a_rename_that_nothing_made_durable() -> None:
+    """The rule itself: written and renamed; written, synced, renamed; written again after the sync; all at once."""
+
+    def story(*calls: tuple[str, str]) -> list[str]:
+        points = [Point(n, call, name, "/t/.closeranks/stage/a") for n, (call, name) in enumerate(calls)]
+        return [point.path for point in unsynced(points, "/t")]
+
+    staged = "/t/.closeranks/stage/a"
+    assert story(("pwrite", staged), ("rename", "/t/x")) == ["/t/x"]
+    assert story(("pwrite", staged), ("fsync", staged), ("rename", "/t/x")) == []
+    assert story(("fsync", staged), ("pwrite", staged), ("exchange", "/t/x")) == ["/t/x"]
+    assert story(("pwrite", staged), ("syncfs", "/t"), ("rename", "/t/x")) == []
+    assert story(("pwrite", staged), ("rename", "/t/.closeranks/trash/x")) == []
