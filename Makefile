@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test sim check format bench bench-quick lock clean
+.PHONY: help install demo demo-stop test sim sim-shells sim-mutations check format bench bench-quick lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -85,6 +85,14 @@ SEEDS ?= 100
 SIM_ARGS ?=
 sim: $(VENV)/.installed
 	@$(HARNESS) $(BIN)/python -m sim --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
+
+# Whole programs on invented time; SEEDS and MINUTES as above.
+sim-shells: $(VENV)/.installed
+	@$(HARNESS) $(BIN)/python -m sim.shells --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES))
+
+# Subtle bugs planted in copies of the packages, one at a time: each must be caught.
+sim-mutations: $(VENV)/.installed
+	@$(HARNESS) $(BIN)/python -m sim.mutations $(SIM_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -191,6 +191,28 @@ async def test_askers_beyond_the_bound_wait_a_moment_for_a_place(tmp_path: Path)
                 one.close()
 
 
+async def test_a_peer_that_leaves_before_its_answer_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare = web.StreamResponse.prepare
+
+    async def left(response: web.StreamResponse, request: web.Request) -> object:
+        if isinstance(response, web.Response):
+            return await prepare(response, request)
+        assert request.transport is not None
+        request.transport.close()
+        return await prepare(response, request)
+
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"f": b"content"})
+        await nodes.add("n1")
+        await nodes.add("n2")
+        monkeypatch.setattr(web.StreamResponse, "prepare", left)
+        with pytest.raises(aiohttp.ClientError):
+            await ask(nodes, "n1", request_for((b"f", 0, OF(b"content"))))
+    assert [one for one in caplog.records if one.name == "aiohttp.server"] == []
+
+
 async def test_a_connection_serves_many_requests(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
         fill(tmp_path / "n1", {})

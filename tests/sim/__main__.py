@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--policy", choices=POLICIES)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--faults", help=f"these instead of a random subset, with commas: {' '.join(FAULTS)}")
+    parser.add_argument("--first", action="store_true", help="end at the first failure")
     parser.add_argument("--story", action="store_true", help="print the story also where nothing fails")
     args = parser.parse_args(argv)
     only = None if args.faults is None else frozenset(one for one in args.faults.split(",") if one)
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         except Failed as failure:
             failed += 1
             print(f"seed {seed} failed: {failure}\n", flush=True)
-            if failed >= FAILURES_MAX:
+            if failed >= (1 if args.first else FAILURES_MAX):
                 break
         if args.story:
             print("\n".join(world.time.story))

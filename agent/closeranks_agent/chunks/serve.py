@@ -155,8 +155,8 @@ class ChunkServer:
         self, request: web.Request, peer: str, asked: ChunkRequest, volume: Volume
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={TERM_HEADER: str(self._term()), "Content-Type": CONTENT_TYPE})
-        await response.prepare(request)
         try:
+            await response.prepare(request)  # it may have left while it waited for its place
             await self._send(response, peer, asked, volume)
         except (ConnectionError, TimeoutError) as error:
             log.info("peer %s left a chunk stream: %s", peer, error or type(error).__name__)

@@ -1,0 +1,348 @@
+"""One seed's world of whole programs: real directories below /dev/shm, real databases, and a loop on invented time.
+
+Two phases as in the swarm. What holds is told from outside: by the files on the disks, by the answers of the core, and
+by what lies in the nodes' trash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import hashlib
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from closeranks_agent.config import load_agent_config
+from closeranks_agent.disk.private import PRIVATE_NAME
+from closeranks_agent.main import _check_volumes
+from closeranks_agent.runtime import Agent
+from closeranks_agent.state import AgentState
+from closeranks_agent.web import build_app
+from closeranks_coordinator.config import load_coordinator_config
+from closeranks_coordinator.core.model import (
+    AllowAsked,
+    Refusal,
+    RejectAsked,
+    ReleaseAsked,
+    ResyncAsked,
+    Send,
+)
+from closeranks_coordinator.runtime import Coordinator
+from closeranks_coordinator.storage.sqlite import open_store
+
+from ..invariants import Violation, hold
+from .loop import PROCESS, Loop, Process
+
+COORDINATOR = ("10.0.0.1", 7340)
+GOAL_MAX_S = 400.0
+NAMED_MAX_S = 60.0
+FILES = (
+    "a/one.jpg",
+    "a/two.jpg",
+    "a/deep/three.jpg",
+    "b/four.jpg",
+    "b/five.jpg",
+    "c.txt",
+    "d/e/f",
+    "d/g",
+    "h.bin",
+)
+ACCUSING = ("divergence", "regression")
+
+
+class Connector(aiohttp.BaseConnector):
+    """aiohttp's connections, over the network in memory."""
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+        try:
+            return await loop.connect(self._factory, req.url.host, req.url.port)
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+
+
+class Faults(logging.Handler):
+    """Errors with a traceback in the product's log: our own faults."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            error = record.exc_info[1]
+            self.found.append(f"{record.getMessage()}: {error!r}")
+
+
+class Host:
+    """One machine: its disk, and the agent's process while it runs."""
+
+    def __init__(self, world: World, name: str, number: int) -> None:
+        self.world, self.name = world, name
+        self.address = f"10.0.0.{number + 10}"
+        self.base = world.base / name
+        self.tree = self.base / "tree"
+        self.tree.mkdir(parents=True)
+        self.process: Process | None = None
+        self.agent: Agent | None = None
+        self.state: AgentState | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.tokens = 0
+        world.loop.network.hosts[name] = self.address
+        (self.base / "agent.toml").write_text(
+            f'[agent]\nnode = "{name}"\ncoordinator = "http://{COORDINATOR[0]}:{COORDINATOR[1]}"\ninsecure = true\n'
+            f'listen = "{self.address}:7342"\nstate_dir = "{self.base}/state"\n'
+            f'[[volume]]\nname = "photos"\npath = "{self.tree}"\nwatch = "rescan"\n'
+        )
+
+    def start(self) -> None:
+        if self.process is not None and not self.process.dead:
+            return
+        self.process = Process(self.name)
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, self.process)
+        self.work = self.world.loop.create_task(self._run(), context=context)
+
+    async def _run(self) -> None:
+        config = load_agent_config(self.base / "agent.toml", environ={})
+        _check_volumes(config)
+        self.state = AgentState(Path(config.state_dir))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False, connector=Connector()) as http:
+            self.agent = Agent(config, self.state, http)
+            runner = web.AppRunner(build_app(self.agent), access_log=None, shutdown_timeout=2.0)
+            await runner.setup()
+            await web.TCPSite(runner, self.address, 7342).start()
+            self.agent.address = f"{self.address}:7342"
+            await self.agent.run()
+
+    def kill(self) -> None:
+        """It is killed where it is; the kernel closes its files and connections."""
+        if self.process is None or self.process.dead:
+            return
+        self.process.dead = True
+        self.world.loop.network.killed(self.process)
+        self.world.graves.append((self.agent, self.work))
+        if self.agent is not None:
+            for volume in self.agent.volumes.values():
+                volume.listener = None
+                volume.close()
+        if self.state is not None:
+            self.state.close()
+        self.agent = self.state = None
+
+    # --- its disk ------------------------------------------------------------------------------
+
+    def files(self) -> dict[str, tuple[int, bytes]]:
+        """Every file and directory: mode and content."""
+        found: dict[str, tuple[int, bytes]] = {}
+        for path in sorted(self.tree.rglob("*")):
+            name = str(path.relative_to(self.tree))
+            if name.split("/")[0] != os.fsdecode(PRIVATE_NAME):
+                found[name] = (path.stat().st_mode & 0o7777, b"" if path.is_dir() else path.read_bytes())
+        return found
+
+    def kept(self) -> set[bytes]:
+        """Every content in the tree, in the trash, or on its way in."""
+        return {path.read_bytes() for path in self.tree.rglob("*") if path.is_file()}
+
+    def write(self, name: str, content: bytes | None) -> None:
+        path = self.tree / name
+        if content is None:
+            if path.is_file():
+                path.unlink()
+            return
+        if any(one.is_file() for one in path.parents if one != self.tree and self.tree in one.parents):
+            return
+        if path.is_dir():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o644)
+        self.world.note(f"{self.name} {name} is written")
+
+
+class World:
+    """A fleet, its faults and its people."""
+
+    def __init__(
+        self, loop: Loop, base: Path, seed: int, policy: str, nodes: int, skew_s: dict[str, float]
+    ) -> None:
+        self.loop, self.base, self.seed, self.policy, self.skew_s = loop, base, seed, policy, skew_s
+        self.rng = random.Random(f"{seed}/shells")
+        self.story: list[str] = []
+        self.deeds: Counter[str] = Counter()
+        self.faults = Faults()
+        self.graves: list[object] = []
+        self.violations: list[Violation] = []
+        self.fenced: dict[str, int] = {}
+        self.process: Process | None = None
+        self.work: asyncio.Task[None] | None = None
+        self.coordinator: Coordinator | None = None
+        self.token = 0
+        self.number = 0
+        self.names = tuple(f"node-{number:02d}" for number in range(1, nodes + 1))
+        self.writers = self.names if policy == "any-writer" else self.names[:1] if policy == "writers" else ()
+        self.hosts = {name: Host(self, name, number) for number, name in enumerate(self.names)}
+        self._hash = hashlib.blake2b(digest_size=16)
+        for host in self.hosts.values():
+            for name in FILES:
+                host.write(name, name.encode() * 40)
+        self.story.clear()
+        extra = f"writers = {list(self.writers)!r}\n".replace("'", '"') if policy == "writers" else ""
+        (base / "coordinator.toml").write_text(
+            f'[coordinator]\nlisten_agents = "{COORDINATOR[0]}:{COORDINATOR[1]}"\nlisten_api = "127.0.0.1:7341"\n'
+            f'state_dir = "{base}/coordinator"\n[fleet]\nnodes = {list(self.names)!r}\n'.replace("'", '"')
+            + f'[[volume]]\nname = "photos"\npolicy = "{policy}"\n{extra}settle_s = 1.0\nscan_interval_s = 1.0\n'
+            'on_divergence = "resync"\nchunk_bytes = 4096\n'
+        )
+
+    def note(self, text: str) -> None:
+        self._hash.update(f"{self.loop.now:.6f} {text}\n".encode())
+        self.story.append(f"{self.loop.now - 1000:9.3f}  {text}")
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    # --- the coordinator -----------------------------------------------------------------------
+
+    def start_coordinator(self) -> None:
+        if self.process is not None and not self.process.dead:
+            return
+        self.process = Process("")
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, self.process)
+        self.work = self.loop.create_task(self._serve(self.process), context=context)
+
+    async def _serve(self, process: Process) -> None:
+        config = load_coordinator_config(self.base / "coordinator.toml", environ={})
+        self.coordinator = Coordinator(config, open_store(Path(config.state_dir), config.fleet.digest))
+        nodes = self.coordinator.fleet._world.nodes
+        self.fenced = {name: node.record.fence.token for name, node in nodes.items() if node.record.fence}
+        token = self.coordinator.fleet._world.counters.token
+        hold("token_grows", token >= self.token, f"tokens go on from {token}, {self.token} was given")
+        step = self.coordinator.fleet.step
+
+        @functools.wraps(step)
+        def watched(now: Any, event: Any) -> Any:
+            made = step(now, event)
+            for effect in made.effects:
+                if isinstance(effect, Send):
+                    self._hash.update(
+                        f"{self.loop.now:.6f} {effect.node} {type(effect.message).__name__}\n".encode()
+                    )
+            try:
+                self.after_step(event)
+            except Violation as error:
+                self.violations.append(error)
+            return made
+
+        self.coordinator.fleet.step = watched  # type: ignore[method-assign]
+        app = web.Application()
+        app.add_routes(self.coordinator.sessions.routes())
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        await web.TCPSite(runner, *COORDINATOR).start()
+        await self.coordinator.run()
+
+    def kill_coordinator(self) -> None:
+        if self.process is None or self.process.dead or self.coordinator is None:
+            return
+        self.note("the coordinator is killed")
+        self.token = max(self.token, self._sent_token())
+        self.process.dead = True
+        self.loop.network.killed(self.process)
+        store: Any = self.coordinator.store
+        self.graves.append((self.coordinator, self.work))
+        store._writer._end()
+        store._reader.close()
+        store._lock.release()
+        self.coordinator, self.fenced = None, {}
+
+    def _sent_token(self) -> int:
+        """The highest that a node has ever kept."""
+        return max(
+            (host.state.highest_token for host in self.hosts.values() if host.state is not None), default=0
+        )
+
+    # --- what must hold ------------------------------------------------------------------------
+
+    @property
+    def core(self) -> Any:
+        assert self.coordinator is not None, "it runs"
+        return self.coordinator.fleet._world
+
+    def after_step(self, event: Any) -> None:
+        core = self.core
+        fenced = {name: node.record.fence.token for name, node in core.nodes.items() if node.record.fence}
+        by_itself = not isinstance(event, ResyncAsked | RejectAsked) and any(
+            self.fenced.get(name) is None and not core.nodes[name].record.fence.by_hand for name in fenced
+        )
+        few = not by_itself or len(fenced) <= core.config.max_quarantined
+        self.fenced = fenced
+        hold("few_fenced", few, f"{sorted(fenced)} are fenced")
+        for incident in core.incidents.values():
+            wrong = incident.kind in ACCUSING and incident.node in self.writers
+            hold("no_false_accusation", not wrong, f"the writer {incident.node} is accused")
+        for host in self.hosts.values():
+            if host.state is not None:
+                hold("token_grows", host.state.highest_token >= host.tokens, f"{host.name} forgot a token")
+                host.tokens = host.state.highest_token
+
+    def check_faults(self) -> None:
+        hold("no_fault_of_our_own", not self.faults.found, "; ".join(self.faults.found[:3]))
+
+    def is_goal(self) -> bool:
+        if self.coordinator is None or not self.coordinator.fleet.fleet_view(self.coordinator.now()).in_rank:
+            return False
+        trees = [host.files() for host in self.hosts.values()]
+        return all(tree == trees[0] for tree in trees)
+
+    def stands(self) -> Iterator[str]:
+        for name, node in self.core.nodes.items():
+            yield f"{name} {node.record.phase}{' fenced' if node.record.fence else ''}{'' if node.session else ' away'}"
+
+    # --- people --------------------------------------------------------------------------------
+
+    def fresh(self, who: str) -> bytes:
+        self.number += 1
+        return f"{self.seed} {who} {self.number}\n".encode() * self.rng.choice((1, 3, 200, 600))
+
+    async def attend(self) -> None:
+        """What a person does who looks at the screen."""
+        if self.coordinator is None:
+            return
+        for name in sorted(self.core.holds):
+            if self.core.holds[name].state == "held":
+                await self._ask(RejectAsked(name) if self.rng.random() < 0.3 else AllowAsked(name, 5.0))
+        for name, node in list(self.core.nodes.items()):
+            if node.record.fence is not None:
+                if isinstance(await self._ask(ReleaseAsked(name)), Refusal):
+                    await self._ask(ResyncAsked(name, None, False))
+            elif node.record.phase == "suspect":
+                await self._ask(ResyncAsked(name, None, False))
+
+    async def _ask(self, event: Any) -> object:
+        coordinator, process = self.coordinator, self.process
+        if coordinator is None:
+            return None
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, process)
+        return await asyncio.wait_for(
+            self.loop.create_task(_asked(coordinator, event), context=context), 30.0
+        )
+
+
+async def _asked(coordinator: Coordinator, event: Any) -> object:
+    return await coordinator.ask(event)
