@@ -171,17 +171,14 @@ def sweep(
         wait_until(f"{name} killed at {ahead}", lambda: shim.killed or _over(rounds), timeout_s=60)
         where = f"{name}, killed {how.name} point {ahead}"
         try:
-            if shim.killed:
+            if shim.disarm():
                 where += f" ({shim.traced()[-1]})"
-                shim.daemon.kill()  # reaps
                 done.note(shim.traced()[-1])
                 if died is not None:
                     died()
                 rounds.check_disk()
-                shim.disarm()
                 restart()
             else:  # this round had fewer points than the measured one
-                shim.disarm()
                 shim.daemon.expected_to_live = True
             rounds.finish()
         except AssertionError as error:

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -131,8 +132,14 @@ class Shim:
         self._set("daemon", 0)
         self._set("kill_at", self.points + ahead)
 
-    def disarm(self) -> None:
+    def disarm(self) -> bool:
+        """Nothing is to come any more; whether it has come, also at this very moment. It is gone then."""
         self._set("kill_at", 0)
+        time.sleep(0.05)  # a call that was passing its point has said so by now
+        if not self._get("killed_at"):
+            return False
+        self.daemon.kill()  # reaps
+        return True
 
     @property
     def killed(self) -> bool:

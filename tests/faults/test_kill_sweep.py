@@ -5,17 +5,18 @@ CI takes a seeded sample of the points. `make faults` takes each, or each k-th.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from faults.persistence import installed, unsynced
-from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
-from faults.shim import Point, Shim
-from fleet import MakeFleet
+from faults.rounds import FULL, QUIET, SEED, Rounds, check_databases, sweep, volume
+from faults.shim import How, Point, Shim
+from fleet import MakeFleet, wait_until
 
-AGENT_POINTS, COORDINATOR_POINTS = 6, 4
+AGENT_POINTS, COORDINATOR_POINTS, STARTS = 6, 4, 4
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600 if FULL else 170)]
 
 
@@ -48,6 +49,40 @@ def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: 
     )
     assert done.points > 30
     assert done.killed >= 3
+
+
+@pytest.mark.repeats(STARTS)
+@pytest.mark.parametrize("who", ["agent", "coordinator"])
+def test_a_first_start_that_is_killed_again_and_again(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], who: str
+) -> None:
+    """Each start finds what the one before left in the middle of making its state; the last one gets through."""
+    rng = random.Random(f"{SEED} {who}")
+    fleet = make_fleet(nodes=3)
+    fleet.lay_trees()
+    node = fleet[1]
+    daemon = node.daemon if who == "agent" else fleet.coordinator
+    watch = [node.state_dir, node.path()] if who == "agent" else [fleet.state_dir]
+    shim = load_shim(daemon, watch)
+    if who == "agent":
+        fleet.start(nodes=["node-01", "node-03"])
+        node.write_config()
+    else:
+        fleet.write_coordinator_config()
+    for _ in range(STARTS):
+        shim.arm_start(rng.randint(1, 25), rng.choice(list(How)))
+        daemon.start()
+        daemon.expected_to_live = False
+        wait_until("it died at its point", lambda: shim.killed, timeout_s=30)
+        shim.disarm()
+        check_databases(watch[0])
+    if who == "agent":
+        node.start()
+    else:
+        fleet.start()
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == set()
 
 
 def test_the_strict_reading_finds_a_rename_that_nothing_made_durable() -> None:
