@@ -50,6 +50,14 @@ REGISTRY = {
     "transfer": Entry(
         "bounds.transfer", "bytes that a resync moves, against the bytes of the chunks that differ", True
     ),
+    "converge": Entry(
+        "bounds.converge",
+        "an empty node is made equal to one peer, synced and proved; beside rsync -a --fsync from its daemon",
+        True,
+    ),
+    "swarm": Entry(
+        "bounds.swarm", "one full node, fifteen empty ones: who gives how much, until all are in rank"
+    ),
     "named": Entry("bounds.named", "write on a node -> that node named, sixteen agents"),
     "wire": Entry(
         "bounds.wire",
