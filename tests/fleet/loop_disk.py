@@ -1,4 +1,4 @@
-"""An ext4 filesystem in a sparse file: a disk of a size of our own that behaves like one. Needs root."""
+"""A filesystem in a sparse file, ext4 by default: a disk of a size of our own that behaves like one. Needs root."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+
 
 class LoopDisk:
     """Mounted at `path` while the context lasts; its image lies at `image`."""
 
-    def __init__(self, path: Path, image: Path, size_bytes: int) -> None:
-        self.path, self.image, self.size_bytes = path, image, size_bytes
+    def __init__(self, path: Path, image: Path, size_bytes: int, kind: str = "ext4") -> None:
+        self.path, self.image, self.size_bytes, self.kind = path, image, size_bytes, kind
         self.mounted = False
 
     def mount(self) -> None:
@@ -20,7 +26,7 @@ class LoopDisk:
         self.image.parent.mkdir(parents=True, exist_ok=True)
         with self.image.open("wb") as file:
             file.truncate(self.size_bytes)
-        self._run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1", str(self.image))
+        self._run(*MAKE[self.kind], str(self.image))
         self._run("mount", "-o", "loop", str(self.image), str(self.path))
         self.mounted = True
 

@@ -19,11 +19,12 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath, syscalls
-from ..beneath import pread_full, read_span
+from ..beneath import pread_full
 from ..chunks.fetch import ChunkWant
 from . import attributes
 from .durable import sync_files, sync_names
-from .plan import FileNeed, Place, Step, entry_of
+from .local import Local
+from .plan import FileNeed, Step, entry_of
 from .room import FILE_OVERHEAD_BYTES, Room
 from .sink import Sink, write_full
 from .workroom import Workroom
@@ -100,10 +101,10 @@ class Stage:
         self._workroom = workroom
         self._algorithm = algorithm
         self._special_bits = special_bits
-        self._moved = moved
         self._stopped = stopped
         self._names = {os.fsencode(name) for name in os.listdir(workroom.stage_fd)}
         self._sink = Sink()
+        self._local = Local(workroom, algorithm, moved)
         self.room = Room(workroom.stage_fd)
 
     # --- beginning -------------------------------------------------------------------------------
@@ -141,8 +142,9 @@ class Stage:
         fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._workroom.stage_fd)
         try:
             os.ftruncate(fd, need.size)
-            reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need)
-            return self._fill(step, need, name, fd, set()), reserved
+            present = {index for index in self._local.share(fd, need) if self._is_there(fd, need, index)}
+            reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need, present)
+            return self._fill(step, need, name, fd, present), reserved
         except OSError:
             os.unlink(name, dir_fd=self._workroom.stage_fd)  # a full disk: give back what it took
             raise
@@ -191,10 +193,10 @@ class Stage:
         offset, length = need.span(index)
         return self._algorithm.of(pread_full(fd, offset, length)) == need.chunk_digest(index)
 
-    def _reserve(self, fd: int, need: FileNeed) -> bool:
-        """Allocate everything but holes, in runs. False where the filesystem can not reserve."""
+    def _reserve(self, fd: int, need: FileNeed, present: Collection[int]) -> bool:
+        """Allocate everything but holes and what is there, in runs. False where the filesystem can not reserve."""
         start = end = 0
-        for index in sorted(self._indices(need)):
+        for index in sorted(set(self._indices(need)) - set(present)):
             offset, length = need.span(index)
             if offset != end:
                 if end > start and not syscalls.allocate(fd, start, end - start, keep_size=True):
@@ -212,12 +214,19 @@ class Stage:
                 if index in present:
                     continue
                 self._check_stopped()
-                data = self._read_local(copy.place, need, index, copy.there + at)
+                data = self._local.read(copy.place, need, index, copy.there + at)
                 if data is None:
                     missing.append(index)
                 else:
-                    write_full(fd, data, need.span(index)[0])
+                    self._put(fd, need, data, index)
         return self._missing(step, need, name, sorted(missing))
+
+    def _put(self, fd: int, need: FileNeed, data: bytes, index: int) -> None:
+        offset = need.span(index)[0]
+        if need.chunks is None:
+            write_full(fd, data, offset)
+        else:
+            self._sink.write(fd, data, offset)
 
     @staticmethod
     def _missing(step: Step, need: FileNeed, name: bytes, missing: list[int]) -> Staged:
@@ -227,28 +236,6 @@ class Stage:
             for index in staged.missing
         ]
         return staged
-
-    def _read_local(self, place: Place, need: FileNeed, index: int, there: int) -> bytes | None:
-        """The chunk's bytes from a file at hand, if they are still what the plan took them for."""
-        offset, length = there * need.chunk_bytes, need.span(index)[1]
-        for candidate in self._candidates(place):
-            try:
-                if candidate.in_trash:
-                    data = read_span(self._workroom.items_fd, candidate.name, offset, length)
-                else:
-                    data = read_span(self._workroom.root_fd, candidate.name, offset, length)
-            except OSError:
-                continue  # gone or unreadable: it will be fetched
-            if self._algorithm.of(data) == need.chunk_digest(index):
-                return data
-        return None
-
-    def _candidates(self, place: Place) -> Iterator[Place]:
-        yield place
-        if not place.in_trash:
-            moved = self._moved(place.name)
-            if moved is not None:
-                yield Place(True, moved)
 
     # --- going on --------------------------------------------------------------------------------
 

@@ -1,0 +1,72 @@
+"""What is at hand is taken without copying where blocks can be shared, and only if it is what it was taken for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fleet import LoopDisk
+from peers_in_process import CHUNK, Nodes, describe, nodes_in
+
+COUNT = 512  # chunks of the long file: 32 MiB
+MIB = 1 << 20
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a filesystem needs root")
+
+
+async def two_versions(nodes: Nodes, tmp_path: Path, root: Path) -> bytes:
+    """n2 holds a long file with one chunk changed in its middle; n1 holds the right one, which is given back."""
+    right = os.urandom(COUNT * CHUNK + 100)
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1/long").write_bytes(right)
+    root.mkdir()
+    at = COUNT // 2 * CHUNK
+    (root / "long").write_bytes(right[:at] + b"changed" + right[at + 7 :])
+    await nodes.add("n1")
+    await nodes.add("n2", root, trash_max_bytes=1 << 40)
+    return right
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+async def test_a_changed_chunk_of_a_long_file_takes_room_for_itself_only(tmp_path: Path, kind: str) -> None:
+    with LoopDisk(tmp_path / "disk", tmp_path / "image", 400 * MIB, kind) as disk:
+        async with nodes_in(tmp_path) as nodes:
+            right = await two_versions(nodes, tmp_path, disk.path / "n2")
+            os.sync()
+            before = disk.used_bytes()
+            result = await nodes.converge("n2", "n1")
+            os.sync()
+            assert (result.state, result.bytes_moved) == ("done", CHUNK)
+            assert (disk.path / "n2/long").read_bytes() == right
+            assert disk.used_bytes() - before < COUNT * CHUNK // 4
+            assert (await nodes.verify("n2")).root == nodes.root("n1")
+
+
+@pytest.mark.parametrize("changed", ["before", "after"])
+async def test_what_changed_since_the_plan_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """A filesystem that shares blocks, in all but the saving: shared is what the source held at that moment."""
+
+    def shared(from_fd: int, from_offset: int, length: int, to_fd: int, to_offset: int) -> bool:
+        if changed == "before":
+            spoil(tmp_path / "n2/long")
+        os.pwrite(to_fd, os.pread(from_fd, length, from_offset), to_offset)
+        if changed == "after":
+            spoil(tmp_path / "n2/long")
+        return True
+
+    def spoil(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.write(b"rogue")
+
+    monkeypatch.setattr("closeranks_agent.syscalls.clone_range", shared)
+    async with nodes_in(tmp_path) as nodes:
+        await two_versions(nodes, tmp_path, tmp_path / "n2")
+        result = await nodes.converge("n2", "n1")
+        assert result.state == "done", result.detail
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+        assert CHUNK <= result.bytes_moved <= 2 * CHUNK + 200
