@@ -302,6 +302,39 @@ def test_joiners_are_converged_and_their_own_files_go_to_the_trash() -> None:
     assert world.in_rank()
 
 
+def sources_of(world: FakeWorld, node: str) -> set[str]:
+    order = world.sent(node, wire.Converge)[-1]
+    assert isinstance(order, wire.Converge)
+    return set(order.sources)
+
+
+def test_empty_nodes_that_join_together_give_each_other_what_they_have_already() -> None:
+    world = FakeWorld(names(7))
+    for node in ("node-06", "node-07"):
+        world[node].disk["photos"] = {}
+        world[node].order_s = 5.0
+    world.start(*names(6))
+    world.until(lambda: bool(world.sent("node-06", wire.Converge)))
+    world.start("node-07")
+    world.until(lambda: bool(world.sent("node-07", wire.Converge)))
+    assert world.state("node-06") == "resyncing"
+    assert sources_of(world, "node-07") == set(names(6))
+    world.until(world.in_rank)
+
+
+def test_a_node_that_is_repaired_is_nobodys_source() -> None:
+    world = FakeWorld(names(7))
+    world["node-07"].disk["photos"] = {}
+    world.start(*names(6))
+    world.run(10)
+    world["node-05"].order_s = 300.0
+    world["node-05"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-05", "resyncing")
+    world.start("node-07")
+    world.until(lambda: bool(world.sent("node-07", wire.Converge)))
+    assert sources_of(world, "node-07") == set(names(6)) - {"node-05"}
+
+
 def test_a_lag_that_nobody_can_judge_any_more_is_left_alone() -> None:
     world = FakeWorld(names(5), [volume_config(lag_grace_s=8.0)]).started()
     world.everywhere("new.txt", file_of("new"), but=["node-04", "node-05"])

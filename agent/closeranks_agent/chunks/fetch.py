@@ -34,7 +34,7 @@ from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Statu
 log = logging.getLogger("closeranks.fetch")
 
 REQUEST_SECONDS = 2.0
-REQUEST_MAX_BYTES = 16 * 1024 * 1024
+REQUEST_MAX_BYTES = 64 * 1024 * 1024
 STREAM_BYTES_S = 64 * 1024  # a receive budget is shared by no more streams than leaves each of them this
 REQUEST_NAMES_BYTES = 512 * 1024  # paths in one request, which is one small body
 REQUEST_MIN_CHUNKS = 16  # a bundle is not cut smaller to spread it over more peers
@@ -249,8 +249,9 @@ class Fetcher:
             self._received(length)
 
         try:
-            await self._request(peer, items, open_items, count)
+            denied = await self._request(peer, items, open_items, count)
             self._peers.served(peer, moved, self._now() - started)
+            self._peers.denied(peer, self._now(), denied / len(items))
         except PeerFailed as failure:
             self._note_failure(peer, str(failure), failure.busy_s)
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ProtocolError) as error:
@@ -269,7 +270,8 @@ class Fetcher:
 
     async def _request(
         self, peer: Peer, items: list[_Item], open_items: dict[int, _Item], count: Callable[[int], None]
-    ) -> None:
+    ) -> int:
+        """How many chunks the peer did not have."""
         names = tuple(ChunkName(one.want.key, one.want.index, one.want.digest) for one in items)
         body = encode_request(ChunkRequest(self._volume, self._digest, self._chunk_bytes, names))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s)
@@ -285,15 +287,15 @@ class Fetcher:
         ) as response:
             if response.status != 200:
                 raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
-            await self._records(
+            return await self._records(
                 peer, Inflow(response.content, self._budget, count, self._timeout_s), open_items
             )
 
-    async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> None:
-        """One batch is written while the next one comes."""
+    async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> int:
+        """One batch is written while the next one comes. How many chunks the peer did not have."""
         got: list[tuple[int, bytes | memoryview]] = []
         positions: set[int] = set()  # of everything that came, to notice what comes twice
-        size = 0
+        size = denied = 0
         writing: asyncio.Task[None] | None = None
         try:
             while True:
@@ -307,6 +309,7 @@ class Fetcher:
                     raise PeerFailed("it answered what was not asked")
                 if status == Status.MISSING:
                     self._deny(peer, open_items.pop(position))
+                    denied += 1
                     continue
                 if status != Status.CHUNK or length != item.want.length:
                     raise PeerFailed("it sent a record of the wrong shape")
@@ -338,6 +341,7 @@ class Fetcher:
         await self._write(peer, got, open_items)
         if open_items:
             raise PeerFailed("it left chunks out")
+        return denied
 
     async def _write(
         self, peer: Peer, got: Sequence[tuple[int, bytes | memoryview]], open_items: dict[int, _Item]

@@ -18,6 +18,8 @@ REST_MIN_S = 0.5
 REST_MAX_S = 10.0
 RATE_START = 32 * 1024 * 1024  # bytes/s, before anything is known
 _RATE_WEIGHT = 0.3
+LACKING_SHARE = 0.5  # of what was asked
+LACKING_REST_S = 1.0
 # What a small answer took tells of waiting, not of speed.
 RATED_BYTES = 1024 * 1024
 RATED_SECONDS = 0.5
@@ -96,6 +98,11 @@ class Peers:
     def busy(self, peer: Peer, now: float, seconds: float) -> None:
         peer.rest_until = now + seconds * self._rng.uniform(0.25, 1.25)
         peer.last_error = "busy"
+
+    def denied(self, peer: Peer, now: float, share: float) -> None:
+        """It did not have this share of what it was asked for."""
+        if share > LACKING_SHARE:
+            peer.rest_until = max(peer.rest_until, now + LACKING_REST_S * self._rng.uniform(0.5, 1.5))
 
     def served(self, peer: Peer, payload: int, seconds: float) -> None:
         peer.failures = 0

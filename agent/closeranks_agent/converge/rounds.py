@@ -9,6 +9,7 @@ returns or raises, also when it is cancelled: no thread works on after it.
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,8 +106,9 @@ class Rounds:
         )
         self._stage_room = stage.room
         self._transfer = Transfer(
-            self._volume, stage, self._fetcher, self._installer, threads, self._note, self._tally.came
-        )
+            self._volume, stage, self._fetcher, self._installer, threads, self._note, self._tally.came,
+            rng=random.Random() if len(self._order.sources) > 1 else None,
+        )  # fmt: skip
         return room
 
     def _open_files(self) -> tuple[Workroom, Written, Lifts]:

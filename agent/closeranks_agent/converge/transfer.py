@@ -8,7 +8,8 @@ requests, hops between threads, ledger entries and transactions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -56,22 +57,30 @@ class Transfer:
         note: Callable[[Sequence[Result]], None],
         came: Callable[[int], None],
         soon: bool = False,
+        rng: random.Random | None = None,
     ) -> None:
-        """`soon`: install also in the middle of a scan."""
+        """`soon`: install also in the middle of a scan. `rng`: take groups in any order, not in that of the steps."""
         self._volume, self._stage, self._fetcher, self._installer = volume, stage, fetcher, installer
         self._threads, self._note, self._came = threads, note, came
-        self._soon = soon
+        self._soon, self._rng = soon, rng
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Returns when every step has its result. Raises what stops everything."""
         places = asyncio.Semaphore(GROUPS_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for group in groups_of(steps):
+                for group in self._ordered(groups_of(steps)):
                     await places.acquire()
                     tasks.create_task(self._group(group)).add_done_callback(lambda _: places.release())
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several  # groups fail of one cause: the first says it
+
+    def _ordered(self, groups: Iterator[list[Step]]) -> Iterable[list[Step]]:
+        if self._rng is None:
+            return groups
+        mixed = list(groups)
+        self._rng.shuffle(mixed)
+        return mixed
 
     async def _group(self, steps: list[Step]) -> None:
         staged, results = await self._in_thread(self._begin, steps)

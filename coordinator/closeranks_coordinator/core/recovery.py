@@ -10,6 +10,8 @@ relapse. The answers of nodes are in `answers`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from closeranks_proto import messages as wire
 
 from . import currency, pushing
@@ -23,6 +25,7 @@ from .world import World
 NO_SOURCE_RETRY_S = 2.0
 REPEAT_AFTER_S = 30.0  # an order of which nothing is heard is sent again; who works on it passes it over
 CATCH_UPS_MAX = 3
+ON_THEIR_WAY_MAX = 16  # nodes that are behind themselves, among the sources of one order
 CANCEL_S = 0.5  # until a cancelled order has ended on the node
 
 
@@ -216,10 +219,11 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
 
 
 def sources_for(world: World, node: Node, volume: Volume) -> tuple[str, ...]:
-    """Peers that may give chunks: those that equal the truth; while there is none, the healthy ones and then the rest.
+    """Peers that may give chunks: those that equal the truth, and some that are only behind, as this node is.
 
-    Whoever is fenced or held gives nothing. Suspects, joiners and those on their way to the truth give what they have:
-    each chunk is verified against its digest, and where nobody else is left they would wait for each other for ever.
+    While none equals the truth: the healthy ones and then the rest. Whoever is fenced or held gives nothing. Suspects,
+    joiners and those on their way to the truth give what they have: each chunk is verified against its digest, and
+    where nobody else is left they would wait for each other for ever.
     """
     peers = [
         one
@@ -234,9 +238,26 @@ def sources_for(world: World, node: Node, volume: Volume) -> tuple[str, ...]:
     healthy = [one for one in peers if _is_healthy(world, one, volume)]
     equal = [one.name for one in healthy if one.volume(volume.name).root == volume.truth]
     if equal:
-        return tuple(equal)
+        return (*equal, *_on_their_way(node, volume, [one for one in peers if one not in healthy]))
     first = dict.fromkeys(one.name for one in healthy)
     return (*first, *(one.name for one in peers if one.name not in first))
+
+
+def _on_their_way(node: Node, volume: Volume, peers: list[Node]) -> list[str]:
+    """Those of the peers that nobody accuses: fifteen empty nodes must not all wait for the one source.
+
+    Not more than ON_THEIR_WAY_MAX, others for each node, so that all of a large fleet are asked alike.
+    """
+    names = sorted(one.name for one in peers if _is_only_behind(one, volume))
+    first = bisect_left(names, node.name)
+    return (names[first:] + names[:first])[:ON_THEIR_WAY_MAX]
+
+
+def _is_only_behind(node: Node, volume: Volume) -> bool:
+    work = node.record.recovery
+    if work is not None and volume.name in work.volumes:
+        return work.purpose != "divergence"
+    return node.record.phase in ("joining", "lagging")
 
 
 def _is_healthy(world: World, node: Node, volume: Volume) -> bool:
