@@ -81,7 +81,14 @@ class Inflow:
 
     async def ended(self) -> bool:
         """Whether nothing more comes; waits to the very end, or the connection could not be used again."""
-        return not self._piece and not await self._content.readany()
+        return not self._piece and not await self._next()
+
+    async def _next(self) -> bytes:
+        """What came next, as it came (joining pieces would copy them); b"" at the end."""
+        while True:
+            piece, at_boundary = await self._content.readchunk()
+            if piece or not at_boundary:
+                return piece
 
     async def _taken(self, length: int, counts: bool) -> bytes:
         piece = self._piece
@@ -101,7 +108,7 @@ class Inflow:
         """Some of what came, at most that many bytes; paid for where it `counts`."""
         if not self._piece:
             asked = time.monotonic()
-            self._piece = memoryview(await self._content.readany())
+            self._piece = memoryview(await self._next())
             if not self._piece:
                 raise PeerFailed("it ended the stream before everything was sent")
             self._pace(time.monotonic() - asked)

@@ -17,6 +17,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
@@ -32,6 +34,7 @@ from ..disk.index import Index
 from ..disk.records import StateUnavailable, VolumeGone
 from ..disk.volume import Volume
 from ..speed import Bucket
+from .outflow import Outflow, outflow_of
 from .wire import (
     CONTENT_TYPE,
     HEADER,
@@ -49,6 +52,8 @@ log = logging.getLogger("closeranks.serve")
 
 BATCH_CHUNKS = 128  # one hop to a thread costs as much as several small files
 BATCH_BYTES = 4 * 1024 * 1024
+SEND_BYTES = 256 * 1024  # of small chunks, that leave together
+FLUSH_TICK_S = 0.002
 WRITE_TIMEOUT_S = 2 * PEER_TIMEOUT_S
 BUSY_RETRY_S = 1
 QUEUED_MAX = 64  # askers that wait for a place, each an idle connection
@@ -84,6 +89,7 @@ class ChunkServer:
         self._served = served
         self._budget = budget or Bucket()
         self._places = asyncio.Semaphore(CHUNK_STREAMS_MAX)
+        self._threads = ThreadPoolExecutor(CHUNK_STREAMS_MAX, thread_name_prefix="serve")
         self._queued = 0
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
@@ -157,7 +163,7 @@ class ChunkServer:
         response = web.StreamResponse(headers={TERM_HEADER: str(self._term()), "Content-Type": CONTENT_TYPE})
         try:
             await response.prepare(request)  # it may have left while it waited for its place
-            await self._send(response, peer, asked, volume)
+            await self._send(request, response, peer, asked, volume)
         except (ConnectionError, TimeoutError) as error:
             log.info("peer %s left a chunk stream: %s", peer, error or type(error).__name__)
             if request.transport is not None:
@@ -165,26 +171,52 @@ class ChunkServer:
         return response
 
     async def _send(
-        self, response: web.StreamResponse, peer: str, asked: ChunkRequest, volume: Volume
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        peer: str,
+        asked: ChunkRequest,
+        volume: Volume,
     ) -> None:
-        """One batch is read while the one before is sent."""
-        reading = _read_later(volume, asked.chunks, 0)
+        """Batch by batch: past the event loop where that is possible."""
+        outflow: Outflow | None = None
+        position = 0
         try:
-            while reading is not None:
-                parts, payload, position = await reading
+            while position < len(asked.chunks):
                 if self._fenced():  # without END the asker knows that the rest is to be had elsewhere
                     await response.write_eof()
                     return
-                reading = _read_later(volume, asked.chunks, position)
-                for part in parts:
-                    await self._write(response, part)
+                free = self._budget.rate_bytes_s is None
+                if free and outflow is None:
+                    await response.write(b"")  # sends the headers
+                    outflow = outflow_of(request, WRITE_TIMEOUT_S)
+                if free and outflow is not None:
+                    await _flushed(request)
+                    payload, position = await self._past_loop(outflow, volume, asked.chunks, position)
+                else:
+                    call = partial(read_batch, volume, asked.chunks, position)
+                    parts, payload, position = await asyncio.to_thread(call)
+                    for part in parts:
+                        await self._write(response, part)
                 self._served(peer, payload)
         finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait({reading})
+            if outflow is not None:
+                outflow.close()
         await response.write(HEADER.pack(Status.END, 0, 0))
         await response.write_eof()
+
+    async def _past_loop(
+        self, outflow: Outflow, volume: Volume, chunks: tuple[ChunkName, ...], position: int
+    ) -> tuple[int, int]:
+        """`send_batch` in a thread of ours, which has ended when this returns or raises."""
+        call = partial(send_batch, outflow, volume, chunks, position)
+        sending = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            outflow.stop()
+            await asyncio.gather(sending, return_exceptions=True)
+            raise
 
     async def _write(self, response: web.StreamResponse, part: bytes) -> None:
         """In slices: each waits for its turn in the budget, and a peer must take each in time."""
@@ -214,27 +246,27 @@ async def _read_bounded(request: web.Request) -> bytes:
     return bytes(body)
 
 
-_Batch = tuple[list[bytes], int, int]
+async def _flushed(request: web.Request) -> None:
+    """Returns when the event loop has sent everything. Raises ConnectionError, TimeoutError."""
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        while True:
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("it has hung up")
+            if not transport.get_write_buffer_size():
+                return
+            await asyncio.sleep(FLUSH_TICK_S)
 
 
-def _read_later(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> asyncio.Task[_Batch] | None:
-    """The next batch, being read in a thread; None behind the last."""
-    if position >= len(chunks):
-        return None
-    return asyncio.create_task(asyncio.to_thread(read_batch, volume, chunks, position))
-
-
-def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> _Batch:
+def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> tuple[list[bytes], int, int]:
     """Read chunks from `position` on, up to a batch. (records to send, payload bytes, next position)"""
     parts: list[bytes] = []
     payload = 0
-    try:
-        index = volume.history.index
-        root_fd = volume.open_root()
-    except (VolumeGone, StateUnavailable, OSError) as error:
-        log.warning("can not serve chunks of %s: %s", volume.name, error)
+    opened = _open(volume)
+    if opened is None:
         last = len(chunks)
         return [HEADER.pack(Status.MISSING, at, 0) for at in range(position, last)], 0, last
+    index, root_fd = opened
     try:
         last = min(len(chunks), position + BATCH_CHUNKS)
         while position < last and payload < BATCH_BYTES:
@@ -249,6 +281,49 @@ def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> 
         os.close(root_fd)
     # Many small records leave in one write; large chunks go alone, without one more copy.
     return (parts if payload > len(parts) * 32768 else [b"".join(parts)]), payload, position
+
+
+def _open(volume: Volume) -> tuple[Index, int] | None:
+    """The index and a descriptor of the root; None where this node can not serve now."""
+    try:
+        return volume.history.index, volume.open_root()
+    except (VolumeGone, StateUnavailable, OSError) as error:
+        log.warning("can not serve chunks of %s: %s", volume.name, error)
+        return None
+
+
+def send_batch(
+    outflow: Outflow, volume: Volume, chunks: tuple[ChunkName, ...], position: int
+) -> tuple[int, int]:
+    """Read chunks from `position` on and send them, up to a batch. (payload bytes, next position)
+
+    Many small ones leave together. Raises ConnectionError and TimeoutError.
+    """
+    opened = _open(volume)
+    if opened is None:
+        outflow.send([HEADER.pack(Status.MISSING, at, 0) for at in range(position, len(chunks))])
+        return 0, len(chunks)
+    index, root_fd = opened
+    payload, last = 0, min(len(chunks), position + BATCH_CHUNKS)
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    try:
+        while position < last and payload < BATCH_BYTES:
+            data = _read_chunk(volume, index, root_fd, chunks[position])
+            found = Status.MISSING if data is None else Status.CHUNK
+            length = 0 if data is None else len(data)
+            waiting.append(HEADER.pack(found, position, length))
+            if data is not None:
+                waiting.append(data)
+            payload, waiting_bytes, position = payload + length, waiting_bytes + length, position + 1
+            if waiting_bytes >= SEND_BYTES:
+                outflow.send(waiting if length >= SEND_BYTES // 4 else [b"".join(waiting)])
+                waiting, waiting_bytes = [], 0
+        if waiting:
+            outflow.send([b"".join(waiting)])
+    finally:
+        os.close(root_fd)
+    return payload, position
 
 
 def _read_chunk(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
