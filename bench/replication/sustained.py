@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fleet import Daemon, Fleet, compare_trees
@@ -26,6 +26,7 @@ REPLICAS = 3
 RATE, SECONDS, SIZE = 2000, 60, 4096
 PATIENCE_S = 240.0
 MB = 1_000_000
+SAMPLE_S, SHOWN_EVERY = 2, 4
 
 
 @dataclass(slots=True)
@@ -82,7 +83,9 @@ def _ours(base: Path) -> Iterator[tuple[Fleet, Path, list[Path]]]:
         root.mkdir()
         (root / "first").write_bytes(b"a tree has something in it")
 
-    with Fleet(base, REPLICAS + 1, [writers_volume("node-01")], tree=empty) as fleet:
+    # Four copies of half a gigabyte in a minute on one small disk: its guard would rightly hold that.
+    volume = replace(writers_volume("node-01"), guards={"disk_full_in_s": 1.0})
+    with Fleet(base, REPLICAS + 1, [volume], tree=empty) as fleet:
         fleet.start()
         fleet.wait_in_rank()
         time.sleep(2)
@@ -108,7 +111,7 @@ def run(name: str, daemons: list[Daemon], writer: Path, replicas: list[Path], lo
     began = time.monotonic()
     flood = Flood(writer, log, "small", size=SIZE, rate=RATE, seconds=SECONDS)
     while flood.alive:
-        time.sleep(2)
+        time.sleep(SAMPLE_S)
         course.samples.append((time.monotonic() - began, {d.name: d.resident_bytes() for d in daemons}))
     flood.wait(1)
     last = flood.told()[-1]
@@ -130,7 +133,7 @@ def _until_all(
             return time.monotonic() - end
         time.sleep(0.25)
         now = time.monotonic() - began
-        if now - course.samples[-1][0] >= 2:
+        if now - course.samples[-1][0] >= SAMPLE_S:
             course.samples.append((now, {d.name: d.resident_bytes() for d in daemons}))
     return None
 
@@ -157,26 +160,25 @@ def rows(course: Course) -> list[Measured]:
             round(behind if behind is not None else PATIENCE_S, 1), "s",
             PATIENCE_S if course.name == "closeranks" else None,
             f"{made}; {course.cpu_s:.0f} s of processor time"
+            + f", {course.cpu_s / max(1, course.made) * 1000:.2f} ms a file"
             + ("" if behind is not None else f"; NOT there after it: {course.lost:,} files missing"),
         )
     ]  # fmt: skip
 
 
 def _flat(course: Course) -> list[Measured]:
-    """Growth of resident memory between the first third of the minute and its end, largest of all processes."""
+    """Resident memory of every process over the run: the most in its second half, and its way there."""
     early = [s for at, s in course.samples if SECONDS / 6 < at <= SECONDS / 2]
     late = [s for at, s in course.samples if at > SECONDS / 2]
     results = []
-    for name, which in (
-        ("coordinator", ["coordinator"]),
-        ("agents", [n for n in early[0] if n != "coordinator"]),
-    ):
-        a = max(sample[n] for sample in early for n in which)
-        b = max(sample[n] for sample in late for n in which)
+    for name in course.samples[0][1]:
+        before, after = max(sample[name] for sample in early), max(sample[name] for sample in late)
+        way = " ".join(f"{sample[name] / MB:.0f}" for _, sample in course.samples[::SHOWN_EVERY])
         results.append(
             Measured(
-                f"closeranks, {name}: most memory, second half", round(b / MB, 1), "MB", None,
-                f"{a / MB:.1f} MB in the first; {(b - a) / max(1, course.made) * 2:.0f} B for each file made",
+                f"closeranks, {name}: most memory, second half", round(after / MB, 1), "MB", None,
+                f"{before / MB:.1f} MB in the first; {(after - before) / max(1, course.made) * 2:.0f} B for each "
+                f"file made; every {SHOWN_EVERY * SAMPLE_S} s: {way}",
             )
         )  # fmt: skip
     return results

@@ -380,3 +380,13 @@ async def test_what_came_along_counts_against_the_limit(tmp_path: Path) -> None:
         assert asyncio.get_running_loop().time() - began > 0.15, (
             "the second waits until the first is paid for"
         )
+
+
+async def test_what_came_along_is_used_where_the_content_is_in_the_tree_as_well(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(
+            nodes, tmp_path, {"old": b"same", "kept": b"k"}, {"new": b"same", "copy": b"k", "kept": b"k"}
+        )
+        result = await nodes.push("n2", "n1", sources=(), bodies=(b"same", b"k"))
+        assert (result.skipped, result.failed) == (0, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")

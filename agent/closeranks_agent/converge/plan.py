@@ -108,11 +108,15 @@ class FileNeed:
 
     @property
     def fetch_bytes(self) -> int:
+        if self.chunks is None:
+            return self.size if self.fetch else 0
         return sum(self.span(index)[1] for index in self.fetch)
 
     @property
     def stage_bytes(self) -> int:
         """Room that the staged file takes, without its holes."""
+        if not self.copies:
+            return self.fetch_bytes
         return sum(
             min(one.count * self.chunk_bytes, self.size - one.first * self.chunk_bytes) for one in self.copies
         ) + (self.fetch_bytes)

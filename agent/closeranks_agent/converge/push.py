@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from .stage import Staged
 from .tally import no_space, trash_full, words
 from .told import WORLD, told
 from .transfer import Transfer
+from .trash import DIGEST_AT
 from .workbench import LINGER_S, Workbench
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Pusher:
             return ()
         bench = self._opened()
         self._owner.trash.note_incidents(self._owner.open_incidents())
-        planned = plan(saws, self._at_hand(saws), rules_of(self._volume), moves=moves)
+        planned = plan(saws, self._at_hand(saws, count.bodies), rules_of(self._volume), moves=moves)
         for saw in planned.withheld:
             count.end(saw.key, count.done)  # as far as it may be: the special bits are told by the scan
         bench.installer.moved.clear()
@@ -199,19 +200,22 @@ class Pusher:
                 saws.append(Saw(key, own, edit.after, None if record is None else record.stat))
         return saws
 
-    def _at_hand(self, saws: Sequence[Saw]) -> LocalContent:
-        """Where wanted contents are on this node: the push's own paths, the trash, the tree."""
+    def _at_hand(self, saws: Sequence[Saw], came: Collection[bytes]) -> LocalContent:
+        """Where wanted contents are on this node: the push's own paths, the trash, the tree.
+
+        What came along needs no search.
+        """
         width = self._volume.algorithm.width
         wanted: dict[bytes, int] = {}
         going: dict[bytes, Place] = {}
         for saw in saws:
             if saw.own is not None and entry_kind(saw.own) is Kind.FILE:
-                going[entry_of(saw.own, width).digest] = Place(False, saw.key)
+                going[saw.own[DIGEST_AT : DIGEST_AT + width]] = Place(False, saw.key)
         for saw in saws:
             if saw.target is not None and entry_kind(saw.target) is Kind.FILE and entry_size(saw.target):
-                wanted[entry_of(saw.target, width).digest] = entry_size(saw.target)
+                wanted[saw.target[DIGEST_AT : DIGEST_AT + width]] = entry_size(saw.target)
         whole = {digest: going[digest] for digest in wanted if digest in going}
-        left = {digest: size for digest, size in wanted.items() if digest not in whole}
+        left = {one: size for one, size in wanted.items() if one not in whole and one not in came}
         for digest in list(left):
             item = self._owner.trash.find(digest)
             if item is not None:
