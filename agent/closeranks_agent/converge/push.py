@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.converge")
 
-SMALL_STEPS = 1024  # of one part
-SMALL_BYTES = 4 * 1024 * 1024  # of one part, held in memory until they are written
+SMALL_STEPS = 2048  # of one part: each is one sync of the filesystem, so a whole push, if it is of small files
+SMALL_BYTES = 8 * 1024 * 1024  # of one part, held in memory until they are written
 LARGE_BYTES = 16 * 1024 * 1024  # from here on several groups are under way at once
 BATCH_STEPS = 256
 ROUNDS_MAX = 3
