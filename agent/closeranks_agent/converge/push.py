@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.converge")
 
-SMALL_STEPS = 2048  # of one part: each is one sync of the filesystem, so a whole push, if it is of small files
+SMALL_STEPS = 2048  # of one part, which is one sync of the filesystem: mostly the whole push
 SMALL_BYTES = 8 * 1024 * 1024  # of one part, held in memory until they are written
 LARGE_BYTES = 16 * 1024 * 1024  # from here on several groups are under way at once
 BATCH_STEPS = 256
