@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_agent.disk.database import Damaged
@@ -62,6 +62,7 @@ _PATHS = st.sets(
 
 
 @given(paths=_PATHS)
+@settings(deadline=None)  # each example makes a database
 def test_items_come_in_the_order_of_keys(
     paths: set[tuple[bytes, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -182,7 +182,7 @@ class Index:
         return None if found is None else cast(bytes, found[0])
 
     def items(self, below: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) below a directory, by default the root, keys ascending."""
+        """Every (key, value) below a directory, by default the root, keys ascending: what trees are built of."""
         stack = [(below and below + b"\0", self._values(below, PAGE_ROWS))]
         while stack:
             prefix, values = stack[-1]
@@ -197,10 +197,16 @@ class Index:
                 stack.pop()
 
     def _values(self, key: bytes, page_rows: int) -> Iterator[tuple[bytes, bytes]]:
-        """`directory` with names and values only: every start goes over all of them."""
+        """(name, value) of directory `key`, as `directory`: no row is made of what is only passed on."""
         place, last = directory_id(key), b""
         while True:
-            page = cast(list[tuple[bytes, bytes]], self.database.rows(_VALUES, (place, last, page_rows)))
+            page = cast(
+                list[tuple[bytes, bytes]],
+                self.database.rows(
+                    "SELECT name, value FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
+                    (place, last, page_rows),
+                ),
+            )
             yield from page
             if len(page) < page_rows:
                 return

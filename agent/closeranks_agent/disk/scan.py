@@ -206,7 +206,10 @@ class Scan:
         return key != self._left and next(self._index.directory(key, 1), None) is None
 
     def _is_much(self, seen: Look) -> bool:
-        """Whether there is so much to read that other processes are worth starting."""
+        """Whether there is so much to read that other processes are worth starting.
+
+        Never where extended attributes are tracked: the scan reads them itself.
+        """
         if self._setup.readers is None or self._reader.xattrs:
             return False
         if seen.entries_least + self.findings.hashed_files >= READERS_FILES:
