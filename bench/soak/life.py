@@ -25,7 +25,7 @@ def fleet_of(base: Path, nodes: int) -> Fleet:
         "auto_release_window_s": 60.0,
         "recurrence_max": 1000,
     }
-    extra = {"trash_max_bytes": 64 << 20, "trash_keep_s": 60.0}
+    extra = {"trash_max_bytes": 1 << 30, "trash_keep_s": 60.0}
     volume = replicated("node-01", extra=extra, guards={"enabled": False}, scan_interval_s=20.0)
     return Fleet(base, nodes=nodes, volumes=[volume], fleet=quiet)
 
