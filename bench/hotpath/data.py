@@ -28,10 +28,12 @@ def small_files(root: Path, count: int) -> int:
 
 
 def long_files(root: Path, count: int, size: int) -> list[Path]:
-    """`count` files of `size` bytes, a multiple of 64 MiB."""
+    """`count` files of `size` bytes, a multiple of 4 MiB. Made of little memory: what this process once held counts
+    as its children's too.
+    """
     root.mkdir(parents=True)
     rng = random.Random(2)
-    block = bytearray(rng.randbytes(64 * MIB))
+    block = bytearray(rng.randbytes(4 * MIB))
     made = [root / f"long-{number}" for number in range(count)]
     for path in made:
         with path.open("wb", buffering=0) as file:
