@@ -40,8 +40,11 @@ MUTATIONS = (
         "further = late is not None and order > (", "further = late is not None and order == 1 + (", "--policy quorum",
     ),
     Mutation(
-        "judge: what a converge put over a newer truth is a regression", f"{CORE}/judge.py",
-        "if further or key in self.ours:", "if further:", "--policy quorum",
+        "judge: how far a node has followed is not kept",
+        f"{CORE}/verdicts.py",
+        'stored.held = after.held\n            world.touch("node", node.name)',
+        "stored.held = after.held",
+        "--policy quorum",
     ),
     Mutation(
         "history: only one step is remembered", f"{CORE}/history.py",
@@ -73,23 +76,23 @@ MUTATIONS = (
         "if self.is_muted(node, volume) or not", "--policy quorum",
     ),
     Mutation(
-        "sequencing: what a held writer changed is merged", f"{CORE}/guards.py",
-        "    if world.is_held(node, volume):\n        return False\n    shares", "    shares",
-        "--policy writers --faults mass,filling,operator",
+        "recovery: a held node gives chunks",
+        f"{CORE}/recovery.py",
+        "        and not world.is_held(one, volume)\n",
+        "",
+        "--policy writers",
     ),
     Mutation(
-        "table: a suspect that is late again is no step", f"{CORE}/states.py",
-        '    ("suspect", "lagging"): "its own difference is gone, it is only behind",\n', "",
+        "table: a node that is late is never suspected",
+        f"{CORE}/states.py",
+        '    ("lagging", "suspect"): "a difference of its own was confirmed",\n',
+        "",
     ),
     Mutation(
         "fencing: one more than max_quarantined", f"{CORE}/fencing.py",
         "if fenced_count(world) >= world.config.max_quarantined:",
         "if fenced_count(world) > world.config.max_quarantined:",
         "--policy quorum",
-    ),
-    Mutation(
-        "fencing: a token of an earlier life is given again", f"{CORE}/fencing.py",
-        '    world.counters.token += 1\n    world.touch("counters", "")', "    world.counters.token += 1",
     ),
     Mutation(
         "recovery: a fenced node gives chunks", f"{CORE}/recovery.py", "        and not one.fenced\n", "",
@@ -108,34 +111,14 @@ MUTATIONS = (
         "and not peer.fenced", "", "--policy any-writer",
     ),
     Mutation(
-        "ingest: a commit is believed without its base", f"{CORE}/ingest.py",
-        "if commit.seq != self.seq + 1 or commit.base_root != self.root:", "if commit.seq != self.seq + 1:",
-    ),
-    Mutation(
-        "journal: an acknowledgement forgets one record too many", "agent/closeranks_agent/disk/journal.py",
-        '"DELETE FROM journal WHERE seq <= ?", (seq,)', '"DELETE FROM journal WHERE seq <= ?", (seq + 1,)', shells=True,
-    ),
-    Mutation(
-        "journal: numbers begin again at a start", "agent/closeranks_agent/disk/journal.py",
-        'last = cast(int, self._index.meta("last_seq") or 0)', "last = 0", shells=True,
-    ),
-    Mutation(
-        "converge: what it made is told as found by a scan", "agent/closeranks_agent/converge/install.py",
-        'self._commit(self._made, "converge", observed)', 'self._commit(self._made, "scan", observed)', shells=True,
+        "ingest: an announced tree is believed before it has come",
+        f"{CORE}/ingest.py",
+        "        if self._closure.done:\n            announced",
+        "        if not ready or self._closure.done:\n            announced",
     ),
     Mutation(
         "session: what was not acknowledged is not sent again", "agent/closeranks_agent/session.py",
         "if not volume.follows(window.acked, window.root):", "if False:", shells=True,
-    ),
-    Mutation(
-        "chunks: a fenced peer is asked", "agent/closeranks_agent/chunks/peers.py", "not member.fenced",
-        "True", shells=True,
-    ),
-    Mutation(
-        "session: acknowledged before it is durable", "coordinator/closeranks_coordinator/session.py",
-        "await self._store(Batch(objects=outcome.objects, node_roots=[root]))",
-        "asyncio.get_running_loop().create_task(self._store(Batch(objects=outcome.objects, node_roots=[root])))",
-        shells=True,
     ),
 )  # fmt: skip
 

@@ -72,14 +72,18 @@ class Connector(aiohttp.BaseConnector):
 
 
 class Faults(logging.Handler):
-    """Errors with a traceback in the product's log: our own faults."""
+    """What must not stand in the product's log: tracebacks, and journals that do not lead where they say."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.found: list[str] = []
+        self.gaps: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:
+        text = record.getMessage()
+        if "another root than the commit claims" in text or "does not start from the root" in text:
+            self.gaps.append(text)
+        if record.exc_info and record.levelno >= logging.ERROR:
             error = record.exc_info[1]
             self.found.append(f"{record.getMessage()}: {error!r}")
 
@@ -301,6 +305,7 @@ class World:
                 host.tokens = host.state.highest_token
 
     def check_faults(self) -> None:
+        hold("journal_replays", not self.faults.gaps, "; ".join(self.faults.gaps[:3]))
         hold("no_fault_of_our_own", not self.faults.found, "; ".join(self.faults.found[:3]))
 
     def is_goal(self) -> bool:
