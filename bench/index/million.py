@@ -38,7 +38,7 @@ def measure(bench: Bench) -> list[Measured]:
         Measured(f"first scan of {what}", first["seconds"], "s", None, f"{files / first['seconds']:,.0f} files/s"),
         Measured(
             "  memory, all processes, above the base", round((peak - base) / entries, 1), "B/entry",
-            None if bench.quick else 256, "with fewer entries the processes that help weigh more" if bench.quick else "",
+            None if bench.quick else 256,  # with fewer entries the processes that help weigh more
         ),
         Measured("  memory, all processes, in all", round(peak / MB, 1), "MB", 200),
         Measured(
