@@ -34,7 +34,6 @@ UPGRADES = {1: "ALTER TABLE journal ADD COLUMN hands BLOB"}  # 1 did not know wh
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
-_VALUES = "SELECT name, value FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?"
 LISTINGS_MAX = 64
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
