@@ -116,10 +116,6 @@ MUTATIONS = (
         "        if self._closure.done:\n            announced",
         "        if not ready or self._closure.done:\n            announced",
     ),
-    Mutation(
-        "session: what was not acknowledged is not sent again", "agent/closeranks_agent/session.py",
-        "if not volume.follows(window.acked, window.root):", "if False:", shells=True,
-    ),
 )  # fmt: skip
 
 

@@ -236,6 +236,9 @@ class Orders:
                 + self.agent.world.network.delay(name, self.agent.name)
                 + self.agent.slow_s * self.agent.rng.random()
             )
+            member = self.agent.kept.members.get(name)
+            if member is None or member.fenced:
+                continue  # it was fenced while the question was on its way
             peer = self.agent.world.agents.get(name)
             if (
                 peer is not None
