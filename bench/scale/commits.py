@@ -78,11 +78,12 @@ def _verdicts(rig: Rig, first: int, rounds: int) -> list[Measured]:
     took, spent = time.monotonic() - began, rig.cpu_s - cpu
     edits = steps * EDITS * nodes
     taken.sort()
+    late = latest(wakes, rig.wakes())
     return [
         Measured(
             "a rogue's write -> named, under this load: most of all", round(taken[-1], 3), "s", VERDICT_MAX_S,
-            f"{rounds} writes, settle_s = {SETTLE_S:g}; {edits / took:,.0f} edits/s came meanwhile, which took "
-            f"{spent / took:.0%} of a core; the event loop was late by {latest(wakes, rig.wakes()):g} s at most",
+            f"{rounds} writes, median {taken[len(taken) // 2]:.2f} s, settle_s = {SETTLE_S:g}; meanwhile "
+            f"{edits / took:,.0f} edits/s, {spent / took:.0%} of a core, the event loop late by {late:g} s at most",
         )
     ]  # fmt: skip
 

@@ -58,7 +58,7 @@ def _in_sync(bench: Bench) -> list[Measured]:
 
 
 async def _churn(bench: Bench) -> list[Measured]:
-    files, commits = bench.either(200_000, 50_000), bench.either(4_000, 500)
+    files, commits = bench.either(200_000, 50_000), bench.either(1_000, 250)
     clock = [1000.0]
     directory = bench.base / "churn"
     store = open_store(directory, XXH3_128.name, mono=lambda: clock[0], wall_ms=lambda: int(clock[0] * 1000))

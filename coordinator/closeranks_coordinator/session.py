@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
@@ -27,6 +27,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
+from .inbox import Inbox
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 from .turns import Turns
 
@@ -40,7 +41,6 @@ OUTBOX_MAX_FRAMES = 4096
 OUTBOX_MAX_BYTES = 64 * limits.MIB
 STORE_RETRY_S = 1.0
 CLOSE_MAX_S = 3.0
-IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,7 @@ class Session:
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
         self._durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
-        # What is read without waiting may have lain in the socket since we last waited: ages count from then.
-        self._arrived = clock()
+        self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
@@ -255,18 +254,19 @@ class Session:
             self._outbox_bytes -= len(frame)
 
     async def _read(self) -> None:
-        while True:
-            await self._core.room()
-            asked = self._clock()
-            try:
-                frame = await self._socket.receive(timeout=limits.SILENT_AFTER_S)
-            except TimeoutError:
-                raise TimeoutError(f"nothing heard for {limits.SILENT_AFTER_S:.0f} s") from None
-            if frame.type is not WSMsgType.BINARY:
-                return
-            if self._clock() - asked > IDLE_S:
-                self._arrived = self._clock()
-            await self._take(decode_agent_message(frame.data))
+        inbox = Inbox(self._socket, self._clock)
+        receiving = asyncio.create_task(inbox.run())
+        try:
+            while True:
+                await self._core.room()
+                taken = await inbox.take()
+                if taken is None:
+                    return await receiving
+                self._arrived, frame = taken
+                await self._take(decode_agent_message(frame))
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
 
     async def _take(self, message: wire.AgentMessage) -> None:
         match message:

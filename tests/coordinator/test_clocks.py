@@ -43,7 +43,7 @@ def test_a_restart_moves_the_end_but_not_beyond_the_longest() -> None:
     found = Clocks()
     found.watch([b"a"], 10.0)
     for now in (11.0, 12.0, 13.0, 14.0):
-        found.restart([b"a"], now)
+        found.restart({b"a"}, now)
         assert found.confirm(now, 2, 5, FAR).confirmed == 0
     assert found.confirm(15.0, 2, 5, FAR).confirmed == 1
 
@@ -51,11 +51,22 @@ def test_a_restart_moves_the_end_but_not_beyond_the_longest() -> None:
 def test_a_restart_of_some_leaves_the_others() -> None:
     found = Clocks()
     found.watch([b"a", b"b", b"c"], 10.0)
-    found.restart([b"b", b"unknown"], 11.0)
+    found.restart({b"b", b"unknown"}, 11.0)
     seen = found.confirm(12.5, 2, 600, FAR)
     assert (seen.confirmed, seen.unconfirmed, seen.next_at) == (2, 1, 13.0)
     found.watch([], 13.0)
     assert (len(found), found.first_seen()) == (0, None)
+
+
+def test_a_restart_of_all_and_more_is_that_of_each() -> None:
+    found = Clocks()
+    found.watch([b"a"], 10.0)
+    found.change([b"b"], [], 10.5)
+    found.restart({b"a", b"b", b"elsewhere"}, 11.0)
+    assert found.first_seen() == 10.0
+    seen = found.confirm(12.5, 2, 600, FAR)
+    assert (seen.confirmed, seen.unconfirmed, seen.next_at) == (0, 2, 13.0)
+    assert found.confirm(13.0, 2, 600, FAR).confirmed == 2
 
 
 def test_many_confirmed_clocks_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +101,7 @@ def test_buckets_count_what_the_keys_say(steps: list[tuple[str, set[int], int]])
                 found.change([], keys, now)
                 simple = {key: clock for key, clock in simple.items() if key not in keys}
             case "r":
-                found.restart(keys, now)
+                found.restart(frozenset(keys), now)
                 simple = {key: (one[0], now if key in keys else one[1]) for key, one in simple.items()}
         seen = found.confirm(now, 3, 7, FAR)
         due = [first for first, start in simple.values() if now >= min(start + 3, first + 7)]

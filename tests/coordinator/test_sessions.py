@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from closeranks_coordinator.core.model import (
     RootStored,
     Scanned,
     VolumeConfig,
+    Watched,
 )
 from closeranks_coordinator.runtime import volume_settings
 from closeranks_coordinator.session import Receipt
@@ -520,3 +522,33 @@ async def test_a_session_begins_when_what_the_one_before_told_is_durable(world: 
     world.core.prompt = True
     _, welcome = await world.join()
     assert welcome.acked == (("photos", 1, built.root),)
+
+
+async def test_a_proof_that_comes_while_a_commit_is_stored_is_as_young_as_its_agent_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no proof would be young enough for a verdict while the disk is busy with commits."""
+    agent, _ = await world.join()
+    made, built, pages = tree(50)
+    await announce(agent, built, pages)
+    storing, write = asyncio.Event(), world.core.store.write
+    go_on = asyncio.Event()
+
+    async def slowly(batch: Batch) -> None:
+        storing.set()
+        await go_on.wait()
+        await write(batch)
+
+    monkeypatch.setattr(world.core.store, "write", slowly)
+    edited = made.edit(built.root, [(b"f00007", None)])
+    edits = (wire.Edit(b"f00007", None),)
+    await agent.say(wire.Commit("photos", 2, built.root, edited.root, edits, "watch", 0))
+    await storing.wait()
+    await asyncio.sleep(0.05)  # else it is taken for as old as what it came with
+    sent = time.monotonic()
+    await agent.say(wire.Beat((wire.VolumeBeat("photos", 2, None, 0),)))
+    await asyncio.sleep(0.2)  # the time that the disk takes
+    go_on.set()
+    [event] = await world.core.saw(Watched)
+    assert isinstance(event, Watched)
+    assert sent <= event.seen_mono <= sent + 0.15

@@ -121,6 +121,21 @@ def test_a_followed_difference_equals_a_computed_one(
         known, before = expected, pair
 
 
+def test_the_way_back_is_known_from_the_way_there() -> None:
+    forest, rng = Forest(), random.Random(1)
+    ours: dict[bytes, bytes] = {b"%05d" % number: file_value(rng) for number in range(500)}
+    theirs = {**ours, b"00007": file_value(rng), b"new": file_value(rng)}
+    del theirs[b"00300"]
+    one, other = forest.plant(ours), forest.plant(theirs)
+    differ = Differ(forest.tree)
+    differ.diff(one, other)
+    forest.reads.clear()
+    back = differ.diff(other, one)
+    assert forest.reads == []
+    assert back == Differ(forest.tree).diff(other, one)
+    assert set(back) == {b"00007", b"new", b"00300"}
+
+
 def test_following_a_small_step_reads_little_however_much_differs() -> None:
     forest, rng = Forest(cache_pages=8), random.Random(1)
     ours = {b"%05d" % number: file_value(rng) for number in range(20_000)}

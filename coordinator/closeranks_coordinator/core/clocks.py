@@ -9,7 +9,7 @@ however many paths it touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
 BUCKETS_MAX = 512  # beyond it, buckets that are confirmed become one
@@ -53,6 +53,10 @@ class Clocks:
     def watch(self, keys: Iterable[bytes], now: float) -> None:
         """Exactly these keys differ now: new ones start, healed ones end, the others run on."""
         wanted = dict.fromkeys(keys)
+        if not wanted:
+            self._of.clear()
+            self._buckets.clear()
+            return
         self.change(wanted, [key for key in self._of if key not in wanted], now)
 
     def change(self, here: Iterable[bytes], gone: Iterable[bytes], now: float) -> None:
@@ -65,11 +69,15 @@ class Clocks:
         if fresh:
             self._enter(fresh, now, now)
 
-    def restart(self, keys: Iterable[bytes], now: float) -> None:
+    def restart(self, keys: Set[bytes], now: float) -> None:
         """Another node holds the same new entries: perhaps the fleet is on its way there.
 
         A bucket that is restarted as a whole costs a look at its keys; what is left of one is made anew.
         """
+        if len(keys) >= len(self._of) and self._of.keys() <= keys:
+            for bucket in self._buckets:
+                bucket.start = now
+            return
         running = [key for key in keys if key in self._of]
         for bucket, count in Counter(map(self._of.__getitem__, running)).items():
             if bucket.start == now:

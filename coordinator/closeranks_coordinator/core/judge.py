@@ -61,6 +61,8 @@ class Analysis:
         return key in self.differing and key not in self.lagging
 
     def own_keys(self) -> Iterable[bytes]:
+        if not self.divergent:
+            return ()
         lagging = self.lagging
         return (key for key in self.differing if key not in lagging)
 

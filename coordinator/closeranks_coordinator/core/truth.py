@@ -51,7 +51,13 @@ class Differ:
             return {}
         found = self._known((ours, theirs))
         if found is None:
-            found = {one.key: (one.ours, one.theirs) for one in self.tree.diff(ours, theirs)}
+            mirrored = self._known(
+                (theirs, ours)
+            )  # a node's step to what becomes the truth is the truth's step too
+            if mirrored is not None:
+                found = {key: (mine, other) for key, (other, mine) in mirrored.items()}
+            else:
+                found = {one.key: (one.ours, one.theirs) for one in self.tree.diff(ours, theirs)}
             self._keep((ours, theirs), found)
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Set
 
 from . import currency, movement, naming, sequencing, unclear
 from .judge import Analysis, Differing, Made, Stand, Touched
@@ -227,31 +228,46 @@ def _restart_rolling(volume: Volume, nodes: list[Node], now: float) -> None:
 
 def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) -> None:
     """Count the holders of what some nodes have newly brought; restart the clocks of what has grown."""
-    groups = Counter(view.analysis for view in views)
+    groups = Counter(view.analysis for view in views if view.analysis is not None)
     grown: dict[bytes, bytes | None] = {}
-    for key, value in {
-        (key, view.analysis.differing[key][0]): None
-        for view in fresh
-        if view.analysis is not None
-        for key in view.fresh
-        if key in view.clocks
-    }:
-        holders = sum(
-            size
-            for analysis, size in groups.items()
-            if analysis is not None
-            and analysis.differing.get(key, NOTHING)[0] == value
-            and analysis.is_own(key)
-        )
-        known = volume.rolling.get(key)
-        if holders > (known[1] if known is not None and known[0] == value else 1):
-            volume.rolling[key] = (value, holders)
-            grown[key] = value
-    for view in views:
-        analysis = view.analysis
-        if grown and analysis is not None:
-            held = [key for key, value in grown.items() if analysis.differing.get(key, NOTHING)[0] == value]
-            view.clocks.restart(held, now)
+    counted: dict[bytes, bytes | None] = {}
+    alike = len(groups) == 1  # a whole tree that rolls out: nothing has to be counted key by key
+    for view in fresh:
+        if view.analysis is None:
+            continue
+        differing = view.analysis.differing
+        for key in view.fresh:
+            if key not in view.clocks:
+                continue
+            value = differing[key][0]
+            if counted.get(key, b"") == value:  # no entry's value is empty
+                continue
+            counted[key] = value
+            holders = len(views) if alike else _holders(groups, key, value)
+            known = volume.rolling.get(key)
+            if holders > (known[1] if known is not None and known[0] == value else 1):
+                volume.rolling[key] = (value, holders)
+                grown[key] = value
+    for view in views if grown else ():
+        if view.analysis is not None:
+            view.clocks.restart(_held_of(grown, view.analysis), now)
+
+
+def _holders(groups: Counter[Analysis], key: bytes, value: bytes | None) -> int:
+    """How many nodes have brought this entry there."""
+    return sum(
+        size
+        for analysis, size in groups.items()
+        if analysis.differing.get(key, NOTHING)[0] == value and analysis.is_own(key)
+    )
+
+
+def _held_of(grown: Mapping[bytes, bytes | None], analysis: Analysis) -> Set[bytes]:
+    """What of this a node has."""
+    differing = analysis.differing
+    if all(differing.get(key, NOTHING)[0] == value for key, value in grown.items()):
+        return grown.keys()
+    return {key for key, value in grown.items() if differing.get(key, NOTHING)[0] == value}
 
 
 # --- confirmation ---------------------------------------------------------------------------------

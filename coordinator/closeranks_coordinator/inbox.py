@@ -1,0 +1,74 @@
+"""What an agent sends, taken off its socket as it comes and dated, while what came before is still being stored.
+
+An agent proves that it has seen everything up to a moment by an age, which counts from the arrival of its frame.
+A frame that lies in the socket until the disk has written the one before it would be taken for older than it is;
+under load no proof would be young enough for a verdict. So frames wait here, with the moment of their coming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from aiohttp import WSMsgType, web
+
+from closeranks_proto import limits
+
+# What may wait for one session: all the commits that its credit allows. Beyond it the socket is left alone.
+INBOX_MAX_BYTES = limits.CREDIT_COMMITS * limits.COMMIT_MAX_BYTES
+INBOX_MAX_FRAMES = 256
+IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
+
+
+class Inbox:
+    """The frames of one session, in order. `run` fills it, `take` empties it."""
+
+    def __init__(self, socket: web.WebSocketResponse, clock: Callable[[], float]) -> None:
+        self._socket = socket
+        self._clock = clock
+        self._frames: deque[tuple[float, bytes]] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._ended = False
+
+    async def take(self) -> tuple[float, bytes] | None:
+        """The next frame and when it came (not later than that); None when there will be no more."""
+        while not self._frames:
+            if self._ended:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        arrived, frame = self._frames.popleft()
+        self._bytes -= len(frame)
+        self._room.set()
+        return arrived, frame
+
+    async def run(self) -> None:
+        """Until the connection ends. Raises TimeoutError when nothing comes for too long."""
+        try:
+            await self._receive()
+        finally:
+            self._ended = True
+            self._news.set()
+
+    async def _receive(self) -> None:
+        # What is had without waiting may have lain in the socket since we last waited.
+        arrived = self._clock()
+        while True:
+            asked = self._clock()
+            try:
+                frame = await self._socket.receive(timeout=limits.SILENT_AFTER_S)
+            except TimeoutError:
+                raise TimeoutError(f"nothing heard for {limits.SILENT_AFTER_S:.0f} s") from None
+            if frame.type is not WSMsgType.BINARY:
+                return
+            if self._clock() - asked > IDLE_S:
+                arrived = self._clock()
+            self._frames.append((arrived, frame.data))
+            self._bytes += len(frame.data)
+            self._news.set()
+            while self._bytes > INBOX_MAX_BYTES or len(self._frames) > INBOX_MAX_FRAMES:
+                self._room.clear()
+                await self._room.wait()
