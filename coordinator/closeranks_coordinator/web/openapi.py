@@ -42,6 +42,10 @@ def document(routes: Iterable[Any], version: str, tokens: bool) -> dict[str, Any
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, of_type, tokens)
     for schema in components.values():
         _answered_in_full(schema)
+    for body in {route.body for route in listed if route.body is not None and route.body.contradictions}:
+        components[body.__name__]["not"] = {
+            "anyOf": [{"properties": one, "required": list(one)} for one in body.contradictions]
+        }
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {

@@ -5,7 +5,8 @@ Bodies refuse fields that they do not know: a typing mistake in an order must no
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -157,8 +158,15 @@ class DeletedView(View, frozen=True):
     deleted: str
 
 
+Contradictions = tuple[Mapping[str, Mapping[str, object]], ...]
+_TRUE: Final = {"const": True}
+_NUMBER: Final = {"type": "integer"}
+
+
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of request bodies."""
+    """Base of request bodies. `contradictions`: what fields (by name, as JSON Schema) may not say together."""
+
+    contradictions: ClassVar[Contradictions] = ()
 
 
 class QuarantineBody(Body, frozen=True):
@@ -214,6 +222,7 @@ class RestoreBody(Body, frozen=True):
 class SpeedBody(Body, frozen=True):
     """`node` absent: the fleet's sum. `bytes_s` null: as the configuration says again. `unlimited`: no limit at all."""
 
+    contradictions: ClassVar[Contradictions] = ({"bytes_s": _NUMBER, "unlimited": _TRUE},)
     node: Name | None = None
     bytes_s: Annotated[int, Meta(ge=LEAST_BYTES_S, le=MOST_BYTES_S)] | None = None
     unlimited: bool = False
@@ -222,6 +231,12 @@ class SpeedBody(Body, frozen=True):
 class ScrubBody(Body, frozen=True):
     """`node` absent: all nodes. Of `bytes_s`, `unlimited` and `auto` (as the configuration says again) at most one."""
 
+    contradictions: ClassVar[Contradictions] = (
+        {"bytes_s": _NUMBER, "unlimited": _TRUE},
+        {"bytes_s": _NUMBER, "auto": _TRUE},
+        {"unlimited": _TRUE, "auto": _TRUE},
+        {"now": _TRUE, "paused": _TRUE},
+    )
     node: Name | None = None
     now: bool = False
     paused: bool | None = None
