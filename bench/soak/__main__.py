@@ -27,8 +27,9 @@ def soak(base: Path, minutes: float, nodes: int, seed: int) -> tuple[Sampler, di
         fleet.wait_in_rank(60)
         life = Life(fleet, seed)
         steady = [name for name in fleet.nodes if name != life.restarted.name]
+        seconds = life.fill(minutes * 60)
         sampler = Sampler(fleet, steady)
-        life.live(minutes * 60, sampler.sample)
+        life.live(seconds, sampler.sample)
         return sampler, life.deeds, _end(fleet, life)
     finally:
         fleet.kill()
