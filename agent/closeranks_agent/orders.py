@@ -91,6 +91,10 @@ class Orders:
         if carried.volume in self._agent.volumes:
             self._carried[carried.volume] = carried.bodies
 
+    def welcomed(self) -> None:
+        """A new session: what came for a push of the one before is of no use."""
+        self._carried.clear()
+
     def push(self, push: wire.Push) -> None:
         """Apply the truth's next steps. One at a time for each volume; the newest replaces what waits."""
         due = _Due(push, self._carried.pop(push.volume, ()))

@@ -151,6 +151,7 @@ class Agent:
         """Take over what a session begins with. Raises ProtocolError for what no coordinator sends."""
         check_settings(welcome.digest, welcome.volumes)
         self._anew = True
+        self.orders.welcomed()
         self.speed.set(wire.Limits(None, None))  # a new session is told of the limits that hold
         self._volumes.scrub(wire.Scrub(False, False, None))
         await self._volumes.configure(welcome.digest, welcome.volumes)

@@ -15,10 +15,12 @@ from aiohttp import WSMsgType, web
 
 from closeranks_proto import limits
 
-# What may wait for one session: all the commits that its credit allows. Beyond it the socket is left alone.
-INBOX_MAX_BYTES = limits.CREDIT_COMMITS * limits.COMMIT_MAX_BYTES
+# What may wait for one session: all the commits that its credit allows, and what two of them carry. Beyond it the
+# socket is left alone.
+INBOX_MAX_BYTES = limits.CREDIT_COMMITS * limits.COMMIT_MAX_BYTES + 2 * limits.CARRY_MAX_BYTES
 INBOX_MAX_FRAMES = 256
 IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
+BACKLOG_IDLE_S = 0.1  # the same while a socket that was left alone is being emptied
 
 
 class Inbox:
@@ -55,7 +57,7 @@ class Inbox:
 
     async def _receive(self) -> None:
         # What is had without waiting may have lain in the socket since we last waited.
-        arrived = self._clock()
+        arrived, idle_s = self._clock(), IDLE_S
         while True:
             asked = self._clock()
             try:
@@ -64,11 +66,12 @@ class Inbox:
                 raise TimeoutError(f"nothing heard for {limits.SILENT_AFTER_S:.0f} s") from None
             if frame.type is not WSMsgType.BINARY:
                 return
-            if self._clock() - asked > IDLE_S:
-                arrived = self._clock()
+            if self._clock() - asked > idle_s:
+                arrived, idle_s = self._clock(), IDLE_S
             self._frames.append((arrived, frame.data))
             self._bytes += len(frame.data)
             self._news.set()
             while self._bytes > INBOX_MAX_BYTES or len(self._frames) > INBOX_MAX_FRAMES:
+                idle_s = BACKLOG_IDLE_S
                 self._room.clear()
                 await self._room.wait()

@@ -150,11 +150,14 @@ class Coordinator:
         while self._queue.qsize() > QUEUE_HIGH:
             await asyncio.sleep(ROOM_POLL_S)
 
-    async def caught_up(self) -> None:
-        """Wait until all that was fed so far is decided and durable; CAUGHT_UP_MAX_S at most, as `settled`."""
-        with contextlib.suppress(TimeoutError):
+    async def caught_up(self) -> bool:
+        """Whether all that was fed so far is decided and durable, after waiting CAUGHT_UP_MAX_S for it at most."""
+        try:
             async with asyncio.timeout(CAUGHT_UP_MAX_S):
                 await self._ask(None)
+        except TimeoutError:
+            return False
+        return True
 
     async def settled(self) -> None:
         """Wait until what the core decided last is durable: no answer shows what a crash could take back.

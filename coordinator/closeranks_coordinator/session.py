@@ -65,8 +65,8 @@ class Core(Protocol):
     def fleet_config(self) -> FleetConfig: ...
     def feed(self, event: Event, receipt: Receipt | None = None) -> None: ...
     async def room(self) -> None: ...
-    async def caught_up(self) -> None:
-        """Return when all that was fed so far is decided and durable, or can not be for now."""
+    async def caught_up(self) -> bool:
+        """Wait until all that was fed so far is decided and durable; False where that can not be for now."""
 
     def settings_of(self, volume: str) -> wire.VolumeSettings: ...
     def carried(self, node: str, message: wire.Carried) -> None:
@@ -99,6 +99,7 @@ class Session:
         self._address = _address(hello.address, peer)
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MAX_FRAMES)
         self._outbox_bytes = 0
+        self.welcomed = False  # before it nothing else is said: it is meant for the session before this one
         self._ending: asyncio.Event = asyncio.Event()
         self._reason = ""
         # Scans whose commits are not stored yet: the next to tell of, and the latest.
@@ -115,6 +116,8 @@ class Session:
 
     def post(self, message: wire.CoordinatorMessage) -> bytes | None:
         """Queue a message; its frame, None where it has none."""
+        if not self.welcomed:
+            return None
         try:
             # A push has no words for people in it, and thousands of parts.
             frame = encode_message(message if isinstance(message, wire.Push) else clipped(message))
@@ -132,6 +135,8 @@ class Session:
 
     def post_frame(self, frame: bytes) -> None:
         """Queue an encoded message. A peer that does not read ends its own session."""
+        if not self.welcomed:
+            return
         if self._outbox.full() or self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
             self.end("it does not read what it is sent")
             return
@@ -152,8 +157,8 @@ class Session:
 
     async def run(self) -> None:
         """Serve until either side ends it."""
-        await self._core.caught_up()  # with the session before this one
-        volumes = self._open_streams()
+        # What the session before this one told may still be queued: no older root may be told behind it.
+        volumes = self._open_streams(await self._core.caught_up())
         parts = (self._read(), self._write(), self._fetch(), self._ending.wait())
         tasks = [asyncio.create_task(part) for part in parts]
         self._core.feed(
@@ -204,7 +209,7 @@ class Session:
                 self._reason = self._reason or "internal error"
         log.info("%s disconnected: %s", self.node, self._reason or "the agent closed the connection")
 
-    def _open_streams(self) -> tuple[str, ...]:
+    def _open_streams(self, caught_up: bool) -> tuple[str, ...]:
         """Welcome the agent; the volumes that it and the configuration share."""
         core = self._core
         assigned = {volume.name: volume for volume in core.fleet_config.volumes if self.node in volume.nodes}
@@ -215,7 +220,7 @@ class Session:
             if stored is None or stored.agent_id != self._hello.agent_id:
                 stored = NodeRoot(self._hello.agent_id, 0, None)
             known = stored.root is not None and stored.root == core.known_root(self.node, name)
-            if not known or stored.root is None or not core.store.has(stored.root):
+            if not caught_up or not known or stored.root is None or not core.store.has(stored.root):
                 stored = NodeRoot(stored.agent_id, stored.seq, None)
             acked.append((name, stored.seq, stored.root))
             self._durable[name] = stored.seq
@@ -229,6 +234,7 @@ class Session:
                 core.store.has,
                 self._tree,
             )
+        self.welcomed = True
         self.post(
             wire.Welcome(
                 PROTOCOL,

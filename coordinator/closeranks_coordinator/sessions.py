@@ -85,7 +85,9 @@ class Sessions:
     def answer_trash(self, node: str, answer: asyncio.Future[wire.TrashAnswer]) -> int | None:
         """Register a future for a node's next trash answer: its request number, None without a session."""
         claim = self._claims.get(node)
-        return None if claim is None or claim.session is None else claim.session.expect_trash(answer)
+        if claim is None or claim.session is None or not claim.session.welcomed:
+            return None
+        return claim.session.expect_trash(answer)
 
     def retire(self, nodes: Iterable[str]) -> None:
         """Close the sessions of nodes that the configuration no longer lists."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Core:
         self.bodies: list[tuple[str | bytes, ...]] = []
 
         self.prompt = True  # what is told becomes durable by itself
+        self.on_caught_up: Callable[[], bool] | None = None
         self.receipts: list[Receipt] = []
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -84,9 +85,12 @@ class Core:
         for receipt in waiting:
             receipt.durable()
 
-    async def caught_up(self) -> None:
+    async def caught_up(self) -> bool:
+        if self.on_caught_up is not None:
+            return self.on_caught_up()
         await asyncio.gather(*self._writing)
         await self.write()
+        return True
 
     async def room(self) -> None:
         return
@@ -552,3 +556,34 @@ async def test_a_proof_that_comes_while_a_commit_is_stored_is_as_young_as_its_ag
     [event] = await world.core.saw(Watched)
     assert isinstance(event, Watched)
     assert sent <= event.seen_mono <= sent + 0.15
+
+
+async def test_nothing_is_said_to_an_agent_before_its_welcome(world: World) -> None:
+    """The core may still have something for the session before: an agent hangs up on whatever is no Welcome."""
+
+    def send() -> bool:
+        answer: asyncio.Future[wire.TrashAnswer] = asyncio.get_running_loop().create_future()
+        assert world.sessions.answer_trash("n1", answer) is None
+        world.sessions.send("n1", wire.Membership(1, (), ()))
+        world.sessions.send_carried("n1", b"frame")
+        return True
+
+    world.core.on_caught_up = send
+    agent, _ = await world.join()
+    await agent.say(wire.Want("photos", 1, ()))
+    assert isinstance(await agent.hear(), wire.Objects)
+
+
+async def test_while_something_waits_to_become_durable_a_node_is_asked_where_it_stands(world: World) -> None:
+    """Its stored root may be older than one that is still queued, and would be taken for a way back."""
+    agent, _ = await world.join()
+    _, built, pages = tree()
+    await announce(agent, built, pages)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    world.core.on_caught_up = lambda: False
+    _, welcome = await world.join()
+    assert welcome.acked == (("photos", 1, None),)
+    await world.core.saw(Connected, 2)
+    roots = [event for event in world.core.events if isinstance(event, RootStored)]
+    assert [event.cause for event in roots] == ["scan"]

@@ -39,10 +39,13 @@ def contents(root: Path, private: bool = False) -> set[str]:
 
 @contextmanager
 def opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """A copy of the database with its log, as the next start will find them. The original stays untouched."""
+    """A copy of the database with its logs, as the next start will find them. The original stays untouched.
+
+    A database that is just being made has no WAL yet but a rollback journal.
+    """
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / database.name
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-journal"):
             source = database.with_name(database.name + suffix)
             if source.exists():
                 shutil.copyfile(source, copy.with_name(copy.name + suffix))
@@ -51,7 +54,9 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def databases(state_dir: Path) -> list[Path]:
-    return sorted(path for path in state_dir.rglob("*.sqlite*") if not path.name.endswith(("-wal", "-shm")))
+    return sorted(
+        path for path in state_dir.rglob("*.sqlite*") if not path.name.endswith(("-wal", "-shm", "-journal"))
+    )
 
 
 def damaged_databases(state_dir: Path) -> list[str]:

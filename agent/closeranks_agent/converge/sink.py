@@ -3,7 +3,7 @@
 A long file that comes over the network is not read again before it is proved from disk, so its pages would
 only push out what this server is serving. Written directly, a chunk costs the processor next to nothing, and
 is on the disk when the call returns: the sync at the end has only names and sizes to do. (Measured, 2 GiB
-into a reserved file: 0.07 s of processor time instead of 0.3 to 2.7, and never slower.) The kernel takes direct
+into a reserved file: 0.07 s of processor time instead of 0.3 to 2.7, and nearly always sooner.) The kernel takes direct
 writes only of whole blocks from aligned memory: a memoryview has that, what is given as bytes is copied through
 a buffer of each thread. What a filesystem does not take directly goes through the page cache, and the disk
 begins to write it at once.

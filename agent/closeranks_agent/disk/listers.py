@@ -134,5 +134,6 @@ class Listers:
             self.close()
 
     def _drop(self, lister: Lister) -> None:
-        self._listers.remove(lister)
+        if lister in self._listers:  # `close` may have been first
+            self._listers.remove(lister)
         lister.close()

@@ -48,7 +48,9 @@ def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: 
             return MOVED
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read-ahead would be left behind
         if afresh:
-            os.fsync(fd)  # what somebody wrote through a mapping is on its way, and gives the file a new time
+            os.fsync(
+                fd
+            )  # what somebody wrote through a mapping; only the first store to a page gives a new time
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         digests, cold, taken_s = bytearray(), 0, 0.0
         for at in range(offset, offset + max(length, 1), chunk_bytes):
