@@ -117,14 +117,17 @@ def status(where: Spot) -> os.stat_result | None:
 
 
 def sync_directory(root_fd: int, path: bytes) -> None:
-    """Make the names in directory `path` durable. One that is gone meanwhile, or that this process may
-    search but not read, needs or allows no more than this."""
+    """Make the names in directory `path` durable. One that is gone meanwhile needs no more than this; for one
+    that this process may search but not read, the whole filesystem is synced."""
     try:
         fd = open_beneath(root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        if error.errno in DETOUR_ERRNOS or error.errno in (errno.EACCES, errno.EPERM):
+        if error.errno in DETOUR_ERRNOS:
             return
-        raise
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        syscalls.sync_filesystem(root_fd)
+        return
     try:
         os.fsync(fd)
     finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 from aiohttp import web
 
 from closeranks_agent.chunks.fetch import ChunkWant, Fetcher
+from closeranks_agent.chunks.outflow import Outflow
+from closeranks_agent.chunks.serve import send_batch
 from closeranks_agent.chunks.wire import (
     HEADER,
     NODE_HEADER,
@@ -257,6 +261,39 @@ async def test_a_budget_slows_the_streams_that_are_under_way(tmp_path: Path, sid
         assert (await asyncio.wait_for(pushing, 20)).applied == 1
 
 
+async def test_a_fence_ends_a_batch_that_is_under_way(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {f"f{at}": b"content" for at in range(5)})
+        node = await nodes.add("n1")
+        chunks = tuple(ChunkName(b"f%d" % at, 0, OF(b"content")) for at in range(5))
+        ours, theirs = socket.socketpair()
+        looks = iter([False, False, True])
+        with ours, theirs:
+            flow = Outflow(os.dup(ours.fileno()), 5.0)
+            sent = await asyncio.to_thread(send_batch, flow, node.volume, chunks, 0, lambda: next(looks))
+            flow.close()
+        assert sent == (2 * len(b"content"), 2)
+
+
+async def test_an_old_client_is_answered_without_chunked_coding(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"f": b"content"})
+        node = await nodes.add("n1")
+        await nodes.add("n2")
+        body = request_for((b"f", 0, OF(b"content")))
+        host, _, port = node.address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {PATH} HTTP/1.0\r\n{NODE_HEADER}: n2\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+        assert records(answer.partition(b"\r\n\r\n")[2]) == [
+            (Status.CHUNK, 0, b"content"),
+            (Status.END, 0, b""),
+        ]
+
+
 # --- the fetcher ---------------------------------------------------------------------------------
 
 
@@ -266,9 +303,12 @@ class Sources:
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self.runners: list[web.AppRunner] = []
+        self.servers: list[asyncio.Server] = []
+        self.serving: list[asyncio.Task[None]] = []
         self.got: dict[int, bytes] = {}
         self.moved = 0
         self.asked: dict[str, int] = {}
+        self.write_s = 0.0  # how slow our own disk is
 
     async def add(
         self, name: str, behave: Callable[[web.Request, web.StreamResponse, ChunkRequest], Awaitable[None]]
@@ -289,10 +329,28 @@ class Sources:
         self.runners.append(runner)
         self.members[name] = Member(name, f"127.0.0.1:{runner.addresses[0][1]}", False, True)
 
+    async def add_raw(self, name: str, answer: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> None:
+        """A peer that need not speak HTTP as it should."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            serving = asyncio.current_task()
+            assert serving is not None
+            self.serving.append(serving)
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await reader.readuntil(b"\r\n\r\n")
+                self.asked[name] = self.asked.get(name, 0) + 1
+                await answer(writer)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.servers.append(server)
+        self.members[name] = Member(name, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", False, True)
+
     async def fetch(self, count: int, patience_s: float = 2.0) -> list[ChunkWant]:
         wants = [ChunkWant(b"f", at, OF(content(at)), len(content(at))) for at in range(count)]
 
         async def write(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+            await asyncio.sleep(self.write_s)
             bad = [want for want, data in parts if OF(data) != want.digest]
             self.got.update((want.index, data) for want, data in parts if want not in bad)
             return bad
@@ -319,6 +377,11 @@ class Sources:
             try:
                 return await asyncio.wait_for(fetcher.fetch(wants, write), 20)
             finally:
+                for server in self.servers:
+                    server.close()
+                for task in self.serving:
+                    task.cancel()
+                await asyncio.gather(*self.serving)
                 for runner in self.runners:
                     await runner.cleanup()
 
@@ -376,6 +439,67 @@ async def test_what_one_peer_fails_to_give_another_gives(bad: Callable[..., Awai
     assert await sources.fetch(500) == []
     assert sources.got == {at: content(at) for at in range(500)}
     assert sources.asked["bad"] > 0
+
+
+async def immeasurable(writer: asyncio.StreamWriter) -> None:
+    """Of a length that the client takes for no body at all."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n")
+    await writer.drain()
+    await asyncio.sleep(5)
+
+
+def dripping(head: bytes, drop: bytes) -> Callable[[asyncio.StreamWriter], Awaitable[None]]:
+    """Never silent, and never a byte of payload."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(drop)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    return answer
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        immeasurable,
+        dripping(CHUNKED + b"5;", b"x"),
+        dripping(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        dripping(b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x"),
+    ],
+    ids=["immeasurable", "extension", "headers", "interim", "refusal"],
+)
+async def test_what_is_no_payload_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, bad: Callable[[asyncio.StreamWriter], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr("closeranks_agent.chunks.fetch.CONNECT_TIMEOUT_S", 0.5)
+    sources = Sources()
+    await sources.add_raw("bad", bad)
+    await sources.add("good", honest)
+    assert await sources.fetch(500) == []
+    assert sources.got == {at: content(at) for at in range(500)}
+    assert sources.asked["bad"] > 0
+
+
+async def test_what_waits_for_our_own_disk_is_not_held_against_the_peer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer's rest is in our buffers while what came before is written for longer than a peer may be silent."""
+    for name, value in (("READ_BUFFER_BYTES", 2048), ("REQUEST_MIN_CHUNKS", 200), ("BATCH_CHUNKS", 8)):
+        monkeypatch.setattr(f"closeranks_agent.chunks.fetch.{name}", value)
+    sources = Sources()
+    sources.write_s = 0.15
+    await sources.add("good", honest)
+    with caplog.at_level("INFO", "closeranks.fetch"):
+        assert await sources.fetch(200) == []
+    assert sources.asked == {"good": 200}
+    assert "failed" not in caplog.text
 
 
 async def test_several_peers_share_the_work_and_nothing_is_asked_twice() -> None:

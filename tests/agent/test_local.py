@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from closeranks_agent.converge.local import Local
+from closeranks_agent.converge.plan import Copy, FileNeed, Place
+from closeranks_agent.converge.stage import Stage, stage_name
+from closeranks_agent.converge.workroom import Workroom
+from closeranks_proto.digests import XXH3_128
 from fleet import LoopDisk
 from peers_in_process import CHUNK, Nodes, describe, nodes_in
 
@@ -70,3 +76,51 @@ async def test_what_changed_since_the_plan_is_fetched(
         assert result.state == "done", result.detail
         assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
         assert CHUNK <= result.bytes_moved <= 2 * CHUNK + 200
+
+
+def workroom(base: Path) -> Workroom:
+    made = [base / name for name in ("tree", "stage", "trash", "items")]
+    for path in made:
+        path.mkdir()
+    tree, stage, trash, items = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in made)
+    return Workroom(tree, stage, trash, items)
+
+
+def test_of_a_file_whose_name_is_a_directory_now_the_trash_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = workroom(tmp_path)
+    (tmp_path / "tree/long").mkdir()
+    (tmp_path / "items/id").write_bytes(bytes(2 * CHUNK))
+    shared: list[int] = []
+
+    def cloned(from_fd: int, from_offset: int, length: int, to_fd: int, to_offset: int) -> bool:
+        shared.append(os.fstat(from_fd).st_ino)
+        return True
+
+    monkeypatch.setattr("closeranks_agent.syscalls.clone_range", cloned)
+    chunks = XXH3_128.of(bytes(CHUNK)), XXH3_128.of(bytes(CHUNK))
+    need = FileNeed(2 * CHUNK, CHUNK, b"d", chunks, (), (Copy(0, 2, Place(False, b"long"), 0),))  # type: ignore[arg-type]
+    assert Local(room, XXH3_128, {b"long": b"id"}.get).share(-1, need) == [0, 1]
+    assert shared == [os.stat(tmp_path / "items/id").st_ino]
+    room.close()
+
+
+def test_what_an_earlier_run_staged_is_asked_of_the_disk_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that could not be written read well until they are dropped: only writing them out tells."""
+    room = workroom(tmp_path)
+    name = stage_name(b"f", b"d")
+    (tmp_path / "stage" / os.fsdecode(name)).write_bytes(b"staged")
+    stage = Stage(room, XXH3_128, False, {b"": b""}.get, lambda: False)
+
+    def refused(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("closeranks_agent.syscalls.write_out", refused)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Input/output"):
+        stage._open_old(name, 6)
+    assert len(os.listdir("/proc/self/fd")) == before
+    room.close()

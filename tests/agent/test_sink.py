@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_agent import beneath
 from closeranks_agent.converge.sink import BLOCK_BYTES, DIRECT_MIN_BYTES, HOLE_BLOCK_BYTES, Sink
 from closeranks_proto.limits import MIB
 
@@ -98,3 +99,16 @@ def test_a_full_disk_is_told(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         Sink().write(fd, aligned(os.urandom(MIB)), 0)
+
+
+def test_names_in_a_directory_that_may_not_be_read_are_synced_with_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(root_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    synced: list[int] = []
+    monkeypatch.setattr(beneath, "open_beneath", closed)
+    monkeypatch.setattr("closeranks_agent.syscalls.sync_filesystem", synced.append)
+    beneath.sync_directory(17, b"closed")
+    assert synced == [17]

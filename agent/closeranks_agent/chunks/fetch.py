@@ -27,7 +27,7 @@ from closeranks_proto.limits import CHUNK_REQUEST_MAX_CHUNKS, FETCH_STREAMS_MAX,
 from closeranks_proto.messages import Member
 
 from ..speed import Bucket
-from .inflow import Buffers, Inflow, PeerFailed
+from .inflow import PACE_BYTES_S, Buffers, Inflow, PeerFailed
 from .peers import Peer, Peers
 from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
@@ -46,6 +46,7 @@ PATIENCE_S = 30.0
 NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its way
 READ_BUFFER_BYTES = 1024 * 1024  # of each stream, before the socket is left to wait
 CONNECT_TIMEOUT_S = 5.0
+BUNDLE_MAX_S = 300.0  # of waiting for one bundle, where another peer could be asked instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,22 +275,36 @@ class Fetcher:
         """How many chunks the peer did not have."""
         names = tuple(ChunkName(one.want.key, one.want.index, one.want.digest) for one in items)
         body = encode_request(ChunkRequest(self._volume, self._digest, self._chunk_bytes, names))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s)
+        # No sock_read: where reading was paused near the end, aiohttp's clock runs on after it. What came and waits
+        # for our disk or budget is then lost, or the connection's next request. `opening` and Inflow time our waits.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         headers = {NODE_HEADER: self._self_name, TERM_HEADER: str(self._term())}
         url = f"http://{peer.address}{PATH}"
-        async with self._http.post(
-            url,
-            data=body,
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-            read_bufsize=READ_BUFFER_BYTES,
-        ) as response:
+        async with (
+            # Headers that drip and endless interim answers are never silent: until the payload all has one limit.
+            asyncio.timeout(CONNECT_TIMEOUT_S + 2 * self._timeout_s) as opening,
+            self._http.post(
+                url,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                read_bufsize=READ_BUFFER_BYTES,
+            ) as response,
+        ):
             if response.status != 200:
                 raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
-            return await self._records(
-                peer, Inflow(response.content, self._budget, count, self._timeout_s), open_items
+            opening.reschedule(None)
+            inflow = Inflow(
+                response.content, self._budget, count, self._timeout_s, self._least_bytes_s(items)
             )
+            return await self._records(peer, inflow, open_items)
+
+    def _least_bytes_s(self, items: list[_Item]) -> float:
+        """What a source must send while we wait: more where somebody else could send it."""
+        if len(self._peers.usable()) < 2:
+            return PACE_BYTES_S
+        return max(PACE_BYTES_S, sum(item.want.length for item in items) / BUNDLE_MAX_S)
 
     async def _records(self, peer: Peer, inflow: Inflow, open_items: dict[int, _Item]) -> int:
         """One batch is written while the next one comes. How many chunks the peer did not have."""

@@ -8,6 +8,7 @@ budget allows.
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import time
 from collections.abc import Callable
@@ -56,10 +57,12 @@ class Inflow:
         budget: Bucket,
         received: Callable[[int], None],
         timeout_s: float = PEER_TIMEOUT_S,
+        least_bytes_s: float = PACE_BYTES_S,
     ) -> None:
-        """`timeout_s` of waiting, one wait after the other, must bring PACE_BYTES_S each."""
+        """`timeout_s` of waiting, one wait after the other, must bring `least_bytes_s` each."""
         self._content, self._budget, self._received = content, budget, received
         self._timeout_s, self._waited_s, self._came = timeout_s, 0.0, 0
+        self._least_bytes_s = least_bytes_s
         self._piece = memoryview(b"")
 
     async def header(self) -> tuple[int, int, int]:
@@ -84,11 +87,16 @@ class Inflow:
         return not self._piece and not await self._next()
 
     async def _next(self) -> bytes:
-        """What came next, as it came (joining pieces would copy them); b"" at the end."""
-        while True:
-            piece, at_boundary = await self._content.readchunk()
-            if piece or not at_boundary:
-                return piece
+        """What came next, as it came (joining pieces would copy them); b"" at the end.
+
+        What is no payload (framing, trailers) keeps the socket busy: it must not put off the time limit.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            while True:
+                piece, at_boundary = await self._content.readchunk()
+                # The end is asked for too: a body that never was ends each piece at a boundary.
+                if piece or not at_boundary or self._content.at_eof():
+                    return piece
 
     async def _taken(self, length: int, counts: bool) -> bytes:
         piece = self._piece
@@ -125,6 +133,6 @@ class Inflow:
         self._waited_s += waited_s
         self._came += len(self._piece)
         if self._waited_s >= self._timeout_s:
-            if self._came < PACE_BYTES_S * self._waited_s:
+            if self._came < self._least_bytes_s * self._waited_s:
                 raise PeerFailed(f"it sent {self._came} bytes in {self._waited_s:.0f} s")
             self._waited_s, self._came = 0.0, 0

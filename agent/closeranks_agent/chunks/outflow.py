@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 Buffer = bytes | memoryview
 
@@ -68,8 +68,10 @@ class Outflow:
 
 
 def outflow_of(request: web.Request, timeout_s: float) -> Outflow | None:
-    """A way past the event loop; None where there is none."""
+    """A way past the event loop; None where there is none. Older clients than HTTP/1.1 know no chunked coding."""
     transport = request.transport
+    if request.version != HttpVersion11:
+        return None
     if transport is None or transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
         return None
     found = transport.get_extra_info("socket")

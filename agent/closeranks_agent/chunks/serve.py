@@ -209,7 +209,7 @@ class ChunkServer:
         self, outflow: Outflow, volume: Volume, chunks: tuple[ChunkName, ...], position: int
     ) -> tuple[int, int]:
         """`send_batch` in a thread of ours, which has ended when this returns or raises."""
-        call = partial(send_batch, outflow, volume, chunks, position)
+        call = partial(send_batch, outflow, volume, chunks, position, self._fenced)
         sending = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(sending)
@@ -293,11 +293,16 @@ def _open(volume: Volume) -> tuple[Index, int] | None:
 
 
 def send_batch(
-    outflow: Outflow, volume: Volume, chunks: tuple[ChunkName, ...], position: int
+    outflow: Outflow,
+    volume: Volume,
+    chunks: tuple[ChunkName, ...],
+    position: int,
+    fenced: Callable[[], bool],
 ) -> tuple[int, int]:
     """Read chunks from `position` on and send them, up to a batch. (payload bytes, next position)
 
-    Many small ones leave together. Raises ConnectionError and TimeoutError.
+    Many small ones leave together. A fence ends it early: a batch may take a slow reader minutes.
+    Raises ConnectionError and TimeoutError.
     """
     opened = _open(volume)
     if opened is None:
@@ -308,7 +313,7 @@ def send_batch(
     waiting: list[bytes] = []
     waiting_bytes = 0
     try:
-        while position < last and payload < BATCH_BYTES:
+        while position < last and payload < BATCH_BYTES and not fenced():
             data = _read_chunk(volume, index, root_fd, chunks[position])
             found = Status.MISSING if data is None else Status.CHUNK
             length = 0 if data is None else len(data)

@@ -9,6 +9,7 @@ any more: that is the caller's to do.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 
 from closeranks_proto.digests import DigestAlgorithm
@@ -50,6 +51,8 @@ class Local:
             except OSError:
                 continue  # gone or unreadable: it is read, or fetched
             try:
+                if not stat.S_ISREG(os.fstat(source).st_mode):
+                    continue  # something else has its name now: what it was may lie in the trash
                 self._shares = syscalls.clone_range(
                     source, copy.there * size, count * size, fd, copy.first * size
                 )

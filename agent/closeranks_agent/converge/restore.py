@@ -245,7 +245,7 @@ def _put_back(room: Workroom, kept: Kept) -> None:
                 except BaseException:
                     os.unlink(staged, dir_fd=room.stage_fd)
                     raise
-            beneath.sync_directory(where.parent_fd, b"")
+            beneath.sync_directory(room.root_fd, path_of(discard.key).rpartition(b"/")[0])
     except FileExistsError as error:
         raise UserError(f"{shown} exists in the volume and is never overwritten: use --to DIR") from error
     except OSError as error:

@@ -158,7 +158,16 @@ class Stage:
         except FileNotFoundError:  # installed, and planned again since
             self._names.discard(name)
             return None
-        if os.fstat(fd).st_size == size:
+        try:
+            of_use = os.fstat(fd).st_size == size
+            if of_use:
+                # Pages that a disk refused are clean now, and lost with the cache: ask the disk itself.
+                syscalls.write_out(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError:
+            os.close(fd)
+            raise
+        if of_use:
             return fd
         os.close(fd)
         os.unlink(name, dir_fd=self._workroom.stage_fd)
