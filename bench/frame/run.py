@@ -24,6 +24,9 @@ def run(
     if unknown:
         print(f"unknown: {', '.join(unknown)}; there are {', '.join(entries)}", file=sys.stderr)
         return 2
+    if place is not None and not place.is_dir():
+        print(f"--dir {place}: there is no such directory; make it, or name another one", file=sys.stderr)
+        return 2
     chosen = list(names) or [name for name, entry in entries.items() if entry.quick or not quick]
     results: list[Measured] = []
     machine = describe(Path(tempfile.gettempdir()) if place is None else place)
