@@ -384,7 +384,7 @@ async def test_an_agent_at_rest_costs_under_200_bytes_a_second(world: World) -> 
         await talk.hear(wire.Beat, lambda one: one.volumes)
         before = talk.bytes
         await asyncio.sleep(4.0)
-        assert (talk.bytes - before) / 4.0 < 60
+        assert (talk.bytes - before) / 5 < 60  # of the beats of every second, five may fall into four
 
 
 def test_a_text_that_no_receiver_takes_is_clipped() -> None:

@@ -33,6 +33,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.wire import decode_agent_message, encode_message
 
+from .receipts import Receipt
 from .session import ServerSession
 from .stored import Batch, Stored
 from .wires import COORDINATOR, Wire
@@ -75,7 +76,7 @@ class Coordinator:
     def _restart(self) -> None:
         self.sessions: dict[str, ServerSession] = {}
         self.claims: dict[str, tuple[str, float]] = {}  # node: agent id, when it went
-        self.queue: deque[tuple[Event, Callable[[object], None] | None]] = deque()
+        self.queue: deque[tuple[Event | None, Callable[[object], None] | None, Receipt | None]] = deque()
         self.deciding = False
         self.unsaved: dict[bytes, bytes] = {}
         self.wake: float | None = None
@@ -136,25 +137,37 @@ class Coordinator:
 
     # --- the core's queue ----------------------------------------------------------------------
 
-    def feed(self, event: Event, answer: Callable[[object], None] | None = None) -> None:
+    def feed(
+        self,
+        event: Event | None,
+        answer: Callable[[object], None] | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
+        """Without an event: an answer once all that came before is durable."""
         assert len(self.queue) < QUEUE_MAX, "more is queued for the core than its bound"
-        self.queue.append((event, answer))
+        self.queue.append((event, answer, receipt))
         if not self.deciding:
             self.deciding = True
             self.later(0.0, self._decide)
 
     def _decide(self) -> None:
         taken = [self.queue.popleft() for _ in range(min(BATCH_MAX_STEPS, len(self.queue)))]
-        steps = [(event, self._step(event), answer) for event, answer in taken]
+        steps = [
+            (event, Step(()) if event is None else self._step(event), answer) for event, answer, _ in taken
+        ]
+        receipts = [receipt for _, _, receipt in taken if receipt is not None]
         batch = Batch(
             {digest: body for _, step, _ in steps for one in step.effects if isinstance(one, Persist)
              for digest, body in one.objects.items()},
             {(kind, key): blob for _, step, _ in steps for one in step.effects if isinstance(one, Persist)
              for kind, key, blob in one.records},
+            {receipt.name: receipt.root for receipt in receipts},
         )  # fmt: skip
 
         def written() -> None:
             self.unsaved.clear()
+            for receipt in receipts:
+                receipt.durable()
             for _, step, answer in steps:
                 for effect in step.effects:
                     self._carry_out(effect)
@@ -165,7 +178,7 @@ class Coordinator:
                 self.deciding = True
                 self.later(0.0, self._decide)
 
-        if batch.objects or batch.records:
+        if batch.objects or batch.records or batch.roots:
             self.write(batch, written)
         else:
             written()

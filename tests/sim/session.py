@@ -19,12 +19,14 @@ from closeranks_proto.limits import BEAT_INTERVAL_S, CREDIT_COMMITS
 from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
+from .receipts import Receipt
 from .stored import Batch
 from .wires import COORDINATOR, Wire
 
 if TYPE_CHECKING:
     from .coordinator import Coordinator
 
+CAUGHT_UP_MAX_S = 3.0
 FRAMES_MAX = 4000  # of one session that wait
 
 
@@ -38,14 +40,21 @@ class ServerSession:
         self.ended = False
         self.inbox: deque[bytes] = deque()
         self.storing = False
+        self.welcomed = False
         self.streams: dict[str, Ingest] = {}
+        self.durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
         self.waiting: dict[tuple[str, type[Scanned] | type[Watched]], list[tuple[int, float]]] = {}
         self._tree = Tree(XXH3_128, core.stored.object)
         link.takes[COORDINATOR] = self._take
         link.ended[COORDINATOR] = lambda: core.later(0.0, self._over)
-        self._welcome(hello)
+        # What the session before this one told may still be queued.
+        core.feed(None, lambda _: self._welcome(hello, True))
+        core.later(CAUGHT_UP_MAX_S, lambda: self._welcome(hello, False))
 
-    def _welcome(self, hello: wire.Hello) -> None:
+    def _welcome(self, hello: wire.Hello, caught_up: bool) -> None:
+        if self.welcomed or self.ended:
+            return
+        self.welcomed = True
         core = self.core
         assigned = {one.name: one for one in core.config.volumes if self.node in one.nodes}
         names = tuple(sorted({one.name for one in hello.volumes} & set(assigned)))
@@ -55,9 +64,10 @@ class ServerSession:
             if agent != hello.agent_id:
                 seq, root = 0, None
             known = core.fleet._world.nodes[self.node].volume(name).root
-            if root is None or root != known or not core.stored.has(root):
+            if not caught_up or root is None or root != known or not core.stored.has(root):
                 root = None
             acked.append((name, seq, root))
+            self.durable[name] = seq
             self.streams[name] = Ingest(
                 name, seq, root, XXH3_128, assigned[name].chunk_bytes, core.stored.object, core.stored.has, self._tree
             )  # fmt: skip
@@ -77,7 +87,7 @@ class ServerSession:
                 core.feed(RootStored(self.node, name, root, "known", core.time.now))
 
     def post(self, message: wire.CoordinatorMessage) -> None:
-        if not self.ended:
+        if self.welcomed and not self.ended:
             self.wire.send(self.node, encode_message(clipped(message)))
 
     def end(self, why: str) -> None:
@@ -135,14 +145,12 @@ class ServerSession:
             match outcome:
                 case Accepted() | Partial():
                     self.storing = True
-                    roots = {}
-                    if isinstance(outcome, Accepted):
-                        roots = {(self.node, volume): (self.agent_id, outcome.seq, outcome.root)}
-                    batch = Batch(outcome.objects, {}, roots)
+                    batch = Batch(outcome.objects)
                     self.core.write(batch, partial(self._stored, volume, outcome, outcomes, arrived))
                     return
                 case Known():
-                    self._ack(volume, outcome.seq)
+                    if outcome.seq <= self.durable[volume]:
+                        self._ack(volume, outcome.seq)
                 case _:
                     self.post(outcome)
 
@@ -154,12 +162,19 @@ class ServerSession:
                 RootStored(
                     self.node, volume, outcome.root, outcome.cause, observed, outcome.hands, outcome.by, outcome.base,
                     outcome.edits,
-                )
+                ),
+                receipt=Receipt(
+                    (self.node, volume), (self.agent_id, outcome.seq, outcome.root),
+                    partial(self._durable, volume, outcome.seq),
+                ),
             )  # fmt: skip
-            self._ack(volume, outcome.seq)
             self._release(volume)
         self._outcomes(volume, rest)
         self._next()
+
+    def _durable(self, volume: str, seq: int) -> None:
+        self.durable[volume] = seq
+        self._ack(volume, seq)
 
     def _ack(self, volume: str, seq: int) -> None:
         self.core.acked[self.node, volume] = (self.agent_id, seq)
