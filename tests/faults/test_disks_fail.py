@@ -14,6 +14,7 @@ import pytest
 from faults.power import PowerDisk
 from faults.shim import Calls, Shim
 from fleet import Fleet, MakeFleet, Node, Tmpfs, VolumeSpec
+from fleet.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -207,7 +208,12 @@ def test_a_volume_that_turns_read_only_in_the_middle(make_fleet: MakeFleet, tmp_
         fleet.start()
         fleet.wait_in_rank()
         _damage(node)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+        remount = ["mount", "-o", "remount,ro", str(disk.path)]
+        # Busy while anybody has a file open for writing, if only the agent's canary for a moment.
+        wait_until(
+            "remounted", lambda: subprocess.run(remount, capture_output=True), lambda done: not done.returncode,
+            timeout_s=10, every_s=0.02,
+        )  # fmt: skip
         seen = wait_problem(fleet, node, "read_only", "io_error")
         assert seen["message"]
         assert fleet.api.lb(node.name) == 503
