@@ -322,6 +322,7 @@ def test_a_file_that_shrinks_and_grows_all_the_time_ends_nothing(tmp_path: Path,
 
 
 def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path, make: Make) -> None:
+    """What two of the deaths hit comes back unanswered, by itself, for whoever asked to see to."""
     keys = [b"d%03d" % number for number in range(200)]
     for key in keys:
         (tmp_path / os.fsdecode(key)).mkdir()
@@ -329,7 +330,7 @@ def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path, make: Make) -> No
     age()
     readers = make(count=2)
     todo, found = list(keys), dict[bytes, Part]()
-    deaths = 0
+    deaths, unanswered = 0, 0
     until = time.monotonic() + 60
     while (todo or readers.busy) and time.monotonic() < until:
         while todo and readers.has_room:
@@ -338,9 +339,14 @@ def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path, make: Make) -> No
             os.kill(readers.pids[-1], signal.SIGKILL)
             deaths += 1
         for question, parts in readers.answers(0.2):
-            assert parts is not None
+            if parts is None:
+                assert len(question.items) == 1
+                unanswered += 1
+                todo += question.items
+                continue
             found.update(zip(question.items, (Part(*part) for part in parts), strict=True))
     assert deaths == 6
+    assert unanswered <= deaths // 2
     assert sorted(found) == keys
     assert all(decode_entry(found[key].rows[0][1], 16).digest == XXH3_128.of(key) for key in keys)
 
