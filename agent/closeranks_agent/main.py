@@ -17,6 +17,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from closeranks_proto import heap
 from closeranks_proto.errors import CloseranksError, UserError
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
@@ -33,6 +34,7 @@ STOP_MAX_S = 9.5  # DRAIN_TIMEOUT_S and what closing the ports takes
 
 def run(config: AgentConfig) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
+    heap.settle()
     try:
         _check_volumes(config)
     except UserError as error:
@@ -88,8 +90,10 @@ async def _main(config: AgentConfig, state: AgentState) -> int:
 async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
     work = asyncio.create_task(agent.run())
     waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    tending = asyncio.create_task(_tend_heap())
+    await asyncio.wait({work, waiting, tending}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+    tending.cancel()
     if work.done():
         agent.stop()
         fault = work.exception()
@@ -109,6 +113,13 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
             await agent.close()
     log.info("stopped")
     return 0
+
+
+async def _tend_heap() -> None:
+    """What a storm leaves free in the heap goes back to the system, during it and after it."""
+    while True:
+        await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(heap.give_back)
 
 
 def _leave_in_time() -> None:

@@ -28,14 +28,15 @@ Measurement = Callable[[Bench], list[Measured]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a measurement is (`module`, its `measure`), what it measures, and whether it is quick enough."""
+    """Where a measurement is (`module`, mostly its `measure`), what it measures, and whether it is quick enough."""
 
     module: str
     text: str
     quick: bool = False
+    measured_by: str = "measure"
 
     def load(self) -> Measurement:
-        return cast(Measurement, importlib.import_module(self.module).measure)
+        return cast(Measurement, getattr(importlib.import_module(self.module), self.measured_by))
 
 
 REGISTRY = {
@@ -81,7 +82,19 @@ REGISTRY = {
         "a writer at full disk speed: until held, written by then, replicas that got it",
     ),
     "sustained": Entry(
-        "replication.sustained", "2,000 files/s for a minute to three replicas; beside rsync and Syncthing"
+        "replication.sustained", "2,000 files/s for a minute to three replicas: lag, lost, memory"
+    ),
+    "sustained-long": Entry(
+        "replication.sustained", "the same for three minutes: does memory follow time?", measured_by="long"
+    ),
+    "sustained-late": Entry(
+        "replication.sustained", "the same with replicas too slow for it", measured_by="late"
+    ),
+    "sustained-rsync": Entry(
+        "replication.sustained", "the same load and rsync in a loop", measured_by="rsync"
+    ),
+    "sustained-syncthing": Entry(
+        "replication.sustained", "the same load and Syncthing", measured_by="syncthing"
     ),
     "rest": Entry("replication.rest", "an agent that watches 200,000 files and has nothing to do"),
     "overhead": Entry("replication.overhead", "what watching adds to the time of a process that writes much"),

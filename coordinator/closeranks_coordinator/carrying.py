@@ -2,8 +2,9 @@
 
 The core decides what is pushed and knows of no contents; what is at hand here when a push leaves goes ahead of it in a
 frame of its own. That frame is the same for all nodes that stand alike, so it is made once. A body is kept until every
-other node of its volume was sent it, or for CARRY_KEEP_S, or until newer ones need its room; whoever comes later, or
-asks for more than a push's worth, fetches it from peers. A node that is limited in speed counts it against its limit.
+other node of its volume was sent it, or for CARRY_KEEP_S, and none is taken where there is no room; whoever comes
+later, or asks for more than a push's worth, fetches it from peers. A node that is limited in speed counts it against
+its limit.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from closeranks_proto import heap
 from closeranks_proto.errors import UserError
 from closeranks_proto.kinds import Address
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
@@ -34,6 +35,7 @@ STOP_MAX_S = 9.5  # DRAIN_TIMEOUT_S and what closing the ports takes
 
 def run(config: CoordinatorConfig) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
+    heap.settle()
     return uvloop.run(_main(config))
 
 
@@ -93,8 +95,10 @@ async def _serve(config: CoordinatorConfig, store: Store) -> int:
 async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
     work = asyncio.create_task(coordinator.run())
     waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    tending = asyncio.create_task(_tend_heap())
+    await asyncio.wait({work, waiting, tending}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+    tending.cancel()
     if work.done():
         log.error("the coordinator stops because of a fault of its own", exc_info=work.exception())
         return 1
@@ -108,6 +112,13 @@ async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
     await asyncio.gather(work, return_exceptions=True)
     log.info("stopped")
     return 0
+
+
+async def _tend_heap() -> None:
+    """What a storm leaves free in the heap goes back to the system, during it and after it."""
+    while True:
+        await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(heap.give_back)
 
 
 def _leave_in_time() -> None:

@@ -3,7 +3,9 @@
 A writer's agent keeps what it has just read until the commit is sent, and sends it along; the coordinator keeps
 it until the push is sent. Both keep little, for a moment, and promise nothing: what is not at hand any more is
 fetched from peers, as ever. Whoever receives a body takes its digest; a body that nobody named is of no use to
-anybody. So no more is believed than of a peer.
+anybody. So no more is believed than of a peer. Where there is no room, the new one is not kept: commits and pushes
+leave in the order in which they came, so what came first is used first. Rejected: giving up the oldest, which
+under a lag keeps megabytes of what will be too old when its turn comes, and nothing of what is sent next.
 
 How much travels like this is bounded in bytes/s on either side (`Allowance`): in bulk the wire of one
 coordinator would be the narrow place of a fleet, and replicas feed each other. Pure: times are the caller's.
@@ -23,7 +25,7 @@ class _Kept:
 
 
 class Carried:
-    """Bodies by their digest, the oldest given up first. Not thread-safe."""
+    """Bodies by their digest, within bounds of bytes and age. Not thread-safe."""
 
     def __init__(self, max_bytes: int, keep_s: float) -> None:
         self.bytes = 0
@@ -34,17 +36,19 @@ class Carried:
         return len(self._kept)
 
     def keep(self, digest: bytes, body: bytes, now: float, uses: int = 1) -> None:
-        """Keep it until it was used so often, it is too old, or newer ones need its room."""
+        """Keep it until it was used so often or is too old; where there is no room it is not kept."""
         self._drop(digest)
+        self.expire(now)
+        if self.bytes + len(body) > self._max_bytes:
+            return
         self._kept[digest] = _Kept(body, now, uses)
         self.bytes += len(body)
-        self.expire(now)
 
     def expire(self, now: float) -> None:
-        """Give up what is too old or too much."""
+        """Give up what is too old."""
         while self._kept:
             oldest = next(iter(self._kept))
-            if self.bytes <= self._max_bytes and now - self._kept[oldest].since <= self._keep_s:
+            if now - self._kept[oldest].since <= self._keep_s:
                 break
             self._drop(oldest)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
+from collections.abc import Callable
 
-from closeranks_coordinator.core import lateness, truth
-from closeranks_coordinator.core.history import HISTORY_MAX_ROOTS
+import pytest
+
+from closeranks_coordinator.core import history, lateness, truth
+from closeranks_coordinator.core.history import HISTORY_MAX_BYTES, HISTORY_MAX_ROOTS, TruthHistory
+from closeranks_coordinator.core.judge import Analysis
+from closeranks_coordinator.core.lateness import Lateness
 from closeranks_coordinator.core.truth import Differ
-from closeranks_coordinator.core.windows import Shares
+from closeranks_coordinator.core.windows import GENERATIONS, REMEMBERED_MAX, Shares
 from closeranks_proto.digests import XXH3_128
+from closeranks_proto.limits import MIB
 from closeranks_proto.tree import Tree
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.reach import items_held
@@ -92,3 +100,101 @@ def test_a_file_that_is_rewritten_for_ever_takes_one_place_in_the_window() -> No
         shares.gain(1.0, number + 1)
     assert shares.lost(1.0) == 1, "what it held at first"
     assert sum(len(one.balance) for one in shares._generations) == 2
+
+
+class Growing:
+    """A truth to which files are added, `step` at a time, as a writer of small files does."""
+
+    def __init__(self, step: int) -> None:
+        self.pages: dict[bytes, bytes] = {}
+        self.tree = Tree(XXH3_128, self.pages.__getitem__)
+        self.differ = Differ(self.tree)
+        first = self.tree.build([(b"first", file_of("first"))])
+        self.pages |= first.pages
+        self.root, self.step, self.made = first.root, step, 0
+        self.history = TruthHistory(self.differ, [])
+        self.history.move(self.root)
+
+    def grow(self) -> None:
+        numbers = range(self.made, self.made + self.step)
+        edits = [(b"flood-%05d\x00%09d.dat" % (at // 500, at), file_of(at)) for at in numbers]
+        edited = self.tree.edit(self.root, edits)
+        self.pages |= edited.pages
+        self.root, self.made = edited.root, numbers.stop
+        self.history.move(self.root)
+
+
+def test_the_truths_past_is_bounded_in_bytes_of_memory_and_counts_them_as_they_are() -> None:
+    """45,000 new files or four times as many: the index takes what it says that it takes, and no more."""
+    growing = Growing(2000)
+    tracemalloc.start(1)
+    try:
+        most = 0
+        for _ in range(90):
+            growing.grow()
+            growing.differ._memo.clear()
+            most = max(most, growing.history.bytes)
+            assert growing.history.bytes <= HISTORY_MAX_BYTES
+        gc.collect()
+        taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, history.__file__)])
+        keys = sum(len(key) + 33 for step in growing.history._steps.values() for key in step)
+        values = sum(
+            len(one) + 33 for known in growing.history._index().values() for one in known[3::2] if one
+        )
+        held = sum(one.size for one in taken.statistics("filename")) + keys + values
+    finally:
+        tracemalloc.stop()
+    assert most > 0.8 * HISTORY_MAX_BYTES, "it was filled"
+    assert held <= 1.25 * growing.history.bytes
+
+
+def test_a_lag_longer_than_the_truths_past_is_looked_through_once_for_what_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds of forgotten steps, each with ten thousands of paths: it kept the coordinator busy for half a minute."""
+    monkeypatch.setattr(history, "HISTORY_MAX_BYTES", MIB)
+    growing = Growing(100)
+    behind, late = growing.root, Lateness()
+    before: Analysis | None = None
+    asked = 0
+    latest: Callable[[bytes, bytes | None], int | None] = growing.history.latest_order
+
+    def counted(key: bytes, value: bytes | None) -> int | None:
+        nonlocal asked
+        asked += 1
+        return latest(key, value)
+
+    monkeypatch.setattr(growing.history, "latest_order", counted)
+
+    def look(root: bytes, now: float) -> float | None:
+        nonlocal before
+        raw = growing.differ.diff(root, growing.root)
+        after = Analysis(root, growing.root, root, (), raw, raw, raw, raw.keys(), frozenset())
+        since = late.follow(growing.history, before, after, now)
+        before = after
+        return since
+
+    for number in range(200):
+        growing.grow()
+        assert look(behind, float(number)) == 0.0, "the first step is what it lacks"
+    lagging = growing.made
+    asked = 0
+    missing = sorted(growing.differ.diff(behind, growing.root).items())
+    for at in range(0, len(missing), 500):
+        edited = growing.tree.edit(behind, [(key, values[1]) for key, values in missing[at : at + 500]])
+        growing.pages |= edited.pages
+        behind = edited.root
+        since = look(behind, 300.0)
+        assert (since is None) == (behind == growing.root)
+    assert not late.steps
+    assert asked < 3 * lagging
+
+
+def test_what_a_guard_remembers_of_ten_minutes_at_full_speed_stays_below_20_mb() -> None:
+    shares = Shares(600.0)
+    rng = random.Random(2)
+    for number in range(600_000):
+        shares.gain(number / 1000, rng.getrandbits(64))
+    assert len(shares._generations) == GENERATIONS - 1
+    assert all(REMEMBERED_MAX <= len(one.balance) + 25_000 for one in shares._generations)
+    assert sum(one.balance.bytes for one in shares._generations) < 20 * MIB

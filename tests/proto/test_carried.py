@@ -15,12 +15,17 @@ def test_a_body_is_there_until_it_was_used_as_often_as_it_may() -> None:
     kept.used(b"d")
 
 
-def test_the_oldest_go_first_where_there_is_no_room() -> None:
+def test_what_came_first_is_used_first_so_new_ones_are_not_kept_where_there_is_no_room() -> None:
     kept = Carried(10, 10.0)
     for number in range(5):
         kept.keep(b"%d" % number, b"12345", 1.0)
         assert kept.bytes <= 10
-    assert [kept.find(b"%d" % number) for number in range(5)] == [None, None, None, b"12345", b"12345"]
+    assert [kept.find(b"%d" % number) for number in range(5)] == [b"12345", b"12345", None, None, None]
+    kept.used(b"0")
+    kept.keep(b"5", b"12345", 2.0)
+    assert kept.find(b"5") == b"12345", "what was used makes room"
+    kept.keep(b"6", b"12345", 11.5)
+    assert kept.find(b"6") == b"12345", "and so does what is too old"
 
 
 def test_a_body_that_is_larger_than_all_room_is_not_kept() -> None:

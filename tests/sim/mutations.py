@@ -48,8 +48,8 @@ MUTATIONS = (
     ),
     Mutation(
         "history: only one step is remembered", f"{CORE}/history.py",
-        "for order, held in reversed(self._index().get(key, ())):",
-        "for order, held in list(reversed(self._index().get(key, ())))[:1]:", "--policy quorum",
+        "for at in range(len(known) - 1, 0, -2):",
+        "for at in range(len(known) - 1, 0, -2)[:1]:", "--policy quorum",
     ),
     Mutation(
         "lateness: a step that was reached is still lacking", f"{CORE}/lateness.py",
