@@ -83,7 +83,9 @@ def _carried(bench: Bench, name: str, seconds: int, slowed: bool = False) -> lis
         flat = [replace(row, bound=None) if "coordinator" in row.work else row for row in flat]
     return [
         *rows(course, PATIENCE_S),
-        Measured(f"{name}: paths that differ at the end", sum(lost.values()), "paths", 1, f"incidents: {incidents}"),
+        Measured(
+            f"{name}: paths that differ at the end", sum(lost.values()), "paths", 1, f"incidents: {incidents}"
+        ),
         *flat,
     ]
 
@@ -95,7 +97,9 @@ def _beside(name: str, make: Callable[[], Peer], bench: Bench) -> list[Measured]
         return [unmeasured(name, str(missing))]
     try:
         peer.start()
-        course = run(name, peer.daemons, peer.writer, peer.replicas, bench.base / "peer.log", SECONDS, PEERS_PATIENCE_S)
+        course = run(
+            name, peer.daemons, peer.writer, peer.replicas, bench.base / "peer.log", SECONDS, PEERS_PATIENCE_S
+        )
         return rows(course, None)
     finally:
         peer.stop()
@@ -106,7 +110,7 @@ def _slowed(daemons: list[Daemon], seconds: float) -> Iterator[None]:
     """These daemons run an eighth of the time for so long."""
     stop = threading.Event()
 
-    def run() -> None:
+    def turn() -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not stop.is_set():
             for daemon in daemons:
@@ -116,7 +120,7 @@ def _slowed(daemons: list[Daemon], seconds: float) -> Iterator[None]:
                 daemon.resume()
             stop.wait(SLOW_TURN_S / 8)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=turn)
     thread.start()
     try:
         yield
@@ -139,53 +143,6 @@ def _ours(base: Path) -> Iterator[tuple[Fleet, Path, list[Path]]]:
         time.sleep(2)
         writer, *replicas = [node.path() for node in fleet.nodes.values()]
         yield fleet, writer, replicas
-
-
-def run() -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not stop.is_set():
-            for daemon in daemons:
-                daemon.pause()
-            stop.wait(SLOW_TURN_S * 7 / 8)
-            for daemon in daemons:
-                daemon.resume()
-            stop.wait(SLOW_TURN_S / 8)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextlib.contextmanager
-def _ours(base: Path) -> Iterator[tuple[Fleet, Path, list[Path]]]:
-    def empty(root: Path) -> None:
-        root.mkdir()
-        (root / "first").write_bytes(b"a tree has something in it")
-
-    # Four copies of half a gigabyte in a minute on one small disk: its guard would rightly hold that.
-    volume = replace(writers_volume("node-01"), guards={"disk_full_in_s": 1.0})
-    with Fleet(base, REPLICAS + 1, [volume], tree=empty) as fleet:
-        fleet.start()
-        fleet.wait_in_rank()
-        time.sleep(2)
-        writer, *replicas = [node.path() for node in fleet.nodes.values()]
-        yield fleet, writer, replicas
-
-
-def _peers(base: Path) -> dict[str, Callable[[], Peer]]:
-    def syncthing() -> Peer:
-        place = base / "syncthing"
-        place.mkdir()
-        return Syncthing(place, REPLICAS + 1, LEAST_DELAY_S)
-
-    return {
-        "rsync -a in a loop": lambda: RsyncLoop(base / "rsync", REPLICAS + 1),
-        f"Syncthing (watcher delay {LEAST_DELAY_S} s)": syncthing,
-    }
 
 
 def run(

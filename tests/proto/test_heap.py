@@ -40,6 +40,6 @@ def storm(settled: str, given: str) -> tuple[int, int, int, str]:
 def test_what_is_free_is_given_back_and_what_is_used_stays() -> None:
     held, kept, free, _ = storm("settled", "not")
     grown, _, _, said = storm("settled", "given")
-    assert free > 10_000_000 and held > 10_000_000, "a storm leaves that much"
+    assert min(free, held) > 10_000_000, "a storm leaves that much"
     assert said == "True"
     assert grown < kept + 4_000_000
