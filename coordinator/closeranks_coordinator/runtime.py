@@ -113,6 +113,8 @@ class Coordinator:
         self.metrics = Metrics()
         self.metrics.attach(self)
         self._queue: asyncio.Queue[_Fed] = asyncio.Queue()
+        self._unjudged: frozenset[str] = frozenset()  # nodes, as of the last step
+        self._unjudged_receipts: list[Receipt] = []  # of their roots: a session's credit bounds them
         self._wake: tuple[float, asyncio.TimerHandle] | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -263,7 +265,7 @@ class Coordinator:
                 taken.append(self._queue.get_nowait())
             self._durable.clear()
             steps = [self._step(fed.event) for fed in taken]
-            receipts = [fed.receipt for fed in taken if fed.receipt is not None]
+            receipts = self._judged([fed.receipt for fed in taken if fed.receipt is not None])
             await self._persist([effect for step in steps for effect in step.effects], receipts)
             self._durable.set()
             for receipt in receipts:
@@ -274,10 +276,17 @@ class Coordinator:
                 if fed.answer is not None and not fed.answer.done():
                     fed.answer.set_result(step.answer)
 
+    def _judged(self, receipts: list[Receipt]) -> list[Receipt]:
+        """Those that may become durable now: of these and earlier ones, where the core has judged the root."""
+        known = [*self._unjudged_receipts, *receipts]
+        self._unjudged_receipts = [one for one in known if one.root[0] in self._unjudged]
+        return [one for one in known if one.root[0] not in self._unjudged]
+
     def _step(self, event: Event | None) -> Step:
         if event is None:
             return Step(())
         step = self.fleet.step(clock(), event)
+        self._unjudged = step.unjudged
         for effect in step.effects:
             if isinstance(effect, Persist):
                 self._unsaved.update(effect.objects)

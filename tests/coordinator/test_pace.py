@@ -10,6 +10,7 @@ from closeranks_coordinator.core import presence
 from closeranks_coordinator.core.fleet import Fleet
 from closeranks_coordinator.core.model import (
     Connected,
+    Disconnected,
     Event,
     FromAgent,
     Now,
@@ -41,8 +42,14 @@ class Large:
         self.forest = Forest()
         self.root = self.forest.plant({key_of("a"): file_of("a"), key_of("b"): file_of("b")})
         self.mono = 100.0
-        world = FakeWorld(NAMES)
-        self.fleet = Fleet(world.config, XXH3_128, self.forest.source, [], self.now(), random.Random(1))
+        self.config = FakeWorld(NAMES).config
+        self.records: dict[tuple[str, str], bytes | None] = {}
+        self.fleet = self.after_a_crash()
+
+    def after_a_crash(self) -> Fleet:
+        """A core from what is durable."""
+        records = [(kind, key, blob) for (kind, key), blob in self.records.items() if blob is not None]
+        return Fleet(self.config, XXH3_128, self.forest.source, records, self.now(), random.Random(1))
 
     def now(self) -> Now:
         return Now(self.mono, 1_700_000_000_000 + int(self.mono * 1000))
@@ -53,6 +60,7 @@ class Large:
         for effect in step.effects:
             if isinstance(effect, Persist):
                 self.forest.objects.update(effect.objects)
+                self.records.update({(kind, key): blob for kind, key, blob in effect.records})
         return step
 
     def join(self, name: str) -> list[Step]:
@@ -110,6 +118,41 @@ def test_the_next_root_of_a_node_waits_for_the_judgement_of_the_last() -> None:
     seen = large.fleet.node_view(large.now(), NAMES[5])
     assert seen is not None
     assert seen.volumes[0].differing_paths == 2
+
+
+def test_a_root_is_not_durable_before_it_was_judged() -> None:
+    """A crash in between would leave a root of which nobody knows that a push of ours made it."""
+    large = Large()
+    large.join_all()
+    name = NAMES[5]
+
+    def known(fleet: Fleet) -> str | None:
+        seen = fleet.node_view(large.now(), name)
+        assert seen is not None
+        return seen.volumes[0].root
+
+    pushed = large.forest.edit(large.root, {key_of("pushed"): file_of("pushed")})
+    step = large.take(RootStored(name, "photos", pushed, "push", large.mono))
+    assert step.unjudged == {name}
+    other = large.take(Watched(NAMES[0], "photos", large.mono))
+    assert other.unjudged == {name}, "until it is judged, whatever else happens"
+    assert known(large.fleet) == pushed.hex()
+    assert known(large.after_a_crash()) == large.root.hex(), "the agent tells it again, and why"
+    judged = large.take(Watched(NAMES[0], "photos", large.mono), PAUSE_S)
+    assert judged.unjudged == frozenset()
+    assert known(large.after_a_crash()) == pushed.hex()
+
+
+def test_a_session_that_comes_or_goes_waits_for_the_judgement_of_the_last_root() -> None:
+    large = Large()
+    large.join_all()
+    for event in (
+        Disconnected(NAMES[5], f"s-{NAMES[5]}"),
+        Connected(NAMES[5], "s-2", f"id-{NAMES[5]}", "a:7342", 0, None, ("photos",)),
+    ):
+        more = large.forest.edit(large.root, {key_of("stray"): file_of(type(event).__name__)})
+        assert large.take(RootStored(NAMES[5], "photos", more, "watch", large.mono)).unjudged == {NAMES[5]}
+        assert large.take(event).unjudged == frozenset()
 
 
 @pytest.mark.parametrize(

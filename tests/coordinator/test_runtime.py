@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from closeranks_coordinator import runtime
 from closeranks_coordinator.config import load_coordinator_config
+from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked
 from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.storage.sqlite import open_store
@@ -123,6 +124,29 @@ async def test_what_was_acknowledged_is_known_again_after_a_crash(tmp_path: Path
         again, welcome = await second.join()
         assert welcome.acked == (("photos", 5, built.root),)
         await again.close()
+
+
+async def test_in_a_large_fleet_a_root_is_stored_and_acknowledged_with_its_judgement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "PAUSE_S_A_NODE", 60.0)  # nothing follows by itself while this test lasts
+    write_config(tmp_path, ", ".join(f'"n{number}"' for number in range(1, pace.PROMPT_NODES + 2)))
+    built, _ = tree()
+    async with running(tmp_path) as one:
+        socket, _ = await one.join()
+        told = asyncio.create_task(announce(socket, 1))
+        async with asyncio.timeout(10):
+            while one.coordinator.known_root("n1", "photos") != built.root:
+                await asyncio.sleep(0.01)
+        await one.coordinator.caught_up()
+        assert one.coordinator.store.node_root("n1", "photos") is None
+        assert not told.done()
+        await one.coordinator.ask(QuarantineAsked("n2", "test"))  # what an operator asks is followed at once
+        assert await asyncio.wait_for(told, 10) == built.root
+        stored = one.coordinator.store.node_root("n1", "photos")
+        assert stored is not None
+        assert stored.root == built.root
+        await socket.close()
 
 
 async def test_collecting_survives_a_full_disk_and_forgets_what_is_retired(

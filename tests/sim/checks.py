@@ -230,6 +230,8 @@ class Checks:
         coordinator = self.world.coordinator
         if not coordinator.up or coordinator.deciding or coordinator.stored.queued or coordinator.unsaved:
             return
+        if coordinator.fleet_unjudged:
+            return  # a root that was not judged yet is known to this one only, and was not acknowledged
         other = Fleet(
             coordinator.config,
             XXH3_128,

@@ -78,6 +78,8 @@ class Coordinator:
         self.claims: dict[str, tuple[str, float]] = {}  # node: agent id, when it went
         self.queue: deque[tuple[Event | None, Callable[[object], None] | None, Receipt | None]] = deque()
         self.deciding = False
+        self.fleet_unjudged: frozenset[str] = frozenset()  # nodes, as of the last step
+        self.unjudged: list[Receipt] = []  # of their roots
         self.unsaved: dict[bytes, bytes] = {}
         self.wake: float | None = None
         self.store_free = 0.0
@@ -155,7 +157,10 @@ class Coordinator:
         steps = [
             (event, Step(()) if event is None else self._step(event), answer) for event, answer, _ in taken
         ]
-        receipts = [receipt for _, _, receipt in taken if receipt is not None]
+        known = [*self.unjudged, *(receipt for _, _, receipt in taken if receipt is not None)]
+        waiting = self.fleet_unjudged
+        self.unjudged = [receipt for receipt in known if receipt.name[0] in waiting]
+        receipts = [receipt for receipt in known if receipt.name[0] not in waiting]
         batch = Batch(
             {digest: body for _, step, _ in steps for one in step.effects if isinstance(one, Persist)
              for digest, body in one.objects.items()},
@@ -186,6 +191,7 @@ class Coordinator:
     def _step(self, event: Event) -> Step:
         self.steps += 1
         step = self.fleet.step(self.now(), event)
+        self.fleet_unjudged = step.unjudged
         for position, effect in enumerate(step.effects):
             if isinstance(effect, Persist):
                 assert not position, "what must be durable stands in front of everything"

@@ -145,7 +145,8 @@ class Fleet:
                 world.wake(due)
             else:
                 self._follow()
-        return Step(self._effects(), answer)
+        unjudged = pace.unjudged
+        return Step(self._effects(unjudged), answer, unjudged)
 
     def _take(self, event: Event) -> Answer:
         world = self._world
@@ -214,13 +215,13 @@ class Fleet:
         hands.watch(world)
         presence.gather(world)
 
-    def _effects(self) -> tuple[Effect, ...]:
+    def _effects(self, unjudged: frozenset[str]) -> tuple[Effect, ...]:
         """One Persist, then membership, then everything else in its order."""
         world = self._world
         others, world.effects = world.effects, []
         presence.announce(world)
         membership, world.effects = world.effects, []
-        persist = world.persist()
+        persist = world.persist(unjudged)
         wakes, world.wakes = world.wakes, []
         front: list[Effect] = [] if persist is None else [persist]
         back: list[Effect] = [WakeAt(min(wakes))] if wakes else []

@@ -355,5 +355,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """What an event brought about.
+
+    `unjudged`: nodes whose last root was taken and not judged yet. Nothing of such a root is in the effects, and
+    nothing of it may be made durable or acknowledged before a later step leaves the node out: a crash in between
+    would leave a root behind of which nobody knows whose doing it was.
+    """
+
     effects: tuple[Effect, ...]
     answer: ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubView | Refusal | None = None
+    unjudged: frozenset[str] = frozenset()

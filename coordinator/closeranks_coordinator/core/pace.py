@@ -6,7 +6,8 @@ in a large fleet events change the world at once, and what follows is run once f
 tenth of the time.
 
 What may not wait: an operator's request, and what stands on a judgement that is still to come, such as a
-node's next root, or its answer to an order that made the last one.
+node's next root, or its answer to an order that made the last one. And what waits is not durable: a root is stored
+in one write with what was made of it, here as in a small fleet.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Pace:
     def must_follow_first(self, event: Event) -> bool:
         """Whether what came before this event has to be judged before it is taken."""
         match event:
-            case RootStored():
+            case RootStored() | Connected() | Disconnected():
                 return event.node in self._unjudged
             case FromAgent(message=wire.VolumeStatus() | wire.Activity() | wire.ConvergeProgress()):
                 return False
@@ -58,6 +59,10 @@ class Pace:
             (Connected, Disconnected, DuplicateRefused, RootStored, Scanned, Watched, FromAgent, Tick),
         )
         return max(now, self._not_before) if waits and nodes > PROMPT_NODES else now
+
+    @property
+    def unjudged(self) -> frozenset[str]:
+        return frozenset(self._unjudged)
 
     def followed(self, now: float, nodes: int) -> None:
         self._not_before = now + nodes * PAUSE_S_A_NODE

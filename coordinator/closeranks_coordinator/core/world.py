@@ -248,10 +248,13 @@ class World:
 
     # --- persistence ---------------------------------------------------------------------------
 
-    def persist(self) -> Persist | None:
-        """What the step under way must make durable; None when nothing."""
-        records = tuple((kind, key, self._encode(kind, key)) for kind, key in self._dirty)
-        objects, self._fresh, self._dirty = self._fresh, {}, {}
+    def persist(self, unjudged: frozenset[str] = frozenset()) -> Persist | None:
+        """What the step under way must make durable; None when nothing. Unjudged nodes wait for a later one."""
+        waiting = {one: None for one in self._dirty if one[0] == "node" and one[1] in unjudged}
+        records = tuple(
+            (kind, key, self._encode(kind, key)) for kind, key in self._dirty if (kind, key) not in waiting
+        )
+        objects, self._fresh, self._dirty = self._fresh, {}, waiting
         self._published = {}
         return Persist(objects, records) if objects or records else None
 
