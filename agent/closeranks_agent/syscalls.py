@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import struct
 
 RENAME_NOREPLACE = 1
@@ -23,14 +22,13 @@ UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENO
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_OPENAT2 = 437  # the same number on every architecture
-_OPENAT2_KNOWN = platform.machine() in {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"}
+_MACHINE = os.uname().machine
+_OPENAT2_KNOWN = _MACHINE in {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"}
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
 _RESOLVE = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
 _FICLONERANGE = 0x4020940D  # as most architectures number it; the others answer ENOTTY
 _SYNC_FILE_RANGE_WAIT_BEFORE, _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WAIT_AFTER = 1, 2, 4
-_SYS_IOPRIO_SET = {"x86_64": 251, "i686": 289, "armv7l": 314, "s390x": 282, "ppc64le": 273}.get(
-    platform.machine(), 30
-)
+_SYS_IOPRIO_SET = {"x86_64": 251, "i686": 289, "armv7l": 314, "s390x": 282, "ppc64le": 273}.get(_MACHINE, 30)
 _IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_IDLE = 1, 3 << 13
 
 

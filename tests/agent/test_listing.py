@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.disk import listing
-from closeranks_agent.disk.listing import Look, beside, look, statuses
+from closeranks_agent.disk.listing import Look, beside, digest_of, look, state_of, statuses
 
 
 @pytest.fixture
@@ -53,6 +53,17 @@ def test_what_happens_inside_a_directory_is_not_its_parents_matter(fd: int, tree
     (tree_dir / ".closeranks").mkdir()
     assert seen(fd).digest == before
     assert look(fd, ".closeranks", with_ctime=True).digest != before
+
+
+@pytest.mark.parametrize("block_entries", [1, 2, 3, 512])
+def test_states_that_others_took_give_the_digest_of_a_look(
+    fd: int, monkeypatch: pytest.MonkeyPatch, block_entries: int
+) -> None:
+    monkeypatch.setattr(listing, "BLOCK_ENTRIES", block_entries)
+    with os.scandir(fd) as entries:
+        states = [(entry.name, state_of(entry.stat(follow_symlinks=False))) for entry in entries]
+    assert len(states) == 3
+    assert digest_of(states) == seen(fd).digest
 
 
 def test_names_come_ascending_with_their_status(fd: int, tree_dir: Path) -> None:

@@ -17,9 +17,6 @@ import re
 import warnings
 from collections.abc import Sequence
 
-from pathspec.patterns.gitignore import GitIgnorePatternError
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
-
 from closeranks_proto.errors import UserError
 
 _SUBSTITUTE = 0x2800  # braille: 256 characters without case, none of them white space
@@ -64,6 +61,10 @@ class IgnoreRules:
 
 def _translate(pattern: str) -> tuple[bool, str] | None:
     """(ignores, expression) of one pattern; None for a comment or an empty line."""
+    # As long to load as all the rest of a scan, and mostly nothing is ignored.
+    from pathspec.patterns.gitignore import GitIgnorePatternError
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
     text = codecs.charmap_decode(pattern.encode("utf-8", "surrogateescape"), "strict", _TABLE)[0]
     if not text.endswith("\\ "):
         text = text.rstrip(" ")

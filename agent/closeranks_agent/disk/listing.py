@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -88,6 +89,21 @@ def look(fd: int, skip: str | None, with_ctime: bool, keep: bool = True) -> Look
                     stats = None
     hasher.update(marshal.dumps(block, _MARSHAL_VERSION))
     return Look(hasher.digest(), sorted(map(os.fsencode, directories)), stats, whole)
+
+
+def state_of(status: os.stat_result) -> tuple[object, ...]:
+    """What of a name's stat the digest covers, where directories' extended attributes do not matter."""
+    return _directory_state(status) if stat.S_ISDIR(status.st_mode) else file_state(status)
+
+
+def digest_of(states: Sequence[tuple[object, ...]]) -> bytes:
+    """The digest that a look gives: of (name, state), in the kernel's order."""
+    hasher = xxhash.xxh3_128()
+    last = len(states) - len(states) % BLOCK_ENTRIES
+    for start in range(0, last, BLOCK_ENTRIES):
+        hasher.update(marshal.dumps(list(states[start : start + BLOCK_ENTRIES]), _MARSHAL_VERSION))
+    hasher.update(marshal.dumps(list(states[last:]), _MARSHAL_VERSION))
+    return hasher.digest()
 
 
 def statuses(fd: int, seen: Look, skip: str | None) -> Iterator[tuple[bytes, Status]]:

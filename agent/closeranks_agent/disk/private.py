@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from typing import Final
@@ -159,7 +158,7 @@ def _mark(fd: int, where: bytes, volume: str) -> str:
     flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     mark_fd = os.open(MARK_NAME, flags, 0o600, dir_fd=fd)
     try:
-        os.write(mark_fd, _MARK_HEAD + f"\nvolume {volume}\nid {secrets.token_hex(16)}\n".encode())
+        os.write(mark_fd, _MARK_HEAD + f"\nvolume {volume}\nid {os.urandom(16).hex()}\n".encode())
         os.fsync(mark_fd)
     finally:
         os.close(mark_fd)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +24,8 @@ from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TARGET_B
 from closeranks_proto.paths import path_of
 
 from ..beneath import open_beneath
-from ..disk.listing import Status, file_state, look
-from ..disk.signature import clock_ns, is_settled_before, pack_state
+from ..disk.listing import KEEP_ENTRIES, Status, digest_of, file_state, look, state_of
+from ..disk.signature import COARSE_TICK_NS, clock_ns, is_settled_before, pack_state
 from .cache import is_absent, let_go
 from .large import HOLES_REST_NS, RangeReader
 from .wire import CLEAN, FRESH, LEFT, MANY, Part, Setup
@@ -37,6 +38,8 @@ FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | 
 SMALL_BYTES: Final = 1 * MIB  # read at once
 LARGE_BYTES: Final = 32 * MIB  # longer ones are shared among readers
 COLD_FILES: Final = 64
+WAITS_MAX: Final = 8  # files of a directory that had to be waited for: then it counts as cold
+_ENCODING: Final = sys.getfilesystemencoding()
 _FORMAT, _REGULAR, _DIRECTORY, _SYMLINK = 0o170000, 0o100000, 0o040000, 0o120000
 _MTIME_MAX: Final = 2**63 - 1
 
@@ -56,6 +59,7 @@ class DirectoryReader:
         self._small_bytes = min(SMALL_BYTES, setup.chunk_bytes)
         self._buffer = memoryview(bytearray(self._small_bytes))
         self._euid = os.geteuid()
+        self._owner_seen = self._euid  # of the last file
         self._nowait = os.RWF_NOWAIT
         self._ignore = _rules(setup.ignore)
 
@@ -65,12 +69,16 @@ class DirectoryReader:
         try:
             at = clock_ns()
             skip = None if key else self.setup.skip
+            if self._nowait and not self.setup.keep_cache:
+                entries = _few(fd, skip)
+                if entries is not None:
+                    return self._together(key, fd, at, entries)
             seen = look(fd, skip, False)
             if seen.stats is None:
                 names = [os.fsencode(name) for name in os.listdir(fd) if name != skip]
                 return Part(MANY, seen.digest, [], [], [], [], [], names, 0, 0, 0)
             pairs = ((os.fsencode(name), status) for name, status in seen.stats)
-            return self._read(key, fd, at, pairs, CLEAN if seen.whole else LEFT, seen.digest)
+            return self._read(key, fd, at, pairs, _empty(CLEAN if seen.whole else LEFT, seen.digest))
         finally:
             os.close(fd)
 
@@ -79,7 +87,7 @@ class DirectoryReader:
         fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
         try:
             at = clock_ns()
-            return self._read(key, fd, at, ((name, _status(name, fd)) for name in names), CLEAN, b"")
+            return self._read(key, fd, at, ((name, _status(name, fd)) for name in names), _empty(CLEAN, b""))
         finally:
             os.close(fd)
 
@@ -94,12 +102,10 @@ class DirectoryReader:
 
     # --- one directory -------------------------------------------------------------------------
 
-    def _read(
-        self, key: bytes, fd: int, at: int, pairs: Iterable[tuple[bytes, Status]], state: int, digest: bytes
-    ) -> Part:
+    def _read(self, key: bytes, fd: int, at: int, pairs: Iterable[tuple[bytes, Status]], part: Part) -> Part:
+        """Add these names to what was read of their directory."""
         prefix = key and key + b"\0"
-        part = Part(state, digest, [], [], [], [], [], [], 0, 0, 0)
-        rows, ignore = part.rows, self._ignore
+        rows, ignore, state = part.rows, self._ignore, part.state
         room = min(MAX_NAME_BYTES, MAX_PATH_BYTES - len(prefix))
         ignored = 0
         small: list[_File] = []
@@ -134,7 +140,9 @@ class DirectoryReader:
         for file in long:
             outcome, read = self._long(fd, at, file, part)
             state, size = max(state, outcome), size + read
-        return part._replace(state=state, ignored=ignored, files=len(small) + len(long), size=size)
+        return part._replace(
+            state=state, ignored=ignored, files=part.files + len(small) + len(long), size=part.size + size
+        )
 
     def _mode(self, mode: int) -> int | None:
         return mode & MODE_BITS if self.setup.mode else None
@@ -172,73 +180,120 @@ class DirectoryReader:
         head = file_head(size, None)
         return value[: len(head)], value[len(head) :]
 
+    def _flags(self, uid: int) -> int:
+        """For a file of this owner: without a new access time where that is allowed."""
+        return FILE_FLAGS | os.O_NOATIME if self._euid in (0, uid) else FILE_FLAGS
+
     def _open(self, name: bytes, fd: int, uid: int) -> int:
-        """Without a new access time where that is allowed."""
-        if self._euid in (0, uid):
-            try:
-                return os.open(name, FILE_FLAGS | os.O_NOATIME, dir_fd=fd)
-            except PermissionError:
-                pass  # another user's namespace
-        return os.open(name, FILE_FLAGS, dir_fd=fd)
+        try:
+            return os.open(name, self._flags(uid), dir_fd=fd)
+        except PermissionError:  # another user's namespace
+            return os.open(name, FILE_FLAGS, dir_fd=fd)
 
     # --- small files ---------------------------------------------------------------------------
 
-    def _small(self, fd: int, at: int, files: list[_File], part: Part) -> int:
-        """Read files of at most a buffer: the outcome."""
-        outcome = self._warm(fd, at, files, part) if self._nowait and not self.setup.keep_cache else None
-        done, state = (0, CLEAN) if outcome is None else outcome
-        if done < len(files):
-            rest = sorted(files[done:], key=_by_inode)
-            for start in range(0, len(rest), COLD_FILES):
-                state = max(state, self._cold(fd, at, rest[start : start + COLD_FILES], part))
-        return state
+    def _together(self, key: bytes, fd: int, at: int, entries: Sequence[os.DirEntry[str]]) -> Part:
+        """A directory whose files are looked at when they are open, and read where nothing has to be waited for.
 
-    def _warm(self, fd: int, at: int, files: Sequence[_File], part: Part) -> tuple[int, int]:
-        """Read files as long as no read has to wait: (how many, the outcome)."""
-        setup, buffer, rows, of = self.setup, self._buffer, part.rows, self.algorithm.of
-        nowait, plain, mode_tracked = self._nowait, self._plain, setup.mode
-        state = CLEAN
-        for number, file in enumerate(files):
-            name, before, uid, _ = file
-            mode, size, mtime, ctime, inode, device = before
+        That saves a stat by name, which costs twice as much. All else is left to `_read`: `block` gathers what the
+        directory's digest is of, `others` what is still to be done.
+        """
+        buffer, of, nowait, small_bytes = self._buffer, self.algorithm.of, self._nowait, self._small_bytes
+        os_open, preadv, fstat, close = os.open, os.preadv, os.fstat, os.close
+        euid, owner, flags = self._euid, self._owner_seen, self._flags(self._owner_seen)
+        part = _empty(CLEAN, b"")
+        block: list[tuple[object, ...]] = []
+        others: list[tuple[bytes, Status]] = []
+        done: list[tuple[_File, bytes]] = []
+        outcome, waits = CLEAN, 0
+        for entry, name in self._fitting(key, entries):
+            if name is None or waits >= WAITS_MAX:
+                outcome = max(outcome, _note(entry, block, others))
+                continue
             try:
-                one = self._open(name, fd, uid)
+                one = os_open(name, flags, dir_fd=fd)
             except OSError:
-                state = LEFT
+                outcome = max(outcome, _note(entry, block, others))
                 continue
             try:
-                with buffer[:size] as view:
-                    count = os.preadv(one, [view], 0, nowait) if size else 0
-                    digest = of(view)
-                after = file_state(os.fstat(one))
+                status = fstat(one)
+                before = mode, size, *_ = file_state(status)
+                block.append((entry.name, before))
+                uid = status.st_uid
+                if size > small_bytes or mode & _FORMAT != _REGULAR or (uid != owner and euid == uid):
+                    others.append((name, status))
+                else:
+                    view = buffer[:size]
+                    if size and preadv(one, [view], 0, nowait) != size:
+                        others.append((name, status))
+                    else:
+                        done.append(((name, before, uid, status.st_gid), of(view)))
+                        if file_state(fstat(one)) != before:
+                            done.pop()
+                            outcome = LEFT
+                        elif status.st_nlink > 1:
+                            part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
+                if uid != owner:
+                    owner, flags = uid, self._flags(uid)
             except BlockingIOError:
-                return number, state
+                others.append((name, status))
+                waits += 1
             except OSError as error:
+                others.append((name, status))
                 if error.errno == errno.EOPNOTSUPP:
-                    self._nowait = 0
-                    return number, state
-                state = LEFT
-                continue
+                    self._nowait, waits = 0, WAITS_MAX
             finally:
-                os.close(one)
-            if count != size:
-                if after == before:
-                    return number, state  # the rest of it would have had to be waited for
-                state = LEFT
-                continue
-            if after != before:
-                state = LEFT
-                continue
-            settled = is_settled_before(ctime, at)
-            if not settled and state == CLEAN:
+                close(one)
+        self._owner_seen = owner
+        state, size = self._rows(at, done, part)
+        part = part._replace(state=max(state, outcome), digest=digest_of(block), files=len(done), size=size)
+        return self._read(key, fd, at, others, part)
+
+    def _fitting(
+        self, key: bytes, entries: Iterable[os.DirEntry[str]]
+    ) -> Iterable[tuple[os.DirEntry[str], bytes | None]]:
+        """Each with its name, None where it is no file, or none to be read."""
+        prefix = key and key + b"\0"
+        room = min(MAX_NAME_BYTES, MAX_PATH_BYTES - len(prefix))
+        ignore = self._ignore
+        for entry in entries:
+            name = entry.name.encode(_ENCODING, "surrogateescape")
+            if (
+                len(name) > room
+                or not entry.is_file(follow_symlinks=False)
+                or (ignore is not None and ignore.matches(prefix + name, False))
+            ):
+                yield entry, None
+            else:
+                yield entry, name
+
+    def _rows(self, at: int, done: Iterable[tuple[_File, bytes]], part: Part) -> tuple[int, int]:
+        """Rows of files and their digests: (the outcome, bytes)."""
+        plain, mode_tracked, rows = self._plain, self.setup.mode, part.rows
+        rested = at - COARSE_TICK_NS  # what is older is settled
+        state, total = CLEAN, 0
+        for file, digest in done:
+            name, (mode, size, mtime, ctime, inode, device), _, _ = file
+            settled = ctime < rested or is_settled_before(ctime, at)
+            if not settled:
                 state = FRESH
             if plain:
                 value = file_head(size, mode if mode_tracked else None) + digest
             else:
                 head, tail = self._ends(file)
                 value = head + digest + tail
+            total += size
             rows.append((name, value, pack_state(size, mtime, ctime, inode, device), int(settled), None))
-        return len(files), state
+        rows.sort()
+        return state, total
+
+    def _small(self, fd: int, at: int, files: list[_File], part: Part) -> int:
+        """Read files of at most a buffer, waiting for them: the outcome."""
+        state = CLEAN
+        files.sort(key=_by_inode)
+        for start in range(0, len(files), COLD_FILES):
+            state = max(state, self._cold(fd, at, files[start : start + COLD_FILES], part))
+        return state
 
     def _cold(self, fd: int, at: int, files: Sequence[_File], part: Part) -> int:
         """Open some files, have the kernel fetch all of them, and read them."""
@@ -327,6 +382,39 @@ def content_of(setup: Setup, size: int, digests: bytes) -> tuple[bytes, bytes]:
     algorithm = algorithm_named(setup.algorithm)
     chunks = encode_chunk_list(ChunkList(size, setup.chunk_bytes, algorithm.width, digests))
     return algorithm.of(chunks), chunks
+
+
+def _few(fd: int, skip: str | None) -> list[os.DirEntry[str]] | None:
+    """What is in it but for that name; None where it is too much for one answer."""
+    found: list[os.DirEntry[str]] = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.name != skip:
+                found.append(entry)
+                if len(found) > KEEP_ENTRIES:
+                    return None
+    return found
+
+
+def _note(
+    entry: os.DirEntry[str], block: list[tuple[object, ...]], others: list[tuple[bytes, Status]]
+) -> int:
+    """Look at something by its name: the outcome."""
+    name = os.fsencode(entry.name)
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return LEFT  # gone since it was listed
+    except OSError as error:
+        others.append((name, error))
+        return LEFT
+    block.append((entry.name, state_of(status)))
+    others.append((name, status))
+    return CLEAN
+
+
+def _empty(state: int, digest: bytes) -> Part:
+    return Part(state, digest, [], [], [], [], [], [], 0, 0, 0)
 
 
 def _by_inode(file: _File) -> int:

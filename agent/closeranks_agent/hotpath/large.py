@@ -26,7 +26,9 @@ from .cache import is_absent, let_go
 
 MIB: Final = 1 << 20
 WINDOW_BYTES: Final = 8 * MIB
-BUFFER_BYTES: Final = 1 * MIB
+BUFFER_BYTES: Final = (
+    256 * 1024
+)  # what was copied is hashed while it is in the second cache: 3 to 5% faster than 1 MiB
 TRIES: Final = 3  # windows of each way before one is preferred
 AGAIN: Final = 128  # windows until the other way is tried once more: 1 GiB
 AHEAD_WINDOWS: Final = 2  # 16 MiB asked for: a disk at 3 GB/s has 5 ms of work
@@ -54,15 +56,16 @@ class RangeReader:
         parts: list[bytes] = []
         starts = range(offset, end, self._window_bytes)
         absent = [self._keep_cache and is_absent(fd, at, min(self._window_bytes, end - at)) for at in starts]
+        solid = not _has_hole(fd, offset, end - offset)
         asked = 0  # windows that the kernel was asked to fetch
         for number, at in enumerate(starts):
             length = min(self._window_bytes, end - at)
-            if holes and self._is_hole(fd, at, length):
+            if holes and not solid and self._is_hole(fd, at, length):
                 parts.append(self._of_zeros(length))
                 continue
             cached = not absent[number] and _is_cached(fd, at + length - 1)
             if cached:
-                part = self._hash_cached(fd, at, length, mapped and not _has_hole(fd, at, length))
+                part = self._hash_cached(fd, at, length, mapped and (solid or not _has_hole(fd, at, length)))
             else:
                 for ahead in range(max(asked, number), min(number + AHEAD_WINDOWS + 1, len(starts))):
                     _fetch(fd, starts[ahead], min(self._window_bytes, end - starts[ahead]))
