@@ -32,6 +32,7 @@ from .lag import LoopLag
 from .link import Link
 from .metrics import AgentMetrics
 from .orders import Orders
+from .scrub.audits import Audits
 from .scrub.scrubber import Scrubber
 from .speed import Speed
 from .state import AgentState
@@ -66,6 +67,7 @@ class Agent:
             config.volumes, config.state_dir, self.spawn, self._changed, self._scanned, self.orders.forget,
             self.link.scanned, self.attribution, self.activity,
         )  # fmt: skip
+        self._audits = Audits(lambda: self.volumes, self.scrubbers, self.link.post, self.spawn)
         self._group: asyncio.TaskGroup | None = None
         self._unassigned: tuple[str, ...] = ()
         self._tidied: dict[str, float] = {}
@@ -222,6 +224,8 @@ class Agent:
                 self.speed.set(message)
             case wire.Scrub():
                 self._volumes.scrub(message)
+            case wire.Audit():
+                self._audits.take(message)
             case wire.Hold() | wire.Unhold():
                 self.spawn(self.reactions.take(message))
             case _:

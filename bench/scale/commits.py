@@ -25,7 +25,10 @@ VERDICT_MAX_S = 1.0
 
 def measure(bench: Bench) -> list[Measured]:
     volume = VolumeSpec(
-        on_divergence="alert", settle_s=SETTLE_S, scan_interval_s=60.0, extra={"on_lag": "wait"}
+        on_divergence="alert",
+        settle_s=SETTLE_S,
+        scan_interval_s=60.0,
+        extra={"on_lag": "wait", "audit_interval_s": 0},
     )
     files, steps = bench.either(1_000_000, 100_000), bench.either(600, 200)
     with Rig(bench.base / "commits", NODES, files, volume) as rig:

@@ -59,7 +59,10 @@ def measure(bench: Bench) -> list[Measured]:
 
 def _fleet(base: Path, nodes: int) -> list[Measured]:
     volume = VolumeSpec(
-        on_divergence="alert", settle_s=SETTLE_S, scan_interval_s=60.0, extra={"on_lag": "wait"}
+        on_divergence="alert",
+        settle_s=SETTLE_S,
+        scan_interval_s=60.0,
+        extra={"on_lag": "wait", "audit_interval_s": 0},
     )
     shares = [nodes // PROCESSES] * PROCESSES
     with Rig(base, shares, FILES, volume) as rig:

@@ -33,7 +33,9 @@ def measure(bench: Bench) -> list[Measured]:
 
 
 def _in_sync(bench: Bench) -> list[Measured]:
-    volume = VolumeSpec(on_divergence="alert", settle_s=30.0, scan_interval_s=60.0)
+    volume = VolumeSpec(
+        on_divergence="alert", settle_s=30.0, scan_interval_s=60.0, extra={"audit_interval_s": 0}
+    )  # fmt: skip
     files = bench.either(1_000_000, 200_000)
     with Rig(bench.base / "memory", NODES, files, volume) as rig:
         began, cpu = time.monotonic(), rig.cpu_s

@@ -35,6 +35,7 @@ SETTLE_MAX_S = 600.0
 SCRUB_INTERVAL_S = 7 * DAY_S
 SCRUB_BYTES_S = 20_000_000
 SCRUB_FILES_S = 200
+AUDIT_INTERVAL_S = 60.0
 TRACK = ("mode", "owner", "mtime", "xattrs")
 FLEET_KEYS = (
     "digest", "nodes", "max_quarantined", "auto_release_max", "auto_release_window_s",
@@ -43,7 +44,7 @@ FLEET_KEYS = (
 VOLUME_KEYS = (
     "name", "policy", "writers", "nodes", "on_divergence", "settle_s", "settle_max_s", "scan_interval_s",
     "on_lag", "lag_grace_s", "chunk_bytes", "ignore", "track", "special_bits", "trash_max_bytes",
-    "trash_keep_s", "scrub_interval_s", "scrub_bytes_s", "scrub_files_s",
+    "trash_keep_s", "scrub_interval_s", "scrub_bytes_s", "scrub_files_s", "audit_interval_s",
 )  # fmt: skip
 POLICIES = ("quorum", "writers", "any-writer", "baseline")
 REPLICATED = ("writers", "any-writer")
@@ -162,7 +163,13 @@ def _read_volume(table: Table, fleet_nodes: tuple[str, ...]) -> VolumeConfig:
         scrub_interval_s=table.read("scrub_interval_s", kinds.scrub_interval(), SCRUB_INTERVAL_S),
         scrub_bytes_s=table.read("scrub_bytes_s", kinds.scrub_bytes(), SCRUB_BYTES_S) or None,
         scrub_files_s=table.read("scrub_files_s", kinds.scrub_files(), SCRUB_FILES_S) or None,
+        audit_interval_s=table.read("audit_interval_s", _audit_interval(), AUDIT_INTERVAL_S),
     )
+
+
+def _audit_interval() -> Kind[float]:
+    """From the start of one audit to the start of the next."""
+    return kinds.number(0, 366 * DAY_S, "s (0: none)")
 
 
 def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple[str, ...]:

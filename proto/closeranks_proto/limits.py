@@ -91,6 +91,7 @@ PEER_TIMEOUT_S = 10.0  # silence of a peer in the middle of a chunk stream
 # Sessions.
 BEAT_INTERVAL_S = 5.0  # at rest an agent says that it lives at least this often
 SILENT_AFTER_S = 15.0  # three beats missed
+AUDIT_ANSWER_MAX_S = 30.0  # one chunk, 64 MiB at most, from a disk that others are waiting for as well
 GONE_GRACE_S = 3.0  # a closed connection may come back: an agent's restart
 RECONNECT_MIN_S = 0.2
 RECONNECT_MAX_S = 15.0

@@ -46,6 +46,8 @@ __all__ = [
     "AgentMessage",
     "Announce",
     "Ask",
+    "Audit",
+    "AuditAnswer",
     "Beat",
     "Cancel",
     "Carried",
@@ -98,7 +100,7 @@ __all__ = [
     "Worded",
 ]
 
-PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub
+PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits
 
 Mode = Literal["divergence", "lag", "join", "manual"]
 
@@ -269,6 +271,20 @@ class HoldAnswer(Worded, frozen=True, tag=13):
     """What the node did about a Hold or its end: processes paused or let go, a volume frozen or thawed."""
 
     hold: Text
+    detail: Text
+
+
+class AuditAnswer(Worded, frozen=True, tag=14):
+    """`proof` is the seeded digest of the chunk as it was read from disk just now; None: there is none.
+
+    Then `why` says so: `moved` (this node has another version of the file by now), `decayed` (the disk has other
+    bytes than our index says), `failed` (`detail` says what went wrong).
+    """
+
+    volume: Text
+    audit: Whole
+    proof: bytes | None
+    why: Literal["", "moved", "decayed", "failed"]
     detail: Text
 
 
@@ -452,6 +468,20 @@ class Scrub(Message, frozen=True, tag=59):
     bytes_s: Whole | None
 
 
+class Audit(Message, frozen=True, tag=60):
+    """Prove that you hold chunk `chunk` of this file: answer what `audits.seeded_digest` makes of it.
+
+    `digest` is the chunk's own as the truth has it: whoever has another version need not read.
+    """
+
+    volume: Text
+    audit: Whole
+    key: bytes
+    chunk: Whole
+    digest: bytes
+    seed: bytes
+
+
 class Hold(Worded, frozen=True, tag=57):
     """A guard holds this node's changes. `pause`: stop the writing processes; `freeze`: make the volume read-only."""
 
@@ -489,6 +519,7 @@ AgentMessage = (
     | PushResult
     | Activity
     | HoldAnswer
+    | AuditAnswer
     | Want
     | Objects
     | Carried
@@ -510,6 +541,7 @@ CoordinatorMessage = (
     | Push
     | Limits
     | Scrub
+    | Audit
     | Hold
     | Unhold
     | Goodbye

@@ -17,11 +17,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Literal
 
 from .difference import Difference, differences
 from .digests import DigestAlgorithm
 from .edits import Press
-from .entries import large_files
+from .entries import entry_size, is_file, large_files
 from .errors import DamagedObject
 from .pages import Page, Totals, decode_page, read_child
 
@@ -151,6 +152,21 @@ class Tree:
         parts += [self._count(read_child(self._page, page, index), low, high) for index in cut]
         return Totals(*(sum(column) for column in zip(*parts, strict=True))) if parts else Totals(0, 0, 0)
 
+    def file_at(self, root: bytes, place: int, by: Literal["files", "bytes"]) -> tuple[bytes, bytes, int]:
+        """(key, value, place within it) of the file that holds place `place` of all files, or of all their bytes.
+
+        Reads one page a level. Raises IndexError where there is no such place.
+        """
+        page = self._page(root)
+        while page.level:
+            sizes = [ref.files if by == "files" else ref.bytes for ref in page.refs]
+            index, place = _holding(sizes, place)
+            page = read_child(self._page, page, index)
+        files = [index for index, value in enumerate(page.values) if is_file(value)]
+        sizes = [1 if by == "files" else entry_size(page.values[index]) for index in files]
+        index, place = _holding(sizes, place)
+        return page.keys[files[index]], page.values[files[index]], place
+
     def diff(
         self, ours: bytes, theirs: bytes, low: bytes = b"", high: bytes | None = None
     ) -> Iterator[Difference]:
@@ -211,3 +227,12 @@ class Tree:
         if self.algorithm.of(blob) != digest:
             raise DamagedObject(digest)
         return blob
+
+
+def _holding(sizes: Sequence[int], place: int) -> tuple[int, int]:
+    """Which of the parts of these sizes, laid end to end, holds `place`, and where in it. Raises IndexError."""
+    for index, size in enumerate(sizes):
+        if place < size:
+            return index, place
+        place -= size
+    raise IndexError(place)

@@ -92,6 +92,7 @@ def test_defaults_are_those_of_the_rules(tmp_path: Path) -> None:
         "scrub_interval_s": 604800.0,
         "scrub_bytes_s": 20_000_000,
         "scrub_files_s": 200,
+        "audit_interval_s": 60.0,
     }  # fmt: skip
     assert base.settle_s == 2.0
     assert config.fleet.max_quarantined == 1

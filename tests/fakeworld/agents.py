@@ -15,6 +15,8 @@ from closeranks_coordinator.core.model import (
     Watched,
 )
 from closeranks_proto import messages as wire
+from closeranks_proto.audits import seeded_digest
+from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import SPECIAL_BITS, Entry, Kind, decode_entry, encode_entry
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class FakeAgent:
     watches: bool = False  # it sees changes at once, and proves it when it is asked
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
+    hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
+    audits: Callable[[wire.Audit], wire.AuditAnswer | None] | None = (
+        None  # how it answers them; None: honestly
+    )
     membership: wire.Membership | None = None
     told: dict[str, bytes] = field(default_factory=dict)  # the root that the coordinator has stored
     scan_at: dict[str, float] = field(default_factory=dict)  # start of the last complete scan
@@ -271,10 +277,26 @@ class FakeAgent:
                 if self.watches and not self.deaf:
                     at = self.world.mono
                     self._again(lambda: self._prove(message.volume, at), 0.03)
+            case wire.Audit():
+                self._again(lambda: self._audited(message), 0.02)
             case wire.Cancel():
                 for volume, order in list(self._running.items()):
                     if order.action == message.action:
                         del self._running[volume]
+
+    def _audited(self, audit: wire.Audit) -> None:
+        answer = self.proof(audit) if self.audits is None else self.audits(audit)
+        if answer is not None:
+            self._say(answer)
+
+    def proof(self, audit: wire.Audit) -> wire.AuditAnswer:
+        """As an agent answers that believes its index and reads its disk: contents of a fake are their digests."""
+        value = self.disk[audit.volume].get(audit.key)
+        if value is None or decode_entry(value, WIDTH).digest != audit.digest:
+            return wire.AuditAnswer(audit.volume, audit.audit, None, "moved", "")
+        content = b"other bytes" if audit.key in self.hides else audit.digest
+        proof = seeded_digest(XXH3_128, audit.seed, content)
+        return wire.AuditAnswer(audit.volume, audit.audit, proof, "", "")
 
     def _carry_out(self, order: wire.Converge | wire.Verify) -> None:
         if self._running.get(order.volume) is not order:

@@ -281,8 +281,8 @@ class Fleet:
         assert not wrong, f"trees differ from the pristine one: {wrong}"
 
     def accused(self) -> set[str]:
-        """Every node that any divergence incident so far was about."""
-        blaming = ("divergence", "regression", "recurrence", "runaway")
+        """Every node that any incident so far has accused."""
+        blaming = ("divergence", "regression", "recurrence", "runaway", "audit")
         return {i["node"] for i in self.api.incidents() if i["kind"] in blaming and i["node"] is not None}
 
     def check_logs(self) -> None:

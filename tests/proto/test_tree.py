@@ -382,3 +382,21 @@ def test_threads_share_a_tree_with_a_tiny_cache() -> None:
     for thread in threads:
         thread.join(30)
     assert not faults
+
+
+@pytest.mark.parametrize("files", [1, 3, 500])
+def test_every_place_of_all_files_and_of_all_bytes_is_in_the_file_that_holds_it(files: int) -> None:
+    forest = Forest(XXH3_128)
+    items = {b"d%03d" % number: encode_entry(Entry(Kind.DIRECTORY, mode=0o755)) for number in range(20)}
+    sizes = {b"d%03d\0f%03d" % (number % 20, number): number % 5 for number in range(files)}
+    for key, size in sizes.items():
+        items[key] = encode_entry(Entry(Kind.FILE, size, XXH3_128.of(key), 0o644))
+    root = forest.plant(items)
+    tree, ordered = forest.tree, sorted(sizes)
+    by_files = [tree.file_at(root, place, "files") for place in range(files)]
+    assert by_files == [(key, items[key], 0) for key in ordered]
+    by_bytes = [tree.file_at(root, place, "bytes") for place in range(sum(sizes.values()))]
+    assert by_bytes == [(key, items[key], at) for key in ordered for at in range(sizes[key])]
+    for by, count in (("files", files), ("bytes", sum(sizes.values()))):
+        with pytest.raises(IndexError):
+            tree.file_at(root, count, by)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from closeranks_proto import messages as wire
+from closeranks_proto.audits import seeded_digest
 from closeranks_proto.closure import Closure
 from closeranks_proto.digests import XXH3_128
 
@@ -60,12 +61,29 @@ class Orders:
                 self._take_push(message)
             case wire.Ask():
                 self.agent.ask(message.volume)
+            case wire.Audit():
+                self._audit(message)
             case wire.Hold():
                 self.agent.post(wire.HoldAnswer(message.hold, "nothing was paused"))
             case wire.Unhold():
                 self.agent.post(wire.HoldAnswer(message.hold, ""))
             case _:
                 pass
+
+    def _audit(self, audit: wire.Audit) -> None:
+        """An honest answer; contents are known by their digests here."""
+        copy, why, proof = self.agent.copies[audit.volume], "", None
+        if copy.is_gone() or audit.key in copy.unreadable:
+            why = "failed"
+        elif (
+            content_of(copy.rows.get(audit.key)) != audit.digest
+            or copy.disk.get(audit.key) != copy.rows[audit.key]
+        ):
+            why = "moved"
+            self.agent.ask(audit.volume)
+        else:
+            proof = seeded_digest(XXH3_128, audit.seed, audit.digest)
+        self.agent.post(wire.AuditAnswer(audit.volume, audit.audit, proof, why, ""))  # type: ignore[arg-type]
 
     def _fence(self, order: wire.Fence) -> None:
         kept = self.agent.kept

@@ -14,6 +14,8 @@ from typing import Any
 from closeranks_coordinator.core.model import FleetConfig, VolumeConfig
 from closeranks_coordinator.core.rules import GuardRules
 
+from .regressions import FOUND
+
 POLICIES = ("quorum", "writers", "any-writer", "baseline")
 # Each fault by its name: what it does to whom.
 FAULTS: Mapping[str, str] = {
@@ -94,8 +96,18 @@ def plan(
         frozenset(name for name in names[1:] if "late_start" in faults and rng.random() < 0.3),
         frozenset(name for name in names if "slow_link" in faults and rng.random() < 0.3),
         rng.random() < 0.15,
-        rng.choice((0.2, 0.5, 1.0, 2.0)), rng.choice(SAFETY_S), _config(rng, policy, names, writers, faults),
+        rng.choice((0.2, 0.5, 1.0, 2.0)), rng.choice(SAFETY_S),
+        _audited(seed, _config(rng, policy, names, writers, faults)),
     )  # fmt: skip
+
+
+def _audited(seed: int, config: FleetConfig) -> FleetConfig:
+    """Half of the fleets are audited, by dice of their own. Those that once found something stay as they were."""
+    interval_s = random.Random(f"{seed}/audits").choice((0.0, 0.0, 1.0, 5.0))
+    if seed in FOUND or not interval_s:
+        return config
+    volumes = tuple(replace(one, audit_interval_s=interval_s) for one in config.volumes)
+    return replace(config, volumes=volumes)
 
 
 def _writers(rng: random.Random, policy: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,9 +23,12 @@ from ..beneath import open_beneath
 from ..disk.channel import own_end, receive, send
 from ..disk.hashing import FILE_FLAGS
 from ..disk.records import pack_signature
-from .residence import absent, drop
+from .residence import Runs, absent, drop
 
 NICENESS: Final = 10
+PIECE_MAX_BYTES: Final = (
+    2 << 20
+)  # the largest folio of a page cache with pages of 4 KiB; only whole ones are dropped
 
 # (path, packed stat signature that it must have, offset, length, chunk length, read from the disk itself)
 Job = tuple[bytes, bytes, int, int, int, bool]
@@ -40,8 +43,7 @@ def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: 
     try:
         fd = _open(root_fd, path)
     except OSError as error:
-        gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENXIO)
-        return MOVED if gone else error.errno or errno.EIO
+        return _refused(error)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or pack_signature(status) != signature:
@@ -70,6 +72,56 @@ def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: 
         return error.errno or errno.EIO
     finally:
         os.close(fd)
+
+
+def read_chunk(root_fd: int, path: bytes, signature: bytes, offset: int, length: int) -> bytes | int:
+    """A range of a file as it lies on disk now, else MOVED or an errno.
+
+    Its pages are dropped first and read anew; those that were not in memory before do not stay there.
+    """
+    try:
+        fd = _open(root_fd, path)
+    except OSError as error:
+        return _refused(error)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or pack_signature(status) != signature:
+            return MOVED
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        start, wide = _whole_pieces(offset, length, status.st_size)
+        cold = absent(fd, start, wide, status)
+        syscalls.write_out(fd)  # only clean pages can be dropped
+        drop(fd, ((start, wide),) if length else ())
+        data = bytearray(length)
+        count = _read(fd, memoryview(data), offset)
+        drop(fd, cold)
+        _bring_back(fd, start, wide, cold)
+        return bytes(data) if count == length and pack_signature(os.fstat(fd)) == signature else MOVED
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(fd)
+
+
+def _whole_pieces(offset: int, length: int, size: int) -> tuple[int, int]:
+    """(start, length) of a range and of all pages that the kernel may keep in one piece with parts of it."""
+    start = offset // PIECE_MAX_BYTES * PIECE_MAX_BYTES
+    end = min(size, -(-(offset + length) // PIECE_MAX_BYTES) * PIECE_MAX_BYTES)
+    return start, end - start
+
+
+def _bring_back(fd: int, start: int, length: int, cold: Runs) -> None:
+    """Have the kernel read again what of a range was in memory, without waiting for it."""
+    for begin, size in (*cold, (start + length, 0)):
+        if begin > start:
+            os.posix_fadvise(fd, start, begin - start, os.POSIX_FADV_WILLNEED)
+        start = begin + size
+
+
+def _refused(error: OSError) -> int:
+    """Why a file could not be opened: another one is there by now, or an errno."""
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENXIO)
+    return MOVED if gone else error.errno or errno.EIO
 
 
 def _open(root_fd: int, path: bytes) -> int:

@@ -35,7 +35,7 @@ from .pressure import Pressure
 from .progress import META, Progress
 from .reader import Reader
 from .reading import MOVED, Answer
-from .tour import JOB_BYTES, Item, items
+from .tour import JOB_BYTES, Item, items, items_of
 
 log = logging.getLogger("closeranks.scrub")
 
@@ -47,6 +47,7 @@ LOOK_S: Final = 1.0  # at the machine's load
 BATCH_S: Final = 0.25  # of the pace: how much is asked for at a time
 BATCH_FILES: Final = 64
 BATCH_MIN_BYTES: Final = 64 * 1024
+DOUBTS_MAX: Final = 16  # chunks; an audit that finds another one meanwhile will find it again
 DECAYED: Final = (
     "its bytes are others than when they were read last, but size, mtime, ctime and inode are the same: "
     "a failing disk, or a program that wrote through a memory map"
@@ -80,6 +81,7 @@ class Scrubber:
         self._volume, self._settings, self._changed, self._now = volume, settings, changed, now
         self._word = Scrub(False, False, None)
         self._asked = False
+        self._doubts: dict[tuple[bytes, int], None] = {}  # (key, chunk) that an audit found wrong
         self._stopping = False
         self._wake = threading.Event()
         self._pace, self._backoff, self._pressure = Pace(), Backoff(), Pressure()
@@ -115,6 +117,12 @@ class Scrubber:
         self._word = word
         self._asked = self._asked or word.now
         self._wake.set()
+
+    def doubt(self, key: bytes, chunk: int) -> None:
+        """An audit read other bytes there than the index says: look before everything else."""
+        if len(self._doubts) < DOUBTS_MAX:
+            self._doubts[(key, chunk)] = None
+            self._wake.set()
 
     # --- what is told --------------------------------------------------------------------------
 
@@ -180,6 +188,8 @@ class Scrubber:
             return TROUBLE_S
         progress = self._loaded()
         self._forget_mended(progress)
+        if self._doubts:
+            self._examine(progress)
         idle_s = MENDING_S if progress.amiss else IDLE_S
         due_ms = progress.due_ms(self._settings.scrub_interval_s)
         due = due_ms is not None and self._now_ms() >= due_ms
@@ -223,6 +233,33 @@ class Scrubber:
     def _save(self, progress: Progress) -> None:
         self._saved = time.monotonic()
         self._volume.history.note(META, progress_of.encode(progress))
+
+    def _examine(self, progress: Progress) -> None:
+        """Read again what audits found wrong. The tour's position stays where it is."""
+        volume = self._volume
+        root_fd = volume.open_root()
+        try:
+            reader = Reader(root_fd, volume.algorithm, volume.chunk_bytes)
+            try:
+                while self._doubts and not self._stopping:
+                    key, chunk = doubt = next(iter(self._doubts))
+                    width, index = volume.algorithm.width, volume.history.index
+                    for item in items_of(index, key, chunk, volume.chunk_bytes, width, JOB_BYTES):
+                        self._check_root()
+                        self._compare_one(reader, root_fd, progress, item)
+                    del self._doubts[doubt]
+            finally:
+                reader.close()
+        finally:
+            os.close(root_fd)
+
+    def _compare_one(self, reader: Reader, root_fd: int, progress: Progress, item: Item) -> None:
+        answer = reader.read([item.job(self._volume.chunk_bytes, afresh=True)])[0]
+        if isinstance(answer, int):
+            if answer != MOVED:
+                self._unreadable(progress, item, answer)
+        elif answer[0] != item.expected:
+            self._suspect(reader, root_fd, progress, item)
 
     # --- a tour --------------------------------------------------------------------------------
 
@@ -281,7 +318,7 @@ class Scrubber:
         """Wait until the pace allows more. Raises Interrupted where an operator or the end of the agent does not."""
         while True:
             self._wake.clear()
-            if self._stopping or self._word.paused:
+            if self._stopping or self._word.paused or self._doubts:
                 raise Interrupted
             if self._under != (self._volume.algorithm, self._volume.chunk_bytes):
                 raise Interrupted  # what is known is being read anew

@@ -48,6 +48,16 @@ def items(
         yield from _of_file(index, found, row, 0, chunk_bytes, width, job_bytes)
 
 
+def items_of(
+    index: Index, key: bytes, chunk: int, chunk_bytes: int, width: int, job_bytes: int
+) -> Iterator[Item]:
+    """The range of one file that has this chunk; none where the file is not known by its chunks."""
+    row, place = index.row(key), chunk * chunk_bytes
+    for item in () if row is None else _of_file(index, key, row, 0, chunk_bytes, width, job_bytes):
+        if item.offset <= place <= item.offset + max(item.length - 1, 0):
+            yield item
+
+
 def _of_file(
     index: Index, key: bytes, row: Row, start: int, chunk_bytes: int, width: int, job_bytes: int
 ) -> Iterator[Item]:

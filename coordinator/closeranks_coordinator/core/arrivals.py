@@ -11,7 +11,7 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
-from . import answers, fencing, guards, hands, pushing, scrubbing
+from . import answers, auditing, fencing, guards, hands, pushing, scrubbing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from .nodes import Node, View
 from .truth import Values
@@ -176,6 +176,8 @@ def from_agent(world: World, event: FromAgent) -> None:
             guards.active(world, node, event.message)
         case wire.HoldAnswer():
             guards.answered(world, node, event.message)
+        case wire.AuditAnswer():
+            auditing.answered(world, node, event.message)
 
 
 def _assigned(world: World, name: str, volume: str) -> Node | None:

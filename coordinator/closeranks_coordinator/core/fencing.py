@@ -80,7 +80,7 @@ def unfence(world: World, node: Node, text: str) -> None:
         joined = joined and stored.held is not None
     world.move(node, "in_rank" if joined else "joining")
     world.touch_node(node)
-    for incident in world.diverged(node):
+    for incident in world.accusing(node):
         incident.note(world.now.wall_ms, "released", text)
         world.close(incident)
     for view in node.views.values():
@@ -213,16 +213,16 @@ def _is_candidate(world: World, node: Node) -> bool:
         node.record.phase == "suspect"
         and not node.fenced
         and any(
-            volume.config.on_divergence != "alert" and world.diverged(node, volume.name)
+            volume.config.on_divergence != "alert" and world.accusing(node, volume.name)
             for volume in world.volumes_of(node)
         )
     )
 
 
 def _ready(world: World, node: Node) -> Volume | None:
-    """The volume whose present, confirmed differences have this suspect fenced."""
+    """The volume whose present, confirmed differences, or failed audit, have this suspect fenced."""
     for volume in world.volumes_of(node):
-        confirmed = node.view(volume.name).confirmed
+        confirmed = node.view(volume.name).confirmed or world.open_incident("audit", node.name, volume.name)
         if volume.config.on_divergence != "alert" and confirmed and world.compared(node, volume):
             return volume
     return None
@@ -248,15 +248,23 @@ def _block(world: World, node: Node, why: str) -> None:
 
 
 def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
-    found = world.diverged(node, volume.name)
+    found = world.accusing(node, volume.name)
     incident = found[0] if found else None
+    doubted = any(one.kind == "audit" for one in found)  # what it says of itself proves nothing
     window_ms = int(world.config.auto_release_window_s * 1000)
     recent = [at for at in node.record.releases_ms if world.now.wall_ms - at < window_ms]
     often = len(recent) >= world.config.auto_release_max
     by_rule = volume.config.on_divergence == "quarantine"
     reason = incident.summary if incident is not None else f"divergence on {volume.name}"
     again = recurrence.by_hand(incident)
-    fence(world, node, reason, incident, False, "by_hand" if often or by_rule or again else "automatic")
+    fence(
+        world,
+        node,
+        reason,
+        incident,
+        False,
+        "by_hand" if often or by_rule or again or doubted else "automatic",
+    )
     if often and incident is not None:
         incident.note(
             world.now.wall_ms, "note",

@@ -20,6 +20,7 @@ from closeranks_proto.tree import ObjectSource
 
 from . import (
     arrivals,
+    auditing,
     conflicts,
     fencing,
     guards,
@@ -198,6 +199,7 @@ class Fleet:
         for volume in world.volumes.values():
             judge_volume(world, volume)
         guards.watch(world)
+        auditing.drive(world, self._rng)
         joined = [node for node in world.nodes.values() if phases.join(world, node)]
         if joined:
             for volume in world.volumes.values():

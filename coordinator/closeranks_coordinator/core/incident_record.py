@@ -38,6 +38,7 @@ Kind = Literal[
     "recurrence",
     "conflict",
     "duplicate_node",
+    "audit",
 ]
 EventName = Literal[
     "detected",

@@ -27,8 +27,8 @@ from .model import OnDivergence
 
 __all__ = [
     "RECURRENCE_JOIN_MS", "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
-    "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "outage", "recurrence",
-    "regression", "runaway", "undetermined",
+    "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "no_proof", "outage",
+    "recurrence", "refuted", "regression", "runaway", "undetermined",
 ]  # fmt: skip
 
 SAMPLES_MAX = 20
@@ -305,6 +305,67 @@ def runaway(
     incident.note(now_ms, "detected", f"{reason}.")
     incident.note(now_ms, "held", f"The guard {guard} holds it ({hold}) until a person allows or rejects it.")
     return incident
+
+
+def refuted(
+    *, id: str, node: str, volume: str, now_ms: int, key: bytes, chunk: int, voters: int, need: int, assigned: int,
+    on_divergence: OnDivergence, algorithm: DigestAlgorithm,
+) -> Incident:  # fmt: skip
+    """What a node proved to have on its disk is not what `voters` others proved, twice, with two seeds."""
+    what = f"chunk {chunk} of {words.path_words(key)} in volume {volume}"
+    summary = f"{node} failed an audit: its disk does not have {what}, though it reports the right digest"
+    incident = Incident(
+        id, "audit", node, volume, now_ms, summary, _audit_advice(node, volume, on_divergence)
+    )
+    incident.paths[key] = IncidentPath("modified", ("content",), ((chunk, chunk),))
+    incident.path_count = 1
+    incident.evidence = {
+        "decided_by": f"seeded digests of bytes read from disk at that moment; {voters} of {assigned} nodes agree",
+        "need": need,
+        "digest": algorithm.name,
+        "digest_proves": words.digest_proof(algorithm),
+    }
+    incident.note(now_ms, "detected", f"Asked twice, with two seeds, {node} gave another digest of {what}.")
+    incident.note(
+        now_ms, "named", f"{summary}. {voters} of {assigned} nodes gave one and the same; {need} must."
+    )
+    return incident
+
+
+def no_proof(
+    *, id: str, node: str, volume: str, now_ms: int, keys: Sequence[bytes], on_divergence: OnDivergence
+) -> Incident:
+    """A node gave no proof for any of these paths, and goes on reporting that it holds them."""
+    paths = words.plural(len(keys), "path")
+    summary = (
+        f"{node} gave no proof in the last audits of volume {volume}: {words.path_list(keys, len(keys))}"
+    )
+    incident = Incident(
+        id, "audit", node, volume, now_ms, summary, _audit_advice(node, volume, on_divergence)
+    )
+    incident.paths = {key: IncidentPath("unreadable", ("content",)) for key in keys}
+    incident.path_count = len(keys)
+    incident.evidence = {"decided_by": f"{paths} that it reports to hold, asked for one after the other"}
+    incident.note(now_ms, "detected", f"No proof for {paths} in a row; one would have ended the count.")
+    incident.note(now_ms, "named", f"{summary}.")
+    return incident
+
+
+def _audit_advice(node: str, volume: str, on_divergence: OnDivergence) -> str:
+    fate = {
+        "alert": f"This volume only alerts: {node} keeps serving, and the incident closes when it proves what it "
+        f"failed.",
+        "quarantine": f"{node} is fenced as soon as the guards allow it, and stays so until you decide.",
+        "resync": f"{node} is fenced as soon as the guards allow it. It is not released by itself: a node that does "
+        f"not tell what is on its disk can not vouch for its own repair.",
+    }[on_divergence]
+    return (
+        f"What {node} reports of its files is not what lies on its disk: a stale or damaged index, a disk that gives "
+        f"other bytes from time to time, an agent that was tampered with. {fate} Stop its agent, remove "
+        f"volume-{volume}.sqlite* from its state_dir and start it again: it then reads every file anew, and what "
+        f"differs is judged like any difference. Then `closeranks resync {node}` and `closeranks release {node}`. If "
+        f"it fails again, the machine is not to be trusted: see its log and its disks."
+    )
 
 
 def duplicate_node(*, id: str, node: str, now_ms: int, detail: str) -> Incident:

@@ -55,6 +55,7 @@ class VolumeConfig:
     scrub_interval_s: float = 0.0  # 0: only on demand
     scrub_bytes_s: int | None = None
     scrub_files_s: int | None = None
+    audit_interval_s: float = 0.0  # 0: none
     writers: tuple[str, ...] = ()  # sorted
     guards: GuardRules = field(default_factory=GuardRules)
 
@@ -169,6 +170,7 @@ class FromAgent:
         | wire.PushResult
         | wire.Activity
         | wire.HoldAnswer
+        | wire.AuditAnswer
     )
 
 

@@ -88,6 +88,31 @@ class Pushing:
 
 
 @dataclass(slots=True)
+class Audit:
+    """A question under way to those in `sessions`. `doubted`: whose proof of this chunk contradicted the others'."""
+
+    number: int
+    key: bytes
+    value: bytes
+    chunk: int
+    asked_at: float
+    sessions: dict[str, str]
+    doubted: tuple[str, ...]
+    answers: dict[str, wire.AuditAnswer] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Audits:
+    """A volume's audits. `unproven`: by node the entries that it gave no proof for since its last one."""
+
+    next_at: float | None = None
+    number: int = 0
+    ended: bool = False  # there are none, and what was open is closed
+    asked: Audit | None = None
+    unproven: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class View:
     """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it.
 
@@ -157,6 +182,7 @@ class Node:
     limits: tuple[str, int | None, int | None] | None = None  # session, receive and serve, as told last
     limits_at: float | None = None
     scrub_told: tuple[str, ScrubWord] | None = None  # session, and what it was told last of scrubs
+    proven_ms: dict[str, int] = field(default_factory=dict)  # by volume: its last audit that was right
     renewed: set[str] = field(default_factory=set)  # volumes awaited from an agent with another identity
     offers: tuple[str, ...] | None = None  # volumes that its agent has; None until it connects
 
@@ -205,6 +231,7 @@ class Volume:
     rolling: dict[bytes, tuple[bytes | None, int]] = field(default_factory=dict)
     decided: tuple[object, ...] = ()
     settings: str = ""  # what decides which entries a tree has
+    audits: Audits = field(default_factory=Audits)
     name: str = field(init=False)
 
     def __post_init__(self) -> None:

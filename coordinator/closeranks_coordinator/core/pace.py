@@ -43,7 +43,9 @@ class Pace:
         match event:
             case RootStored() | Connected() | Disconnected():
                 return event.node in self._unjudged
-            case FromAgent(message=wire.VolumeStatus() | wire.Activity() | wire.ConvergeProgress()):
+            case FromAgent(
+                message=wire.VolumeStatus() | wire.Activity() | wire.ConvergeProgress() | wire.AuditAnswer()
+            ):
                 return False
             case FromAgent():
                 return event.node in self._unjudged

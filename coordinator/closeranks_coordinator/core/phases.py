@@ -1,8 +1,8 @@
 """What a node is called while neither a fence nor a repair behind one decides.
 
-The phase follows from the node's volumes: confirmed differences of its own make a suspect, a volume
-never joined makes a joiner, lag makes it lagging. A suspect stays one while anything of its own differs,
-even where nobody can judge it any more: nodes stay what they were.
+The phase follows from the node's volumes: confirmed differences of its own, and audits that it failed, make a
+suspect, a volume never joined makes a joiner, lag makes it lagging. A suspect stays one while anything of its own
+differs, even where nobody can judge it any more: nodes stay what they were.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def update_phase(world: World, node: Node) -> None:
     if node.fenced or node.session is None:
         return
     volumes = world.volumes_of(node)
-    suspect, held = _is_suspect(node, volumes), world.is_held(node)
+    suspect, held = _is_suspect(world, node, volumes), world.is_held(node)
     if node.record.recovery is not None:
         if not suspect and not held:
             return
@@ -57,10 +57,10 @@ def _phase(node: Node, volumes: list[Volume]) -> Phase:
     return phase
 
 
-def _is_suspect(node: Node, volumes: list[Volume]) -> bool:
+def _is_suspect(world: World, node: Node, volumes: list[Volume]) -> bool:
     for volume in volumes:
         view = node.view(volume.name)
-        if view.confirmed:
+        if view.confirmed or world.open_incident("audit", node.name, volume.name) is not None:
             return True
         if node.record.phase == "suspect" and view.analysis is not None and view.analysis.divergent:
             return True

@@ -101,7 +101,7 @@ def _found_again(world: World, volume: Volume) -> None:
         node.scanned.pop(volume.name, None)
         if not node.fenced:
             drop_recovery(world, node, "the volume's settings have changed")
-            for incident in world.diverged(node, volume.name):
+            for incident in world.accusing(node, volume.name):
                 incident.note(world.now.wall_ms, "note", "The volume's settings have changed.")
                 world.close(incident)
             if node.record.phase != "joining":

@@ -64,6 +64,8 @@ def _repairs(world: World, fence: FenceRecord) -> bool:
     if fence.release == "automatic":
         return True
     incident = world.incidents.get(fence.incident or "")
+    if incident is not None and incident.kind == "audit":
+        return False  # as far as it says itself, there is nothing to repair
     volume = None if incident is None else world.volumes.get(incident.volume or "")
     return volume is not None and volume.config.on_divergence == "resync"
 

@@ -142,9 +142,10 @@ def _resync(world: World, node: Node, volumes: list[Volume]) -> ActionView | Ref
     if node.record.phase == "suspect":
         if not quorum_survives(world, node):
             return _quorum_lost(node)
-        accused = world.diverged(node)
-        reason = "an operator asked for a resync"
-        fence(world, node, reason, accused[0] if accused else None, by_hand=False, release="automatic")
+        accused = world.accusing(node)
+        doubted = any(one.kind == "audit" for one in accused)  # its own verification proves nothing then
+        incident, reason = accused[0] if accused else None, "an operator asked for a resync"
+        fence(world, node, reason, incident, by_hand=False, release="by_hand" if doubted else "automatic")
         return _begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
     if world.is_held(node):
         return Refusal(

@@ -71,6 +71,9 @@ class NodeVolumeView(View, frozen=True):
     hard_links: int = 0  # names of files that have more than one: each is a file of its own elsewhere
     last_scrub: str | None = None  # when every content had been read again
     scrub: ScrubVolumeView | None = None
+    last_audit: str | None = (
+        None  # when it last proved a random chunk from its disk, since the coordinator started
+    )
 
 
 class DiskView(View, frozen=True):

@@ -140,6 +140,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         hard_links=0 if status is None else status.hard_links,
         last_scrub=None if scrub is None else scrub.ended,
         scrub=scrub,
+        last_audit=_time(node.proven_ms.get(name)),
     )
 
 

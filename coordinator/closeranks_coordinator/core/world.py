@@ -46,7 +46,8 @@ INCIDENTS_MAX = 1000
 PLANS_MAX = 10  # dry runs whose plans are kept
 UNTRUSTED = ("not_mounted",)  # problems under which a scan says nothing about the node
 DIVERGED: tuple[Kind, ...] = ("divergence", "regression")
-TRASHING: tuple[Kind, ...] = (*DIVERGED, "runaway")  # those whose repair sets something aside
+ACCUSING: tuple[Kind, ...] = (*DIVERGED, "audit")
+TRASHING: tuple[Kind, ...] = (*ACCUSING, "runaway")  # those whose repair sets something aside
 
 IncidentKey = tuple[str, str | None, str | None]
 
@@ -235,11 +236,15 @@ class World:
         return list(self._open.values())
 
     def diverged(self, node: Node, volume: str | None = None) -> list[Incident]:
-        """The open incidents that accuse this node, on one volume or any."""
+        """The open incidents that tell of this node's differences, on one volume or any."""
+        return [one for one in self.accusing(node, volume) if one.kind in DIVERGED]
+
+    def accusing(self, node: Node, volume: str | None = None) -> list[Incident]:
+        """The open incidents for which this node is suspect, on one volume or any: its differences, its audits."""
         return [
             incident
             for incident in self._open_of.get(node.name, {}).values()
-            if incident.kind in DIVERGED and (volume is None or incident.volume == volume)
+            if incident.kind in ACCUSING and (volume is None or incident.volume == volume)
         ]
 
     def trashing(self, node: Node) -> list[Incident]:
@@ -442,7 +447,7 @@ class World:
         if not holds or any(not hold.names for hold in holds):
             return volumes
         names = {name for hold in holds for name in hold.names}
-        return [volume for volume in volumes if volume.name in names or self.diverged(node, volume.name)]
+        return [volume for volume in volumes if volume.name in names or self.accusing(node, volume.name)]
 
     def touch_hold(self, hold: HoldRecord) -> None:
         self.touch("hold", hold.id)

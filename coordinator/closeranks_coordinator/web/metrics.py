@@ -36,7 +36,7 @@ ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 INCIDENT_KINDS = (
     "divergence", "regression", "outage", "undetermined", "many_suspects", "runaway", "recurrence",
-    "conflict", "duplicate_node",
+    "conflict", "duplicate_node", "audit",
 )  # fmt: skip
 
 
@@ -92,6 +92,12 @@ class Metrics:
                 registry=self.registry,
             ),
             "guard_holds_total": holds,
+            "audits_total": Counter(
+                PREFIX + "audits_total",
+                "Answers to audits by what they proved; an audit without a majority counts once as undetermined.",
+                ["volume", "result"],
+                registry=self.registry,
+            ),
             "commits_total": Counter(
                 PREFIX + "commits_total",
                 "Commits and announcements of nodes that were accepted.",

@@ -35,6 +35,7 @@ TITLES = {
     "recurrence": "Repaired paths came back on {node}",
     "conflict": "{node} and another writer changed the same thing in {volume}",
     "duplicate_node": "Two agents call themselves {node}",
+    "audit": "{node} reports what its disk does not have",
 }
 EVENT_WORDS = {"resync_started": "resync started"}
 CHANGES = {
