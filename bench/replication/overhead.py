@@ -1,96 +1,150 @@
 """What watching adds to a process that writes much: the same agent with its watcher and without, in turns.
 
-Compared are agents that differ in `watch` alone: with `rescan` nothing tells of changes, and no scan is due. Two
-writers: one unpacks small files, the worst case, for each of them is five or six events that the kernel makes in the
-writer's own time; one writes large files. Both are timed by themselves. The wall clock is what the bound is about;
-the writer's own processor time says what of it is the kernel's work for the watcher and what is the agent's use of
-the machine, and it is far steadier where the clock follows the disk.
+Compared are agents that differ in `watch` alone: with `rescan` nothing tells of changes, and no scan is due. Nobody
+syncs but SQLite, as its settings have it: what is measured is the page cache's speed, where an event weighs most.
+
+Three writers, each for two seconds and more: `tar` unpacks 20,000 files of 30 KB (each of them is five or six events);
+one file of 1 GiB is written over and over in pieces of 64 KB; a database in WAL mode takes small transactions.
+
+The bound is about the wall clock. The writer's own processor time is shown beside it: it says what of the rest is the
+kernel's work for the watcher, done in the writer's time; the difference is the agent's use of the machine's other core
+and its caches. The interval is that of the median by order statistics, which supposes nothing of the distribution.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 
 from fleet import Fleet, VolumeSpec, small_tree, wait_until
-from frame.measured import Measured
+from frame.measured import Measured, unmeasured
+from frame.peers import NotInstalled, find
 from frame.registry import Bench
 
 UNPACK = str(Path(__file__).with_name("unpack.py"))
 BOUND_PERCENT = 3.0
 STATES = ("rescan", "fanotify", "inotify")
+PAIRS, CONFIDENCE = 10, 0.95
 Run = tuple[float, float]  # wall and processor seconds of the writer
 
 
-def measure(bench: Bench) -> list[Measured]:
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """`words`: the command, without its place, which comes last. `text`: what it does."""
+
+    name: str
+    text: str
+    words: Sequence[str]
+
+
+def files(bench: Bench) -> list[Measured]:
+    count = bench.either(20_000, 4_000)
+    try:
+        tar = find("tar")
+    except NotInstalled as missing:
+        return [unmeasured("tar", str(missing), bound=BOUND_PERCENT)]
+    source, archive = bench.base / "source", bench.base / "archive.tar"
+    subprocess.run(
+        [sys.executable, "-I", UNPACK, "files", str(count), str(source)], check=True, capture_output=True
+    )
+    subprocess.run([tar, "-cf", str(archive), "-C", str(source), "."], check=True)
+    shutil.rmtree(source)
+    return _measure(bench, Writer("tar -x", f"{count:,} files of 30 KB", [tar, "-xf", str(archive), "-C"]))
+
+
+def large(bench: Bench) -> list[Measured]:
+    times = bench.either(10, 3)
+    words = [sys.executable, "-I", UNPACK, "over", str(times)]
+    return _measure(bench, Writer("long file", f"1 GiB written {times} times over, 64 KB a write", words))
+
+
+def database(bench: Bench) -> list[Measured]:
+    count = bench.either(60_000, 15_000)
+    words = [sys.executable, "-I", UNPACK, "database", str(count)]
+    return _measure(bench, Writer("SQLite", f"{count:,} transactions, WAL, synchronous NORMAL", words))
+
+
+def _measure(bench: Bench, writer: Writer) -> list[Measured]:
     volume = VolumeSpec(
         policy="writers", settle_s=2.0, scan_interval_s=3600.0, extra={"writers": ["node-01"]}
     )
-    writers = {"files": bench.either(10_000, 3_000), "large": bench.either(60, 20)}
-    results: list[Measured] = []
-    with Fleet(bench.base, 1, [volume], tree=small_tree, guards={"enabled": False}) as fleet:
+    with Fleet(bench.base / "fleet", 1, [volume], tree=small_tree, guards={"enabled": False}) as fleet:
         fleet.lay_trees()
         fleet.start_coordinator()
-        for shape, files in writers.items():
-            results += rows(shape, files, turns(fleet, shape, files, bench.either(12, 3)))
-    return results
+        return rows(writer, turns(fleet, writer, bench.either(PAIRS, 6)))
 
 
-def turns(fleet: Fleet, shape: str, files: int, pairs: int) -> dict[str, list[Run]]:
+def turns(fleet: Fleet, writer: Writer, pairs: int) -> dict[str, list[Run]]:
     rng = random.Random(3)
     taken: dict[str, list[Run]] = {state: [] for state in STATES}
-    once(fleet, "rescan", shape, files)  # warms up the disk's cache and allocator
+    once(fleet, "rescan", writer)  # warms up the disk's cache and allocator
     for turn in range(pairs):
         for state in rng.sample(STATES, len(STATES)):
-            taken[state].append(once(fleet, state, shape, files))
+            taken[state].append(once(fleet, state, writer))
         told = " ".join(f"{s} {taken[s][-1][0]:.2f}/{taken[s][-1][1]:.2f}" for s in STATES)
-        print(f"  {shape}, turn {turn + 1}: {told} s", file=sys.stderr)
+        print(f"  {writer.name}, turn {turn + 1}: {told} s", file=sys.stderr)
     return taken
 
 
-def once(fleet: Fleet, state: str, shape: str, files: int) -> Run:
+def once(fleet: Fleet, state: str, writer: Writer) -> Run:
     node = fleet[0]
     node.volume_extra["photos"] = {"watch": state}
     node.start()
     fleet.wait_state(node, "in_rank", timeout_s=60)
-    time.sleep(0.5)
+    time.sleep(0.3)
     place = node.path() / "written"
+    place.mkdir()
     os.sync()  # no run pays for what the one before left to be written
-    done = subprocess.run(
-        [sys.executable, "-I", UNPACK, shape, str(place), str(files)],
-        check=True, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    node.daemon.stop(60)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([*writer.words, str(place)], check=True, capture_output=True, timeout=300)
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    node.daemon.kill()  # what it has still to read is nobody's time; its state is made anew by the next
     shutil.rmtree(place)
     wait_until("the directory is gone", lambda: not place.exists())
-    took, used = map(float, done.stdout.split())
     return took, used
 
 
-def rows(shape: str, files: int, taken: dict[str, list[Run]]) -> list[Measured]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median of all such runs lies, with CONFIDENCE at least (all of them where they are too few)."""
+    ordered, count = sorted(values), len(values)
+    outside, drop = 0.0, 0
+    for below in range(count // 2):
+        outside += 2 * comb(count, below) / 2**count
+        if outside > 1 - CONFIDENCE:
+            break
+        drop = below + 1
+    left = max(0, drop - 1)
+    return ordered[left], ordered[count - 1 - left]
+
+
+def rows(writer: Writer, taken: dict[str, list[Run]]) -> list[Measured]:
     plain = taken["rescan"]
-    what = f"{files:,} files of 30 KB and a log" if shape == "files" else f"{files} files of 10 MB"
     wall = statistics.median(run[0] for run in plain)
     results = [
         Measured(
-            f"writer of {what}, not watched", round(wall, 2), "s", None,
+            f"{writer.name}: {writer.text}, not watched", round(wall, 2), "s", None,
             f"{statistics.median(run[1] for run in plain):.2f} s of processor time; {len(plain)} runs",
         )
     ]  # fmt: skip
     for state in STATES[1:]:
         for at, name, bound in ((0, "time", BOUND_PERCENT), (1, "processor time", None)):
             more = [(mine[at] / base[at] - 1) * 100 for mine, base in zip(taken[state], plain, strict=True)]
-            low, _, high = statistics.quantiles(more, n=4)
+            low, high = interval(more)
             results.append(
                 Measured(
-                    f"more of its {name}, {state}, {shape}", round(statistics.median(more), 2), "%", bound,
-                    f"median of {len(more)} pairs; half of them {low:+.1f} to {high:+.1f}%",
+                    f"{writer.name}: more of its {name}, {state}", round(statistics.median(more), 2), "%", bound,
+                    f"median of {len(more)} pairs; {CONFIDENCE:.0%} interval {low:+.1f} to {high:+.1f}%",
                 )
             )  # fmt: skip
     return results

@@ -1,56 +1,63 @@
-"""A process that writes much, as a program of its own: it says how long it took, and its own processor time.
+"""A process that writes much, as a program of its own: `unpack.py SHAPE AMOUNT PLACE`.
 
-`files`: as unpacking an archive does: files of 30 KB with mode and mtime, a hundred in a directory, a line in a log
-for each. `large`: files of 10 MB in pieces of 64 KB.
+`files`: so many files of 30 KB with mode and mtime, a hundred in a directory. `over`: one file of 1 GiB, written so
+many times over in pieces of 64 KB. `database`: so many transactions of SQLite, each of a row changed and a row added.
 """
 
 from __future__ import annotations
 
 import os
-import resource
+import sqlite3
 import sys
-import time
 from pathlib import Path
 
 FILE_BYTES, PER_DIRECTORY = 30_000, 100
-LARGE_BYTES, PIECE_BYTES = 10_485_760, 65_536
+LONG_BYTES, PIECE_BYTES = 1 << 30, 65_536
+ROWS = 1000
 
 
-def unpack(place: Path, files: int) -> None:
+def files(place: Path, count: int) -> None:
     block = os.urandom(FILE_BYTES)
-    log = os.open(place / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     directory = b""
-    for number in range(files):
+    for number in range(count):
         if number % PER_DIRECTORY == 0:
             directory = b"%s/%04d" % (os.fsencode(place), number // PER_DIRECTORY)
             os.mkdir(directory)
-        path = b"%s/%06d" % (directory, number)
-        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+        fd = os.open(b"%s/%06d" % (directory, number), os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
         os.write(fd, block)
         os.fchmod(fd, 0o644)
         os.utime(fd, (1e9, 1e9))
         os.close(fd)
-        os.write(log, b"unpacked %s\n" % path)
-    os.close(log)
 
 
-def large(place: Path, files: int) -> None:
+def over(place: Path, times: int) -> None:
     piece = os.urandom(PIECE_BYTES)
-    for number in range(files):
-        fd = os.open(place / f"{number:04}.bin", os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644)
-        for _ in range(LARGE_BYTES // PIECE_BYTES):
-            os.write(fd, piece)
-        os.close(fd)
+    fd = os.open(place / "long.bin", os.O_CREAT | os.O_WRONLY, 0o644)
+    for _ in range(times):
+        for at in range(0, LONG_BYTES, PIECE_BYTES):
+            os.pwrite(fd, piece, at)
+    os.close(fd)
+
+
+def database(place: Path, count: int) -> None:
+    base = sqlite3.connect(place / "base.sqlite", isolation_level=None)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("PRAGMA synchronous = NORMAL")
+    base.execute("CREATE TABLE changed (id INTEGER PRIMARY KEY, value TEXT)")
+    base.execute("CREATE TABLE added (id INTEGER PRIMARY KEY, value TEXT)")
+    base.executemany("INSERT INTO changed VALUES (?, ?)", [(row, "x" * 200) for row in range(ROWS)])
+    for number in range(count):
+        base.execute("BEGIN")
+        base.execute("UPDATE changed SET value = ? WHERE id = ?", (f"{number:0200}", number % ROWS))
+        base.execute("INSERT INTO added (value) VALUES (?)", (f"{number:0100}",))
+        base.execute("COMMIT")
+    base.close()
 
 
 def main() -> None:
-    shape, place, files = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    place.mkdir()
-    began = time.monotonic()
-    (unpack if shape == "files" else large)(place, files)
-    took = time.monotonic() - began
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(took, used.ru_utime + used.ru_stime)
+    shape, amount, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    place.mkdir(exist_ok=True)
+    {"files": files, "over": over, "database": database}[shape](place, amount)
 
 
 if __name__ == "__main__":

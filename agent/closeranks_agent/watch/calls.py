@@ -35,6 +35,9 @@ FAN_UNLIMITED_QUEUE: Final = 0x10
 FAN_REPORT_FID: Final = 0x200
 FAN_REPORT_DFID_NAME: Final = 0xC00
 _FAN_MARK_ADD: Final = 0x1
+_FAN_MARK_IGNORED_MASK: Final = 0x20
+_FAN_MARK_IGNORED_SURV_MODIFY: Final = 0x40
+_FAN_MARK_FLUSH: Final = 0x80
 _FAN_MARK_FILESYSTEM: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _HANDLE_MAX: Final = 128  # MAX_HANDLE_SZ
@@ -63,6 +66,32 @@ def fanotify_mark_filesystem(fd: int, mask: int, directory_fd: int) -> None:
             ctypes.c_uint64(mask),
             ctypes.c_int(directory_fd),
             ctypes.c_char_p(b"."),
+        )
+    )
+
+
+def fanotify_ignore(fd: int, mask: int, file_fd: int) -> None:
+    """Report `mask` no more of the file behind an open descriptor, O_PATH will do, until `fanotify_flush`."""
+    path = b"/proc/self/fd/%d" % file_fd
+    flags = _FAN_MARK_ADD | _FAN_MARK_IGNORED_MASK | _FAN_MARK_IGNORED_SURV_MODIFY
+    at_fdcwd = ctypes.c_int(-100)
+    _check(
+        _libc.fanotify_mark(
+            ctypes.c_int(fd), ctypes.c_uint(flags), ctypes.c_uint64(mask), at_fdcwd, ctypes.c_char_p(path)
+        )
+    )
+
+
+def fanotify_flush(fd: int) -> None:
+    """Take back all marks on files and directories; those on filesystems stay."""
+    nothing = ctypes.c_uint64(0)
+    _check(
+        _libc.fanotify_mark(
+            ctypes.c_int(fd),
+            ctypes.c_uint(_FAN_MARK_FLUSH),
+            nothing,
+            ctypes.c_int(-100),
+            ctypes.c_char_p(b"/"),
         )
     )
 

@@ -50,6 +50,7 @@ class _Path:
     open: bool
     gone: bool = False  # the last that was heard is that the name was given up
     again: bool = False  # it changed a moment before as well
+    times: int = 1  # that something was heard of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Dirty:
                     return
             path = self._paths[key] = _Path(now, now, hand, tree, bool(open), gone, self._is_again(key, now))
         else:
-            path.last, path.tree, path.gone = now, path.tree or tree, gone
+            path.last, path.tree, path.gone, path.times = now, path.tree or tree, gone, path.times + 1
             path.open = path.open if open is None else open
             if hand is not None:
                 path.hand = hand
@@ -269,6 +270,10 @@ class Dirty:
     def growing(self, count: int) -> list[tuple[bytes, Hand | None]]:
         """Paths that are still being written, with whose hand it is."""
         return [(key, self._paths[key].hand) for key in islice(self._opened, count)]
+
+    def heard(self, count: int) -> dict[bytes, int]:
+        """How often something was heard of paths that are still being written."""
+        return {key: self._paths[key].times for key in islice(self._opened, count)}
 
     def hand(self, key: bytes) -> Hand | None:
         """Whose hand was seen at `key`, or at a directory above it that changed as a whole. Any thread."""

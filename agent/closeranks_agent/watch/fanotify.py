@@ -48,6 +48,7 @@ class FanotifySource:
     why_unknown = "the writer lives in another pid namespace, or the kernel itself wrote"
     watches = 1
     unwatched = 0
+    can_mute = True
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None
@@ -81,6 +82,19 @@ class FanotifySource:
 
     def watch(self, key: bytes) -> list[Lost]:
         return []  # the mark covers the filesystem
+
+    def mute(self, fd: int) -> bool:
+        try:
+            calls.fanotify_ignore(self._fd, calls.MODIFY, fd)
+        except OSError:
+            return False  # no more marks are allowed, or the file is gone: its writes are told as before
+        return True
+
+    def unmute(self) -> None:
+        try:
+            calls.fanotify_flush(self._fd)
+        except OSError as error:
+            raise SourceBroken(f"fanotify's marks can not be taken back: {error.strerror}") from error
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -42,6 +42,7 @@ class InotifySource:
 
     kind: SourceKind = "inotify"
     tells_hands = False
+    can_mute = False
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
@@ -80,6 +81,12 @@ class InotifySource:
 
     def fileno(self) -> int:
         return self._poll.fileno()
+
+    def mute(self, fd: int) -> bool:
+        return False  # its watches are of directories
+
+    def unmute(self) -> None:
+        pass
 
     def close(self) -> None:
         if self._fd < 0:

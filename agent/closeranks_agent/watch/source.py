@@ -77,6 +77,16 @@ class Source(Protocol):
     def why_unknown(self) -> str:
         """Why an event with pid 0 has none."""
 
+    @property
+    def can_mute(self) -> bool:
+        """Whether `mute` may work."""
+
+    def mute(self, fd: int) -> bool:
+        """Tell of no more writes to this open file (O_PATH) until `unmute`; False where they are told as before."""
+
+    def unmute(self) -> None:
+        """Tell of all writes again. Raises SourceBroken."""
+
     def fileno(self) -> int:
         """What to poll for readability; closed with the source."""
 

@@ -35,6 +35,7 @@ from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
+from .muted import Muted
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
@@ -104,6 +105,7 @@ class Watcher:
         self.proven: float | None = None
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
+        self._muted = Muted(volume, source)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
@@ -219,6 +221,7 @@ class Watcher:
         if now >= self._growth_due:
             self._growth_due = now + GROWTH_EVERY_S
             self._growth.look(self._dirty)
+            self._muted.look(self._dirty, now)
             self._written.pending(self.volume.name, self.pending)
         if queued and not self._closing:
             time.sleep(self._pause(count))
@@ -249,7 +252,7 @@ class Watcher:
             due.append(now + 0.5)
         elif self._canary is None:
             due.append(max(self._canary_due, self._proof_due))
-        if len(self._dirty):
+        if len(self._dirty) or len(self._muted):
             due.append(self._growth_due)
         return max(0.0, (min(due) - now) * 1000)
 
@@ -268,6 +271,7 @@ class Watcher:
             elif event.directory == CANARY:
                 if self._canary is not None and self._canary.name == event.name and self._canary.seen is None:
                     self._canary.seen = now
+                    self._muted.ask(self._dirty, now)
             else:
                 self._note(event, now, hands)
         if self._dirty.everything:
@@ -287,6 +291,8 @@ class Watcher:
         still_open = False if what & (_CLOSED | _DIRECTORY) else True if what & _OPEN else None
         gone = bool(what & _GIVEN_UP) and not what & _MOVED_TO
         self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open, gone=gone)
+        if what & _MOVED_TO:
+            self._muted.arrived(key, tree)
 
     def _lost(self, lost: Lost, now: float) -> None:
         self._tally.dropped += 1
