@@ -112,8 +112,8 @@ class Growing:
         first = self.tree.build([(b"first", file_of("first"))])
         self.pages |= first.pages
         self.root, self.step, self.made = first.root, step, 0
-        self.history = TruthHistory(self.differ, [])
-        self.history.move(self.root)
+        self.history = TruthHistory(self.differ, [], 0.0)
+        self.history.move(self.root, 0.0)
 
     def grow(self) -> None:
         numbers = range(self.made, self.made + self.step)
@@ -121,7 +121,7 @@ class Growing:
         edited = self.tree.edit(self.root, edits)
         self.pages |= edited.pages
         self.root, self.made = edited.root, numbers.stop
-        self.history.move(self.root)
+        self.history.move(self.root, 0.0)
 
 
 def test_the_truths_past_is_bounded_in_bytes_of_memory_and_counts_them_as_they_are() -> None:

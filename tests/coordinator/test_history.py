@@ -13,9 +13,9 @@ ONE, TWO, THREE = (small_value(number) for number in (2, 6, 10))
 
 
 def moved(forest: Forest, *states: dict[bytes, bytes]) -> TruthHistory:
-    found = TruthHistory(Differ(forest.tree), [])
+    found = TruthHistory(Differ(forest.tree), [], 0.0)
     for state in states:
-        found.move(forest.plant(state))
+        found.move(forest.plant(state), 0.0)
     return found
 
 
@@ -36,11 +36,11 @@ def test_a_path_that_never_changed_is_not_known() -> None:
 def test_it_is_the_same_after_a_restart() -> None:
     forest = Forest()
     past = moved(forest, {b"a": ONE}, {b"a": TWO, b"b": ONE}, {b"b": ONE})
-    again = TruthHistory(Differ(forest.tree), past.roots)
+    again = TruthHistory(Differ(forest.tree), past.roots, 0.0)
     for key in (b"a", b"b"):
         for value in (ONE, TWO, None):
             assert again.latest_order(key, value) == past.latest_order(key, value)
-    again.move(forest.plant({b"b": THREE}))
+    again.move(forest.plant({b"b": THREE}), 0.0)
     assert again.latest_order(b"b", THREE) == 4
 
 
@@ -57,7 +57,7 @@ def test_roots_whose_pages_are_gone_are_forgotten() -> None:
     forest = Forest(cache_pages=0)
     past = moved(forest, {b"a": ONE}, {b"a": TWO}, {b"a": THREE})
     del forest.objects[past.roots[0][1]]
-    again = TruthHistory(Differ(forest.tree), past.roots)
+    again = TruthHistory(Differ(forest.tree), past.roots, 0.0)
     assert again.latest_order(b"a", ONE) is None
     assert again.latest_order(b"a", TWO) == 2
 
@@ -66,3 +66,32 @@ def test_clear_forgets_everything() -> None:
     past = moved(Forest(), {b"a": ONE}, {b"a": TWO})
     past.clear()
     assert (past.roots, past.latest_order(b"a", ONE)) == ([], None)
+
+
+def test_what_was_left_long_ago_is_forgotten_by_when_it_was_left() -> None:
+    """Not by when it came: a truth that stood for a year was the truth a moment ago."""
+    forest = Forest()
+    past = TruthHistory(Differ(forest.tree), [], 0.0)
+    for state, at in (({b"a": ONE}, 0.0), ({b"a": TWO}, 100.0), ({b"a": THREE}, 101.0)):
+        past.move(forest.plant(state), at)
+    past.forget_left(100.5)
+    assert [order for order, _ in past.roots] == [2, 3]
+    past.forget_left(101.0)
+    assert past.latest_order(b"a", TWO) == 2
+    past.forget_left(200.0)
+    assert [order for order, _ in past.roots] == [3]
+
+
+def test_what_an_earlier_process_left_counts_from_the_start_of_this_one() -> None:
+    forest = Forest()
+    past = moved(forest, {b"a": ONE}, {b"a": TWO})
+    again = TruthHistory(Differ(forest.tree), past.roots, 500.0)
+    again.forget_left(499.0)
+    assert again.latest_order(b"a", ONE) == 1
+    again.forget_left(501.0)
+    assert again.latest_order(b"a", ONE) is None
+
+
+def test_the_steps_after_an_order() -> None:
+    past = moved(Forest(), {b"a": ONE}, {b"a": TWO}, {b"a": THREE})
+    assert (past.after(1), past.after(3)) == ([3, 2], [])

@@ -22,13 +22,13 @@ class Bench:
         self.forest = Forest()
         self.differ = Differ(self.forest.tree)
         self.judge = Judge(self.differ, 16)
-        self.history = TruthHistory(self.differ, [])
+        self.history = TruthHistory(self.differ, [], 0.0)
         for truth in truths:
             self.move(truth)
 
     def move(self, truth: Files) -> None:
         self.truth = self.forest.plant(truth)
-        self.history.move(self.truth)
+        self.history.move(self.truth, 0.0)
 
     def look(self, files: Files, held: Files, *, replays: bool = False, **more: object) -> Analysis:
         stand = Stand(self.forest.plant(files), self.truth, self.forest.plant(held), more.pop("withheld", ()))  # type: ignore[arg-type]
@@ -165,3 +165,19 @@ def test_step_by_step_is_the_same_as_at_once(steps: list[tuple[bool, Files]]) ->
                 assert before.is_own(key) == after.is_own(key)
         assert after.held is not None
         held, before = after.held, after
+
+
+def test_what_the_truth_came_to_while_the_node_had_it_is_lag_from_then_on() -> None:
+    """Also where the truth has gone on before anybody looked, to what the node had held before."""
+    bench = Bench({b"a": OLD})
+    first = bench.look({}, {b"a": OLD})
+    assert first.divergent == 1
+    bench.move({})
+    bench.move({b"a": OLD})
+    stand = Stand(first.root, bench.truth, first.held, ())
+    late, touched = bench.judge.analyse(bench.history, stand, first, followed={b"a": None})
+    bench.forest.objects.update(late.pages)
+    assert (set(late.lagging), late.divergent, bench.held(late)) == ({b"a"}, 0, {})
+    assert touched == (b"a",)
+    by_itself, _ = bench.judge.analyse(bench.history, stand, first)
+    assert by_itself.divergent == 1  # and that one is nobody else's analysis

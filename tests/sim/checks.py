@@ -259,6 +259,7 @@ class Checks:
                 if (
                     oldest is not None
                     and view.analysis.truth == oracle.moves[-1].root
+                    and view.analysis.root == oracle.roots[name]  # in a large fleet what follows is gathered
                     and _is_remembered(core, view)
                 ):
                     hold(

@@ -341,7 +341,7 @@ class People:
             self._pin_a_new_one()  # nobody has what the old one names any more
         if self.world.plan.writers and passed_s > LOST_S:
             self._mourn()
-        if self.world.plan.writers and passed_s > ANEW_S and not self.anew:
+        if passed_s > ANEW_S and not self.anew and (self.world.plan.writers or self._nobody_votes()):
             self._found_anew()
         if (
             self.world.policy == "quorum"
@@ -366,8 +366,13 @@ class People:
                 coordinator.ask(QuarantineAsked(name, "nobody has what it lacks"))
                 coordinator.ask(ReleaseAsked(name))
 
+    def _nobody_votes(self) -> bool:
+        """Too few have ever been in rank, and the others wait for contents that nobody has any more."""
+        volume = self.world.core.volumes[VOLUME]
+        return self.world.policy == "quorum" and len(volume.voters) < volume.need
+
     def _found_anew(self) -> None:
-        """The last resort where too much was lost at once: other settings make a new truth of what the writers have."""
+        """The last resort where too much was lost at once: other settings make a new truth of what the nodes have."""
         self.time.tell("the truth is founded anew")
         self.anew = True
         config = self.world.coordinator.config

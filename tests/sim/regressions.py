@@ -12,4 +12,20 @@ FOUND: dict[int, str] = {
     57: "as 51, with two of three fenced after a reject",
     75: "a path was deleted twice: a node that followed the site's steps from the first time on was accused",
     103: "a rebuilt writer, torn files and rogues at once: only a new founding helps, and it does",
+    281584052: "the wall clock jumped an hour: what the truth had been was forgotten, and who was late was accused",
+    281584053: "two joined, one was fenced, and nobody had the contents of the truth: people found it anew",
+}
+# The same, played with another policy and number of nodes than the seed would choose: (seed, policy, nodes).
+FOUND_WITH: dict[tuple[int, str, int], str] = {
+    (669668888, "writers", 3): (
+        "the truth came to what a silent node had and went on within the second in which it is not looked at: accused"
+    ),
+    (2064844947, "any-writer", 5): (
+        "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
+    ),
+}
+# Of whole programs.
+FOUND_BY_SHELLS: dict[int, str] = {
+    11: "a peer left between its question and its answer, and the log told of a fault",
+    1728866409: "three of four voted and did not agree: a person decides, and the people here do so now",
 }

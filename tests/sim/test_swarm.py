@@ -15,7 +15,7 @@ import pytest
 
 from sim.fleet import World
 from sim.invariants import INVARIANTS, Violation, hold, table
-from sim.regressions import FOUND
+from sim.regressions import FOUND, FOUND_WITH
 from sim.swarm import FAULTS, plan
 
 FIXED = range(1000, 1010)
@@ -26,6 +26,13 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize("seed", [*FIXED, *FOUND])
 def test_a_seed_breaks_no_promise(seed: int) -> None:
     World(plan(seed)).play()
+
+
+@pytest.mark.parametrize(("seed", "policy", "nodes"), FOUND_WITH)
+def test_a_seed_that_found_something_in_another_fleet_breaks_no_promise(
+    seed: int, policy: str, nodes: int
+) -> None:
+    World(plan(seed, policy, nodes)).play()
 
 
 def test_forty_nodes() -> None:

@@ -351,13 +351,12 @@ class Fleet:
     def live_roots(self, now: Now) -> set[bytes]:
         """Every root whose tree must be kept: present, held, the truth's past, baselines, open evidence."""
         world = self._at(now)
-        keep_ms = now.wall_ms - int(world.config.history_keep_s * 1000)
         live: list[bytes | None] = []
         for volume in world.volumes.values():
-            old = [order for order, _, at in volume.record.roots[:-1] if at < keep_ms]
-            if old:
-                volume.history.forget(max(old) + 1)
-                volume.record.roots = [one for one in volume.record.roots if one[0] > max(old)]
+            volume.history.forget_left(now.mono - world.config.history_keep_s)
+            first = volume.history.roots[0][0] if volume.history.roots else 0
+            if volume.record.roots and volume.record.roots[0][0] < first:
+                volume.record.roots = [one for one in volume.record.roots if one[0] >= first]
                 world.touch("volume", volume.name)
             live += [root for _, root in volume.history.roots]
         for node in world.nodes.values():

@@ -10,6 +10,7 @@ memory stayed behind when they were gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from closeranks_proto.errors import MissingObject
 from closeranks_proto.limits import MIB
@@ -31,19 +32,23 @@ Known = tuple[int | bytes | None, ...]  # order, value, order, value, ...: oldes
 class TruthHistory:
     """The truth's earlier entries. Order numbers grow with each move of the truth."""
 
-    def __init__(self, differ: Differ, roots: Sequence[Order]) -> None:
+    def __init__(self, differ: Differ, roots: Sequence[Order], now: float) -> None:
         self._differ = differ
         self.roots = list(roots)  # (order, root), oldest first; the last is the present truth
+        # When each was left, monotonic. What an earlier process left counts from the start of this one: a wall clock
+        # that is set forward must not make the fleet forget what it was a moment ago.
+        self._left = {order: now for order, _ in self.roots[:-1]}
         self.bytes = 0  # of memory that the index takes
         self._values: dict[bytes, Known] | None = None
         self._steps: dict[int, tuple[bytes, ...]] = {}  # what each step changed, by the order after it
 
-    def move(self, root: bytes) -> None:
+    def move(self, root: bytes, now: float) -> None:
         """The truth is `root` from now on."""
         self._index()
         order = self.roots[-1][0] + 1 if self.roots else 1
         if self.roots:
             self._add(self.roots[-1], (order, root))
+            self._left[self.roots[-1][0]] = now
         self.roots.append((order, root))
         while len(self.roots) > 1 and (len(self.roots) > HISTORY_MAX_ROOTS or self.bytes > HISTORY_MAX_BYTES):
             self.forget(self.roots[min(len(self.roots) - 1, len(self.roots) // 8 + 1)][0])
@@ -52,11 +57,19 @@ class TruthHistory:
         """There is no truth, and there never was one."""
         self.roots, self._values, self.bytes = [], None, 0
         self._steps.clear()
+        self._left.clear()
+
+    def forget_left(self, before: float) -> None:
+        """Drop what the truth left before then (monotonic)."""
+        old = [order for order, at in self._left.items() if at < before]
+        if old:
+            self.forget(max(old) + 1)
 
     def forget(self, before: int) -> None:
         """Drop roots with a lower order number; the present truth stays."""
         self.roots = [one for one in self.roots[:-1] if one[0] >= before] + self.roots[-1:]
         first = self.roots[0][0] if self.roots else before
+        self._left = {order: at for order, at in self._left.items() if order >= first}
         for order in [one for one in self._steps if one <= first]:
             self._drop(self._steps.pop(order))
 
@@ -75,6 +88,10 @@ class TruthHistory:
             if known[at] == value:
                 return _order(known[at - 1])
         return None
+
+    def after(self, order: int) -> list[int]:
+        """The order numbers of the steps since, newest first."""
+        return [one for one, _ in takewhile(lambda one: one[0] > order, reversed(self.roots))]
 
     def changed(self, order: int) -> tuple[bytes, ...] | None:
         """What the step to this order changed; None: longer ago than is known."""

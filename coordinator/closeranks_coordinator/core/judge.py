@@ -27,6 +27,8 @@ Keys = AbstractSet[bytes]
 Differing = Mapping[bytes, Values]
 Touched = tuple[bytes, ...] | None
 Made = Callable[[bytes, Values], bool]
+Held = Mapping[bytes, bytes | None]  # no entry's value is empty
+NO_HELD: Held = {}
 
 
 def _nothing_made(_key: bytes, _step: Values) -> bool:
@@ -92,28 +94,32 @@ class Judge:
 
     def analyse(
         self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made,
-        ours: bool = False, replays: bool = False,
+        ours: bool = False, replays: bool = False, followed: Held = NO_HELD,
     ) -> tuple[Analysis, Touched]:  # fmt: skip
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
 
         `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
         truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only. `replays`:
-        the site itself brings this node the truth's steps, one after the other.
+        the site itself brings this node the truth's steps, one after the other. `followed`: what the node had there
+        when the truth came by, since the analysis before, and went on: there the node is late.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
         one = (id(history), stand, ours, replays)
-        found = None if stand.by_us else self._known.get(one)
+        if touched is not None and followed:
+            touched = tuple(dict.fromkeys((*touched, *followed)))
+        found = None if stand.by_us or followed else self._known.get(one)
         if found is None:
-            found = self._sort(history, stand, before, raw, behind, touched, made, replays)
-            self._known[one] = found
+            found = self._sort(history, stand, before, raw, behind, touched, made, replays, followed)
+            if not followed:
+                self._known[one] = found
         return found, touched
 
     def _sort(
         self, history: TruthHistory, stand: Stand, before: Analysis | None, raw: Differing, behind: Differing,
-        touched: Touched, made: Made, replays: bool,
+        touched: Touched, made: Made, replays: bool, followed: Held,
     ) -> Analysis:  # fmt: skip
         differing = _without_withheld(raw, stand.withheld, self._width)
         root, truth, held = stand.root, stand.truth, stand.held
@@ -130,7 +136,7 @@ class Judge:
             history, differing, behind, ours,
             set(before.lagging) if known and before is not None else set(),
             set(before.regressed) if known and before is not None else set(),
-            made, frozenset(stand.withheld), self._width, replays,
+            made, frozenset(stand.withheld), self._width, followed, replays,
         )  # fmt: skip
         for key in (
             (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
@@ -169,6 +175,7 @@ class _Sorting:
     made: Made
     withheld: Keys
     width: int
+    followed: Held
     replays: bool = False
     moved: dict[bytes, bytes | None] = field(default_factory=dict)
 
@@ -195,7 +202,7 @@ class _Sorting:
         ):
             self.lagging.add(key)
             return
-        if self.made(key, (held_value, value)):
+        if self.followed.get(key, b"") == value or self.made(key, (held_value, value)):
             self.lagging.add(key)
             self.moved[key] = value
             return

@@ -23,7 +23,7 @@ def move(world: World, volume: Volume, decision: Decision, author: str = "") -> 
     else:
         if not record.roots:
             world.log("info", f"{volume.name}: the truth is founded: {decision.root.hex()}")
-        volume.history.move(decision.root)
+        volume.history.move(decision.root, world.now.mono)
         known = {order: at for order, _, at in record.roots}
         record.roots = [
             (order, root, known.get(order, world.now.wall_ms)) for order, root in volume.history.roots

@@ -134,6 +134,7 @@ class View:
     by_us: bool = False
     is_commit: bool = False
     looked_at: float = 0.0
+    order: int = 0  # of the truth that it was looked at last
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
     changes: tuple[Analysis, dict[bytes, Values]] | None = None  # of a writer: what it changed itself
     orders: list[tuple[bytes, bytes]] = field(default_factory=list)  # the newest converges: (from, to) roots

@@ -61,7 +61,9 @@ def _place_volumes(world: World, config: FleetConfig, records: dict[str, VolumeR
         record = records.get(one.name) or VolumeRecord(settings=settings_of(one))
         volume = old.get(one.name)
         if volume is None:
-            history = TruthHistory(world.differ, [(order, root) for order, root, _ in record.roots])
+            history = TruthHistory(
+                world.differ, [(order, root) for order, root, _ in record.roots], world.now.mono
+            )
             volume = Volume(one, record, history)
         _reconfigure(world, volume, one)
 

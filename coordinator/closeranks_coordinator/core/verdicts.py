@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 
 from . import currency, movement, naming, sequencing, unclear
-from .judge import Analysis, Differing, Made, Stand, Touched
+from .judge import NO_HELD, Analysis, Differing, Held, Made, Stand, Touched
 from .nodes import Node, View, Volume
 from .records import NodeVolume
 from .truth import Decision, Values, decide_quorum
@@ -93,8 +93,10 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    if before is None or view.stand is None or _has_moved(stored, truth, view.stand) or view.by_us:
-        if before is not None and view.stand is not None and _may_wait(world, volume, node, view):
+    followed = _followed(volume, view)
+    known = before is not None and view.stand is not None and not _has_moved(stored, truth, view.stand)
+    if before is None or not known or view.by_us or followed:
+        if before is not None and not followed and _may_wait(world, volume, node, view):
             return
         view.looked_at = world.now.mono
         # Where writers' changes count, what is our doing is asked step by step: see `_made`.
@@ -102,7 +104,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
         after, touched = world.judge.analyse(
-            volume.history, stand, before, made, view.by_us, not volume.config.replicated
+            volume.history, stand, before, made, view.by_us, not volume.config.replicated, followed
         )
         if after.held != stored.held:
             world.keep(after.pages)
@@ -127,6 +129,26 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         view.lag_since = None
     elif view.lag_since is None:
         view.lag_since = world.now.mono
+
+
+def _followed(volume: Volume, view: View) -> Held:
+    """Where the truth has come to what this node has of its own doing since it was looked at, and may have gone on.
+
+    Of several steps of the truth only the last is looked at. A node that had what the truth then came to is late
+    from there on (RULES 1.5), however it came to have it.
+    """
+    order, analysis = volume.history.roots[-1][0], view.analysis
+    since, view.order = view.order, order
+    if analysis is None or not analysis.divergent or since == order:
+        return NO_HELD
+    found: dict[bytes, bytes | None] = {}
+    for step in volume.history.after(since):
+        for key in volume.history.changed(step) or ():
+            if analysis.is_own(key):
+                value = analysis.differing[key][0]
+                if (volume.history.latest_order(key, value) or 0) > since:
+                    found[key] = value
+    return found
 
 
 def _may_wait(world: World, volume: Volume, node: Node, view: View) -> bool:

@@ -193,5 +193,6 @@ def _write(world: World) -> None:
     if world.writers:
         world.hosts[rng.choice(world.writers)].write(name, content)
     else:
+        world.meant[name] = content
         for host in world.hosts.values():
             host.write(name, content)

@@ -45,6 +45,7 @@ from .loop import PROCESS, Loop, Process
 COORDINATOR = ("10.0.0.1", 7340)
 GOAL_MAX_S = 400.0
 NAMED_MAX_S = 60.0
+REASSERT_S = 60.0  # of paths without a majority, until a person decides
 FILES = (
     "a/one.jpg",
     "a/two.jpg",
@@ -160,6 +161,10 @@ class Host:
         """Every content in the tree, in the trash, or on its way in."""
         return {path.read_bytes() for path in self.tree.rglob("*") if path.is_file()}
 
+    def content(self, name: str) -> bytes | None:
+        path = self.tree / name
+        return path.read_bytes() if path.is_file() else None
+
     def write(self, name: str, content: bytes | None) -> None:
         path = self.tree / name
         if content is None:
@@ -195,13 +200,15 @@ class World:
         self.coordinator: Coordinator | None = None
         self.token = 0
         self.number = 0
+        self.meant: dict[str, bytes | None] = {name: name.encode() * 40 for name in FILES}  # by the site
+        self.unclear_since: float | None = None
         self.names = tuple(f"node-{number:02d}" for number in range(1, nodes + 1))
         self.writers = self.names if policy == "any-writer" else self.names[:1] if policy == "writers" else ()
         self.hosts = {name: Host(self, name, number) for number, name in enumerate(self.names)}
         self._hash = hashlib.blake2b(digest_size=16)
         for host in self.hosts.values():
             for name in FILES:
-                host.write(name, name.encode() * 40)
+                host.write(name, self.meant[name])
         self.story.clear()
         extra = f"writers = {list(self.writers)!r}\n".replace("'", '"') if policy == "writers" else ""
         (base / "coordinator.toml").write_text(
@@ -337,6 +344,22 @@ class World:
                     await self._ask(ResyncAsked(name, None, False))
             elif node.record.phase == "suspect":
                 await self._ask(ResyncAsked(name, None, False))
+        if any(one.kind == "undetermined" and one.is_open for one in self.core.incidents.values()):
+            self._decide()
+        else:
+            self.unclear_since = None
+
+    def _decide(self) -> None:
+        """Where no majority comes about by itself: what the site wrote last, on all nodes, as the incident says."""
+        self.unclear_since = self.unclear_since or self.loop.now
+        if self.loop.now < self.unclear_since + REASSERT_S:
+            return
+        self.unclear_since = None
+        self.note("the site writes what it means on all nodes")
+        for name, content in sorted(self.meant.items()):
+            for host in self.hosts.values():
+                if host.content(name) != content:
+                    host.write(name, content)
 
     async def _ask(self, event: Any) -> object:
         coordinator, process = self.coordinator, self.process
