@@ -181,3 +181,13 @@ def test_what_the_truth_came_to_while_the_node_had_it_is_lag_from_then_on() -> N
     assert touched == (b"a",)
     by_itself, _ = bench.judge.analyse(bench.history, stand, first)
     assert by_itself.divergent == 1  # and that one is nobody else's analysis
+
+
+def test_who_catches_up_with_a_truth_that_goes_back_meanwhile_is_late() -> None:
+    bench = Bench({b"a": OLD}, {b"a": NEW})
+    before = bench.look({b"a": OLD}, {b"a": OLD})
+    bench.move({b"a": OLD})
+    stand = Stand(bench.forest.plant({b"a": NEW}), bench.truth, before.held, ())
+    found, _ = bench.judge.analyse(bench.history, stand, before)
+    assert (set(found.lagging), set(found.regressed)) == ({b"a"}, set())
+    assert set(bench.look({b"a": NEW}, {b"a": OLD}).regressed) == {b"a"}  # it had not been behind

@@ -47,9 +47,8 @@ class Oracle:
         self.roots: dict[str, bytes] = {}
         self.values: dict[str, Values] = {}
         self.contents: dict[str, Counter[bytes]] = {}
-        self.reached: dict[
-            tuple[str, bytes], float
-        ] = {}  # since when the newest truth stood that it has held
+        # Since when the newest truth stood that a node has held, and which of the path's truths it was.
+        self.reached: dict[tuple[str, bytes], tuple[float, int]] = {}
         self.ever: set[bytes] = set()  # contents that the truth has ever had
         self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
@@ -136,7 +135,7 @@ class Oracle:
     def _reach(self, node: str, key: bytes) -> None:
         known = self.seen.get(key)
         if known and self.values[node].get(key) == known[-1][1]:
-            self.reached[node, key] = known[-1][0]
+            self.reached[node, key] = known[-1][0], len(known)
 
     def _follow_truth(self, eligible: frozenset[str]) -> None:
         truth = self._truth()
@@ -259,8 +258,8 @@ class Oracle:
             mine, reached = self.values[node].get(key), self.reached.get((node, key))
             if reached is None:
                 continue
-            for (since, value), (left, _) in pairwise(known):
-                if since >= reached and left > self.world.time.now - keep_s:
+            for number, ((since, value), (left, _)) in enumerate(pairwise(known), 1):
+                if (since, number) >= reached and left > self.world.time.now - keep_s:
                     hold(
                         "no_false_accusation", value != mine, f"{node} is accused of {key!r} and is only late"
                     )

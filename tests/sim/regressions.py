@@ -13,6 +13,8 @@ FOUND: dict[int, str] = {
     75: "a path was deleted twice: a node that followed the site's steps from the first time on was accused",
     103: "a rebuilt writer, torn files and rogues at once: only a new founding helps, and it does",
     281584052: "the wall clock jumped an hour: what the truth had been was forgotten, and who was late was accused",
+    411125896: "a node caught up with a truth that just went back, in a fleet that is gathered: accused",
+    411125925: "the oracle took two steps of the truth at one moment for one, and a real regression for lag",
     281584053: "two joined, one was fenced, and nobody had the contents of the truth: people found it anew",
 }
 # The same, played with another policy and number of nodes than the seed would choose: (seed, policy, nodes).

@@ -108,8 +108,9 @@ class Judge:
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
         one = (id(history), stand, ours, replays)
-        if touched is not None and followed:
-            touched = tuple(dict.fromkeys((*touched, *followed)))
+        if before is not None and touched is not None:
+            followed = {**followed, **_caught_up_before(before, raw, touched)}
+            touched = tuple(dict.fromkeys((*touched, *followed))) if followed else touched
         found = None if stand.by_us or followed else self._known.get(one)
         if found is None:
             found = self._sort(history, stand, before, raw, behind, touched, made, replays, followed)
@@ -231,6 +232,14 @@ def _differences(
     if steps is None or late is None:
         return raw, behind, None
     return raw, behind, tuple(dict.fromkeys((*steps, *late)))
+
+
+def _caught_up_before(before: Analysis, raw: Differing, touched: tuple[bytes, ...]) -> Held:
+    """What a node lacked when it was looked at last and has got since, while the truth went on from there."""
+    behind = before.behind
+    return {
+        key: raw[key][0] for key in touched if key in behind and key in raw and raw[key][0] == behind[key][1]
+    }
 
 
 def _without_withheld(raw: Differing, withheld: tuple[bytes, ...], width: int) -> Differing:

@@ -94,6 +94,7 @@ async def _play(world: World, chosen: frozenset[str], broken: list[BaseException
     if world.process is None or world.process.dead:
         world.start_coordinator()
     await _until(world, broken, GOAL_MAX_S)
+    world.check_disks()
     world.note("all is well")
     if world.policy != "any-writer":
         await _corrupt(world, broken)
@@ -168,6 +169,7 @@ def _deed(world: World, chosen: frozenset[str]) -> None:
         case "kill":
             if host.process is not None and not host.process.dead:
                 host.kill()
+                world.check_disks()
                 world.note(f"{host.name} is killed")
                 world.loop.call_later(0.2 + 5 * rng.random(), host.start)
         case "kill_coordinator":

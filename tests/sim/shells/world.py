@@ -103,6 +103,7 @@ class Host:
         self.state: AgentState | None = None
         self.work: asyncio.Task[None] | None = None
         self.tokens = 0
+        self.owed: set[bytes] = set()  # written here by others, and by nobody but closeranks taken away
         world.loop.network.hosts[name] = self.address
         (self.base / "agent.toml").write_text(
             f'[agent]\nnode = "{name}"\ncoordinator = "http://{COORDINATOR[0]}:{COORDINATOR[1]}"\ninsecure = true\n'
@@ -169,6 +170,7 @@ class Host:
         path = self.tree / name
         if content is None:
             if path.is_file():
+                self.owed.discard(path.read_bytes())
                 path.unlink()
             return
         if any(one.is_file() for one in path.parents if one != self.tree and self.tree in one.parents):
@@ -176,7 +178,10 @@ class Host:
         if path.is_dir():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            self.owed.discard(path.read_bytes())
         path.write_bytes(content)
+        self.owed.add(content)
         path.chmod(0o644)
         self.world.note(f"{self.name} {name} is written")
 
@@ -310,6 +315,16 @@ class World:
             if host.state is not None:
                 hold("token_grows", host.state.highest_token >= host.tokens, f"{host.name} forgot a token")
                 host.tokens = host.state.highest_token
+
+    def check_disks(self) -> None:
+        """What somebody wrote and only closeranks replaced or removed is still there: in the tree or the trash."""
+        for host in self.hosts.values():
+            lost = host.owed - host.kept()
+            hold(
+                "trash_keeps",
+                not lost,
+                f"{host.name} has {sorted(one[:40] for one in lost)} nowhere any more",
+            )
 
     def check_faults(self) -> None:
         hold("journal_replays", not self.faults.gaps, "; ".join(self.faults.gaps[:3]))
