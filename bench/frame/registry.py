@@ -96,7 +96,12 @@ REGISTRY = {
     "sustained-syncthing": Entry(
         "replication.sustained", "the same load and Syncthing", measured_by="syncthing"
     ),
-    "rest": Entry("replication.rest", "an agent that watches 200,000 files and has nothing to do"),
+    "rest-fanotify": Entry(
+        "replication.rest",
+        "an agent that watches 200,000 files and has nothing to do",
+        measured_by="fanotify",
+    ),
+    "rest-inotify": Entry("replication.rest", "the same by inotify", measured_by="inotify"),
     "overhead-files": Entry(
         "replication.overhead",
         "what watching adds to the time of tar unpacking small files",

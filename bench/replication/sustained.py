@@ -83,7 +83,7 @@ def _carried(bench: Bench, name: str, seconds: int, slowed: bool = False) -> lis
     if slowed:
         flat = [replace(row, bound=None) if "coordinator" in row.work else row for row in flat]
     return [
-        *rows(course, PATIENCE_S),
+        *rows(course, PATIENCE_S, PATIENCE_S),
         Measured(
             f"{name}: paths that differ at the end", sum(lost.values()), "paths", 1, f"incidents: {incidents}"
         ),
@@ -101,7 +101,7 @@ def _beside(name: str, make: Callable[[], Peer], bench: Bench) -> list[Measured]
         course = run(
             name, peer.daemons, peer.writer, peer.replicas, bench.base / "peer.log", SECONDS, PEERS_PATIENCE_S
         )
-        return rows(course, None)
+        return rows(course, PEERS_PATIENCE_S, None)
     finally:
         peer.stop()
 
@@ -187,13 +187,13 @@ def _named(replicas: list[Path]) -> dict[str, str]:
     return {str(place): str(place) for place in replicas}
 
 
-def rows(course: Course, bound: float | None) -> list[Measured]:
+def rows(course: Course, patience_s: float, bound: float | None) -> list[Measured]:
     made = f"{course.made:,} files of {SIZE} B in {course.took_s:.0f} s, {REPLICAS} replicas"
     behind = course.behind_s
     return [
         Measured(
             f"{course.name}: behind after the last file",
-            round(behind if behind is not None else PATIENCE_S, 1), "s", bound,
+            round(behind if behind is not None else patience_s, 1), "s", bound,
             f"{made}; {course.cpu_s:.0f} s of processor time"
             + f", {course.cpu_s / max(1, course.made) * 1000:.2f} ms a file; {course.resident / 1e6:.0f} MB resident"
             + ("" if behind is not None else f"; NOT there after it: {course.lost:,} files missing"),
