@@ -1,7 +1,7 @@
 """A process that writes much, as a program of its own: `unpack.py SHAPE AMOUNT PLACE`.
 
-`files`: so many files of 30 KB with mode and mtime, a hundred in a directory. `over`: one file of 1 GiB, written so
-many times over in pieces of 64 KB. `database`: so many transactions of SQLite, each of a row changed and a row added.
+`files`: so many files of 30 KB with mode and mtime, a hundred in a directory. `database`: so many transactions of
+SQLite, each of a row changed and a row added.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 FILE_BYTES, PER_DIRECTORY = 30_000, 100
-LONG_BYTES, PIECE_BYTES = 1 << 30, 65_536
 ROWS = 1000
 
 
@@ -28,15 +27,6 @@ def files(place: Path, count: int) -> None:
         os.fchmod(fd, 0o644)
         os.utime(fd, (1e9, 1e9))
         os.close(fd)
-
-
-def over(place: Path, times: int) -> None:
-    piece = os.urandom(PIECE_BYTES)
-    fd = os.open(place / "long.bin", os.O_CREAT | os.O_WRONLY, 0o644)
-    for _ in range(times):
-        for at in range(0, LONG_BYTES, PIECE_BYTES):
-            os.pwrite(fd, piece, at)
-    os.close(fd)
 
 
 def database(place: Path, count: int) -> None:
@@ -57,7 +47,7 @@ def database(place: Path, count: int) -> None:
 def main() -> None:
     shape, amount, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     place.mkdir(exist_ok=True)
-    {"files": files, "over": over, "database": database}[shape](place, amount)
+    {"files": files, "database": database}[shape](place, amount)
 
 
 if __name__ == "__main__":

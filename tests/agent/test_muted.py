@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.disk.volume import Volume
-from closeranks_agent.watch import muted, watcher
+from closeranks_agent.watch import muted
 from watched_volume import WatchedVolume, until
 
 MakeVolume = Callable[..., Volume]
@@ -63,7 +63,7 @@ def test_a_hot_file_is_muted_and_still_committed_while_it_is_written(
 ) -> None:
     with writer(tree_dir / "hot"):
         until(lambda: is_muted(one))
-        time.sleep(2 * watcher.GROWTH_EVERY_S)  # what was queued before is read
+        time.sleep(5 * muted.EVERY_S)  # what was queued before is read
         before, looked = one.tally.events, one.tally.changed
         until(lambda: one.tally.changed >= looked + 3)
         assert one.tally.events - before < 20, "each of thousands of writes was told"
@@ -101,7 +101,7 @@ def test_a_muted_file_that_moves_is_written_on_under_its_new_name(one: WatchedVo
     with writer(tree_dir / "a" / "hot"):
         until(lambda: is_muted(one))
         os.rename(tree_dir / "a", tree_dir / "b")
-        time.sleep(1.5 * watcher.GROWTH_EVERY_S)
+        time.sleep(1.5 * muted.EVERY_S)
     one.settle()
     now_on_disk(one)
 
@@ -112,7 +112,7 @@ def test_the_last_write_after_a_move_is_never_missed(one: WatchedVolume, tree_di
     with writer(tree_dir / "hot"):
         until(lambda: is_muted(one))
         os.rename(tree_dir / "hot", tree_dir / "moved")
-        time.sleep(0.05 * moment)
+        time.sleep(0.03 * moment)
     one.settle()
     now_on_disk(one)
 
@@ -143,4 +143,4 @@ def test_a_log_with_ten_lines_a_second_is_never_muted(one: WatchedVolume, tree_d
             log.write(b"a line\n")
             time.sleep(0.1)
             assert not is_muted(one)
-    assert muted.HOT_READS > 10 * watcher.GROWTH_EVERY_S
+    assert muted.HOT_READS > 10 * muted.EVERY_S

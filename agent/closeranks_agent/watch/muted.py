@@ -2,7 +2,7 @@
 
 Each write makes an event in the writer's own time, a microsecond and more: 8% of what it takes to write a long file in
 pieces of 64 KB, more than the write itself where a database writes 4 KB. Once a file is known to be written it is
-enough to look at its stat four times a second. So where the source can (fanotify), a hot file's writes are muted;
+enough to look at its stat ten times a second. So where the source can (fanotify), a hot file's writes are muted;
 opening, closing, moving and deleting it are told as before.
 
 Nothing is missed: the stat that later ones are compared with is taken before the file is muted; all marks are
@@ -35,10 +35,11 @@ from .source import Source
 
 MUTED_MAX: Final = 64
 ARRIVED_MAX: Final = 4096  # names; beyond it the volume's root stands for all of them
-# Reads of the queue that told of a file between two looks: a log with ten lines a second stays below it, and is
-# committed as promptly as ever.
-HOT_READS: Final = 8
-QUIET_LOOKS: Final = 8
+EVERY_S: Final = 0.1
+# Reads of the queue that told of a file between two looks, of about ten: a log with ten lines a second stays below it,
+# and is committed as promptly as ever.
+HOT_READS: Final = 5
+QUIET_LOOKS: Final = 20
 SETTLED_NS: Final = 20_000_000  # two of the slowest kernel's clock ticks
 _FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _Stamp = tuple[int, int, int, int, int]  # inode, names, size, times of content and of the inode

@@ -31,11 +31,11 @@ from ..disk.look import LookReport
 from ..disk.volume import Volume, hand_finder
 from ..hands.attribution import Attribution
 from ..hands.written import Written
+from . import muted
 from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
-from .muted import Muted
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
@@ -105,7 +105,7 @@ class Watcher:
         self.proven: float | None = None
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
-        self._muted = Muted(volume, source)
+        self._muted = muted.Muted(volume, source)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class Watcher:
         self._canaries = 0
         self._canary_due = 0.0
         self._proof_due = self._proof_cost = 0.0
-        self._idle = self._growth_due = self._rested = 0.0
+        self._idle = self._growth_due = self._mute_due = self._rested = 0.0
         self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
         self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
         self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
@@ -221,8 +221,10 @@ class Watcher:
         if now >= self._growth_due:
             self._growth_due = now + GROWTH_EVERY_S
             self._growth.look(self._dirty)
-            self._muted.look(self._dirty, now)
             self._written.pending(self.volume.name, self.pending)
+        if now >= self._mute_due and (count or len(self._muted)):
+            self._mute_due = now + muted.EVERY_S
+            self._muted.look(self._dirty, now)
         if queued and not self._closing:
             time.sleep(self._pause(count))
 
@@ -252,8 +254,10 @@ class Watcher:
             due.append(now + 0.5)
         elif self._canary is None:
             due.append(max(self._canary_due, self._proof_due))
-        if len(self._dirty) or len(self._muted):
+        if len(self._dirty):
             due.append(self._growth_due)
+        if len(self._muted):
+            due.append(self._mute_due)
         return max(0.0, (min(due) - now) * 1000)
 
     # --- events --------------------------------------------------------------------------------
