@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent/closeranks_agent", "coordinator/closeranks_coordinator", "proto/closeranks_proto")
 CORE = "coordinator/closeranks_coordinator/core"
+SWAP = "agent/closeranks_agent/converge/swap.py"
 LIMIT_S = 240.0
 
 
@@ -115,6 +116,23 @@ MUTATIONS = (
         f"{CORE}/ingest.py",
         "        if self._closure.done:\n            announced",
         "        if not ready or self._closure.done:\n            announced",
+    ),
+    Mutation(
+        "converge: what is replaced goes to no trash", SWAP,
+        "            beneath.move_new(stage_name, room.stage_fd, taken.item, room.items_fd)\n    except BaseException:",
+        "            os.unlink(stage_name, dir_fd=room.stage_fd)\n    except BaseException:", shells=True,
+    ),
+    Mutation(
+        "converge: what is removed goes to no trash", SWAP,
+        "    beneath.move_new(where.name, where.parent_fd, taken.item, room.items_fd)\n    status",
+        "    os.unlink(where.name, dir_fd=where.parent_fd)\n    return\n    status", shells=True,
+    ),
+    Mutation(
+        "converge: the new version is renamed over whatever is there", SWAP,
+        "    if not beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd):\n"
+        "        _replace_without_exchange(stage_name, room, where, taken)\n        return\n",
+        "    if taken.discard.kind is not Kind.DIRECTORY:\n        _rename_over(stage_name, room, where)\n"
+        "        return\n    beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd)\n", shells=True,
     ),
 )  # fmt: skip
 
