@@ -42,12 +42,15 @@ class Entry:
 REGISTRY = {
     "hash-small": Entry(
         "hotpath.small",
-        "first scan of 200,000 small files beside xxhsum, rsync, rclone, hashdeep, Syncthing",
+        "first scan of 200,000 small files beside xxhsum and rsync",
         True,
     ),
-    "hash-long": Entry(
-        "hotpath.long", "long files beside xxhsum, b3sum and reading alone; 300 GB; cold", True
+    "hash-others": Entry(
+        "hotpath.others", "the same files beside rclone, hashdeep and Syncthing's first scan", True
     ),
+    "hash-long": Entry("hotpath.long", "long files beside xxhsum, b3sum and reading alone", True),
+    "hash-huge": Entry("hotpath.huge", "300 GB of long files, and sparse: rate and memory", True),
+    "hash-cold": Entry("hotpath.cold", "long files from the disk, beside its best rate", True),
     "transfer": Entry(
         "bounds.transfer", "bytes that a resync moves, against the bytes of the chunks that differ", True
     ),

@@ -1,7 +1,6 @@
-"""200,000 small files: our first scan with its index written, beside what others take to hash them.
+"""200,000 small files: our first scan with its index written, beside xxhsum and rsync.
 
-"Two copies" for rsync are hard links: it reads both names of each file, and the page cache holds them once. The
-slow ones run less often and last: some of them leave the page cache unlike they found it.
+"Two copies" for rsync are hard links: it reads both names of each file, and the page cache holds them once.
 """
 
 from __future__ import annotations
@@ -10,55 +9,35 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet import wait_until
 from frame.interleaved import Run, interleaved
 from frame.measured import Measured, compared, unmeasured
 from frame.peers import NotInstalled, command, shell, version
 from frame.registry import Bench
 from hotpath.data import small_files, warm
-from replication.members import stop_all
-from replication.syncthing import FOLDER, Device
 
 XARGS = 'find "$1" -type f -print0 | xargs -0 -P2 xxhsum -H2'
-SYNCTHING_MAX_S = 240.0
 CLOSERANKS = [str(Path(sys.executable).with_name("closeranks"))]
+FILES, QUICK_FILES = 200_000, 20_000
+Peer = tuple[str, float, str, Callable[[], Run]]  # name, bound, program, what makes its run
 
 
 def measure(bench: Bench) -> list[Measured]:
-    count = bench.either(200_000, 20_000)
+    count = bench.either(FILES, QUICK_FILES)
     tree, copy = bench.base / "tree", bench.base / "copy"
     size = small_files(tree, count)
     subprocess.run(["cp", "-al", tree, copy], check=True)
     warm(tree)
-    note = f"{count:,} files, {size / 1e9:.1f} GB"
-    fast: list[Peer] = [
+    peers: list[Peer] = [
         ("xargs -P2 xxhsum -H2", 1.1, "xxhsum", lambda: shell(XARGS, tree)),
         ("rsync -rcn", 2.5, "rsync", lambda: command(["rsync", "-rcn", f"{tree}/", f"{copy}/"])),
     ]
-    slow: list[Peer] = [
-        ("rclone hashsum MD5", 6, "rclone", lambda: command(["rclone", "hashsum", "MD5", tree])),
-        ("hashdeep -r", 10, "hashdeep", lambda: command(["hashdeep", "-r", tree])),
-        (
-            "Syncthing's first scan",
-            10,
-            "syncthing",
-            lambda: _syncthing(bench.base / "syncthing", tree, count),
-        ),
-    ]
-    rows = _beside(bench.base, tree, count, fast, bench.either(5, 3), note)
-    for peer in slow:
-        rows += _beside(bench.base, tree, count, [peer], bench.either(2, 1), note)
-    return rows
+    return beside(bench.base, tree, count, peers, bench.either(5, 3), f"{count:,} files, {size / 1e9:.1f} GB")
 
 
-Peer = tuple[str, float, str, Callable[[], Run]]
-
-
-def _beside(base: Path, tree: Path, count: int, peers: list[Peer], rounds: int, note: str) -> list[Measured]:
+def beside(base: Path, tree: Path, count: int, peers: list[Peer], rounds: int, note: str) -> list[Measured]:
     """Our scan and these, in turns."""
     runs: dict[str, Run] = {"ours": lambda: first_scan(base / "state", tree)}
     rows: list[Measured] = []
@@ -92,44 +71,3 @@ def first_scan(state: Path, tree: Path) -> float:
     words = [sys.executable, "-m", "hotpath.first_scan", os.fspath(tree), os.fspath(state)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1])
     return float(done.stdout)
-
-
-def _syncthing(base: Path, tree: Path, count: int) -> Run:
-    """From the first answer of a fresh Syncthing until its folder is idle and has every file."""
-    number = 0
-    version("syncthing")
-
-    def run() -> float:
-        nonlocal number
-        number += 1
-        place = base / f"{number}"
-        place.mkdir(parents=True)
-        device = Device(place, 0)
-        device.path = tree
-        device.configure([device], 1)
-        (tree / ".stfolder").mkdir(exist_ok=True)
-        device.daemon.start()
-        try:
-            wait_until("Syncthing answers", lambda: _state(device) is not None, timeout_s=60)
-            began = time.perf_counter()
-            wait_until(
-                "Syncthing has scanned",
-                lambda: _state(device) == ("idle", count),
-                timeout_s=600,
-                every_s=0.05,
-            )
-            return time.perf_counter() - began
-        finally:
-            stop_all([device.daemon])
-            (tree / ".stfolder").rmdir()
-
-    return run
-
-
-def _state(device: Device) -> tuple[str, int] | None:
-    """(state, files known) of its folder; None while it does not answer."""
-    try:
-        found = device.ask(f"/rest/db/status?folder={FOLDER}")
-    except (OSError, ValueError):
-        return None
-    return found["state"], found["localFiles"]

@@ -64,12 +64,13 @@ class RangeReader:
                 parts.append(self._of_zeros(length))
                 continue
             cached = not absent[number] and _is_cached(fd, at + length - 1)
-            if cached:
-                part = self._hash_cached(fd, at, length, mapped and (solid or not _has_hole(fd, at, length)))
-            else:
+            if asked or not cached:  # what we asked for has come: the disk must have more to do meanwhile
                 for ahead in range(max(asked, number), min(number + AHEAD_WINDOWS + 1, len(starts))):
                     _fetch(fd, starts[ahead], min(self._window_bytes, end - starts[ahead]))
                     asked = ahead + 1
+            if cached:
+                part = self._hash_cached(fd, at, length, mapped and (solid or not _has_hole(fd, at, length)))
+            else:
                 part = self._read(fd, at, length)
             parts.append(part[0])
             if absent[number]:
