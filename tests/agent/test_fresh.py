@@ -370,6 +370,37 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(
     assert second.hashed_files < 202
 
 
+def test_a_scan_is_stopped_also_while_its_readers_are_held_up(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal, or by a disk that does not answer: with a look that waits for what is under way."""
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    plant(tree_dir / "new", seed=2, files=300)
+    monkeypatch.setattr(scan_module, "BREATH_S", 0.0)
+    monkeypatch.setattr(fresh_module, "BATCH_DIRECTORIES", 1)
+    monkeypatch.setattr(volume, "breathe", lambda: False)
+    answers, held = Readers.answers, threading.Event()
+
+    def answering(self: Readers, wait_s: float) -> object:
+        if len(self.pids) == 2 and not held.is_set():
+            for pid in self.pids:
+                os.kill(pid, signal.SIGSTOP)
+            held.set()
+        return answers(self, wait_s)
+
+    monkeypatch.setattr(Readers, "answers", answering)
+    found: list[bool] = []
+    scan = threading.Thread(target=lambda: found.append(volume.scan().complete), daemon=True)
+    scan.start()
+    assert held.wait(30)
+    time.sleep(2 * fresh_module.WAIT_S)  # so that it has begun to wait
+    volume.stop()
+    scan.join(30)
+    assert found == [False]
+
+
 def test_whoever_waits_is_let_through_while_a_new_tree_is_read(
     tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

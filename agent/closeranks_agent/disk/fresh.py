@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,14 +112,19 @@ class Fresh:
                 self.readers.ask(question.kind, question.items, question.tag)
             else:
                 self.readers.ask(DIRECTORIES, self._batch())
+        self._collect()
+
+    def drain(self, stopped: Callable[[], bool]) -> bool:
+        """Record what is under way, and hand out nothing: until the next `pump` nothing is. False: stopped."""
+        while self.readers.busy:
+            if stopped():
+                return False  # a reader may be held up by a slow disk, or by a signal
+            self._collect()
+        return True
+
+    def _collect(self) -> None:
         for question, parts in self.readers.answers(WAIT_S):
             self._answered(question, parts)
-
-    def drain(self) -> None:
-        """Record what is under way, and hand out nothing: until the next `pump` nothing is."""
-        while self.readers.busy:
-            for question, parts in self.readers.answers(WAIT_S):
-                self._answered(question, parts)
 
     def _batch(self) -> list[bytes]:
         """So many directories as will bring a worthwhile number of files, the deepest first."""

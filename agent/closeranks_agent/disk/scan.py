@@ -261,7 +261,8 @@ class Scan:
             # What is under way stands under the present names: it must be recorded before a look moves them.
             if time.monotonic() < self._breath_due:
                 return True
-            self._fresh.drain()
+            if not self._fresh.drain(self._setup.stopped):
+                raise Stopped
             self._breath_due = time.monotonic() + BREATH_S
         self._recorder.flush()
         if not self._recorder.stowing:

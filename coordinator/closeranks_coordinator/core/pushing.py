@@ -86,7 +86,8 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
     state.problem = result.problem
     if result.applied:
         state.attempt, state.not_before, state.progress_at = 0, world.now.mono, world.now.mono
-        state.noted = ""
+        if not result.failed:
+            state.noted = ""
     else:
         _retry_later(world, state)
     if result.failed and result.detail and result.detail != state.noted:
