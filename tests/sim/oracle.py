@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .fleet import World
 
 
+Seen = dict[bytes, list[tuple[float, bytes | None]]]  # by key: (since when, what the truth was)
+Reached = dict[tuple[str, bytes], tuple[float, int]]
 BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
 
 
@@ -41,14 +43,14 @@ class Oracle:
         self.world, self.volume = world, volume
         self.tree: Tree = world.tree
         self.moves: list[Move] = []
-        self.seen: dict[
-            bytes, list[tuple[float, bytes | None]]
-        ] = {}  # by key: (since when, what the truth was)
+        self.seen: Seen = {}
         self.roots: dict[str, bytes] = {}
         self.values: dict[str, Values] = {}
         self.contents: dict[str, Counter[bytes]] = {}
         # Since when the newest truth stood that a node has held, and which of the path's truths it was.
-        self.reached: dict[tuple[str, bytes], tuple[float, int]] = {}
+        self.reached: Reached = {}
+        # The same of truths that were given up for a new one: until that is durable they may come back.
+        self.given_up: list[tuple[list[Move], Seen, Reached, int]] = []
         self.ever: set[bytes] = set()  # contents that the truth has ever had
         self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
@@ -59,8 +61,27 @@ class Oracle:
     # --- what the core goes by ------------------------------------------------------------------
 
     def restarted(self) -> None:
-        """Another process: undo what it does not know of."""
+        """Another process: undo what it does not know of, also that a truth was given up."""
         truth = self._truth()
+        if truth is None:
+            self._give_up()
+        else:
+            self._undo(truth)
+            while not self.moves and self.given_up:
+                self.moves, self.seen, self.reached, self.buried = self.given_up.pop()
+                self._undo(truth)
+            self.given_up.clear()
+        self.eligible = frozenset()
+        self._follow_nodes()
+
+    def _give_up(self) -> None:
+        """There is to be a new truth, and nobody is held against the old one."""
+        if self.moves:
+            self.given_up.append((self.moves, self.seen, self.reached, self.buried))
+        self.moves, self.seen, self.reached, self.buried = [], {}, {}, 0
+
+    def _undo(self, truth: bytes) -> None:
+        """Go back to when this was the truth."""
         while self.moves and self.moves[-1].root != truth:
             move = self.moves.pop()
             self.buried = min(self.buried, len(self.moves))
@@ -69,8 +90,6 @@ class Oracle:
                     self.seen[key].pop()
                     if not self.seen[key]:
                         del self.seen[key]
-        self.eligible = frozenset()
-        self._follow_nodes()
 
     def follow(self) -> None:
         """After a step."""
@@ -133,9 +152,19 @@ class Oracle:
             self.accepted.setdefault(content, f"{node} {key!r}")
 
     def _reach(self, node: str, key: bytes) -> None:
-        known = self.seen.get(key)
-        if known and self.values[node].get(key) == known[-1][1]:
+        """What this node has there may be a truth: the present one, or one that it lacked and has come to late.
+
+        Of several that are alike the first that it lacked: it may go on to what followed.
+        """
+        known, value = self.seen.get(key), self.values[node].get(key)
+        if not known:
+            return
+        reached = self.reached.get((node, key))
+        if value == known[-1][1]:
             self.reached[node, key] = known[-1][0], len(known)
+        elif reached is not None:
+            orders = ((since, number) for number, (since, truth) in enumerate(known, 1) if truth == value)
+            self.reached[node, key] = next((order for order in orders if order >= reached), reached)
 
     def _follow_truth(self, eligible: frozenset[str]) -> None:
         truth = self._truth()
@@ -143,10 +172,7 @@ class Oracle:
         if truth == before:
             return
         if truth is None:
-            self.moves.clear()
-            self.buried = 0
-            self.seen.clear()
-            self.reached.clear()
+            self._give_up()
             return
         now, founding = self.world.time.now, before is None
         found = self.tree.diff(truth, before or self.tree.empty.root)

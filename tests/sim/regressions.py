@@ -22,6 +22,17 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (669668888, "writers", 3): (
         "the truth came to what a silent node had and went on within the second in which it is not looked at: accused"
     ),
+    (572286858, "quorum", 16): (
+        "the model of a session that had ended told an old root when its disk was free again; the real one is cancelled"
+    ),
+    (572286981, "writers", 16): (
+        "the oracle took a rogue's older file for lag: the node had been brought on, but not to the newest truth"
+    ),
+    (572287089, "quorum", 16): "as 572286981, with a power loss that undid what the site had removed",
+    (1157787864, "writers", 16): "as 572286981, with a rogue that removed what a push had brought",
+    (1157788072, "writers", 3): (
+        "the oracle took the old truth for a new one: that it was to be founded anew was not durable before a crash"
+    ),
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),

@@ -156,6 +156,8 @@ class ServerSession:
 
     def _stored(self, volume: str, outcome: Accepted | Partial, rest: list[Outcome], arrived: float) -> None:
         self.storing = False
+        if self.ended:
+            return  # its reader has gone with it: nothing older may be told behind what the next session tells
         if isinstance(outcome, Accepted):
             observed = arrived - outcome.observed_age_ms / 1000
             self.core.feed(
