@@ -128,6 +128,11 @@ REGISTRY = {
     "million": Entry(
         "scale.memory", "16 x 1,000,000 entries: the coordinator's memory and database; churn, collected"
     ),
+    "rolling": Entry(
+        "scale.rolling",
+        "100,000 changed files roll over sixteen nodes: the longest that the core blocks the loop",
+        True,
+    ),
     "fleets": Entry(
         "scale.fleets", "100 and 1,000 nodes over real sessions: storm, rest, one change, the API", True
     ),

@@ -6,8 +6,10 @@ shared with others counted by their share (PSS).
 
 from __future__ import annotations
 
+import random
 import subprocess
 import time
+from pathlib import Path
 
 from frame.measured import Measured
 from frame.registry import Bench
@@ -29,6 +31,10 @@ def measure(bench: Bench) -> list[Measured]:
         peak, base = volume.peak_bytes, volume.base_bytes
         rescan = volume.ask("scan")
         assert rescan["changed"] == 0, "nothing changed"
+        few = _change(tree, files // 1000)
+        time.sleep(0.1)  # then their ctimes tell of every later write
+        changed = volume.ask("scan")
+        assert changed["changed"] == few, "each of them is seen"
     entries = first["entries"]
     with VolumeProcess(tree, state) as volume:
         opened = volume.ask("open")
@@ -46,10 +52,20 @@ def measure(bench: Bench) -> list[Measured]:
             "B/entry", 160,
         ),
         Measured("  rescan, nothing changed", rescan["seconds"], "s", None),
+        Measured("  rescan, 0.1% of the files changed and read", changed["seconds"], "s", None, f"{few:,} files"),
         Measured("  start with that index, until its root is known", opened["seconds"], "s", None),
         Measured("  memory with that index, at rest", round(at_rest / MB, 1), "MB", None),
         *_shapes(bench),
     ]  # fmt: skip
+
+
+def _change(tree: Path, count: int) -> int:
+    """So many files are written anew, one in each of as many directories; how many there were."""
+    places = sorted(tree.glob("*/*"))
+    chosen = random.Random(1).sample(places, min(count, len(places)))
+    for place in chosen:
+        (place / "img_00007.jpg").write_bytes(b"other")
+    return len(chosen)
 
 
 def _shapes(bench: Bench) -> list[Measured]:

@@ -49,6 +49,10 @@ class Load:
         match order.pop("do"):
             case "connect":
                 await self._connect(http)
+            case "drop":
+                await asyncio.gather(*(agent.close() for agent in self.agents))
+            case "roll":
+                await self._roll(**order)
             case "prepare":
                 self._prepare(**order)
             case "commit" if order.pop("aside", False):
@@ -96,6 +100,14 @@ class Load:
             await agent.settled()
 
         await asyncio.gather(*(follow(agent) for agent in self.agents))
+
+    async def _roll(self, number: int, edits: int, apart_s: float) -> None:
+        """One agent after the other takes a step."""
+        began = time.monotonic()
+        for turn, agent in enumerate(self.agents):
+            await asyncio.sleep(max(0.0, began + turn * apart_s - time.monotonic()))
+            await agent.follow(self.forest.step(number, edits))
+        await asyncio.gather(*(agent.settled() for agent in self.agents))
 
     async def _stray(self) -> float:
         """One file that only our first agent changes; when it said so, on the wall clock."""

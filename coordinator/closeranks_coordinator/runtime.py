@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import algorithm_named
-from closeranks_proto.errors import UserError
+from closeranks_proto.errors import MissingObject, UserError
 
 from .carrying import Carrying
 from .config import CoordinatorConfig
@@ -40,6 +40,7 @@ from .core.model import (
 )
 from .session import STORE_RETRY_S, Receipt
 from .sessions import Sessions
+from .slices import Slice
 from .storage.store import Batch, Store, StoreFault, StoreFull
 from .web.events import EventLog
 from .web.metrics import Metrics
@@ -47,6 +48,7 @@ from .web.metrics import Metrics
 log = logging.getLogger("closeranks.coordinator")
 
 TICK_S = 1.0
+LAG_EVERY_S = 0.02  # the loop is looked at so often while there is something to decide
 BATCH_MAX_STEPS = 64  # decided together, then one write
 QUEUE_HIGH = 2000  # events; beyond it sessions are not read on
 ROOM_POLL_S = 0.05
@@ -116,6 +118,9 @@ class Coordinator:
         self._unjudged: frozenset[str] = frozenset()  # nodes, as of the last step
         self._unjudged_receipts: list[Receipt] = []  # of their roots: a session's credit bounds them
         self._wake: tuple[float, asyncio.TimerHandle] | None = None
+        self._foreseeing: dict[tuple[str, bytes], asyncio.Task[None]] = {}  # by volume and root
+        self._busy = asyncio.Event()  # something was fed within the last second, other than the time
+        self._fed_at = 0.0
         self._reloading: set[asyncio.Task[None]] = set()
 
     # --- for sessions and the API --------------------------------------------------------------
@@ -143,9 +148,28 @@ class Coordinator:
         root = next((one.root for one in found if one.name == volume), None)
         return None if root is None else bytes.fromhex(root)
 
+    async def foreseen(self, volume: str, root: bytes) -> None:
+        """Find out in slices how an announced tree differs from the truth. Equal ones of many nodes: once."""
+        task = self._foreseeing.get((volume, root))
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._foresee(volume, root))
+            self._foreseeing[(volume, root)] = task
+            task.add_done_callback(lambda _: self._foreseeing.pop((volume, root), None))
+        await asyncio.shield(task)
+
+    async def _foresee(self, volume: str, root: bytes) -> None:
+        try:
+            for _ in self.fleet.foresee(volume, root):
+                await asyncio.sleep(0)
+        except MissingObject as error:
+            log.info("%s: what an announced tree is held against is gone by now: %s", volume, error)
+
     def feed(self, event: Event, receipt: Receipt | None = None) -> None:
         """Queue an event for the core. What it decides and the receipt's root become durable together."""
         self._queue.put_nowait(_Fed(event, receipt=receipt))
+        if not isinstance(event, Tick):
+            self._fed_at = time.monotonic()
+            self._busy.set()
 
     async def room(self) -> None:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
@@ -256,6 +280,7 @@ class Coordinator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._decide())
             group.create_task(self._tick())
+            group.create_task(self._watch_loop())
             group.create_task(self._collect())
 
     async def _decide(self) -> None:
@@ -264,15 +289,21 @@ class Coordinator:
             while len(taken) < BATCH_MAX_STEPS and not self._queue.empty():
                 taken.append(self._queue.get_nowait())
             self._durable.clear()
-            steps = [self._step(fed.event) for fed in taken]
+            piece = Slice()
+            steps: list[Step] = []
+            for fed in taken:
+                steps.append(self._step(fed.event))
+                await piece.give()
             receipts = self._judged([fed.receipt for fed in taken if fed.receipt is not None])
             await self._persist([effect for step in steps for effect in step.effects], receipts)
             self._durable.set()
             for receipt in receipts:
                 receipt.durable()
+            piece = Slice()
             for fed, step in zip(taken, steps, strict=True):
                 for effect in step.effects:
                     self._carry_out(effect)
+                    await piece.give()
                 if fed.answer is not None and not fed.answer.done():
                     fed.answer.set_result(step.answer)
 
@@ -349,10 +380,22 @@ class Coordinator:
         while True:
             due = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
-            self.metrics.loop_lag(time.monotonic() - due)
+            if not self._busy.is_set():
+                self.metrics.loop_lag(time.monotonic() - due)
             self.carrying.expire(time.monotonic())
             if self._queue.empty():
                 self.feed(Tick())
+
+    async def _watch_loop(self) -> None:
+        """How late the loop is, often while there is something to decide: no longest block is to be missed."""
+        while True:
+            due = time.monotonic() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            now = time.monotonic()
+            self.metrics.loop_lag(now - due)
+            if now - self._fed_at > TICK_S:
+                self._busy.clear()
+                await self._busy.wait()
 
     def _wake_at(self, mono: float) -> None:
         """One timer: the earliest moment that the core asked for."""

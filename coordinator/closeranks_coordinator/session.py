@@ -72,6 +72,9 @@ class Core(Protocol):
     def carried(self, node: str, message: wire.Carried) -> None:
         """Contents that came with a commit of this node."""
 
+    async def foreseen(self, volume: str, root: bytes) -> None:
+        """Have it known how an announced tree differs, before the core has to find out in one go."""
+
     def known_root(self, node: str, volume: str) -> bytes | None:
         """What the core goes by: it may have forgotten on purpose what the store has."""
 
@@ -354,6 +357,10 @@ class Session:
         """Its tree is durable first, then the core is told; what the core makes of it is, then it is acknowledged."""
         if accepted.objects:
             await self._store(Batch(objects=accepted.objects))
+        if accepted.edits is None:
+            await self._core.foreseen(
+                volume, accepted.root
+            )  # nothing else comes of an agent that has announced
 
         def durable() -> None:
             self._durable[volume] = accepted.seq

@@ -64,6 +64,7 @@ class Core:
         self.fleet_config = CONFIG
         self.events: list[Event] = []
         self.forgot = False
+        self.foresaw: list[tuple[str, bytes]] = []
         self.bodies: list[tuple[str | bytes, ...]] = []
 
         self.prompt = True  # what is told becomes durable by itself
@@ -94,6 +95,9 @@ class Core:
 
     async def room(self) -> None:
         return
+
+    async def foreseen(self, volume: str, root: bytes) -> None:
+        self.foresaw.append((volume, root))
 
     def known_root(self, node: str, volume: str) -> bytes | None:
         """What RootStored has told last, unless a test made us forget."""
@@ -261,6 +265,9 @@ async def test_an_acknowledged_root_is_in_the_store(world: World) -> None:
     [event] = await world.core.saw(RootStored)
     assert isinstance(event, RootStored)
     assert event.root == built.root
+    assert world.core.foresaw == [("photos", built.root)], (
+        "what a large difference is, is found out ahead of the step"
+    )
 
 
 async def test_a_scan_is_reported_only_after_the_commits_it_found(world: World) -> None:

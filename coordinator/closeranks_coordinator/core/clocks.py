@@ -57,6 +57,9 @@ class Clocks:
             self._of.clear()
             self._buckets.clear()
             return
+        if not self._of:
+            self._enter(list(wanted), now, now)
+            return
         self.change(wanted, [key for key in self._of if key not in wanted], now)
 
     def change(self, here: Iterable[bytes], gone: Iterable[bytes], now: float) -> None:
@@ -75,8 +78,7 @@ class Clocks:
         A bucket that is restarted as a whole costs a look at its keys; what is left of one is made anew.
         """
         if len(keys) >= len(self._of) and self._of.keys() <= keys:
-            for bucket in self._buckets:
-                bucket.start = now
+            self.restart_all(now)
             return
         running = [key for key in keys if key in self._of]
         for bucket, count in Counter(map(self._of.__getitem__, running)).items():
@@ -88,6 +90,11 @@ class Clocks:
             moved = [key for key in running if self._of[key] is bucket]
             self._leave(bucket, len(moved))
             self._enter(moved, bucket.first, now)
+
+    def restart_all(self, now: float) -> None:
+        """The same for all keys."""
+        for bucket in self._buckets:
+            bucket.start = now
 
     def first_seen(self) -> float | None:
         """Since when anything differs."""

@@ -8,7 +8,7 @@ with everything that changed, then membership, then what is sent to nodes, then 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -148,6 +148,15 @@ class Fleet:
                 self._follow()
         unjudged = pace.unjudged
         return Step(self._effects(unjudged), answer, unjudged)
+
+    def foresee(self, volume: str, root: bytes) -> Iterator[None]:
+        """Find out, slice by slice, how a tree that a node has announced differs from the truth, ahead of its step.
+
+        What a step would take a tenth of a second for is then known to it. Nothing else is changed.
+        """
+        found = self._world.volumes.get(volume)
+        if found is not None and found.truth is not None:
+            yield from self._world.differ.foresee(root, found.truth)
 
     def _take(self, event: Event) -> Answer:
         world = self._world

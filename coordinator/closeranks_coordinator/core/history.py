@@ -9,7 +9,7 @@ memory stayed behind when they were gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from closeranks_proto.errors import MissingObject
@@ -46,7 +46,10 @@ class TruthHistory:
         """The truth is `root` from now on."""
         self._index()
         order = self.roots[-1][0] + 1 if self.roots else 1
-        if self.roots:
+        if self.roots and len(self._differ.diff(self.roots[-1][1], root)) * CHANGE_BYTES > HISTORY_MAX_BYTES:
+            self.clear()  # a step that alone is more than may be kept: it need not be gone through to be forgotten
+            self._values = {}
+        elif self.roots:
             self._add(self.roots[-1], (order, root))
             self._left[self.roots[-1][0]] = now
         self.roots.append((order, root))
@@ -72,6 +75,11 @@ class TruthHistory:
         self._left = {order: at for order, at in self._left.items() if order >= first}
         for order in [one for one in self._steps if one <= first]:
             self._drop(self._steps.pop(order))
+
+    def among(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of the keys on which the truth has moved, as far as is known."""
+        index = self._index()
+        return [key for key in keys if key in index] if index else []
 
     def latest_order(self, key: bytes, value: bytes | None) -> int | None:
         """The newest order number under which the truth of `key` was `value`; None: it never was."""

@@ -31,7 +31,8 @@ Held = Mapping[bytes, bytes | None]  # no entry's value is empty
 NO_HELD: Held = {}
 
 
-def _nothing_made(_key: bytes, _step: Values) -> bool:
+def nothing_made(_key: bytes, _step: Values) -> bool:
+    """No step of the node was our doing."""
     return False
 
 
@@ -93,7 +94,7 @@ class Judge:
         self._known: WeakValueDictionary[tuple[int, Stand, bool, bool], Analysis] = WeakValueDictionary()
 
     def analyse(
-        self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = _nothing_made,
+        self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = nothing_made,
         ours: bool = False, replays: bool = False, followed: Held = NO_HELD,
     ) -> tuple[Analysis, Touched]:  # fmt: skip
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
@@ -139,9 +140,12 @@ class Judge:
             set(before.regressed) if known and before is not None else set(),
             made, frozenset(stand.withheld), self._width, followed, replays,
         )  # fmt: skip
-        for key in (
-            (*differing, *(key for key in behind if key not in differing)) if touched is None else touched
-        ):
+        keys: Iterable[bytes] = touched or ()
+        if touched is None and not (behind or ours or stand.withheld or followed) and made is nothing_made:
+            keys = history.among(differing)  # all else the truth never had: it is the node's own
+        elif touched is None:
+            keys = (*differing, *(key for key in behind if key not in differing))
+        for key in keys:
             sorting.place(key)
         pages: dict[bytes, bytes] = {}
         if differing is raw and len(sorting.lagging) == len(differing):

@@ -216,7 +216,7 @@ class Volume:
     """One volume: configuration, record, and the truth's earlier roots.
 
     `unclear` are the clocks of undetermined paths; `rolling` has the new entry that is spreading on a
-    path, and the most nodes that held it at once.
+    path, and the most nodes that held it at once; `rolled` is the same of all that one analysis has, instead.
     """
 
     config: VolumeConfig
@@ -230,6 +230,7 @@ class Volume:
     voters: tuple[str, ...] = ()
     votes_since: float | None = None  # since when a quorum could found the truth
     rolling: dict[bytes, tuple[bytes | None, int]] = field(default_factory=dict)
+    rolled: tuple[Analysis, int] | None = None
     decided: tuple[object, ...] = ()
     settings: str = ""  # what decides which entries a tree has
     audits: Audits = field(default_factory=Audits)

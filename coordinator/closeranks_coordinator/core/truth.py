@@ -11,7 +11,7 @@ halves of a torn fleet would each have a truth).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -22,6 +22,7 @@ from closeranks_proto.tree import Tree
 MEMO_MAX_PAIRS = 256
 MEMO_MAX_KEYS = 200_000
 PASSED_SHARE = 4  # a difference so many times as large as the step from it is not asked for again
+SLICE_KEYS = 2000  # 3 ms
 FOLLOW_MIN_KEYS = 2000  # a step of so many keys is always followed, never computed anew
 
 Values = tuple[bytes | None, bytes | None]
@@ -94,6 +95,21 @@ class Differ:
     def learn(self, ours: bytes, theirs: bytes, found: Mapping[bytes, Values]) -> None:
         """These are all the keys in which the two differ: whoever made one of the other knows them."""
         if ours != theirs and self._known((ours, theirs)) is None:
+            self._keep((ours, theirs), found)
+
+    def foresee(self, ours: bytes, theirs: bytes) -> Iterator[None]:
+        """`diff` in slices of SLICE_KEYS, for whoever can not stand still for all of it; then it is known.
+
+        Raises MissingObject where a page is not stored (any more).
+        """
+        if ours == theirs or (ours, theirs) in self._memo or (theirs, ours) in self._memo:
+            return
+        found: dict[bytes, Values] = {}
+        for one in self.tree.diff(ours, theirs):
+            found[one.key] = (one.ours, one.theirs)
+            if len(found) % SLICE_KEYS == 0:
+                yield
+        if len(found) >= SLICE_KEYS:
             self._keep((ours, theirs), found)
 
     def _within(self, ours: bytes, theirs: bytes, limit: int) -> Mapping[bytes, Values] | None:
@@ -176,6 +192,10 @@ def _tally(
 ) -> tuple[dict[bytes, bytes | None], frozenset[bytes]]:
     """(entries on which a majority disagrees with the reference, keys on which there is no majority)."""
     voters = sum(groups.values())
+    others = [root for root in groups if root != reference]
+    if len(others) == 1 and groups[others[0]] < need:  # one new tree, not everywhere: all its keys are alike
+        unclear = voters - groups[others[0]] < need
+        return {}, frozenset(differ.diff(others[0], reference)) if unclear else frozenset()
     against: dict[bytes, dict[bytes | None, int]] = {}
     for root, size in groups.items():
         for key, (value, _) in differ.diff(root, reference).items():

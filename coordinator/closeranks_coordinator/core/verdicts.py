@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 
 from . import currency, movement, naming, sequencing, unclear
-from .judge import NO_HELD, Analysis, Differing, Held, Made, Stand, Touched
+from .judge import NO_HELD, Analysis, Differing, Held, Made, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
 from .truth import Decision, Values, decide_quorum
@@ -25,6 +25,7 @@ FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of
 
 def judge_volume(world: World, volume: Volume) -> None:
     """Bring truth, undetermined paths and every node's view of this volume up to date."""
+    world.own_of = {}
     if volume.config.replicated:
         sequencing.follow(world, volume, _look)
     else:
@@ -119,11 +120,11 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             view.clocks.watch((), world.now.mono)  # what a writer changes is no difference of its own
             view.undetermined, view.unclear, view.lag_unclear, view.fresh = volume.undetermined, 0, 0, []
         else:
-            _run_clocks(view, before, after, volume.undetermined, touched, world.now.mono)
+            _run_clocks(world, view, before, after, volume.undetermined, touched)
         if volume.config.replicated:
             view.lag_since = view.late.follow(volume.history, before, after, world.now.mono)
     elif view.undetermined is not volume.undetermined and node.name not in volume.config.writers:
-        _run_clocks(view, before, before, volume.undetermined, (), world.now.mono)
+        _run_clocks(world, view, before, before, volume.undetermined, ())
         world.publish("node", node.name)
     if not view.behind:
         view.lag_since = None
@@ -182,7 +183,7 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
     view = node.view(volume.name)
     pushed, orders, before = view.pushing.made, tuple(view.orders), view.analysis
     if not view.by_us or not volume.config.replicated:
-        return pushed
+        return pushed if view.pushing.sent or view.pushing.sent_before else nothing_made
     root = node.volume(volume.name).root
     changed: Differing = {}
     if view.is_commit and before is not None and root is not None:
@@ -202,26 +203,55 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
 
 
 def _run_clocks(
-    view: View, before: Analysis | None, after: Analysis, unclear_keys: Unclear, touched: Touched, now: float
+    world: World,
+    view: View,
+    before: Analysis | None,
+    after: Analysis,
+    unclear_keys: Unclear,
+    touched: Touched,
 ) -> None:
     """Clocks run for what a node brought itself and somebody can judge."""
+    now = world.now.mono
     if not after.differing and not len(view.clocks):
         view.undetermined, view.unclear, view.lag_unclear = unclear_keys, 0, 0
         return
     if touched is not None and view.undetermined is not unclear_keys:
-        touched = (*touched, *(view.undetermined ^ unclear_keys))
+        if 2 * abs(len(view.undetermined) - len(unclear_keys)) > len(after.differing):
+            touched = None  # most of it is otherwise: counted once for all nodes that stand alike
+        else:
+            touched = (*touched, *(view.undetermined ^ unclear_keys))
     if touched is None:
-        own = [key for key in after.own_keys() if key not in unclear_keys]
+        own = _own_of(world, after, unclear_keys)
         view.clocks.watch(own, now)
     else:
-        own = [key for key in touched if after.is_own(key) and key not in unclear_keys]
+        own = tuple(key for key in touched if after.is_own(key) and key not in unclear_keys)
         ours = frozenset(own)
         view.clocks.change(own, (key for key in touched if key not in ours), now)
-    known: Differing = {} if before is None else before.differing
-    view.fresh += [key for key in own if known.get(key, NOTHING)[0] != after.differing[key][0]]
+    if before is None or not before.differing:
+        view.fresh += own
+    elif before is not after:
+        known = before.differing
+        view.fresh += [key for key in own if known.get(key, NOTHING)[0] != after.differing[key][0]]
     view.undetermined = unclear_keys
-    view.unclear = sum(map(after.differing.__contains__, unclear_keys))
-    view.lag_unclear = sum(map(after.lagging.__contains__, unclear_keys))
+    if unclear_keys and after.differing.keys() <= unclear_keys:
+        view.unclear, view.lag_unclear = len(after.differing), len(after.lagging)
+    else:
+        view.unclear = sum(map(after.differing.__contains__, unclear_keys))
+        view.lag_unclear = sum(map(after.lagging.__contains__, unclear_keys))
+
+
+def _own_of(world: World, analysis: Analysis, unclear_keys: Unclear) -> tuple[bytes, ...]:
+    """Own paths that somebody can judge: of a whole fleet that stands alike they are listed once, not once a node."""
+    known = world.own_of.get((analysis, id(unclear_keys)))
+    if known is None:
+        if not unclear_keys:
+            known = tuple(analysis.own_keys())
+        elif analysis.differing.keys() <= unclear_keys:
+            known = ()
+        else:
+            known = tuple(key for key in analysis.own_keys() if key not in unclear_keys)
+        world.own_of[(analysis, id(unclear_keys))] = known
+    return known
 
 
 def _remember_sizes(view: View, before: Analysis | None, after: Analysis, touched: Touched) -> None:
@@ -241,11 +271,33 @@ def _restart_rolling(volume: Volume, nodes: list[Node], now: float) -> None:
     views = [view for node in nodes if not node.fenced and len((view := node.view(volume.name)).clocks)]
     fresh = [view for view in views if view.fresh]
     if len(views) < 2:
-        volume.rolling = {}
-    elif fresh:
+        volume.rolling, volume.rolled = {}, None
+    elif fresh and not _spread_whole(volume, views, fresh, now):
         _spread(volume, views, fresh, now)
     for node in nodes:
         node.view(volume.name).fresh = []
+
+
+def _spread_whole(volume: Volume, views: list[View], fresh: list[View], now: float) -> bool:
+    """A whole tree that rolls out, one and the same on all that differ: it is counted as one. Whether it was."""
+    analysis, before = views[0].analysis, volume.rolled
+    if (
+        analysis is None
+        or volume.rolling
+        or any(view.analysis is not analysis or len(view.clocks) != len(views[0].clocks) for view in views)
+        or any(len(view.fresh) < len(view.clocks) for view in fresh)
+        or (before is not None and before[0] is not analysis)
+    ):
+        if before is not None:
+            differing = before[0].differing
+            volume.rolling |= {key: (differing[key][0], before[1]) for key in before[0].own_keys()}
+            volume.rolled = None
+        return False
+    if len(views) > (1 if before is None else before[1]):
+        volume.rolled = (analysis, len(views))
+        for view in views:
+            view.clocks.restart_all(now)
+    return True
 
 
 def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) -> None:
