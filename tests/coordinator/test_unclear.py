@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fakeworld import FakeWorld, file_of
+from fakeworld import FakeWorld, file_of, key_of
 
 NAMES = ("node-01", "node-02", "node-03", "node-04", "node-05")
 
@@ -38,3 +38,22 @@ def test_only_the_first_paths_are_listed() -> None:
     split(world, *(f"many/{number:03d}" for number in range(100)))
     world.until(lambda: bool(world.incidents("undetermined")))
     assert len(world.incidents("undetermined")[0].evidence["entries"]) == 20
+
+
+def test_who_joins_while_a_path_is_undetermined_is_late_there_and_not_accused() -> None:
+    """It has an older truth of the path, and nobody could tell it of the newer one."""
+    world = FakeWorld(NAMES[:4]).started()
+    for content in ("older", "newer"):
+        world.everywhere("a/one.jpg", file_of(content))
+        world.run(5)
+        world.until(world.in_rank)
+    old = {**world["node-04"].disk["photos"], key_of("a/one.jpg"): file_of("older")}
+    for name, content in zip(NAMES[:3], ("left", "left", "right"), strict=True):
+        world[name].write("photos", "a/one.jpg", file_of(content))
+    world.until(lambda: bool(world.incidents("undetermined")))
+    world.add("node-05", old)
+    world.until_state("node-05", "in_rank")
+    world["node-03"].write("photos", "a/one.jpg", file_of("left"))
+    world.until(world.in_rank)
+    assert world.incidents("divergence") + world.incidents("regression") == []
+    assert world["node-05"].disk["photos"][key_of("a/one.jpg")] == file_of("left")

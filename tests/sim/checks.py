@@ -93,7 +93,8 @@ class Checks:
                     )  # fmt: skip
 
     def _fences(self, event: Event) -> None:
-        core, config = self.world.core, self.world.coordinator.config
+        core = self.world.core
+        config = core.config  # what it was told last: what people have set since may still be queued
         by_person = isinstance(event, QuarantineAsked | ResyncAsked | RejectAsked)
         for name, node in core.nodes.items():
             fence = node.record.fence

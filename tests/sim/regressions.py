@@ -33,6 +33,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (1157788072, "writers", 3): (
         "the oracle took the old truth for a new one: that it was to be founded anew was not durable before a crash"
     ),
+    (1890000247, "quorum", 16): (
+        "who joined while a path was undetermined was said to have held its truth there, and accused of its older one"
+    ),
+    (1890000387, "baseline", 3): (
+        "the check held a fence against a smaller max_quarantined that the core had not been told of yet"
+    ),
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),

@@ -147,7 +147,8 @@ def verified(world: World, node: Node, message: wire.VerifyResult) -> None:
         world.publish("node", node.name)
         work.not_before = world.now.mono + NO_SOURCE_RETRY_S
     elif message.root == work.goal or not world.left(node, volume, record.purpose):
-        work.proven[volume.name] = work.goal if message.root == work.goal else volume.truth
+        is_goal = message.root == work.goal
+        work.proven[volume.name] = work.goal if is_goal else world.target(node, volume, record.purpose)
         work.to_verify = [name for name in work.to_verify if name != message.volume]
         work.noted = ""  # it could be read after all
     else:

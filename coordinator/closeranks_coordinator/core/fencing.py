@@ -76,7 +76,7 @@ def unfence(world: World, node: Node, text: str) -> None:
     for volume in world.volumes_of(node):
         stored = node.volume(volume.name)
         if stored.held is None and world.left(node, volume, "divergence") == 0:
-            stored.held = volume.truth
+            stored.held = world.target(node, volume, "divergence")
         joined = joined and stored.held is not None
     world.move(node, "in_rank" if joined else "joining")
     world.touch_node(node)

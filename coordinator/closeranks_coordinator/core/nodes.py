@@ -28,7 +28,8 @@ class Recovery:
     """The round that a recovery is in. Times are monotonic.
 
     `quiet_since`: since when nothing of the node's own has differed. `goal`: the truth when the
-    verification under way was asked for; `proven`: the truth that each volume was found to equal.
+    verification under way was asked for; `proven`: the truth that each volume was found to equal; in paths
+    that nobody can judge what the node has.
     """
 
     stage: Literal["converge", "verify", "settle"] = "converge"

@@ -14,7 +14,10 @@ from .world import World
 
 
 def join(world: World, node: Node) -> bool:
-    """A node whose root is the truth's has joined that volume. Whether one has: it has a vote now."""
+    """A node whose root is the truth's has joined that volume. Whether one has: it has a vote now.
+
+    In paths that nobody can judge it is not known to have held the truth: there it has held what it has.
+    """
     joined = False
     for volume in world.volumes_of(node):
         stored = node.volume(volume.name)
@@ -23,7 +26,7 @@ def join(world: World, node: Node) -> bool:
         if node.fenced or node.session is None or node.record.recovery is not None:
             return False
         if world.compared(node, volume) and world.left(node, volume, "join") == 0:
-            stored.held = volume.truth
+            stored.held = world.target(node, volume, "join")
             world.touch_node(node)
             joined = True
     return joined
