@@ -301,9 +301,11 @@ class Oracle:
     def oldest_lacking(self, node: str) -> float | None:
         """When the oldest step of the truth was made that this node lacks; None: it lacks nothing that is known."""
         values = self.values.get(node, {})
+        steps: Counter[bytes] = Counter()  # by number, as several may have been made at one moment
         for move in self.moves:
             for key in move.changes:
-                orders = [since for since, value in self.seen[key] if value == values.get(key)]
-                if max(orders, default=0.0) < move.at and values.get(key) != self.truth(key):
+                steps[key] += 1
+                has = [number for number, (_, value) in enumerate(self.seen[key]) if value == values.get(key)]
+                if max(has, default=0) < steps[key] and values.get(key) != self.truth(key):
                     return move.at
         return None

@@ -39,6 +39,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (1890000387, "baseline", 3): (
         "the check held a fence against a smaller max_quarantined that the core had not been told of yet"
     ),
+    (1890000948, "any-writer", 7): (
+        "the oracle took two steps of the truth at one moment for one, and a lag since the second for a false one"
+    ),
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),
