@@ -291,10 +291,12 @@ class Coordinator:
             self._durable.clear()
             piece = Slice()
             steps: list[Step] = []
+            receipts: list[Receipt] = []
             for fed in taken:
-                steps.append(self._step(fed.event))
+                step = self._step(fed.event)
+                steps.append(step)
+                receipts += self._judged(step, fed.receipt)
                 await piece.give()
-            receipts = self._judged([fed.receipt for fed in taken if fed.receipt is not None])
             await self._persist([effect for step in steps for effect in step.effects], receipts)
             self._durable.set()
             for receipt in receipts:
@@ -307,11 +309,16 @@ class Coordinator:
                 if fed.answer is not None and not fed.answer.done():
                     fed.answer.set_result(step.answer)
 
-    def _judged(self, receipts: list[Receipt]) -> list[Receipt]:
-        """Those that may become durable now: of these and earlier ones, where the core has judged the root."""
-        known = [*self._unjudged_receipts, *receipts]
-        self._unjudged_receipts = [one for one in known if one.root[0] in self._unjudged]
-        return [one for one in known if one.root[0] not in self._unjudged]
+    def _judged(self, step: Step, receipt: Receipt | None) -> list[Receipt]:
+        """Those that may become durable now: of this event and earlier ones, where the core has judged the root."""
+        judged: list[Receipt] = []
+        if step.judged_first:
+            judged, self._unjudged_receipts = self._unjudged_receipts, []
+        if receipt is not None:
+            self._unjudged_receipts.append(receipt)
+        if not self._unjudged:  # they are judged all at once
+            judged, self._unjudged_receipts = [*judged, *self._unjudged_receipts], []
+        return judged
 
     def _step(self, event: Event | None) -> Step:
         if event is None:

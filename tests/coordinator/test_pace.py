@@ -27,6 +27,7 @@ from closeranks_coordinator.core.pace import PAUSE_S_A_NODE, PROMPT_NODES, Pace
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from fakeworld import FakeWorld, file_of, key_of
+from fakeworld.world import volume_config
 from forest.store import Forest
 
 LARGE = PROMPT_NODES + 1
@@ -38,11 +39,11 @@ ROOT = b"r" * 16
 class Large:
     """A fleet of LARGE nodes that takes events by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_divergence: str = "alert") -> None:
         self.forest = Forest()
         self.root = self.forest.plant({key_of("a"): file_of("a"), key_of("b"): file_of("b")})
         self.mono = 100.0
-        self.config = FakeWorld(NAMES).config
+        self.config = FakeWorld(NAMES, [volume_config(on_divergence=on_divergence)]).config
         self.records: dict[tuple[str, str], bytes | None] = {}
         self.fleet = self.after_a_crash()
 
@@ -141,6 +142,40 @@ def test_a_root_is_not_durable_before_it_was_judged() -> None:
     judged = large.take(Watched(NAMES[0], "photos", large.mono), PAUSE_S)
     assert judged.unjudged == frozenset()
     assert known(large.after_a_crash()) == pushed.hex()
+
+
+def test_a_fence_is_durable_before_it_is_sent_also_when_the_next_root_brings_it() -> None:
+    """The judgement of the last root fences the node, and the root that asked for it makes it unjudged again."""
+    large = Large("quarantine")
+    large.join_all()
+    name, settle_s = NAMES[5], large.config.volumes[0].settle_s
+    stray = large.forest.edit(large.root, {key_of("stray"): file_of("stray")})
+    large.take(RootStored(name, "photos", stray, "watch", large.mono), 2 * PAUSE_S)
+    large.mono += settle_s + PAUSE_S / 2
+    for watched in NAMES:  # the first is followed a moment too early, the rest in its pause
+        large.take(Watched(watched, "photos", large.mono))
+    more = large.forest.edit(stray, {key_of("more"): file_of("more")})
+    large.take(RootStored(name, "photos", more, "watch", large.mono))
+    assert large.states() == {"in_rank"}
+    root = large.forest.edit(more, {key_of("last"): file_of("last")})
+    step = large.take(RootStored(name, "photos", root, "watch", large.mono))
+    messages = [one.message for one in step.effects if isinstance(one, Send)]
+    assert [one for one in messages if isinstance(one, wire.Fence)], (
+        "by the judgement that this root waited for"
+    )
+    assert step.unjudged == {name}
+    assert isinstance(step.effects[0], Persist)
+    assert [isinstance(one, Persist) for one in step.effects].count(True) == 1
+    back = large.after_a_crash()
+    seen = back.node_view(large.now(), name)
+    assert seen is not None
+    assert seen.quarantine is not None, "the fence was sent"
+    assert seen.volumes[0].root == more.hex(), "the root that came with it waits"
+    large.take(Watched(NAMES[0], "photos", large.mono), PAUSE_S)
+    seen = large.after_a_crash().node_view(large.now(), name)
+    assert seen is not None
+    assert (seen.quarantine is not None, seen.volumes[0].root) == (True, root.hex())
+    assert step.judged_first, "the receipt of the root before is given with the fence"
 
 
 def test_a_session_that_comes_or_goes_waits_for_the_judgement_of_the_last_root() -> None:

@@ -18,8 +18,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from closeranks_coordinator import runtime
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
-from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked
+from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, Step
 from closeranks_coordinator.runtime import Coordinator
+from closeranks_coordinator.session import Receipt
 from closeranks_coordinator.storage.sqlite import open_store
 from closeranks_coordinator.storage.store import Batch, StoreFull
 from closeranks_proto import messages as wire
@@ -193,6 +194,22 @@ async def test_a_retired_nodes_session_ends_and_a_new_node_is_let_in(tmp_path: P
         assert one.coordinator.sessions.connected() == []
         other, _ = await one.join(msgspec.structs.replace(HELLO, node="n4"))
         await other.close()
+
+
+async def test_a_receipt_waits_for_the_judgement_of_its_own_root_and_no_longer(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        coordinator, waiting = one.coordinator, frozenset({"n1"})
+        first, second = (
+            Receipt(("n1", "photos", "id", seq, bytes([seq]) * 16), lambda: None) for seq in (1, 2)
+        )
+        coordinator._unjudged = waiting
+        assert coordinator._judged(Step((), unjudged=waiting), first) == []
+        assert coordinator._judged(Step((), unjudged=waiting), None) == []
+        assert coordinator._judged(Step((), unjudged=waiting, judged_first=True), second) == [first]
+        coordinator._unjudged = frozenset()
+        assert coordinator._judged(Step(()), None) == [second]
+        assert coordinator._judged(Step(()), None) == []
 
 
 async def test_nothing_that_an_agent_reports_stops_the_coordinator(tmp_path: Path) -> None:

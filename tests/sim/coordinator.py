@@ -154,13 +154,12 @@ class Coordinator:
 
     def _decide(self) -> None:
         taken = [self.queue.popleft() for _ in range(min(BATCH_MAX_STEPS, len(self.queue)))]
-        steps = [
-            (event, Step(()) if event is None else self._step(event), answer) for event, answer, _ in taken
-        ]
-        known = [*self.unjudged, *(receipt for _, _, receipt in taken if receipt is not None)]
-        waiting = self.fleet_unjudged
-        self.unjudged = [receipt for receipt in known if receipt.name[0] in waiting]
-        receipts = [receipt for receipt in known if receipt.name[0] not in waiting]
+        steps: list[tuple[Event | None, Step, Callable[[object], None] | None]] = []
+        receipts: list[Receipt] = []
+        for event, answer, receipt in taken:
+            step = Step(()) if event is None else self._step(event)
+            steps.append((event, step, answer))
+            receipts += self._judged(step, receipt)
         batch = Batch(
             {digest: body for _, step, _ in steps for one in step.effects if isinstance(one, Persist)
              for digest, body in one.objects.items()},
@@ -187,6 +186,16 @@ class Coordinator:
             self.write(batch, written)
         else:
             written()
+
+    def _judged(self, step: Step, receipt: Receipt | None) -> list[Receipt]:
+        judged: list[Receipt] = []
+        if step.judged_first:
+            judged, self.unjudged = self.unjudged, []
+        if receipt is not None:
+            self.unjudged.append(receipt)
+        if not self.fleet_unjudged:
+            judged, self.unjudged = [*judged, *self.unjudged], []
+        return judged
 
     def _step(self, event: Event) -> Step:
         self.steps += 1

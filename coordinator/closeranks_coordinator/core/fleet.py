@@ -137,8 +137,10 @@ class Fleet:
         """Take one event. The effects are in the order in which they must be carried out."""
         world, pace = self._world, self._pace
         world.now = now
-        if pace.must_follow_first(event):
+        judged_first = pace.must_follow_first(event)
+        if judged_first:
             self._follow()
+            world.seal()
         answer = self._take(event)
         if not isinstance(event, FromAgent) or not isinstance(event.message, wire.ConvergeProgress):
             due = pace.due(event, now.mono, len(world.nodes))
@@ -147,7 +149,7 @@ class Fleet:
             else:
                 self._follow()
         unjudged = pace.unjudged
-        return Step(self._effects(unjudged), answer, unjudged)
+        return Step(self._effects(unjudged), answer, unjudged, judged_first)
 
     def foresee(self, volume: str, root: bytes) -> Iterator[None]:
         """Find out, slice by slice, how a tree that a node has announced differs from the truth, ahead of its step.

@@ -361,9 +361,11 @@ class Step:
 
     `unjudged`: nodes whose last root was taken and not judged yet. Nothing of such a root is in the effects, and
     nothing of it may be made durable or acknowledged before a later step leaves the node out: a crash in between
-    would leave a root behind of which nobody knows whose doing it was.
+    would leave a root behind of which nobody knows whose doing it was. `judged_first`: every root that was taken before
+    this event is judged, whatever node is unjudged again: it is made durable with these effects.
     """
 
     effects: tuple[Effect, ...]
     answer: ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubView | Refusal | None = None
     unjudged: frozenset[str] = frozenset()
+    judged_first: bool = False

@@ -6,7 +6,7 @@ step's front; the effects gathered here leave behind it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Literal
 
 import msgspec
@@ -100,6 +100,7 @@ class World:
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
         self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}  # of the judgement under way
         self._dirty: dict[tuple[str, str], None] = {}
+        self._sealed: dict[tuple[str, str], bytes | None] = {}  # as they must be written, whatever follows
         self._published: dict[tuple[str, str], None] = {}
         self._open: dict[IncidentKey, Incident] = {}
         self._open_of: dict[
@@ -257,12 +258,21 @@ class World:
     def persist(self, unjudged: frozenset[str] = frozenset()) -> Persist | None:
         """What the step under way must make durable; None when nothing. Unjudged nodes wait for a later one."""
         waiting = {one: None for one in self._dirty if one[0] == "node" and one[1] in unjudged}
-        records = tuple(
-            (kind, key, self._encode(kind, key)) for kind, key in self._dirty if (kind, key) not in waiting
-        )
-        objects, self._fresh, self._dirty = self._fresh, {}, waiting
+        self.seal(waiting)
+        records = tuple((kind, key, blob) for (kind, key), blob in self._sealed.items())
+        objects, self._fresh, self._sealed = self._fresh, {}, {}
         self._published = {}
         return Persist(objects, records) if objects or records else None
+
+    def seal(self, waiting: Container[tuple[str, str]] = ()) -> None:
+        """What changed so far is made durable as it is now by the step under way, whatever it still withholds.
+
+        The effects gathered so far stand on it: a fence is sent, and the root that comes next leaves its node unjudged.
+        """
+        self._sealed.update(
+            ((kind, key), self._encode(kind, key)) for kind, key in self._dirty if (kind, key) not in waiting
+        )
+        self._dirty = {one: None for one in self._dirty if one in waiting}
 
     def _encode(self, kind: str, key: str) -> bytes | None:
         found: object | None
