@@ -257,15 +257,5 @@ def test_the_disk_is_read_and_the_page_cache_left_as_it_was(
             asked = Audit("photos", 7, b"file", chunk, volume.algorithm.of(own), SEED)
             assert prove(volume, asked).why == ""
             assert seen.pop() == [(chunk * chunk_bytes, chunk_bytes)], "nothing of it was in memory"
-        if warm:
-            assert_soon(lambda: absent(file.fileno(), 0, len(data), status) == [])
-        else:
-            assert absent(file.fileno(), 0, len(data), status) == [(0, len(data))]
-
-
-def assert_soon(condition: Callable[[], bool]) -> None:
-    """The kernel reads ahead on its own time."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+            left = absent(file.fileno(), 0, len(data), status)
+            assert left == ([] if warm else [(0, len(data))]), "as it was, and at once"
