@@ -230,3 +230,20 @@ def test_the_only_writer_is_released_while_there_is_no_truth() -> None:
     world.run(20)
     assert isinstance(world.ask(ReleaseAsked("node-01")), ActionView)
     world.until(world.in_rank, 60)
+
+
+def test_who_is_behind_and_gets_a_later_truth_by_itself_is_late_also_where_one_came_twice() -> None:
+    """It left when the path was removed for the first time, and missed that it came, went again and came anew."""
+    world = fleet(4, 1)
+    writer, late = world["node-01"], world["node-03"]
+    writer.remove("photos", "c.txt")
+    world.until(lambda: same(world) and world.in_rank())
+    late.disconnect()
+    for value in (file_of("second"), None, file_of("third")):
+        writer.write("photos", "c.txt", value)
+        world.run(2)
+    late.write("photos", "c.txt", file_of("second"))
+    late.connect()
+    world.until(lambda: same(world) and world.in_rank())
+    assert late.disk["photos"][key_of("c.txt")] == file_of("third")
+    assert world.incidents("divergence") + world.incidents("regression") == []

@@ -42,6 +42,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (1890000948, "any-writer", 7): (
         "the oracle took two steps of the truth at one moment for one, and a lag since the second for a false one"
     ),
+    (1890001029, "writers", 9): (
+        "a path went, came and went again: who had missed all that and was no writer was accused of what had come"
+    ),
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),

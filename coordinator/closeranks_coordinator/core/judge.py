@@ -101,7 +101,7 @@ class Judge:
 
         `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
         truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only. `replays`:
-        the site itself brings this node the truth's steps, one after the other. `followed`: what the node had there
+        this node is no writer: the truth's steps come to it, one after the other. `followed`: what the node had there
         when the truth came by, since the analysis before, and went on: there the node is late.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
@@ -187,8 +187,8 @@ class _Sorting:
     def held_order(self, key: bytes, value: bytes | None) -> int | None:
         """When the truth was what the node held. A truth that comes twice (deleted, and deleted again) is ambiguous.
 
-        Where the site copies by itself, a node that is behind may be at the first of them, and go on to what followed
-        it: that is lag. A writer that is behind and goes to an elder version writes.
+        A node that is no writer and is behind may be at the first of them, and go on to what followed it: that is lag.
+        A writer that is behind and goes to an elder version writes.
         """
         return (self.history.earliest_order if self.replays else self.history.latest_order)(key, value)
 

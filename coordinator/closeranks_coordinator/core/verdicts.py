@@ -104,8 +104,9 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         by_us = view.by_us and not volume.config.replicated
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
+        writes = node.name in volume.config.writers
         after, touched = world.judge.analyse(
-            volume.history, stand, before, made, view.by_us, not volume.config.replicated, followed
+            volume.history, stand, before, made, view.by_us, not writes, followed
         )
         if after.held != stored.held:
             world.keep(after.pages)
@@ -116,7 +117,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         world.publish("node", node.name)
         _remember_sizes(view, before, after, touched)
         naming.follow(world, volume, node, before, after, touched)
-        if node.name in volume.config.writers:
+        if writes:
             view.clocks.watch((), world.now.mono)  # what a writer changes is no difference of its own
             view.undetermined, view.unclear, view.lag_unclear, view.fresh = volume.undetermined, 0, 0, []
         else:
