@@ -104,7 +104,7 @@ class Coordinator:
             self._object,
             store.records(),
             clock(),
-            random.Random(time.time_ns()),
+            random.SystemRandom(),  # nobody is to foresee what audits ask for
         )
         self.carrying = Carrying(self.algorithm)
         self.sessions = Sessions(self)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from closeranks_coordinator.core.auditing import UNPROVEN_MAX
 from closeranks_coordinator.core.model import ReleaseAsked, ResyncAsked
 from closeranks_proto import messages as wire
+from closeranks_proto.audits import seeded_digest
 from closeranks_proto.content import ChunkList, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -23,10 +25,13 @@ ONE = {key_of("only.bin"): file_of("only")}
 
 
 def fleet(
-    on_divergence: str = "alert", files: dict[bytes, bytes] | None = None, **changes: object
+    on_divergence: str = "alert",
+    files: dict[bytes, bytes] | None = None,
+    names: tuple[str, ...] = NAMES,
+    **changes: object,
 ) -> FakeWorld:
     volume = volume_config(on_divergence=on_divergence, audit_interval_s=1.0, **changes)
-    return FakeWorld(NAMES, [volume], {"photos": SOME_FILES if files is None else files}).started()
+    return FakeWorld(names, [volume], {"photos": SOME_FILES if files is None else files}).started()
 
 
 def audits(world: FakeWorld, node: str) -> list[wire.Audit]:
@@ -95,7 +100,7 @@ def test_a_chunk_of_a_long_file_is_named_by_its_digest_in_the_chunk_list() -> No
     world.objects[XXH3_128.of(encoded)] = encoded
     for agent in world.agents.values():
         agent.audits = lambda audit: wire.AuditAnswer(
-            audit.volume, audit.audit, audit.digest + audit.seed, "", ""
+            audit.volume, audit.audit, seeded_digest(XXH3_128, audit.seed, audit.digest), "", ""
         )
     world.started().run(40)
     asked = {(one.chunk, one.digest) for one in audits(world, "node-01")}
@@ -133,13 +138,45 @@ def test_a_wrong_proof_that_is_right_the_second_time_accuses_nobody() -> None:
     def slip_once(audit: wire.Audit) -> wire.AuditAnswer:
         asked.append(audit.audit)
         honest = agent.proof(audit)
-        return honest if len(asked) > 1 else wire.AuditAnswer(audit.volume, audit.audit, b"slip", "", "")
+        return honest if len(asked) > 1 else wire.AuditAnswer(audit.volume, audit.audit, b"slip" * 4, "", "")
 
     agent.audits = slip_once
     world.run(20)
     assert len(asked) > 2
     assert world.incidents() == []
     assert results(world).get("refuted") is None
+
+
+def test_liars_that_take_turns_are_both_named_and_the_audit_ends() -> None:
+    """Each is right when the other is wrong: whoever was wrong twice is accused, whatever it proved in between."""
+    world = fleet(files=ONE, names=(*NAMES, "node-04", "node-05"))
+
+    def every_other(name: str, parity: int) -> Callable[[wire.Audit], wire.AuditAnswer]:
+        def answer(audit: wire.Audit) -> wire.AuditAnswer:
+            if audit.audit % 2 != parity:
+                return world[name].proof(audit)
+            lie = seeded_digest(XXH3_128, audit.seed, b"a lie")
+            return wire.AuditAnswer(audit.volume, audit.audit, lie, "", "")
+
+        return answer
+
+    world.run(5)
+    before = len(audits(world, "node-01"))
+    world["node-02"].audits, world["node-03"].audits = every_other("node-02", 0), every_other("node-03", 1)
+    world.run(10)
+    assert {one.node for one in world.incidents("audit")} == {"node-02", "node-03"}
+    assert len(audits(world, "node-01")) - before <= 5 * 10, "a chain has as many rounds as nodes at most"
+
+
+@pytest.mark.parametrize("proof", [b"", b"short", b"x" * 17])
+def test_what_can_not_be_a_digest_is_no_proof(proof: bytes) -> None:
+    world = fleet(files=MANY)
+    world["node-02"].audits = lambda audit: wire.AuditAnswer(audit.volume, audit.audit, proof, "", "")
+    world.run(5)
+    assert results(world)["unproven"] > 2
+    assert world.incidents() == []
+    world.until(lambda: bool(world.incidents("audit")), 120)
+    assert [len(one.paths) for one in world.incidents("audit")] == [UNPROVEN_MAX]
 
 
 def test_without_a_majority_nobody_is_accused() -> None:
@@ -222,10 +259,84 @@ def test_where_only_an_alert_is_wanted_a_proof_of_the_same_chunk_ends_it() -> No
     world.run(20)
     (incident,) = world.incidents("audit")
     assert incident.state == "open", "proofs of other chunks do not count"
-    assert {one.key for one in audits(world, "node-02")[-15:]} == {key_of("files/007")}
+    asked = [one.key == key_of("files/007") for one in audits(world, "node-02")[-16:]]
+    assert asked.count(True) >= 8, "every other audit asks for it"
     world["node-02"].hides.clear()
     world.until_state("node-02", "in_rank")
     assert [one.state for one in world.incidents("audit")] == ["closed"]
+
+
+def test_a_proof_of_any_path_ends_an_incident_of_a_node_that_gave_none() -> None:
+    world = fleet(files=MANY)
+    world["node-02"].audits = no_proof("failed")
+    world.until(lambda: bool(world.incidents("audit")), 120)
+    world["node-02"].audits = None
+    before = len(audits(world, "node-02"))
+    world.until_state("node-02", "in_rank")
+    assert [one.state for one in world.incidents("audit")] == ["closed"]
+    assert len(audits(world, "node-02")) <= before + 3, "it was asked for one of the paths that it is about"
+
+
+def test_a_chunk_that_the_file_no_longer_has_keeps_no_incident_open() -> None:
+    """The file shrank to one chunk: nobody can ask for the third again, and the next proof ends it."""
+    chunks = encode_chunk_list(
+        ChunkList(3 << 20, 1 << 20, 16, b"".join(XXH3_128.of(b"%d" % one) for one in range(3)))
+    )
+    digest = XXH3_128.of(chunks)
+    long = encode_entry(Entry(Kind.FILE, 3 << 20, digest, 0o644))
+    body = {key_of("long"): long, key_of("other"): file_of("other")}
+    world = FakeWorld(
+        NAMES, [volume_config(on_divergence="alert", settle_s=0.2, audit_interval_s=1.0)], {"photos": body}
+    )
+    world.objects[digest] = chunks
+
+    def honest(audit: wire.Audit) -> wire.AuditAnswer:
+        return wire.AuditAnswer(
+            audit.volume, audit.audit, seeded_digest(XXH3_128, audit.seed, audit.digest), "", ""
+        )
+
+    def rotten(audit: wire.Audit) -> wire.AuditAnswer:
+        good = honest(audit)
+        return msgspec.structs.replace(good, proof=b"x" * 16) if audit.chunk == 2 else good
+
+    for agent in world.agents.values():
+        agent.audits = honest
+    world["node-02"].audits = rotten
+    world.started().until(lambda: bool(world.incidents("audit")), 600)
+    world.run(20)
+    assert [one.state for one in world.incidents("audit")] == ["open"]
+    for agent in world.agents.values():
+        agent.disk["photos"][key_of("long")] = file_of("short")
+    world.until_state("node-02", "in_rank")
+    assert [one.state for one in world.incidents("audit")] == ["closed"]
+
+
+def test_an_open_incident_hides_nobody_else() -> None:
+    """The one audit that a suspect fails for ever, and another node that lies about everything else."""
+    world = fleet(files=MANY, names=(*NAMES, "node-04", "node-05"))
+    world["node-02"].hides.add(key_of("files/007"))
+    world.until(lambda: bool(world.incidents("audit")), 600)
+    world["node-01"].hides.update(set(MANY) - {key_of("files/007")})
+    world.until(lambda: len(world.incidents("audit")) == 2, 30)
+    assert {one.node for one in world.incidents("audit", "open")} == {"node-01", "node-02"}
+    before = len(audits(world, "node-01"))
+    world.run(30)
+    asked = [one.key for one in audits(world, "node-01")[before:]]
+    for incident in world.incidents("audit"):
+        assert asked.count(key_of(incident.paths[0].path)) >= 4, "suspects take turns"
+
+
+def test_a_suspect_that_is_away_is_not_asked_for_again_and_again() -> None:
+    world = fleet(files=MANY)
+    world["node-02"].hides.add(key_of("files/007"))
+    world.until(lambda: bool(world.incidents("audit")), 600)
+    world["node-02"].stop()
+    world.run(2)
+    before = len(audits(world, "node-01"))
+    world.run(60)
+    asked = [one.key for one in audits(world, "node-01")[before:]]
+    assert len(asked) > 20
+    assert asked.count(key_of("files/007")) < len(asked) / 4, "only by chance"
 
 
 def test_a_suspect_of_an_audit_stays_one_over_a_restart() -> None:
@@ -272,6 +383,28 @@ def test_a_resync_by_hand_verifies_and_leaves_the_release_to_a_person() -> None:
     world.run(20)
     assert world.state("node-02") == "quarantined"
     assert world.view("node-02").quarantine.release == "by_hand"
+
+
+def test_a_suspect_of_an_audit_is_not_released_for_the_repair_of_another_volume() -> None:
+    names = ("node-01", "node-02", "node-03", "node-04")
+    world = FakeWorld(
+        names,
+        [
+            volume_config("photos", on_divergence="alert", audit_interval_s=1.0),
+            volume_config("texts", on_divergence="resync"),
+        ],
+        {"photos": ONE, "texts": SOME_FILES},
+    ).started()
+    world["node-02"].hides.add(key_of("only.bin"))
+    world.until_state("node-02", "suspect")
+    world["node-02"].disk["texts"][key_of("stray")] = file_of("stray")
+    world.until(lambda: world.view("node-02").quarantine is not None)
+    assert world.view("node-02").quarantine.release == "by_hand"
+    world.until(lambda: world.view("node-02").quarantine.verified)
+    world.run(20)
+    assert world.state("node-02") == "quarantined"
+    assert key_of("stray") not in world["node-02"].disk["texts"], "it is repaired all the same"
+    assert len(world.incidents("audit", "open")) == 1
 
 
 def test_where_many_fail_at_once_nothing_is_fenced() -> None:

@@ -196,6 +196,12 @@ async def test_a_retired_nodes_session_ends_and_a_new_node_is_let_in(tmp_path: P
         await other.close()
 
 
+async def test_what_audits_ask_for_can_not_be_foreseen(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        assert isinstance(one.coordinator.fleet._rng, random.SystemRandom)
+
+
 async def test_a_receipt_waits_for_the_judgement_of_its_own_root_and_no_longer(tmp_path: Path) -> None:
     write_config(tmp_path)
     async with running(tmp_path) as one:

@@ -4,10 +4,11 @@ An index says what a node read once. What it says now may be stale, or made up. 
 answers against, so it holds them against each other: bytes that a strict majority of *all* the volume's nodes proves
 are the right ones, whatever anybody's index says. Without such a majority nobody is accused.
 
-- Half of the audits draw a file, half a byte of all bytes: many small files and few long ones both come up.
-- A proof that contradicts the majority is asked for once more, with another seed; twice is an incident of kind
-  `audit`. The node is suspect, and is fenced where the volume's `on_divergence` says so, until a person releases it:
-  its word is what is in doubt, so its own verification proves nothing.
+- Half of the audits draw a file, half a byte of all bytes: many small files and few long ones both come up. While an
+  incident is open every other audit asks for what it is about: nobody else is out of sight meanwhile.
+- A proof that contradicts the majority is asked for once more, with another seed; twice, whatever others proved in
+  between, is an incident of kind `audit`. The node is suspect, and is fenced where the volume's `on_divergence` says
+  so, until a person releases it: its word is what is in doubt, so its own verification proves nothing.
 - A node that found its own disk to be wrong says so, has looked into it by then, and differs like any other.
 - No proof is no pass. A node that gives none for UNPROVEN_MAX paths in a row, all of which it still claims to hold,
   is told of in the same way. A path that it no longer claims had changed, and is forgiven.
@@ -20,6 +21,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import msgspec
+
 from closeranks_proto import messages as wire
 from closeranks_proto.audits import SEED_BYTES
 from closeranks_proto.content import chunk_count, decode_chunk_list
@@ -27,7 +30,7 @@ from closeranks_proto.entries import decode_entry, entry_size, is_file
 from closeranks_proto.limits import AUDIT_ANSWER_MAX_S
 
 from . import incidents
-from .incidents import Incident
+from .incidents import Incident, IncidentPath
 from .nodes import Audit, Node, Volume
 from .truth import quorum_of
 from .words import path_words
@@ -57,7 +60,8 @@ def drive(world: World, rng: random.Random) -> None:
             audits.next_at = now + interval_s
             _forgive(world, volume)
             _begin(world, volume, rng)
-        world.wake(audits.next_at)
+        if audits.asked is None:
+            world.wake(audits.next_at)
 
 
 def answered(world: World, node: Node, answer: wire.AuditAnswer) -> None:
@@ -66,6 +70,8 @@ def answered(world: World, node: Node, answer: wire.AuditAnswer) -> None:
     asked = None if volume is None else volume.audits.asked
     if asked is None or asked.number != answer.audit or asked.sessions.get(node.name) != node.session:
         return
+    if answer.proof is not None and len(answer.proof) != world.algorithm.width:
+        answer = msgspec.structs.replace(answer, proof=None)  # no digest is that long: nothing was proven
     asked.answers.setdefault(node.name, answer)
 
 
@@ -85,29 +91,39 @@ def _end(world: World, volume: Volume) -> None:
 
 
 def _begin(world: World, volume: Volume, rng: random.Random) -> None:
-    """Ask for the chunk that an open incident is about, else for a random one."""
+    """Ask for a random chunk; every other time for one that an open incident is about, where there is one."""
     if volume.truth is None:
         return
-    drawn = _doubted(world, volume) or _draw(world, volume, volume.truth, rng)
+    volume.audits.begun += 1
+    turn, is_random = divmod(volume.audits.begun, 2)
+    drawn = (None if is_random else _doubted(world, volume, turn)) or _draw(world, volume, volume.truth, rng)
     if drawn is not None:
         _ask(world, volume, *drawn, rng, ())
 
 
-def _doubted(world: World, volume: Volume) -> tuple[bytes, bytes, int] | None:
-    """(key, value, chunk) that a suspect failed, for as long as the truth has it: a proof closes its incident."""
-    assert volume.truth is not None, "checked before"
-    for node in world.members(volume):
-        incident = world.open_incident("audit", node.name, volume.name)
-        if incident is None or node.fenced:
-            continue
+def _doubted(world: World, volume: Volume, turn: int) -> tuple[bytes, bytes, int] | None:
+    """(key, value, chunk) that a suspect failed and claims to hold: a proof closes its incident. They take turns."""
+    suspects = [
+        (node, incident)
+        for node in world.members(volume)
+        if (incident := world.open_incident("audit", node.name, volume.name)) is not None
+    ]
+    first = turn % len(suspects) if suspects else 0
+    for node, incident in (*suspects[first:], *suspects[:first]):
         for key, path in incident.paths.items():
-            value = world.tree.lookup(volume.truth, key)
-            if value is None or not is_file(value) or not path.chunks:
-                continue
-            chunk = path.chunks[0][0]
-            if chunk < chunk_count(entry_size(value), volume.config.chunk_bytes):
-                return key, value, chunk
+            asked = _askable(world, volume, key, path)
+            if asked is not None and _holds(world, volume, node, key, asked[0]):
+                return key, *asked
     return None
+
+
+def _askable(world: World, volume: Volume, key: bytes, path: IncidentPath) -> tuple[bytes, int] | None:
+    """(value, chunk) as the truth has it of a path that a suspect failed; None: it has no such chunk any more."""
+    value = None if volume.truth is None else world.tree.lookup(volume.truth, key)
+    if value is None or not is_file(value) or not entry_size(value):
+        return None
+    chunk = path.chunks[0][0] if path.chunks else 0  # no proof at all: any chunk of it tells
+    return (value, chunk) if chunk < chunk_count(entry_size(value), volume.config.chunk_bytes) else None
 
 
 def _draw(world: World, volume: Volume, truth: bytes, rng: random.Random) -> tuple[bytes, bytes, int] | None:
@@ -210,14 +226,14 @@ def _conclude(world: World, volume: Volume, asked: Audit, rng: random.Random) ->
 def _contradicted(
     world: World, volume: Volume, asked: Audit, wrong: list[Node], voters: int, rng: random.Random
 ) -> None:
-    """Ask once more before anybody is accused."""
+    """Ask once more before anybody is accused. `doubted` only grows: after as many rounds as nodes it ends."""
     for node in wrong:
         if node.name in asked.doubted:
             _count(world, volume, "refuted")
             _accuse_wrong(world, volume, node, asked, voters)
-    if any(node.name not in asked.doubted for node in wrong):
-        names = tuple(node.name for node in wrong)
-        _ask(world, volume, asked.key, asked.value, asked.chunk, rng, names)
+    fresh = tuple(node.name for node in wrong if node.name not in asked.doubted)
+    if fresh:
+        _ask(world, volume, asked.key, asked.value, asked.chunk, rng, (*asked.doubted, *fresh))
 
 
 def _proven(world: World, volume: Volume, node: Node, asked: Audit) -> None:
@@ -228,17 +244,11 @@ def _proven(world: World, volume: Volume, node: Node, asked: Audit) -> None:
     if incident is None:
         return
     about = incident.paths.get(asked.key)
-    still = [key for key in incident.paths if _is_truth(world, volume, key)]
-    if not still or (about is not None and about.chunks[:1] == ((asked.chunk, asked.chunk),)):
+    is_it = about is not None and (not about.chunks or about.chunks[0] == (asked.chunk, asked.chunk))
+    if is_it or all(_askable(world, volume, key, path) is None for key, path in incident.paths.items()):
         incident.note(world.now.wall_ms, "note", f"{node.name} has proven chunk {asked.chunk} of "
                       f"{path_words(asked.key)} from its disk.")  # fmt: skip
         world.close(incident)
-
-
-def _is_truth(world: World, volume: Volume, key: bytes) -> bool:
-    """Whether the truth still has a file there that can be asked for."""
-    value = None if volume.truth is None else world.tree.lookup(volume.truth, key)
-    return value is not None and is_file(value) and bool(entry_size(value))
 
 
 def _unproven(world: World, volume: Volume, node: Node, asked: Audit) -> None:

@@ -250,7 +250,8 @@ def _block(world: World, node: Node, why: str) -> None:
 def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
     found = world.accusing(node, volume.name)
     incident = found[0] if found else None
-    doubted = any(one.kind == "audit" for one in found)  # what it says of itself proves nothing
+    # What it says of itself proves nothing, whichever of its volumes it was caught with.
+    doubted = any(one.kind == "audit" for one in world.accusing(node))
     window_ms = int(world.config.auto_release_window_s * 1000)
     recent = [at for at in node.record.releases_ms if world.now.wall_ms - at < window_ms]
     often = len(recent) >= world.config.auto_release_max

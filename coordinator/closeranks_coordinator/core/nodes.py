@@ -90,7 +90,7 @@ class Pushing:
 
 @dataclass(slots=True)
 class Audit:
-    """A question under way to those in `sessions`. `doubted`: whose proof of this chunk contradicted the others'."""
+    """A question under way to those in `sessions`. `doubted`: whose proof was another in an earlier round."""
 
     number: int
     key: bytes
@@ -104,10 +104,14 @@ class Audit:
 
 @dataclass(slots=True)
 class Audits:
-    """A volume's audits. `unproven`: by node the entries that it gave no proof for since its last one."""
+    """A volume's audits: how many were `begun`, and the `number` of the last question, which may be asked again.
+
+    `unproven`: by node the entries that it gave no proof for since its last one.
+    """
 
     next_at: float | None = None
     number: int = 0
+    begun: int = 0
     ended: bool = False  # there are none, and what was open is closed
     asked: Audit | None = None
     unproven: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
