@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,53 @@ async def test_one_audit_of_a_volume_at_a_time(tree_dir: Path, scanned: Callable
     assert [(one.audit, one.why) for one in found] == [(8, "failed"), (7, "")]
 
 
+async def test_a_disk_that_does_not_answer_keeps_no_thread_that_others_share(
+    tree_dir: Path, scanned: Callable[[], Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "file").write_bytes(b"bytes")
+    volume = scanned()
+    shared, dead = ThreadPoolExecutor(1), threading.Event()
+    asyncio.get_running_loop().set_default_executor(shared)
+    read = audits_module.read_chunk
+
+    def hang(*place: Any) -> bytes | int:
+        assert dead.wait(20)
+        return read(*place)
+
+    monkeypatch.setattr(audits_module, "read_chunk", hang)
+    asked = asyncio.create_task(answers(volume, question(volume, b"file", b"bytes")))
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+            assert await asyncio.to_thread(lambda: "others") == "others"
+        assert not asked.done()
+    finally:
+        dead.set()
+    assert [one.why for one in await asked] == [""]
+
+
+@pytest.mark.parametrize(
+    "key", [b"../outside", b"..\0outside", b"/etc/passwd", b"", b"a\0\0b", b"a\0.", b"x" * 256]
+)
+async def test_a_key_that_leads_out_of_the_volume_is_refused_before_anybody_looks(
+    tree_dir: Path, scanned: Callable[[], Volume], key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree_dir / "file").write_bytes(b"bytes")
+    volume = scanned()
+
+    def look(*_: object) -> None:
+        pytest.fail("somebody looked")
+
+    monkeypatch.setattr(audits_module, "prove", look)
+    monkeypatch.setattr(volume, "look_soon", look)
+    asked = question(volume, b"file", b"bytes")
+    found = await answers(volume, msgspec.structs.replace(asked, key=key))
+    assert [(one.audit, one.proof, one.why) for one in found] == [(7, None, "failed")]
+    monkeypatch.undo()
+    assert [one.why for one in await answers(volume, asked)] == [""], "the next one is answered"
+
+
 async def test_decay_is_looked_into_at_once_and_becomes_a_commit(
     tree_dir: Path, scanned: Callable[[], Volume], expected_root: Callable[[Volume], bytes]
 ) -> None:
@@ -226,6 +275,35 @@ def test_a_doubt_is_looked_into_in_the_middle_of_a_tour_that_then_goes_on(
         scrubber.stop()
 
 
+def test_a_doubt_that_comes_while_the_scrub_takes_one_does_not_end_it(
+    tree_dir: Path, scanned: Callable[[], Volume]
+) -> None:
+    (tree_dir / "file").write_bytes(b"bytes")
+    volume = scanned()
+    scrubber = Scrubber(volume, volume.settings, lambda: None)
+
+    class Taken(dict[tuple[bytes, int], None]):
+        """Another doubt comes between beginning to go through them and the first one."""
+
+        def __iter__(self) -> Iterator[tuple[bytes, int]]:
+            found = super().__iter__()
+            if not comes:
+                comes.append(threading.Thread(target=scrubber.doubt, args=(b"other", 0)))
+                comes[0].start()
+                comes[0].join(0.2)
+            return found
+
+    comes: list[threading.Thread] = []
+    scrubber._doubts = Taken()
+    scrubber.doubt(b"file", 0)
+    scrubber.start()
+    try:
+        assert_soon(lambda: comes and not comes[0].is_alive() and not scrubber._doubts)
+        assert scrubber._thread.is_alive()
+    finally:
+        scrubber.stop()
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_the_disk_is_read_and_the_page_cache_left_as_it_was(
     tree_dir: Path, make_volume: MakeVolume, warm: bool, monkeypatch: pytest.MonkeyPatch
@@ -259,3 +337,10 @@ def test_the_disk_is_read_and_the_page_cache_left_as_it_was(
             assert seen.pop() == [(chunk * chunk_bytes, chunk_bytes)], "nothing of it was in memory"
             left = absent(file.fileno(), 0, len(data), status)
             assert left == ([] if warm else [(0, len(data))]), "as it was, and at once"
+
+
+def assert_soon(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -5,7 +5,8 @@ stale, or that was written by whoever means to hide something, fails. Bytes that
 told as `decayed`, and the scrub looks into it at once; a file that changed is looked at like any other change, and
 asked about once more.
 
-One audit of a volume at a time, on a thread of its own: a disk that does not answer keeps that one.
+One audit of a volume at a time, on a thread of its own that lives for that one question: a disk that does not answer
+keeps that one, and not those that everything else shares.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 
 from closeranks_proto.audits import seeded_digest
 from closeranks_proto.content import chunk_count, chunk_span, decode_chunk_list
@@ -22,7 +25,7 @@ from closeranks_proto.entries import Kind, entry_kind, entry_size
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.lines import printable
 from closeranks_proto.messages import Audit, AuditAnswer
-from closeranks_proto.paths import escape, path_of
+from closeranks_proto.paths import check_key, escape, path_of
 
 from ..disk.index import Index, Row
 from ..disk.scan import DIGEST_AT
@@ -58,12 +61,13 @@ class Audits:
 
     async def _answer(self, volume: Volume, audit: Audit) -> None:
         try:
-            answer = await asyncio.to_thread(prove, volume, audit)
+            check_key(audit.key)
+            answer = await _apart(volume, audit)
             if answer.why == "moved":
                 parent, _, name = audit.key.rpartition(b"\0")
                 looked = volume.look_soon({parent: frozenset({name})}, {}, time.monotonic())
                 await asyncio.wrap_future(looked)
-                answer = await asyncio.to_thread(prove, volume, audit)
+                answer = await _apart(volume, audit)
         except (CloseranksError, OSError) as error:
             answer = _failed(audit, str(error))
         finally:
@@ -74,6 +78,21 @@ class Audits:
             if scrubber is not None:
                 scrubber.doubt(audit.key, audit.chunk)
         self._post(answer)
+
+
+async def _apart(volume: Volume, audit: Audit) -> AuditAnswer:
+    """`prove`, on a thread that may hang for ever."""
+    asked: Future[AuditAnswer] = Future()
+    asked.set_running_or_notify_cancel()
+
+    def ask() -> None:
+        try:
+            asked.set_result(prove(volume, audit))
+        except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+            asked.set_exception(error)
+
+    threading.Thread(target=ask, name=f"audit-{volume.name}", daemon=True).start()
+    return await asyncio.wrap_future(asked)
 
 
 def prove(volume: Volume, audit: Audit) -> AuditAnswer:

@@ -82,6 +82,7 @@ class Scrubber:
         self._word = Scrub(False, False, None)
         self._asked = False
         self._doubts: dict[tuple[bytes, int], None] = {}  # (key, chunk) that an audit found wrong
+        self._doubting = threading.Lock()  # the loop's thread adds while this one takes
         self._stopping = False
         self._wake = threading.Event()
         self._pace, self._backoff, self._pressure = Pace(), Backoff(), Pressure()
@@ -120,9 +121,10 @@ class Scrubber:
 
     def doubt(self, key: bytes, chunk: int) -> None:
         """An audit read other bytes there than the index says: look before everything else."""
-        if len(self._doubts) < DOUBTS_MAX:
-            self._doubts[(key, chunk)] = None
-            self._wake.set()
+        with self._doubting:
+            if len(self._doubts) < DOUBTS_MAX:
+                self._doubts[(key, chunk)] = None
+                self._wake.set()
 
     # --- what is told --------------------------------------------------------------------------
 
@@ -242,12 +244,14 @@ class Scrubber:
             reader = Reader(root_fd, volume.algorithm, volume.chunk_bytes)
             try:
                 while self._doubts and not self._stopping:
-                    key, chunk = doubt = next(iter(self._doubts))
+                    with self._doubting:
+                        key, chunk = doubt = next(iter(self._doubts))
                     width, index = volume.algorithm.width, volume.history.index
                     for item in items_of(index, key, chunk, volume.chunk_bytes, width, JOB_BYTES):
                         self._check_root()
                         self._compare_one(reader, root_fd, progress, item)
-                    del self._doubts[doubt]
+                    with self._doubting:
+                        del self._doubts[doubt]
             finally:
                 reader.close()
         finally:
