@@ -198,3 +198,37 @@ def test_what_a_guard_remembers_of_ten_minutes_at_full_speed_stays_below_20_mb()
     assert len(shares._generations) == GENERATIONS - 1
     assert all(len(one.balance) + 25_000 >= REMEMBERED_MAX for one in shares._generations)
     assert sum(one.balance.bytes for one in shares._generations) < 20 * MIB
+
+
+def test_a_lag_is_as_old_as_what_is_still_lacking_when_another_path_takes_a_step() -> None:
+    """The path that was looked at has moved on, and is still behind: another one may lack what is older."""
+    growing, late = Growing(1), Lateness()
+    tree, history, behind = growing.tree, growing.history, growing.root
+    before = Analysis(behind, behind, behind, (), {}, {}, {}, {}.keys(), frozenset())
+    late.follow(history, None, before, 0.0)
+
+    def edit(root: bytes, **values: str) -> bytes:
+        edited = tree.edit(root, [(key.encode(), file_of(value)) for key, value in values.items()])
+        growing.pages |= edited.pages
+        return edited.root
+
+    def look(now: float) -> float | None:
+        nonlocal before
+        raw = growing.differ.diff(behind, growing.root)
+        after = Analysis(behind, growing.root, behind, (), raw, raw, raw, raw.keys(), frozenset())
+        since = late.follow(history, before, after, now)
+        before = after
+        return since
+
+    for now, values in enumerate(({"a": "1", "b": "1"}, {"b": "2"}, {"b": "3"}), 1):
+        growing.root = edit(growing.root, **values)
+        history.move(growing.root, float(now))
+        assert look(float(now)) == 1.0
+    history.forget(history.roots[-2][0])
+    assert look(4.0) == 1.0
+    behind = edit(behind, b="2")
+    assert look(5.0) == 1.0, "the first step of a is lacking"
+    behind = edit(behind, a="1")
+    assert look(6.0) == 3.0
+    behind = edit(behind, b="3")
+    assert look(7.0) is None

@@ -22,13 +22,14 @@ class Lateness:
 
     Order 0 is what it lacked when it was first looked at: `first`. What other steps changed is the history's to
     know, once for all nodes; of a step that it has forgotten, everything older is what is lacking. `witness` is the
-    path that lacks the oldest of that: until it is there nothing else need be looked at, for a node that is 100,000
-    paths behind has hundreds of such steps.
+    path that lacks the oldest of that, `witness_order` how far it has got: until that changes nothing else need be
+    looked at, for a node that is 100,000 paths behind has hundreds of such steps.
     """
 
     steps: deque[tuple[int, float]] = field(default_factory=deque)
     first: Differing = field(default_factory=dict)
     witness: bytes | None = None
+    witness_order: int = 0
 
     def follow(
         self, history: TruthHistory, before: Analysis | None, after: Analysis, now: float
@@ -66,11 +67,14 @@ class Lateness:
         """Up to which step of the truth the node has got, as far as the history can tell; all it lacks is looked at."""
         raw, lagging, order_of = after.raw, after.lagging, history.latest_order
         if self.witness is not None and self.witness in lagging:
-            return order_of(self.witness, raw[self.witness][0]) or 0
+            order = order_of(self.witness, raw[self.witness][0]) or 0
+            if order == self.witness_order:
+                return order
         oldest = -1
         for key in lagging:
             order = order_of(key, raw[key][0]) or 0
             # Of several the last one: pushes go in order of the paths, so it stays the longest.
             if order < oldest or oldest < 0 or (order == oldest and key > (self.witness or b"")):
                 oldest, self.witness = order, key
+        self.witness_order = oldest
         return oldest
