@@ -91,7 +91,7 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
     work = asyncio.create_task(agent.run())
     waiting = asyncio.create_task(stop.wait())
     tending = asyncio.create_task(_tend_heap())
-    await asyncio.wait({work, waiting, tending}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     tending.cancel()
     if work.done():
@@ -119,7 +119,12 @@ async def _tend_heap() -> None:
     """What a storm leaves free in the heap goes back to the system, during it and after it."""
     while True:
         await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
-        await asyncio.to_thread(heap.give_back)
+        try:
+            await asyncio.to_thread(heap.give_back)
+        except (
+            RuntimeError
+        ) as error:  # no more threads for now: a service to the machine, nothing that others need
+            log.error("free memory is not given back to the system: %s", error)
 
 
 def _leave_in_time() -> None:

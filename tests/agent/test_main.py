@@ -146,3 +146,19 @@ def test_a_foreign_private_directory_is_2_at_the_start(base: Path) -> None:
     assert daemon.process.wait(20) == 2
     assert daemon.says(".closeranks")
     assert not daemon.says("Traceback")
+
+
+NO_THREADS = (
+    "from closeranks_proto import heap\n"
+    "heap.GIVE_BACK_EVERY_S = 0.02\n"
+    'def none(): raise RuntimeError("can\'t start new thread")\n'
+    "heap.give_back = none\n"
+)
+
+
+def test_an_agent_goes_on_where_the_heap_can_not_be_tended(base: Path) -> None:
+    daemon = Daemon(base, patch=NO_THREADS)
+    wait_for(lambda: daemon.log.read_text().count("can't start new thread") >= 2)
+    wait_for(lambda: daemon.says("process ready"))
+    assert daemon.process.poll() is None, "it did not end as if it had been told to"
+    assert daemon.stop()[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from closeranks_agent.disk.records import pack_signature
 from closeranks_agent.hotpath import readers as readers_module
 from closeranks_agent.hotpath.cache import is_absent, let_go
+from closeranks_agent.hotpath.directory import DirectoryReader
 from closeranks_agent.hotpath.large import MIB, WINDOW_BYTES, RangeReader
 from closeranks_agent.hotpath.readers import Readers
 from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, Setup
@@ -173,6 +175,43 @@ def test_several_names_of_a_file_are_told(tmp_path: Path, make: Make) -> None:
     part = read_directory(make())
     assert sorted(part.links) == [(name.encode(), status.st_dev, status.st_ino, 4) for name in "abcd"]
     assert len({row[1] for row in part.rows}) == 1
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_a_file_whose_stat_fails_is_left_and_no_other_is_told_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Each file is asked before and after it is read."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+    age()
+    asked: list[int] = []
+    fstat = os.fstat
+
+    def fail(fd: int) -> os.stat_result:
+        asked.append(fd)
+        if len(asked) == failing:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return fstat(fd)
+
+    root_fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        setup = Setup(
+            "xxh3-128", CHUNK, True, False, False, (), ".closeranks", fstat(root_fd).st_dev, False, False
+        )
+        reader = DirectoryReader(setup, root_fd)
+        monkeypatch.setattr(os, "fstat", fail)
+        part = reader.directory(b"")
+    finally:
+        monkeypatch.undo()
+        os.close(root_fd)
+    names = [row[0] for row in part.rows]
+    assert len(set(names)) == len(names)
+    assert (part.files, part.size) == (len(names), len(names))
+    if failing % 2:  # before: nothing is known of it
+        assert (part.state, len(names)) == (LEFT, 1)
+    else:  # afterwards: it is read once more
+        assert (part.state, len(names)) == (CLEAN, 2)
 
 
 def test_a_directory_that_is_not_there_is_an_error_of_its_own(tmp_path: Path, make: Make) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from closeranks_coordinator import runtime
+from closeranks_coordinator import main, runtime
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, Step
@@ -253,3 +253,27 @@ async def test_nothing_that_an_agent_reports_stops_the_coordinator(tmp_path: Pat
         assert one.coordinator.fleet.fleet_view(now)
         assert one.coordinator.fleet.node_view(now, "n1")
         assert not one.work.done(), one.work
+
+
+async def test_a_coordinator_goes_on_where_the_heap_can_not_be_tended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none() -> bool:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(main.heap, "GIVE_BACK_EVERY_S", 0.02)
+    monkeypatch.setattr(main.heap, "give_back", none)
+    monkeypatch.setattr(main, "_leave_in_time", lambda: None)  # it ends the process that runs the tests
+    config = load_coordinator_config(write_config(tmp_path), environ={})
+    store = open_store(Path(config.state_dir), config.fleet.digest)
+    try:
+        stop = asyncio.Event()
+        running = asyncio.create_task(main._until_stopped(Coordinator(config, store), stop))
+        async with asyncio.timeout(10):
+            while caplog.text.count("can't start new thread") < 2:
+                assert not running.done(), "it ended as if it had been told to"
+                await asyncio.sleep(0.01)
+            stop.set()
+            assert await running == 0
+    finally:
+        await store.close()

@@ -216,7 +216,11 @@ class DirectoryReader:
                 outcome = max(outcome, _note(entry, block, others))
                 continue
             try:
-                status = fstat(one)
+                try:
+                    status = fstat(one)
+                except OSError:
+                    outcome = LEFT
+                    continue
                 before = mode, size, *_ = file_state(status)
                 block.append((entry.name, before))
                 uid = status.st_uid
@@ -227,12 +231,13 @@ class DirectoryReader:
                     if size and preadv(one, [view], 0, nowait) != size:
                         others.append((name, status))
                     else:
-                        done.append(((name, before, uid, status.st_gid), of(view)))
+                        digest = of(view)
                         if file_state(fstat(one)) != before:
-                            done.pop()
                             outcome = LEFT
-                        elif status.st_nlink > 1:
-                            part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
+                        else:
+                            done.append(((name, before, uid, status.st_gid), digest))
+                            if status.st_nlink > 1:
+                                part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
                 if uid != owner:
                     owner, flags = uid, self._flags(uid)
             except BlockingIOError:
