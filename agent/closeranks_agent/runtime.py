@@ -234,7 +234,13 @@ class Agent:
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run beside everything else. A fault in it is told and ends nothing but it."""
         assert self._group is not None, "the agent runs"
-        task = self._group.create_task(_guarded(work))
+        guarded = _guarded(work)
+        try:
+            task = self._group.create_task(guarded)
+        except RuntimeError:  # the agent is stopping: what can not begin any more is given up in order
+            guarded.close()
+            work.close()
+            raise
         task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
         return task
 

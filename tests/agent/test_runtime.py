@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,6 +57,20 @@ async def test_a_fence_is_in_force_kept_hooked_and_answered(world: World) -> Non
         assert released.token == 3
         assert agent.ready is None
     assert told(world.base) == ["fenced 3", "released 3"]
+
+
+async def test_what_can_not_begin_any_more_is_given_up_in_order(
+    world: World, recwarn: pytest.WarningsRecorder
+) -> None:
+    """An order that comes while the agent stops leaves nothing behind that was never awaited."""
+    async with world.agent() as agent:
+        await connected(world)
+    work = asyncio.sleep(0)
+    with pytest.raises(RuntimeError):
+        agent.spawn(work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+    gc.collect()
+    assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
 
 
 async def test_a_repeated_order_is_answered_and_hooked_once(world: World) -> None:
