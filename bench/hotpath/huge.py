@@ -10,8 +10,8 @@ from pathlib import Path
 
 from frame.measured import Against, Measured
 from frame.registry import Bench
-from hotpath.data import long_files, other_names, warm
-from hotpath.long import FILES, NAMES, QUICK_NAMES, QUICK_SIZE, SIZE
+from hotpath.data import other_names
+from hotpath.long import QUICK_NAMES, prepared
 from hotpath.small import CLOSERANKS
 
 HUGE_BYTES = 300_000_000_000
@@ -19,13 +19,7 @@ REST_S = 11.0  # holes of younger files are not believed
 
 
 def measure(bench: Bench) -> list[Measured]:
-    size = bench.either(SIZE, QUICK_SIZE)
-    files = long_files(bench.base / "files", FILES, size)
-    tree = bench.base / "tree"
-    times = bench.either(NAMES, QUICK_NAMES)
-    other_names(files, tree, times)
-    warm(bench.base / "files")
-    return beside(bench, files, tree, times * FILES * size / 1e9)
+    return beside(bench, *prepared(bench))
 
 
 def beside(bench: Bench, files: list[Path], tree: Path, gb: float) -> list[Measured]:

@@ -23,15 +23,20 @@ SIZE, QUICK_SIZE = 2048 * MIB, 256 * MIB
 
 
 def measure(bench: Bench) -> list[Measured]:
+    _, tree, gb = prepared(bench)
+    names = sorted(os.fspath(path) for path in tree.iterdir())
+    return beside(bench, tree, names, gb)
+
+
+def prepared(bench: Bench) -> tuple[list[Path], Path, float]:
+    """(warm long files, a tree of many names for them, GB that reading the tree takes)."""
     size = bench.either(SIZE, QUICK_SIZE)
     files = long_files(bench.base / "files", FILES, size)
     tree = bench.base / "tree"
     times = bench.either(NAMES, QUICK_NAMES)
     other_names(files, tree, times)
     warm(bench.base / "files")
-    names = sorted(os.fspath(path) for path in tree.iterdir())
-    gb = times * FILES * size / 1e9
-    return beside(bench, tree, names, gb)
+    return files, tree, times * FILES * size / 1e9
 
 
 def ours(tree: Path, *options: str) -> Run:

@@ -120,9 +120,7 @@ async def _tend_heap() -> None:
         await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
         try:
             await asyncio.to_thread(heap.give_back)
-        except (
-            RuntimeError
-        ) as error:  # no more threads for now: a service to the machine, nothing that others need
+        except RuntimeError as error:  # no more threads for now; nobody else needs this
             log.error("free memory is not given back to the system: %s", error)
 
 

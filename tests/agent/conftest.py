@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,17 @@ def chunk_list_of() -> Callable[[Volume, bytes], bytes]:
         return encode_chunk_list(ChunkList(len(data), step, algorithm.width, digests))
 
     return compute
+
+
+@pytest.fixture
+def scanned(make_volume: Callable[..., Volume]) -> Callable[..., Volume]:
+    """A volume that has settled."""
+
+    def make(**changed: Any) -> Volume:
+        volume = make_volume(**changed)
+        time.sleep(0.03)
+        for _ in range(2):
+            assert volume.scan().complete
+        return volume
+
+    return make

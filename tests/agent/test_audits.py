@@ -1,12 +1,11 @@
 """Answers to audits over real files: what is proven, and what can not be.
 
-Decay is made as it looks to the agent: other bytes under the stat that the index has (see `test_scrub`).
+Decay is made as it looks to the agent: other bytes under the stat that the index has (see `decayed`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import threading
 import time
@@ -18,8 +17,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from closeranks_agent.disk.index import Delta
-from closeranks_agent.disk.records import StatSignature
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.scrub import audits as audits_module
 from closeranks_agent.scrub import reading
@@ -28,35 +25,11 @@ from closeranks_agent.scrub.residence import absent
 from closeranks_agent.scrub.scrubber import Scrubber
 from closeranks_proto.audits import seeded_digest
 from closeranks_proto.messages import Audit, AuditAnswer, Commit, Scrub
+from decayed import decay
 
 MakeVolume = Callable[..., Volume]
 CHUNK = 4096
 SEED = b"sixteen bytes...."[:16]
-
-
-@pytest.fixture
-def scanned(make_volume: MakeVolume) -> Callable[..., Volume]:
-    """A volume that has settled."""
-
-    def make() -> Volume:
-        volume = make_volume(chunk_bytes=CHUNK)
-        time.sleep(0.03)
-        for _ in range(2):
-            assert volume.scan().complete
-        return volume
-
-    return make
-
-
-def decay(volume: Volume, path: Path, data: bytes) -> None:
-    """Other bytes, and a row that takes the file's stat for the one it knows."""
-    key = os.fsencode(path.name)
-    before = volume.record(key)
-    assert before is not None
-    path.write_bytes(data)
-    known = Delta({key: dataclasses.replace(before, stat=StatSignature.of(path.stat()), settled=True)})
-    with volume.history.index.database.transaction():
-        volume.history.index.write(known, volume.chunk_bytes, volume.algorithm.width)
 
 
 def question(volume: Volume, key: bytes, data: bytes, chunk: int = 0) -> Audit:

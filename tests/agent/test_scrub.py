@@ -1,12 +1,7 @@
-"""Scrubs over real files. Decay is made as it looks to the agent: other bytes under the stat that the index has.
-
-No program can write a file and leave its ctime alone, so these tests bring the row's stat up to the file's and leave
-its digest as it was. `tests/e2e/test_scrub.py` changes the bytes below a real file system.
-"""
+"""Scrubs over real files. Decay is made as it looks to the agent: other bytes under the stat that the index has (see `decayed`)."""
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 import os
 import threading
@@ -18,8 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from closeranks_agent.disk.index import Delta
-from closeranks_agent.disk.records import StatSignature
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.scrub import scrubber as scrubber_module
 from closeranks_agent.scrub.pace import LATENCY_FACTOR, SCALE_MIN, Backoff, Pace
@@ -29,6 +22,7 @@ from closeranks_agent.scrub.reader import Reader
 from closeranks_agent.scrub.residence import PAGE_BYTES, absent, drop
 from closeranks_agent.scrub.scrubber import Scrubber
 from closeranks_proto.messages import Commit, Scrub
+from decayed import decay
 
 MakeVolume = Callable[..., Volume]
 NOW = Scrub(True, False, 0)
@@ -39,20 +33,6 @@ def wait(condition: Callable[[], object], limit_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
-
-
-@pytest.fixture
-def scanned(make_volume: MakeVolume) -> Callable[..., Volume]:
-    """A volume that has settled."""
-
-    def make(**changed: Any) -> Volume:
-        volume = make_volume(**changed)
-        time.sleep(0.03)
-        for _ in range(2):
-            assert volume.scan().complete
-        return volume
-
-    return make
 
 
 @pytest.fixture
@@ -70,17 +50,6 @@ def scrub() -> Iterator[Callable[..., Scrubber]]:
     yield start
     for one in started:
         one.stop()
-
-
-def decay(volume: Volume, path: Path, data: bytes) -> None:
-    """Other bytes, and a row that takes the file's stat for the one it knows."""
-    key = os.fsencode(path.relative_to(os.fsdecode(volume.path))).replace(b"/", b"\0")
-    before = volume.record(key)
-    assert before is not None
-    path.write_bytes(data)
-    known = Delta({key: dataclasses.replace(before, stat=StatSignature.of(path.stat()), settled=True)})
-    with volume.history.index.database.transaction():
-        volume.history.index.write(known, volume.chunk_bytes, volume.algorithm.width)
 
 
 def tour(scrubber: Scrubber) -> None:

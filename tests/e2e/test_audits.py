@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import random
 import re
@@ -23,22 +22,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 OFTEN = {"audit_interval_s": 0.1}
 
 
-def rot(disk: LoopDisk, path: Path) -> bytes:
-    """Flip a bit of a file in the disk's image; what it should hold. Nothing of it stays in memory."""
-    good = path.read_bytes()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        block = good[8192:12288]
-        with disk.image.open("r+b") as image, mmap.mmap(image.fileno(), 0) as below:
-            at = below.find(block)
-            assert at >= 0, "the block lies in the image as it is"
-            below[at + 100] ^= 1
-            below.flush()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert path.read_bytes() != good
-    return good
-
-
 @pytest.mark.root
 @needs_root
 def test_decay_is_found_by_an_audit_named_and_healed(make_fleet: MakeFleet) -> None:
@@ -48,7 +31,7 @@ def test_decay_is_found_by_an_audit_named_and_healed(make_fleet: MakeFleet) -> N
         node.paths["photos"] = disk.path / "photos"
         fleet.start()
         fleet.wait_in_rank()
-        good = rot(disk, node.path() / "large.bin")
+        good = disk.rot(node.path() / "large.bin")
         incident = fleet.wait_incident(node=node.name, kind="divergence", state="closed")
         assert [one["path"] for one in incident["paths"]] == ["large.bin"]
         assert "found by a scrub" in json.dumps(incident["writers"])

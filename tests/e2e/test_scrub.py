@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,23 +14,6 @@ pytestmark = pytest.mark.e2e
 
 READ_AGAIN = "closeranks_agent_scrub_files_total"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-
-
-def rot(disk: LoopDisk, path: Path) -> bytes:
-    """Flip a bit of a file in the disk's image; what it should hold. Nothing of it stays in memory."""
-    good = path.read_bytes()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        block = good[8192:12288]
-        with disk.image.open("r+b") as image, mmap.mmap(image.fileno(), 0) as below:
-            at = below.find(block)
-            assert at >= 0, "the block lies in the image as it is"
-            assert below.find(block, at + 1) < 0
-            below[at + 100] ^= 1
-            below.flush()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert path.read_bytes() != good
-    return good
 
 
 def scrub_of(fleet: Fleet, node: Node) -> dict[str, Any]:
@@ -50,7 +31,7 @@ def test_bit_rot_is_named_and_healed(make_fleet: MakeFleet) -> None:
         fleet.start()
         fleet.wait_in_rank()
         stat = (node.path() / "large.bin").stat()
-        good = rot(disk, node.path() / "large.bin")
+        good = disk.rot(node.path() / "large.bin")
         after = (node.path() / "large.bin").stat()
         assert (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) == (
             after.st_mtime_ns, after.st_ctime_ns, after.st_ino
@@ -80,7 +61,7 @@ def test_a_writers_bit_rot_is_not_spread_but_healed(make_fleet: MakeFleet) -> No
         node.paths["photos"] = disk.path / "photos"
         fleet.start()
         fleet.wait_in_rank()
-        good = rot(disk, node.path() / "large.bin")
+        good = disk.rot(node.path() / "large.bin")
         assert fleet.run("scrub", node.name, "--now").returncode == 0
         fleet.wait("it is found", lambda: scrub_of(fleet, node), lambda one: one.get("decayed") == 1)
         fleet.wait(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 from pathlib import Path
@@ -38,6 +39,22 @@ class LoopDisk:
     def used_bytes(self) -> int:
         disk = os.statvfs(self.path)
         return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+
+    def rot(self, path: Path) -> bytes:
+        """Flip a bit of a file in the disk's image; what it should hold. Nothing of it stays in memory."""
+        good = path.read_bytes()
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            block = good[8192:12288]
+            with self.image.open("r+b") as image, mmap.mmap(image.fileno(), 0) as below:
+                at = below.find(block)
+                assert at >= 0, "the block lies in the image as it is"
+                assert below.find(block, at + 1) < 0
+                below[at + 100] ^= 1
+                below.flush()
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert path.read_bytes() != good
+        return good
 
     def __enter__(self) -> LoopDisk:
         self.mount()

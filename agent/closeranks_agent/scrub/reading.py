@@ -29,7 +29,7 @@ from .residence import Runs, absent, drop
 NICENESS: Final = 10
 PIECE_MAX_BYTES: Final = (
     2 << 20
-)  # the largest folio of a page cache with pages of 4 KiB; only whole ones are dropped
+)  # the largest folio of a cache with pages of 4 KiB; only whole ones are dropped
 BACK_BYTES: Final = 128 * 1024
 
 # (path, packed stat signature that it must have, offset, length, chunk length, read from the disk itself)
@@ -42,19 +42,14 @@ MOVED: Final = -1  # another file or another state of it: a scan's matter
 def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: Job) -> Answer:
     """One file's range. A file that changed before or meanwhile is MOVED, never an error of its bytes."""
     path, signature, offset, length, chunk_bytes, afresh = job
+    opened = _open_known(root_fd, path, signature)
+    if isinstance(opened, int):
+        return opened
+    fd, status = opened
     try:
-        fd = _open(root_fd, path)
-    except OSError as error:
-        return _refused(error)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or pack_signature(status) != signature:
-            return MOVED
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read-ahead would be left behind
         if afresh:
-            os.fsync(
-                fd
-            )  # what somebody wrote through a mapping; only the first store to a page gives a new time
+            # What somebody wrote through a mapping; only the first store to a page gives a new time.
+            os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         digests, cold, taken_s = bytearray(), 0, 0.0
         for at in range(offset, offset + max(length, 1), chunk_bytes):
@@ -81,15 +76,11 @@ def read_chunk(root_fd: int, path: bytes, signature: bytes, offset: int, length:
 
     Its pages are dropped first and read anew; those that were not in memory before do not stay there.
     """
+    opened = _open_known(root_fd, path, signature)
+    if isinstance(opened, int):
+        return opened
+    fd, status = opened
     try:
-        fd = _open(root_fd, path)
-    except OSError as error:
-        return _refused(error)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or pack_signature(status) != signature:
-            return MOVED
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         start, wide = _whole_pieces(offset, length, status.st_size)
         cold = absent(fd, start, wide, status)
         syscalls.write_out(fd)  # only clean pages can be dropped
@@ -125,6 +116,26 @@ def _bring_back(fd: int, start: int, length: int, cold: Runs) -> None:
                 for at in range(start, begin, BACK_BYTES):
                     os.preadv(fd, [scratch[: begin - at]], at)
         start = begin + size
+
+
+def _open_known(root_fd: int, path: bytes, signature: bytes) -> tuple[int, os.stat_result] | int:
+    """(descriptor, stat) of a file that is still the one with this signature, else MOVED or an errno."""
+    try:
+        fd = _open(root_fd, path)
+    except OSError as error:
+        return _refused(error)
+    try:
+        status = os.fstat(fd)
+        known = stat.S_ISREG(status.st_mode) and pack_signature(status) == signature
+        if known:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read-ahead would be left behind
+    except OSError as error:
+        os.close(fd)
+        return error.errno or errno.EIO
+    if not known:
+        os.close(fd)
+        return MOVED
+    return fd, status
 
 
 def _refused(error: OSError) -> int:
