@@ -1,4 +1,4 @@
-"""Scrubs over real files. Decay is made as it looks to the agent: other bytes under the stat that the index has (see `decayed`)."""
+"""Scrubs over real files. Decay is made as it looks to the agent: see `decayed`."""
 
 from __future__ import annotations
 
