@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from closeranks_coordinator.core.founding import unite
 from closeranks_coordinator.core.judge import Analysis
 from closeranks_coordinator.core.merging import Merged, conflict_name, merge
 from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.tree import Tree
 from fakeworld import file_of, key_of
 from fakeworld.agents import DIRECTORY, Files
@@ -141,6 +143,49 @@ def test_a_mode_and_a_content_changed_apart_are_both_taken() -> None:
     found, truth = merged(BASE, changed(f=file_of("f", mode=0o600)), changed(f=NEW))
     assert truth[b"f"] == file_of("new", mode=0o600)
     assert not found.clashes
+
+
+def _file(content: str, mode: int = 0o644, mtime_ns: int = 0, owner: tuple[int, int] = (0, 0)) -> bytes:
+    """A file of a volume that tracks these."""
+    return encode_entry(
+        Entry(Kind.FILE, 100, XXH3_128.of(content.encode()), mode, owner=owner, mtime_ns=mtime_ns)
+    )
+
+
+def test_attributes_that_both_changed_keep_no_second_copy_of_the_same_bytes() -> None:
+    base = changed(f=_file("f"))
+    ours, theirs = _file("f", 0o600, owner=(1, 1)), _file("f", 0o640, mtime_ns=9)
+    found, truth = merged(base, base | {b"f": ours}, base | {b"f": theirs})
+    assert truth == base | {b"f": _file("f", 0o640, mtime_ns=9, owner=(1, 1))}, "each attribute by itself"
+    assert kept(found) == [(b"f", None)], "it is told that two modes were given"
+    assert found.held == {b"f": ours}
+
+
+@pytest.mark.parametrize("base", [BASE, changed(f=_file("elder"))])
+def test_the_same_bytes_written_on_both_sides_are_no_conflict(base: Files) -> None:
+    """A release that is unpacked on each node by itself: its files differ in nothing but the moment."""
+    ours, theirs = _file("release", mtime_ns=1), _file("release", mtime_ns=2)
+    found, truth = merged(base, base | {b"f": ours}, base | {b"f": theirs})
+    assert truth == base | {b"f": theirs}
+    assert kept(found) == []
+    assert found.held == {b"f": ours}, "what came second is late, and is brought to the first one's time"
+
+
+def test_the_first_truth_of_equal_files_with_other_times_has_each_of_them_once() -> None:
+    """Trees that were copied to each node without their times, or cloned there."""
+    objects: dict[bytes, bytes] = {}
+    trees = Tree(XXH3_128, objects.__getitem__)
+    objects.update(trees.empty.pages)
+    roots = {}
+    for number, mode in enumerate((0o644, 0o644, 0o600)):
+        files = {f"file-{one}".encode(): _file(f"{one}", mode, mtime_ns=number) for one in range(200)}
+        made = trees.build(sorted(files.items()))
+        objects.update(made.pages)
+        roots[f"node-{number}"] = made.root
+    union = unite(trees, roots, WALL_MS, objects.update)
+    found = dict(trees.walk(union.root, b"", None))
+    assert sorted(found) == sorted(f"file-{one}".encode() for one in range(200))
+    assert union.clashes == []
 
 
 def test_a_removal_above_what_is_still_there_is_put_off() -> None:

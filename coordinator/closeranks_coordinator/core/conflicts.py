@@ -167,7 +167,9 @@ def _tell(world: World, volume: Volume, loser: Node, clash: Clash, winner: str) 
     second_by = writers.who(by) if by.pid else ""
     first = world.nodes.get(winner)
     first_by = "" if first is None else hands.of_settled(first, volume.name, clash.key)
-    text = incidents.conflict_words(clash.key, clash.kept, named, loser.name, first_by, second_by)
+    text = incidents.conflict_words(
+        clash.key, clash.kept, named, loser.name, first_by, second_by, removed=clash.ours is None
+    )
     incident.note(world.now.wall_ms, "note" if known is not None else "detected", text)
     hands.tell(incident, [hands.once(world, loser, volume.name, clash.key)])
     world.log("warning", f"{volume.name}: {text} ({incident.id})")
@@ -181,7 +183,8 @@ def _view(record: ConflictRecord) -> ConflictView:
     path = named_path(record.key)
     kept = None if record.kept is None else named_path(record.kept)
     if record.kept is None:
-        what = f"{record.loser} had deleted it or changed only its attributes; nothing had to be kept"
+        did = "had deleted it" if record.ours is None else "had changed only its attributes"
+        what = f"{record.loser} {did}; nothing had to be kept"
     elif record.theirs is None:
         what = f"it had been deleted already; the version of {record.loser} is kept"
     elif record.is_open:

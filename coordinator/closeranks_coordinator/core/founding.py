@@ -2,7 +2,7 @@
 
 Nobody has deleted anything yet, so what a node lacks is no vote: every path that any writer has stands. Where
 writers differ the value that most of them hold stands, ties go to the first node by name, and the others'
-versions are kept beside it like those of any conflict (see `merging`).
+versions are kept beside it like those of any conflict (see `merging`), unless only their attributes differ.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _unite_one(
     )
     merged = merge(tree, analysis, own, node, wall_ms)
     for clash in merged.clashes:
+        if clash.kept is None:
+            continue  # only attributes: nothing that anybody wrote is lost
         winner = next(
             (
                 name
@@ -101,8 +103,6 @@ def _unite_one(
             ),
             node,
         )
-        if is_directory(clash.theirs) and is_directory(clash.ours):
-            continue  # attributes of directories: nothing that anybody wrote is lost
         made.clashes.append((clash, node, winner))
     made.root = _edited(tree, made.root, merged.changes, made, keep)
 

@@ -231,17 +231,24 @@ def conflict(
 
 
 def conflict_words(
-    key: bytes, kept: bytes | None, winner: str, loser: str, first_by: str = "", second_by: str = ""
-) -> str:
-    """One conflict, for the timeline. `kept` is the key of the second version, None where it was a deletion.
+    key: bytes, kept: bytes | None, winner: str, loser: str, first_by: str = "", second_by: str = "",
+    removed: bool = False,
+) -> str:  # fmt: skip
+    """One conflict, for the timeline. `kept` is the key of the second version, None where there was none to keep.
+
+    `removed`: the loser had deleted it; otherwise only its attributes were other ones.
 
     `first_by`, `second_by`: whose hand made the two, as far as anybody knows.
     """
     path = words.path_words(key)
     first = f"{winner}'s version came first and stays as {path}" + (f" (by {first_by})" if first_by else "")
     by = f" (by {second_by})" if second_by else ""
-    if kept is None:
+    if kept is None and removed:
         second = f"{loser} had deleted it{by}: there was nothing to keep beside it"
+    elif kept is None:
+        second = (
+            f"{loser}'s{by} had the same content and other attributes: there was nothing to keep beside it"
+        )
     else:
         second = f"{loser}'s version{by} is kept as {words.path_words(kept)}"
     return f"{path} was changed on {winner} and on {loser}, neither knew of the other. {first}; {second}."

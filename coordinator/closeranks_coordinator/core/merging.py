@@ -2,7 +2,9 @@
 
 The base of a path is what the writer held of the truth, *ours* its present value, *theirs* the truth's. Where
 the truth is still the base, ours becomes the truth. Where only attributes or only contents were changed on
-either side, both changes are taken. Otherwise it is a clash: what came first stands, and ours is kept beside
+either side, both changes are taken. Where the contents came out equal, attributes are settled one by one, what came
+first stands, and nothing is kept: two copies of the same bytes help nobody, and trees that were copied to each node
+by itself differ in every time. Otherwise it is a clash: what came first stands, and ours is kept beside
 it under a conflict name, so that no accepted write is ever lost. Absence is a value like any other.
 
 Invariant: the result is a tree that a disk can hold. Three rules keep it so:
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES
@@ -31,6 +34,7 @@ from .judge import Analysis
 from .truth import Values
 
 EXTENSION_MAX_BYTES = 32  # a longer one is part of the name
+ATTRIBUTES = ("mode", "owner", "mtime_ns", "xattrs")
 Value = bytes | None
 
 
@@ -230,11 +234,20 @@ class _Merge:
                 self.done.changes[key] = both
         elif not is_directory(ours) and is_file(theirs) and self.is_lost(key):
             self.done.changes[key] = ours
-        elif is_directory(ours) and (theirs is None or is_directory(theirs)):
-            if theirs is not None:
-                self.done.clashes.append(Clash(key, ours, theirs, None))
+        elif theirs is None and is_directory(ours):
+            return
+        elif theirs is not None and has_same_body(ours, theirs, self.tree.algorithm.width):
+            self._settle(key, base, ours, theirs)
         else:
             self._move(key, ours)
+
+    def _settle(self, key: bytes, base: Value, ours: bytes, theirs: bytes) -> None:
+        """Only attributes clash: what came first stands in each, and what only we changed is taken."""
+        settled, clashing = settle(base, ours, theirs, self.tree.algorithm.width)
+        if settled != theirs:
+            self.done.changes[key] = settled
+        if clashing - {"mtime_ns"}:  # nobody could say which of two times is right
+            self.done.clashes.append(Clash(key, ours, theirs, None))
 
     def _block(self, key: bytes) -> bytes | None:
         """The topmost thing above that is no directory in the truth."""
@@ -314,39 +327,47 @@ def combine(base: Value, ours: Value, theirs: Value, width: int) -> Value:
     """Both changes in one entry, where each changed something else of it; None where they clash."""
     if base is None or ours is None or theirs is None:
         return None
-    three = [decode_entry(value, width) for value in (base, ours, theirs)]
-    if len({one.kind for one in three}) > 1:
+    was, mine, other = (decode_entry(value, width) for value in (base, ours, theirs))
+    if len({was.kind, mine.kind, other.kind}) > 1:
         return None
-    parts: list[object] = []
-    for part in (_content, _mode, _owner, _mtime, _xattrs):
-        old, mine, other = (part(one) for one in three)
-        if mine != old and other != old and mine != other:
-            return None
-        parts.append(other if mine == old else mine)
-    taken = three[1] if _content(three[1]) == parts[0] else three[2]
-    return encode_entry(
-        replace(taken, mode=parts[1], owner=parts[2], mtime_ns=parts[3], xattrs=parts[4])  # type: ignore[arg-type]
-    )
+    taken, clashing = _attributes(was, mine, other)
+    bodies = _body(was), _body(mine), _body(other)
+    if clashing or (bodies[1] != bodies[0] != bodies[2] and bodies[1] != bodies[2]):
+        return None
+    return encode_entry(replace(other if bodies[1] == bodies[0] else mine, **taken))
 
 
-def _content(entry: Entry) -> object:
+def has_same_body(one: bytes, other: bytes, width: int) -> bool:
+    """Whether two values are of one kind and content, whatever their attributes."""
+    first, second = decode_entry(one, width), decode_entry(other, width)
+    return first.kind is second.kind and _body(first) == _body(second)
+
+
+def settle(base: Value, ours: bytes, theirs: bytes, width: int) -> tuple[bytes, frozenset[str]]:
+    """Theirs with the attributes that only we changed, and the names of those that both did, otherwise."""
+    mine, other = decode_entry(ours, width), decode_entry(theirs, width)
+    was = other if base is None else decode_entry(base, width)
+    if base is None or was.kind is not other.kind:
+        differing = frozenset(name for name in ATTRIBUTES if getattr(mine, name) != getattr(other, name))
+        return theirs, differing
+    taken, clashing = _attributes(was, mine, other)
+    return encode_entry(replace(other, **taken)), clashing
+
+
+def _attributes(was: Entry, mine: Entry, other: Entry) -> tuple[dict[str, Any], frozenset[str]]:
+    """Each attribute as it is after both changes, theirs where they clash; and which ones do."""
+    taken: dict[str, Any] = {}
+    clashing: set[str] = set()
+    for name in ATTRIBUTES:
+        old, ours, theirs = (getattr(one, name) for one in (was, mine, other))
+        taken[name] = ours if theirs == old else theirs
+        if ours not in (old, theirs) and theirs != old:
+            clashing.add(name)
+    return taken, frozenset(clashing)
+
+
+def _body(entry: Entry) -> object:
     return entry.size, entry.digest, entry.target
-
-
-def _mode(entry: Entry) -> object:
-    return entry.mode
-
-
-def _owner(entry: Entry) -> object:
-    return entry.owner
-
-
-def _mtime(entry: Entry) -> object:
-    return entry.mtime_ns
-
-
-def _xattrs(entry: Entry) -> object:
-    return entry.xattrs
 
 
 # --- names ----------------------------------------------------------------------------------------
