@@ -24,7 +24,8 @@ from .writers import HandRecord
 
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
-Change = tuple[bytes | None, bytes | None, int]  # value, the truth's, bytes that were written
+# value, the truth's, bytes that were written, and how contents moved with it (`Shares.rewrite`)
+Change = tuple[bytes | None, bytes | None, int, int]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 
 
@@ -101,6 +102,7 @@ class Meter:
         for key in [key for key in self.pending if key not in own]:
             self._undo(key, self.pending.pop(key), now)
         files = total = 0
+        news: list[tuple[bytes, bytes | None, bytes | None, int]] = []
         for key, (value, truth) in own.items():
             passed, known = self.passed.get(key), self.pending.get(key)
             if (passed is not None and passed[0] == value) or (
@@ -112,12 +114,15 @@ class Meter:
                 self._undo(key, self.pending.pop(key), now)
                 before = known[0]
             if known is not None and known[0] == value:
-                self._do(key, (value, truth, known[2]), now)
+                news.append((key, value, truth, known[2]))
                 continue
             size = size_of(key, before, value)
-            self._do(key, (value, truth, size), now)
+            news.append((key, value, truth, size))
             files += 1
             total += size
+        # What went comes first: whatever has its content now was moved, whichever name is the smaller one.
+        for one in sorted(news, key=lambda one: one[1] is not None):
+            self._do(*one, now)
         lost = self.shares.lost(now)
         if lost > self.lost:
             self.lost_at = now
@@ -200,28 +205,31 @@ class Meter:
 
     # --- one path ------------------------------------------------------------------------------
 
-    def _do(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size = change
-        self.pending[key] = change
-        self.waiting_bytes += size
-        if value is not None:
-            self.shares.gain(now, content_mark(value))
-        if value is None and truth is not None:
-            self.shares.lose(now, content_mark(truth))
-        elif value is not None and truth is not None:
-            self.shares.alter(now, key)
+    def _do(self, key: bytes, value: bytes | None, truth: bytes | None, size: int, now: float) -> None:
+        how, shares = 0, self.shares
+        if value is not None and truth is not None:
+            shares.alter(now, key)
             if entry_kind(value) is not entry_kind(truth):
-                self.shares.retype(now, key)
+                shares.retype(now, key)
+            how = shares.rewrite(now, content_mark(truth), content_mark(value))
+        elif value is not None:
+            shares.gain(now, content_mark(value))
+        elif truth is not None:
+            shares.lose(now, content_mark(truth))
+            shares.restore(key)  # it is gone, which counts for more than that it was changed before
+        self.pending[key] = value, truth, size, how
+        self.waiting_bytes += size
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size = change
+        value, truth, size, how = change
         self.waiting_bytes -= size
-        if value is not None:
-            self.shares.lose(now, content_mark(value))
-        if value is None and truth is not None:
-            self.shares.gain(now, content_mark(truth))
-        elif value is not None and truth is not None:
+        if value is not None and truth is not None:
+            self.shares.take_back(now, content_mark(truth), content_mark(value), how)
             self.shares.restore(key)
+        elif value is not None:
+            self.shares.lose(now, content_mark(value))
+        elif truth is not None:
+            self.shares.gain(now, content_mark(truth))
 
     @staticmethod
     def _total(total: list[int], bucket: list[int], files: int, size: int) -> None:

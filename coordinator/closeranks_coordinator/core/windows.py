@@ -27,6 +27,9 @@ GENERATIONS = 6  # a window is covered by five; the sixth is being filled
 # 100,000 contents at 18 to 36 bytes (`tally`): 20 MB, of a node that changes 600,000 files in ten minutes; and
 # as many paths as were rewritten, not made, at about 120 where nobody else holds them: 72 MB.
 REMEMBERED_MAX = 100_000
+_NOTHING, _MADE, _MOVED = range(
+    3
+)  # of a changed file's content: nothing, it was made lately, it was moved here
 USUAL_BUCKET_S = 300
 USUAL_BUCKETS = 7 * 86400 // USUAL_BUCKET_S
 
@@ -96,6 +99,10 @@ class Shares:
 
     A content that is lost under one name and gained under another was moved: it is not lost. Contents are
     known by a number that equal ones share.
+
+    So what was gained lately may be lost again: a temporary file comes and goes. A file that was only changed
+    is none of that: what `rm` makes writable or `shred` overwrites is as lost as anything when it goes. The new
+    content of a file counts as gained where the former one did, or where it was moved here.
     """
 
     def __init__(self, window_s: float) -> None:
@@ -115,6 +122,27 @@ class Shares:
             newest.altered.add(key)
         else:
             newest.untold[1] += 1
+
+    def rewrite(self, now: float, before: int, after: int) -> int:
+        """A file has other content than before. Returns what `take_back` has to know."""
+        self._forget(now)
+        if before == after:
+            return _NOTHING
+        if any(one.balance.get(before) < 0 for one in self._generations):
+            self.lose(now, before)
+            self.gain(now, after)
+            return _MADE
+        if any(one.balance.get(after) > 0 for one in self._generations):
+            self.gain(now, after)
+            return _MOVED
+        return _NOTHING
+
+    def take_back(self, now: float, before: int, after: int, how: int) -> None:
+        """What `rewrite` did, as it said, is undone."""
+        if how != _NOTHING:
+            self.lose(now, after)
+        if how == _MADE:
+            self.gain(now, before)
 
     def retype(self, now: float, key: bytes) -> None:
         newest = self._turn(now)

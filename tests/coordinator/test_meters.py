@@ -1,0 +1,129 @@
+"""What a meter counts of a node's changes: above all, what it takes for lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from closeranks_coordinator.core.meters import Meter
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_coordinator.core.truth import Values
+from closeranks_coordinator.core.windows import Usual
+from fakeworld import file_of
+
+FILES = 100
+Tree = dict[bytes, bytes]
+
+
+class Writer:
+    """A writer whose changes are all let through, one commit after the other."""
+
+    def __init__(self) -> None:
+        self.meter = Meter.new(Usual(0), GuardRules())
+        self.truth: Tree = {}
+        self.now = 1000.0
+        self.commit({b"file-%03d" % number: file_of(number) for number in range(FILES)})
+        self.now += 3600.0  # all that is long ago
+
+    def commit(self, tree: Tree, let_through: bool = True) -> None:
+        self.now += 1.0
+        own: dict[bytes, Values] = {
+            key: (tree.get(key), self.truth.get(key))
+            for key in sorted(tree.keys() | self.truth.keys())
+            if tree.get(key) != self.truth.get(key)
+        }
+        self.meter.count(own, len(self.truth), self.now, lambda _key, _before, _after: 0)
+        if let_through:
+            self.meter.let_through(own, self.now)
+            self.truth = tree
+
+    @property
+    def lost(self) -> int:
+        return self.meter.shares.lost(self.now)
+
+    @property
+    def altered(self) -> int:
+        return self.meter.shares.altered(self.now)
+
+
+def some(tree: Tree, count: int) -> list[bytes]:
+    return sorted(tree)[:count]
+
+
+def without(tree: Tree, keys: list[bytes]) -> Tree:
+    return {key: value for key, value in tree.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda number: file_of(number, mode=0o600),  # as is done to a read-only tree before it is removed
+        lambda _number: file_of("zeros"),  # shred
+        lambda _number: file_of("", size=0),  # truncated
+        lambda number: file_of(f"new {number}"),
+    ],
+    ids=["mode", "zeros", "truncated", "new"],
+)
+def test_what_is_changed_and_then_deleted_is_lost_all_the_same(changed: Callable[[int], bytes]) -> None:
+    writer = Writer()
+    keys = some(writer.truth, 45)
+    writer.commit(writer.truth | {key: changed(number) for number, key in enumerate(keys)})
+    assert (writer.lost, writer.altered) == (0, 45)
+    writer.commit(without(writer.truth, keys))
+    assert writer.lost == 45
+    assert writer.altered == 0, "what is gone is not changed: it is counted once"
+
+
+def test_what_was_made_a_moment_ago_may_be_rewritten_and_removed() -> None:
+    """A build: new files, written in pieces, and removed in the end."""
+    writer = Writer()
+    made = {b"made-%03d" % number: file_of(f"made {number}") for number in range(80)}
+    old = writer.truth
+    writer.commit(old | made)
+    for version in range(5):
+        made = {key: file_of(f"{key!r} {version}") for key in made}
+        writer.commit(old | made)
+    writer.commit(old)
+    assert writer.lost == 0
+
+
+@pytest.mark.parametrize("pairs", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_that_is_moved_over_another_is_not_lost_whichever_name_comes_first(
+    pairs: tuple[int, int], at_once: bool
+) -> None:
+    writer = Writer()
+    keys = sorted(writer.truth)
+    moved = dict(writer.truth)
+    for at in range(0, 60, 2):
+        moved[keys[at + pairs[1]]] = moved.pop(keys[at + pairs[0]])
+    if not at_once:  # first seen a moment before it may go through
+        writer.commit(moved, let_through=False)
+    writer.commit(moved)
+    assert writer.lost == 0
+
+
+def test_a_file_written_beside_and_renamed_over_another_is_not_lost() -> None:
+    writer = Writer()
+    for version in range(3):
+        for key in some(writer.truth, 50):
+            beside = key + b".tmp"
+            new = file_of(f"{key!r} {version}")
+            writer.commit(writer.truth | {beside: new})
+            writer.commit(without(writer.truth, [beside]) | {key: new})
+    assert writer.lost == 0
+
+
+def test_changes_that_are_taken_back_leave_nothing_counted() -> None:
+    writer = Writer()
+    old = dict(writer.truth)
+    keys = sorted(old)
+    changed = without(old, keys[:10]) | {key: file_of(f"other {key!r}") for key in keys[10:40]}
+    changed |= {keys[50]: old[keys[0]], b"made": file_of("made"), keys[51]: file_of(51, mode=0o600)}
+    writer.commit(changed, let_through=False)
+    assert (writer.lost, writer.altered) == (9, 32)
+    writer.commit(old, let_through=False)
+    assert (writer.lost, writer.altered) == (0, 0)
+    writer.commit(without(old, keys[:30]), let_through=False)
+    assert writer.lost == 30, "and nothing is excused by it"
