@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from closeranks_coordinator.core.model import FromAgent, RootStored
+from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, volume_config
+from fakeworld.trees import tree
 
 NAMES = ("node-01", "node-02", "node-03", "node-04", "node-05")
 PHP = wire.Hand(
@@ -147,3 +149,48 @@ def test_hands_of_legitimate_changes_are_forgotten(world: FakeWorld) -> None:
     assert world.in_rank()
     nodes = world.fleet._world.nodes
     assert all(not node.writing.book("photos").by_key for node in nodes.values())
+
+
+def _writer() -> FakeWorld:
+    """One writer of 300 files that sees its changes at once."""
+    rules = GuardRules(warm_up_s=0.0)
+    volume = volume_config(policy="writers", nodes=NAMES, writers=NAMES[:1], settle_s=1.0, guards=rules)
+    world = FakeWorld(NAMES, [volume], {"photos": tree(*(f"{number:03}" for number in range(300)))})
+    world["node-01"].watches = True
+    return world.started()
+
+
+def test_a_hold_of_deletions_names_who_deleted_and_not_who_writes_most_meanwhile() -> None:
+    """The operator who puts files back is no culprit."""
+    world = _writer()
+    node = world["node-01"]
+    node._say(wire.Activity(1000, (), (), (RSYNC,)))
+    for number in range(120):
+        node.write("photos", f"{number:03}", None, PHP)
+    world.until(lambda: bool(world.fleet.hold_ids()))
+    hold = world.fleet.hold_view(world.fleet.hold_ids()[0])
+    assert hold is not None
+    assert hold.reason.endswith("; by /usr/bin/php, unit apache2.service")
+    assert [(one.exe, one.files) for one in hold.writers] == [("/usr/bin/php", 120)]
+    for number in range(5):
+        node.write("photos", f"{number:03}", file_of("put back", 10**6), RSYNC)
+    node._say(wire.Activity(1000, (), (), (RSYNC,)))
+    world.run(12.0)
+    later = world.fleet.hold_view(hold.id)
+    assert later is not None
+    assert later.reason.endswith("; by /usr/bin/php, unit apache2.service")
+    assert {one.exe for one in later.writers} == {"/usr/bin/php"}
+
+
+def test_a_hold_of_deletions_by_nobody_known_names_nobody() -> None:
+    world = _writer()
+    node = world["node-01"]
+    node._say(wire.Activity(1000, (), (), (RSYNC,)))
+    for number in range(120):
+        node.write("photos", f"{number:03}", None)
+    world.until(lambda: bool(world.fleet.hold_ids()))
+    hold = world.fleet.hold_view(world.fleet.hold_ids()[0])
+    assert hold is not None
+    assert "rsync" not in hold.reason
+    assert [one.pid for one in hold.writers] == [0]
+    assert hold.writers[0].detail

@@ -203,7 +203,7 @@ def _hold(world: World, node: Node, volume: Volume, meter: Meter, trip: tripping
     reason = trip.reason + (f"; disk full in {human_duration(min(full_in))}" if full_in else "")
     hold = holds.begin(
         world, node, volume, tripping.Trip(trip.guard, reason, trip.paths, trip.bytes, trip.began),
-        volume.config.guards,
+        volume.config.guards, holds.hands_behind(world, node, volume, trip.guard, meter),
     )  # fmt: skip
     world.brake.burst[hold.id] = (meter.totals(), (trip.paths, trip.bytes), trip.began)
     if volume.config.replicated:
@@ -342,7 +342,7 @@ def _check_disks(world: World, node: Node) -> None:
         explained = max(0, _brought(world, node, gauge.state) - gauge.brought) + coming
         trip = tripping.disk(node, gauge, rules, explained, world.now.mono) if rules.enabled else None
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
-            holds.begin(world, node, volume, trip, rules)
+            holds.begin(world, node, volume, trip, rules, holds.hands_of(world, node, volume is not None))
             return
 
 

@@ -143,7 +143,7 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     if (paths, size) == (hold.paths, hold.bytes):
         return
     hold.paths, hold.bytes = paths, size
-    hold.writers = holds.biggest(hold.writers, holds.hands_of(world, node, hold.volume is not None))
+    hold.writers = holds.biggest(hold.writers, holds.hands_behind(world, node, volume, hold.guard, meter))
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
         text = tripping.rate_words(

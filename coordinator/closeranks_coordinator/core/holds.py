@@ -12,11 +12,13 @@ Expiries go by the coordinator's wall clock, since they outlive its process.
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
 from closeranks_proto.parts import OUTSIDE
 
+from . import hands as told_hands
 from . import incidents, recovery
 from .diffs import row
 from .fencing import drop_recovery, fence, quorum_survives
@@ -27,7 +29,7 @@ from .nodes import Node, Volume
 from .records import HoldRecord
 from .rules import GuardRules
 from .shapes import ActionView, HoldView
-from .tripping import Trip
+from .tripping import SHARE_GUARDS, Trip
 from .views import action_of
 from .words import human_duration, join, line
 from .world import World
@@ -44,10 +46,11 @@ ALLOW_MAX_S = 30 * 86400.0
 # --- beginning ------------------------------------------------------------------------------------
 
 
-def begin(world: World, node: Node, volume: Volume | None, trip: Trip, rules: GuardRules) -> HoldRecord:
-    """Hold this node's changes: durable, told to people and to the node."""
+def begin(
+    world: World, node: Node, volume: Volume | None, trip: Trip, rules: GuardRules, hands: list[HandRecord]
+) -> HoldRecord:
+    """Hold this node's changes: durable, told to people and to the node. `hands`: whose they are."""
     now = world.now
-    hands = hands_of(world, node, volume is not None)
     volumes = [one for one in world.volumes_of(node) if one.name in trip.volumes or one is volume]
     volumes = [] if volume is None else volumes
     hold = HoldRecord(
@@ -114,6 +117,22 @@ def hands_of(world: World, node: Node, inside: bool) -> list[HandRecord]:
     """Who writes most on this node now, as far as it told; `inside`: in a volume."""
     hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
     return [hand for hand in hands if not (inside and hand.detail.startswith(OUTSIDE))][:WRITERS_MAX]
+
+
+def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Meter) -> list[HandRecord]:
+    """Whose hand made what a guard of shares has found: of these very paths, never who writes most just now.
+
+    Whoever puts files back is busy while the deletions are looked at, and would be named for them.
+    """
+    analysis = node.view(volume.name).analysis
+    if guard not in SHARE_GUARDS or analysis is None:
+        return hands_of(world, node, inside=True)
+    is_loss = guard == "deleted_share"
+    keys = (key for key, change in meter.pending.items() if (change[0] is None) is is_loss)
+    found = told_hands.sums(
+        world, node, volume.name, analysis, islice(filter(analysis.is_own, keys), told_hands.KEYS_MAX)
+    )
+    return sorted(found, key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
 
 
 def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:

@@ -29,7 +29,8 @@ AHEAD_AT_END_S = 3.0
 SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a runaway may write
 DISK_REPORTS = 2
 
-GUARDS = ("deleted_share", "changed_share", "type_changes", "write_rate", "disk_full")
+SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
+GUARDS = (*SHARE_GUARDS, "write_rate", "disk_full")
 
 
 @dataclass(frozen=True, slots=True)
