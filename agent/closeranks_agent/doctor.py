@@ -343,11 +343,19 @@ def _try_out(subject: str, private: str) -> Iterator[Finding]:
         with tempfile.TemporaryDirectory(dir=private, prefix="doctor-") as place:
             yield from _try_in(subject, place)
     except OSError as error:
+        mends = {
+            errno.ENOSPC: "make room on its file system",
+            errno.EDQUOT: "raise the quota of the agent's user, or make room",
+            errno.EROFS: "remount its file system for writing, once it is known why it is read-only",
+        }
         yield fail(
             subject,
             f"{printable(private)} can not be written: {error.strerror}",
             _STAGE,
-            "run the doctor as the agent's user; if it is, chown the directory to that user",
+            mends.get(
+                error.errno or 0,
+                "run the doctor as the agent's user; if it is, chown the directory to that user",
+            ),
         )
 
 

@@ -89,6 +89,22 @@ def test_our_own_private_directory_is_tried_out_and_left_clean(tree: Path) -> No
     assert os.listdir(private) == ["OWNER"]
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_private_directory_on_a_full_disk_needs_room_and_no_other_owner(tmp_path: Path) -> None:
+    from fleet.tmpfs import Tmpfs
+
+    with Tmpfs(tmp_path / "full", 1 << 20) as disk:
+        private = disk.path / ".closeranks"
+        private.mkdir(0o700)
+        (private / "OWNER").write_text("closeranks private directory\n")
+        disk.fill(0)
+        found = [one for one in examine_volume(volume(disk.path), Probes()) if one.level == "fail"]
+        assert [(one.what, one.mend) for one in found] == [
+            (f"{private} can not be written: No space left on device", "make room on its file system")
+        ]
+
+
 def test_a_private_directory_on_another_file_system(tmp_path: Path, tree: Path) -> None:
     elsewhere = Path("/dev/shm")
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tree.stat().st_dev:

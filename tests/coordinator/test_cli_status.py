@@ -162,6 +162,19 @@ def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> No
         assert part in out
 
 
+@pytest.mark.parametrize("state", ["lagging", "resyncing"])
+def test_who_lacks_room_is_told_how_much_and_where(state: str) -> None:
+    def steps(code: str) -> str:
+        problem = model.ProblemView(code, "no room", None, 5 * 10**6, 10**6)
+        return " ".join(next_steps(clifake.node("n2", state, clifake.node_volume(problem=problem)), []))
+
+    assert "n2: make room" in steps("no_space")
+    assert "5.0 MB free" in steps("no_space")
+    assert "trash_max_bytes of photos" in steps("trash_full"), "a larger disk alone does not end it"
+    assert "5.0 MB" in steps("trash_full")
+    assert "wait; if it does not catch up" in steps("io_error") or state == "resyncing"
+
+
 def test_an_unknown_node_exits_2_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes["GET /api/v1/nodes/n9"] = (404, clifake.error("unknown_node", "there is no node n9"))
     assert main(["nodes", "n9"]) == 2

@@ -111,6 +111,32 @@ def test_a_node_that_pushes_do_not_bring_on_is_converged() -> None:
     world.until(lambda: same(world) and world.in_rank())
 
 
+def test_a_node_that_has_no_room_for_a_push_says_so_at_once() -> None:
+    """Not only when it is converged, ten seconds later: until then it would only look slow."""
+    world = fleet(3, 1)
+    late = world["node-03"]
+    late.pushes_fail = True
+    late.push_problem = wire.Problem("no_space", "2 MB are missing", needed_bytes=2_000_000, free_bytes=5)
+
+    def problem() -> tuple[str, int | None] | None:
+        found = world.view("node-03").volumes[0].problem
+        assert found is None or found.since is not None
+        return None if found is None else (found.code, found.needed_bytes)
+
+    world["node-01"].put("photos", "c.txt", file_of("new"))
+    assert world.until(lambda: problem() == ("no_space", 2_000_000)) < 1.0
+    assert not world.sent("node-03", wire.Converge)
+    late.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank())
+    assert problem() is None
+    late.pushes_fail = True
+    world["node-01"].put("photos", "d.txt", file_of("newer"))
+    world.until(lambda: problem() is not None)
+    world["node-01"].remove("photos", "d.txt")
+    world.until(lambda: same(world) and world.in_rank())
+    assert problem() is None, "there is nothing left to make room for"
+
+
 def test_conflicts_survive_a_restart_of_the_coordinator() -> None:
     world = fleet(3)
     world["node-01"].put("photos", "c.txt", file_of("first"))

@@ -49,6 +49,7 @@ class FakeAgent:
     watches: bool = False  # it sees changes at once, and proves it when it is asked
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
+    push_problem: wire.Problem | None = None  # why they do
     hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
     audits: Callable[[wire.Audit], wire.AuditAnswer | None] | None = (
         None  # how it answers them; None: honestly
@@ -341,7 +342,15 @@ class FakeAgent:
             self._made(push.volume, made)
         self._say(
             wire.PushResult(
-                push.volume, push.push, applied, skipped, failed, moved, 0, "no" if failed else "", None
+                push.volume,
+                push.push,
+                applied,
+                skipped,
+                failed,
+                moved,
+                0,
+                "no" if failed else "",
+                self.push_problem if failed else None,
             )
         )
 

@@ -10,7 +10,7 @@ import argparse
 
 import msgspec
 
-from ..core.shapes import FleetView, IncidentView, NodeView, VolumeView
+from ..core.shapes import FleetView, IncidentView, NodeView, NodeVolumeView, VolumeView
 from .client import Api, NotAsked, Refused
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
@@ -163,6 +163,21 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
 _ROOM = ("no_space", "trash_full")  # problems that a person ends by making room
 
 
+def _make_room(node: str, volume: NodeVolumeView) -> str:
+    """What ends a want of room. A trash has a bound of its own: a larger disk alone may not be enough."""
+    problem = volume.problem
+    need = "" if problem is None or problem.needed_bytes is None else f" {size(problem.needed_bytes)}"
+    if problem is not None and problem.code == "trash_full":
+        return (
+            f"raise trash_max_bytes of {volume.name} in coordinator.toml, so that there is room for{need or ' some'} "
+            f"more; or remove on {node} by hand what a runaway has written there; it goes on by itself then"
+        )
+    return (
+        f"on {node}: make room:{need or ' some'} free on the file system of {volume.name}; if a runaway has filled it, "
+        "remove what it wrote; it goes on by itself then"
+    )
+
+
 def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
     """The next command to type, or why there is none."""
     look = [f"closeranks incident {incidents[0].id}"] if incidents else []
@@ -186,17 +201,8 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             if quarantine is not None and not quarantine.by_hand and quarantine.release == "automatic":
                 return [*look, "nothing: it is about to be resynced and released by itself"]
             return [*look, f"closeranks resync {name} --wait   then: closeranks release {name}"]
-        case "resyncing" | "verifying" | "joining" if short is not None:
-            need = (
-                ""
-                if short.problem is None or short.problem.needed_bytes is None
-                else f" {size(short.problem.needed_bytes)}"
-            )
-            return [
-                *look,
-                f"on {name}: delete what a runaway has written there first, or give the disk room:"
-                f"{need or ' some'} free on the file system of {short.name}; it goes on by itself then",
-            ]
+        case "resyncing" | "verifying" | "joining" | "lagging" if short is not None:
+            return [*look, _make_room(name, short)]
         case "joining" if not node.connected:
             return [f"on {name}: start the agent; the coordinator waits for it"]
         case "resyncing" | "verifying" | "joining" if node.waiting is not None:

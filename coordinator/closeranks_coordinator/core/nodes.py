@@ -77,7 +77,8 @@ class Pushing:
     not_before: float = 0.0
     progress_at: float | None = None
     starved: bool = False  # what is left can be had from nobody now
-    problem: wire.Problem | None = None
+    problem: wire.Problem | None = None  # that the last answer told of
+    problem_since_ms: int | None = None
     noted: str = ""
     todo: list[bytes] = field(default_factory=list)
     sent: Mapping[bytes, Values] = field(default_factory=dict)

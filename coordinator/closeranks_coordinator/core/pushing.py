@@ -83,6 +83,10 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
     if result.applied and not volume.config.special_bits:
         _excuse(world, volume, node, state.sent)
     state.sent, state.sent_before = {}, {}  # its commits have come before its answer
+    if result.problem is None:
+        state.problem_since_ms = None
+    elif state.problem is None or state.problem.code != result.problem.code:
+        state.problem_since_ms = world.now.wall_ms
     state.problem = result.problem
     if result.applied:
         state.attempt, state.not_before, state.progress_at = 0, world.now.mono, world.now.mono

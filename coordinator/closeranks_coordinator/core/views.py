@@ -151,15 +151,16 @@ def _lag_s(world: World, view: View) -> float | None:
 
 
 def _problem(node: Node, volume: str, stored: NodeVolume) -> ProblemView | None:
-    """What the node reports; else what its last converge could not get over."""
+    """What the node reports; else what its last converge could not get over, or the last push to it."""
     found = None if stored.status is None else stored.status.problem
     if found is None and node.recovery is not None:
         found = node.recovery.problem.get(volume)
+    since_ms, view = stored.problem_since_ms, node.view(volume)
+    if found is None and view.behind:
+        found, since_ms = view.pushing.problem, view.pushing.problem_since_ms
     if found is None:
         return None
-    return ProblemView(
-        found.code, found.message, _time(stored.problem_since_ms), found.needed_bytes, found.free_bytes
-    )
+    return ProblemView(found.code, found.message, _time(since_ms), found.needed_bytes, found.free_bytes)
 
 
 def _progress(node: Node, volume: str) -> dict[str, int | str] | None:
