@@ -162,3 +162,33 @@ def test_a_silent_follower_is_counted_late_and_has_everything_when_it_is_back() 
     assert world.volume("node-03").lagging_paths == 31
     world["node-03"].connect()
     world.until(lambda: world["node-03"].disk["photos"] == world["node-01"].disk["photos"], 3.0)
+
+
+def test_a_deletion_whose_files_were_made_anew_is_held_no_longer() -> None:
+    """A tree that is removed and unpacked again: nothing is lost, though every file of it is another one."""
+    world = fleet(("node-01",))
+    delete(world, "node-01", 60)
+    (hold,) = holds(world)
+    for number in range(59):
+        world["node-01"].disk["photos"][key_of(f"d/{number:03}")] = file_of(f"d/{number:03}", mode=0o600)
+    world["node-01"]._stream("photos", "watch")
+    world.run(60.0)
+    assert [one.id for one in holds(world)] == [hold.id], "one is still gone"
+    world["node-01"].write("photos", "d/059", file_of("anew"))
+    world.run(25.0)
+    assert holds(world)
+    world.until(lambda: truth(world) == world["node-01"].disk["photos"], 20.0)
+    assert not holds(world)
+    (incident,) = world.incidents("runaway")
+    assert incident.state == "closed"
+
+
+def test_a_deletion_that_became_a_change_of_as_much_stays_held() -> None:
+    world = fleet(("node-01",))
+    delete(world, "node-01", 120)
+    for number in range(120):
+        world["node-01"].disk["photos"][key_of(f"d/{number:03}")] = file_of(f"encrypted {number}")
+    world["node-01"]._stream("photos", "watch")
+    world.run(900.0)  # longer than the window of the shares
+    assert holds(world)
+    assert truth(world) == FILES

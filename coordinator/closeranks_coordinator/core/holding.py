@@ -9,6 +9,7 @@ from . import holds, tripping
 from .meters import Meter
 from .nodes import Node, Volume
 from .records import HoldRecord
+from .rules import GuardRules
 from .words import line
 from .world import World
 
@@ -172,11 +173,25 @@ def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, 
     if volume is None or not world.compared(node, volume):
         return False
     view = node.view(volume.name)
-    if view.analysis is None or view.own:
+    rules = volume.config.guards
+    if view.analysis is None or (view.own and not _is_back(hold, node, meter, rules, world.now.mono)):
         return False
     if meter is None:
         return True  # the coordinator was restarted since, and nothing is left
     files, size = meter.written(world.now.mono)
-    rules = volume.config.guards
     writing = meter.unseen and world.now.mono < meter.report[0] + REPORT_OLD_S
     return not writing and files <= rules.rate_min_files and size <= rules.rate_min_bytes
+
+
+def _is_back(hold: HoldRecord, node: Node, meter: Meter | None, rules: GuardRules, now: float) -> bool:
+    """Whether all that was deleted is there again, if with other times or contents, and the rest is nothing unusual.
+
+    What is left is counted anew when the hold has ended, so that nothing slips through.
+    """
+    return (
+        hold.guard == "deleted_share"
+        and meter is not None
+        and meter.basis is not None
+        and not meter.gone
+        and next(tripping.shares(node, meter, rules, now), None) is None
+    )

@@ -58,6 +58,7 @@ class Meter:
     received: int = 0  # bytes that pushes brought
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
     waiting_bytes: int = 0  # of what is pending
+    gone: int = 0  # paths of what is pending that are removals
     basis: tuple[int, int] | None = (
         None  # what was counted last: identity of `analysis`, and how many changes
     )
@@ -147,7 +148,7 @@ class Meter:
         self.merged.add(now, len(own))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
-        self.waiting_bytes = 0
+        self.waiting_bytes = self.gone = 0
 
     def settle(self, now: float) -> None:
         """Nothing of the node's own is left: it is the truth, or was undone. The same again is another change."""
@@ -157,7 +158,8 @@ class Meter:
 
     def forget(self) -> None:
         """What was counted so far was decided about: guards begin anew. What waits still is counted once more."""
-        self.pending, self.waiting_bytes = {}, 0
+        self.pending = {}
+        self.waiting_bytes = self.gone = 0
         self.basis, self.analysis = None, None
         self.seen.clear()
         self.committed.clear()
@@ -219,10 +221,12 @@ class Meter:
             shares.restore(key)  # it is gone, which counts for more than that it was changed before
         self.pending[key] = value, truth, size, how
         self.waiting_bytes += size
+        self.gone += value is None
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
         value, truth, size, how = change
         self.waiting_bytes -= size
+        self.gone -= value is None
         if value is not None and truth is not None:
             self.shares.take_back(now, content_mark(truth), content_mark(value), how)
             self.shares.restore(key)
