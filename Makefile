@@ -41,6 +41,7 @@ $(VENV)/.installed: constraints/runtime.txt constraints/build.txt pyproject.toml
 	@start=$$SECONDS; echo "installing into $(VENV) ..." >&2; \
 	$(PIP) install --require-hashes -r constraints/runtime.txt -r constraints/build.txt; \
 	$(PIP) install --no-deps --no-build-isolation -e .; \
+	$(BIN)/python -m compileall -q agent coordinator proto; \
 	echo "installed in $$((SECONDS - start)) s" >&2
 	@touch $@
 

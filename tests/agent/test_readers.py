@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from closeranks_agent.disk.records import pack_signature
+from closeranks_agent.hotpath import large
 from closeranks_agent.hotpath import readers as readers_module
 from closeranks_agent.hotpath.cache import is_absent, let_go
 from closeranks_agent.hotpath.directory import DirectoryReader
@@ -38,14 +41,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """Readers below `tmp_path`, or another directory."""
     opened: list[tuple[Readers, int]] = []
 
-    def start(root: Path | None = None, count: int = 1, **changed: Any) -> Readers:
+    def start(root: Path | None = None, count: int = 1, forked: bool = False, **changed: Any) -> Readers:
         root_fd = os.open(root or tmp_path, os.O_RDONLY | os.O_DIRECTORY)
         fields: dict[str, Any] = {
             "algorithm": "xxh3-128", "chunk_bytes": CHUNK, "mode": True, "owner": False, "mtime": False,
             "ignore": (), "skip": ".closeranks", "device": os.fstat(root_fd).st_dev, "keep_cache": False,
             "idle": False,
         }  # fmt: skip
-        readers = Readers(root_fd, Setup(**(fields | changed)), count)
+        readers = Readers(root_fd, Setup(**(fields | changed)), count, forked)
         opened.append((readers, root_fd))
         return readers
 
@@ -273,6 +276,48 @@ def test_ranges_of_a_file_join_to_its_chunks(
         assert found == expected, size
 
 
+@pytest.mark.parametrize("chunk_bytes", [CHUNK, MIB, 3 * MIB])
+def test_every_way_of_reading_gives_the_same_digests_and_is_tried_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(large, "AGAIN", 4)
+    reader = RangeReader(XXH3_128, chunk_bytes, False)
+    taken: list[int] = []
+    monkeypatch.setattr(
+        reader, "_way", lambda may_map, way=reader._way: taken.append(way(may_map)) or taken[-1]
+    )
+    data = random.Random(5).randbytes(16 * WINDOW_BYTES)
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    expected = b"".join(XXH3_128.of(data[at : at + chunk_bytes]) for at in range(0, len(data), chunk_bytes))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for mapped in (True, True, False):
+            assert reader.digests(fd, 0, len(data), mapped, False) == expected
+    finally:
+        os.close(fd)
+    counts = Counter(taken)
+    assert set(counts) == {large.MAPPED, *(min(piece, chunk_bytes) for piece in large.PIECES)}
+    assert all(count >= large.TRIES for count in counts.values())
+    assert large.MAPPED not in taken[-15:], "what must not be mapped was"
+
+
+def test_a_file_that_shrank_gives_what_is_there(tmp_path: Path) -> None:
+    """Each way ends with the chunks, or the part of one, that it could read."""
+    data = random.Random(6).randbytes(3 * MIB + 300_000)
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    expected = b"".join(XXH3_128.of(data[at : at + MIB]) for at in range(0, len(data), MIB))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        reader = RangeReader(XXH3_128, MIB, False)
+        for piece in large.PIECES:
+            assert reader._read(fd, 0, WINDOW_BYTES, piece) == (expected, len(data))
+            assert reader._read(fd, 4 * MIB, WINDOW_BYTES, piece) == (b"", 0)
+    finally:
+        os.close(fd)
+
+
 @pytest.mark.parametrize("holes", [True, False])
 def test_a_hole_has_the_digests_of_zeros(tmp_path: Path, holes: bool) -> None:
     path = tmp_path / "sparse"
@@ -406,23 +451,26 @@ def test_a_question_that_no_reader_survives_comes_back(
     assert readers.pids == []
 
 
-def test_readers_end_with_whoever_started_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_readers_end_with_whoever_started_them(tmp_path: Path, forked: bool) -> None:
     program = (
         "import os, sys, time\n"
         "from closeranks_agent.hotpath.readers import Readers\n"
         "from closeranks_agent.hotpath.wire import *\n"
         "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
         "setup = Setup('xxh3-128', 4096, True, False, False, (), '', os.fstat(fd).st_dev, False, True)\n"
-        "readers = Readers(fd, setup, 2)\n"
+        "readers = Readers(fd, setup, 2, sys.argv[2] == 'True')\n"
         "readers.ask(DIRECTORIES, [b'']); readers.ask(DIRECTORIES, [b''])\n"
         "while readers.busy: list(readers.answers(1))\n"
         "print(*readers.pids, flush=True)\n"
         "time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", program, tmp_path, str(forked)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
+    assert [b".hotpath.reader\0" in _command(pid) for pid in pids] == [not forked] * 2
     process.kill()
     process.wait()
     process.stdout.close()
@@ -430,6 +478,51 @@ def test_readers_end_with_whoever_started_them(tmp_path: Path) -> None:
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < until, "a reader outlived whoever started it"
         time.sleep(0.02)
+
+
+def test_a_program_of_several_threads_does_not_fork_its_readers(tmp_path: Path, make: Make) -> None:
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        readers = make(forked=True)
+        read_directory(readers)
+        [pid] = readers.pids
+        assert b".hotpath.reader\0" in _command(pid)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_forked_reader_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """In a process of its own: this one has threads."""
+    (tmp_path / "f").write_bytes(b"x")
+    program = (
+        "import os, signal, sys\n"
+        "from closeranks_agent.hotpath.readers import Readers\n"
+        "from closeranks_agent.hotpath.wire import *\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "setup = Setup('xxh3-128', 4096, True, False, False, (), '', os.fstat(fd).st_dev, False, False)\n"
+        "with Readers(fd, setup, 2, True) as readers:\n"
+        "    readers.start()\n"
+        "    first = readers.pids\n"
+        "    os.kill(first[0], signal.SIGKILL)\n"
+        "    for _ in range(4): readers.ask(DIRECTORIES, [b''])\n"
+        "    found = []\n"
+        "    while readers.busy: found += [len(parts) for _, parts in readers.answers(1)]\n"
+        "    assert found == [1] * 4, found\n"
+        "    assert first[0] not in readers.pids and first[1] in readers.pids\n"
+        "try: os.waitpid(-1, 0)\n"
+        "except ChildProcessError: print('none left')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "none left\n"
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _alive(pid: int) -> bool:

@@ -12,7 +12,6 @@ words. A file that is no database or is damaged raises Damaged: its owner decide
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +46,7 @@ class Database:
         self, path: Path | None, schema: str, version: int, upgrades: Mapping[int, str] | None = None
     ) -> None:
         self.kept = path is not None
-        self.path = Path(tempfile.gettempdir(), "(temporary)") if path is None else path
+        self.path = _temporary_directory() / "(temporary)" if path is None else path
         self._lock = threading.RLock()
         self._durable = True
         with self._named_errors():
@@ -161,6 +160,12 @@ class Database:
             "Free some room there; the agent tries again by itself."
         )
         return Problem("no_space", text, free_bytes=_free_bytes(self.path))
+
+
+def _temporary_directory() -> Path:
+    """Where SQLite puts a file without a name, by its own rules."""
+    wanted = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")
+    return Path(next((place for place in wanted if place and os.access(place, os.W_OK | os.X_OK)), "."))
 
 
 def _free_bytes(path: Path) -> int | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.entries import entry_size
@@ -33,14 +33,15 @@ from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_f
 from .ignore import IgnoreRules
 from .index import Index, Listing, Row, is_directory
 from .links import Links
-from .lister import Glance
-from .listers import Lister
 from .listing import Look, Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
 from .records import Record, pack_signature
-from .sweep import Sweep
 from .walk import Walk
+
+if TYPE_CHECKING:
+    from .lister import Glance
+    from .listers import Lister
 
 BUSY_MAX_AGE_S: Final = 2.0  # then a file that never rests is recorded as it was read
 BUSY_TRACKED_MAX: Final = 65536
@@ -115,6 +116,8 @@ class Scan:
         self._root_fd, self._device = root_fd, os.fstat(root_fd).st_dev
         try:
             if self._setup.listers:
+                from .sweep import Sweep  # not for those who scan once
+
                 Sweep(root_fd, self._setup.listers, self, _SKIPPED, self._reader.xattrs).run()
             else:
                 Walk(root_fd, self).run()

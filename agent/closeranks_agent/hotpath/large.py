@@ -1,9 +1,10 @@
 """The chunk digests of a part of a long file, with the least cost a byte.
 
 What is in the page cache can be mapped, a window at a time, and hashed where it lies, or copied into a buffer that
-stays in the processor's cache. Which costs less depends on the machine, its filesystem and the digest (mapping was
-measured at 0.75 to 1.4 times the speed of copying), so both are tried on the first windows, and now and then
-again, and the cheaper is taken. A mapped file that shrinks ends its reader with SIGBUS, and so does a bad
+stays in the processor's cache, in pieces of a mebibyte or a quarter of one. Which costs least depends on the
+machine, its filesystem, the digest and the hour (mapping was measured at 0.75 to 1.4 times the speed of copying, the
+smaller pieces at 0.97 to 1.05 times that of the larger), so all are tried on the first windows, and now and then
+again, and the cheapest is taken. A mapped file that shrinks ends its reader with SIGBUS, and so does a bad
 sector: therefore only a reading process maps, whose death is expected (`readers` asks another one again, without
 mapping). What is not in the cache is asked for two windows ahead, so that the device always has several MiB to
 fetch, and read.
@@ -26,11 +27,10 @@ from .cache import is_absent, let_go
 
 MIB: Final = 1 << 20
 WINDOW_BYTES: Final = 8 * MIB
-BUFFER_BYTES: Final = (
-    256 * 1024
-)  # what was copied is hashed while it is in the second cache: 3 to 5% faster than 1 MiB
+PIECES: Final = (MIB, MIB // 4)  # what is read at once, at most
+MAPPED: Final = 0  # the way that reads nothing; the others are named by their pieces
 TRIES: Final = 3  # windows of each way before one is preferred
-AGAIN: Final = 128  # windows until the other way is tried once more: 1 GiB
+AGAIN: Final = 128  # windows until another way is tried once more: 1 GiB
 AHEAD_WINDOWS: Final = 2  # 16 MiB asked for: a disk at 3 GB/s has 5 ms of work
 HOLES_REST_NS: Final = 10_000_000_000
 
@@ -41,10 +41,12 @@ class RangeReader:
     def __init__(self, algorithm: DigestAlgorithm, chunk_bytes: int, keep_cache: bool) -> None:
         self._of, self._new = algorithm.of, algorithm.new
         self._chunk_bytes, self._keep_cache = chunk_bytes, keep_cache
-        self._costs: dict[bool, list[float]] = {True: [], False: []}  # CPU seconds a byte, mapped or read
+        pieces = sorted({min(piece, chunk_bytes) for piece in PIECES}, reverse=True)
+        self._costs: dict[int, list[float]] = {way: [] for way in (MAPPED, *pieces)}  # CPU seconds a byte
         self._windows = 0
         # Whole chunks, whatever their length.
         self._window_bytes = max(WINDOW_BYTES - WINDOW_BYTES % chunk_bytes, chunk_bytes)
+        self._buffer_bytes = pieces[0]
         self._buffer: memoryview | None = None
         self._zeros: dict[int, bytes] = {}
 
@@ -71,7 +73,7 @@ class RangeReader:
             if cached:
                 part = self._hash_cached(fd, at, length, mapped and (solid or not _has_hole(fd, at, length)))
             else:
-                part = self._read(fd, at, length)
+                part = self._read(fd, at, length, self._buffer_bytes)
             parts.append(part[0])
             if absent[number]:
                 let_go(fd, at, length)
@@ -80,63 +82,76 @@ class RangeReader:
         return b"".join(parts)
 
     def _hash_cached(self, fd: int, at: int, length: int, may_map: bool) -> tuple[bytes, int]:
-        """By the way that costs less here."""
-        if not may_map or length < self._window_bytes:
-            return self._read(fd, at, length)
-        self._windows += 1
-        mapped, read = self._costs[True], self._costs[False]
-        if len(mapped) < TRIES or len(read) < TRIES:
-            by_map = len(mapped) <= len(read)
-        else:
-            by_map = (min(mapped) < min(read)) is not (self._windows % AGAIN == 0)
+        """By the way that costs least here."""
+        if length < self._window_bytes:
+            return self._read(fd, at, length, self._buffer_bytes)
+        way = self._way(may_map)
         began = time.thread_time()
-        part = self._map(fd, at, length) if by_map else self._read(fd, at, length)
-        costs = self._costs[by_map]
+        part = self._read(fd, at, length, way) if way else self._map(fd, at, length)
+        costs = self._costs[way]
         costs.append((time.thread_time() - began) / length)
         del costs[:-TRIES]
         return part
+
+    def _way(self, may_map: bool) -> int:
+        """The cheapest; one that was hardly tried, and now and then each of the others, to know their cost."""
+        self._windows += 1
+        costs = self._costs
+        ways = [way for way in costs if way or may_map]
+        for way in ways:
+            if len(costs[way]) < TRIES:
+                return way
+        best = min(ways, key=lambda way: min(costs[way]))
+        turn, rest = divmod(self._windows, AGAIN)
+        if rest or len(ways) < 2:
+            return best
+        others = [way for way in ways if way != best]
+        return others[turn % len(others)]
 
     def _map(self, fd: int, at: int, length: int) -> tuple[bytes, int]:
         """(digests, bytes hashed) of a window in place."""
         try:
             window = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=at)
         except (OSError, ValueError):  # it has shrunk, or is of a filesystem that maps nothing
-            return self._read(fd, at, length)
+            return self._read(fd, at, length, self._buffer_bytes)
         with window, memoryview(window) as view:
             return self._hash(view), length
 
-    def _read(self, fd: int, at: int, length: int) -> tuple[bytes, int]:
-        """(digests, bytes hashed) of a window, a chunk at a time: what was just read is hashed in the cache."""
+    def _read(self, fd: int, at: int, length: int, piece: int) -> tuple[bytes, int]:
+        """(digests, bytes hashed) of a window: what was just read is hashed in the processor's cache."""
         if self._buffer is None:
-            self._buffer = memoryview(
-                mmap.mmap(-1, min(BUFFER_BYTES, self._chunk_bytes))
-            )  # aligned to a page
+            self._buffer = memoryview(mmap.mmap(-1, self._buffer_bytes))  # aligned to a page
+        preadv, new, chunk_bytes = os.preadv, self._new, self._chunk_bytes
         found: list[bytes] = []
-        count = 0
-        while count < length:
-            wanted = min(self._chunk_bytes, length - count)
-            digest, got = self._read_chunk(fd, at + count, wanted, self._buffer)
-            if got:
-                found.append(digest)
-            count += got
-            if got < wanted:
-                break
-        return b"".join(found), count
-
-    def _read_chunk(self, fd: int, at: int, wanted: int, buffer: memoryview) -> tuple[bytes, int]:
-        """(digest, bytes read) of one chunk."""
-        if wanted <= len(buffer):
-            got = _read_full(fd, buffer[:wanted], at)
-            return self._of(buffer[:got]), got
-        hasher, got = self._new(), 0
-        while got < wanted:
-            piece = min(len(buffer), wanted - got)
-            more = _read_full(fd, buffer[:piece], at + got)
-            hasher.update(buffer[:more])
-            got += more
-            if more < piece:
-                break
-        return hasher.digest(), got
+        end = at + length
+        with self._buffer[:piece] as view:
+            views = [view]
+            for start in range(at, end, chunk_bytes):
+                wanted = min(chunk_bytes, end - start)
+                # Whole pieces first: a call for each would cost a twentieth.
+                if wanted == piece:
+                    got = preadv(fd, views, start)
+                    if got == piece:
+                        found.append(self._of(view))
+                        continue
+                    hasher = new()
+                    hasher.update(view[:got])
+                else:
+                    hasher, got = new(), 0
+                    while wanted - got >= piece and preadv(fd, views, start + got) == piece:
+                        hasher.update(view)
+                        got += piece
+                while got < wanted:
+                    more = preadv(fd, [view[: min(piece, wanted - got)]], start + got)
+                    if not more:
+                        break
+                    hasher.update(view[:more])
+                    got += more
+                if got:
+                    found.append(hasher.digest())
+                if got < wanted:
+                    return b"".join(found), start + got - at
+        return b"".join(found), length
 
     def _hash(self, view: memoryview) -> bytes:
         of, step = self._of, self._chunk_bytes
@@ -164,16 +179,6 @@ class RangeReader:
                 self._zeros.clear()  # lengths of last chunks
             self._zeros[length] = self._of(bytes(length))
         return self._zeros[length]
-
-
-def _read_full(fd: int, view: memoryview, offset: int) -> int:
-    count = os.preadv(fd, [view], offset)
-    while 0 < count < len(view):
-        more = os.preadv(fd, [view[count:]], offset + count)
-        if not more:
-            break
-        count += more
-    return count
 
 
 def _is_cached(fd: int, at: int) -> bool:

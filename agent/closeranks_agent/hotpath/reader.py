@@ -1,4 +1,4 @@
-"""The reading process: questions in, rows and digests out. Started by `readers`, ends with its socket.
+"""The reading process: questions in, rows and digests out. Started or forked by `readers`, ends with its socket.
 
 It is expected to die (a mapped file that shrinks, a bad sector below a mapping, the kernel short of memory); it
 holds nothing that anybody would miss. It dies with whoever started it.
@@ -103,18 +103,23 @@ def _yield_to_others() -> None:
         )
 
 
-def main() -> int:
-    channel_fd, root_fd, parent = map(int, sys.argv[1:])
+def run(channel: socket.socket, root_fd: int, parent: int) -> int:
+    """Serve process `parent`, whose child this is, until it closes its end or is gone. The exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 0  # it was too late
-    with socket.socket(fileno=channel_fd) as channel:
+    with channel:
         try:
             serve(channel, root_fd)
         except ConnectionError:
             return 0
     return 0
+
+
+def main() -> int:
+    channel_fd, root_fd, parent = map(int, sys.argv[1:])
+    return run(socket.socket(fileno=channel_fd), root_fd, parent)
 
 
 if __name__ == "__main__":

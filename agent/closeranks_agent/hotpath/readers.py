@@ -7,16 +7,17 @@
             for question, parts in readers.answers(0.1): ...
 
 Processes start with the first question, one for each core that this process may use, and end with `close`: at
-rest there are none. One that dies is replaced, and what it was asked is asked again, alone and without mapping;
-what ends two readers is given back unanswered (`parts` is None), and whoever asked reads it in its own way, which
-maps nothing. So nothing is lost and nothing waits for ever. DEATHS_MAX ends the attempt: then everything comes
-back unanswered.
+rest there are none. A program of one thread may fork them (`forked`, and `start` before it has a second thread),
+which saves what a new interpreter takes to load; an agent has threads, and never forks. One that dies is replaced,
+and what it was asked is asked again, alone and without mapping; what ends two readers is given back unanswered
+(`parts` is None), and whoever asked reads it in its own way, which maps nothing. So nothing is lost and nothing
+waits for ever. DEATHS_MAX ends the attempt: then everything comes back unanswered.
 
 For a scrub: `Setup.keep_cache` leaves the page cache as it was found, `Setup.idle` takes only what nobody else
 wants; `FILES` reads the names that are asked for; a limit is kept by asking at its pace (a question of 64
 files is some 5 ms of reading).
 
-One thread uses it. The processes die with the thread that asks first, and with its process.
+One thread uses it, also to start them. The processes die with the thread that asks first, and with its process.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ import logging
 import marshal
 import os
 import select
+import signal
 import socket
 import struct
-import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .wire import RANGES, RECEIVE_BYTES, UNDER_WAY, Setup, pack
 
@@ -56,10 +58,32 @@ class Question:
     tries: int = 0
 
 
+class _Process(Protocol):
+    """What of `subprocess.Popen` is needed."""
+
+    @property
+    def pid(self) -> int: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Forked:
+    """A child of this process that runs no other program."""
+
+    pid: int
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)  # its number is nobody else's until `wait`
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 @dataclass(slots=True, eq=False)
 class _Reader:
     channel: socket.socket
-    process: subprocess.Popen[bytes]
+    process: _Process
     asked: deque[Question] = field(default_factory=deque)
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -67,13 +91,14 @@ class _Reader:
 class Readers:
     """Below one root, which stays the caller's and open, by one setup."""
 
-    def __init__(self, root_fd: int, setup: Setup, count: int | None = None) -> None:
-        self._root_fd, self.setup = root_fd, setup
+    def __init__(self, root_fd: int, setup: Setup, count: int | None = None, forked: bool = False) -> None:
+        self._root_fd, self.setup, self._forked = root_fd, setup, forked
         self._count = count or min(len(os.sched_getaffinity(0)), READERS_MAX)
         self._readers: list[_Reader] = []
         self._waiting: deque[Question] = deque()
         self._unanswered: deque[Question] = deque()
         self._deaths = 0
+        self._inbox = memoryview(bytearray(RECEIVE_BYTES))
 
     def __enter__(self) -> Readers:
         return self
@@ -101,6 +126,15 @@ class Readers:
     def has_room(self) -> bool:
         """Whether another question would keep nobody waiting."""
         return len(self._waiting) < self._count
+
+    def start(self) -> None:
+        """Have them ready before the first question."""
+        while len(self._readers) < self._count and self._deaths <= DEATHS_MAX:
+            try:
+                self._readers.append(self._start())
+            except OSError as error:
+                log.warning("no further process can be started to read with: %s", error)
+                self._deaths = DEATHS_MAX + 1
 
     def ask(self, kind: int, items: list[Any], tag: Any = None) -> None:
         """At most QUESTION_MAX_BYTES of keys and names."""
@@ -152,21 +186,11 @@ class Readers:
                 self._lost(reader)
 
     def _free(self) -> _Reader | None:
-        """A reader that can take a question; a new one while there may be more."""
+        """A reader that can take a question. All start at once: the second would wait for the first one's answer."""
+        self.start()
         if self._deaths > DEATHS_MAX:
             self._give_up()
             return None
-        idle = [reader for reader in self._readers if not reader.asked]
-        if idle:
-            return idle[0]
-        if len(self._readers) < self._count:
-            try:
-                self._readers.append(self._start())
-            except OSError as error:
-                log.warning("no further process can be started to read with: %s", error)
-                self._deaths = DEATHS_MAX + 1
-                return self._free()
-            return self._readers[-1]
         least = min(self._readers, key=lambda reader: len(reader.asked))
         return least if len(least.asked) < UNDER_WAY else None
 
@@ -174,12 +198,10 @@ class Readers:
         channel, theirs = socket.socketpair()
         try:
             with theirs:
-                words = [sys.executable, "-P", "-m", f"{__package__}.reader"]
-                words += [str(theirs.fileno()), str(self._root_fd), str(os.getpid())]
-                process = subprocess.Popen(
-                    words, pass_fds=(theirs.fileno(), self._root_fd), stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )  # fmt: skip
+                if self._forked and threading.active_count() == 1:
+                    process: _Process = self._fork(channel, theirs)
+                else:
+                    process = self._spawn(theirs)
         except OSError:
             channel.close()
             raise
@@ -188,19 +210,44 @@ class Readers:
             channel.sendall(pack(tuple(self.setup)))
         return reader
 
+    def _spawn(self, theirs: socket.socket) -> _Process:
+        import subprocess  # a fifth of what a short command takes to start
+
+        words = [sys.executable, "-P", "-m", f"{__package__}.reader"]
+        words += [str(theirs.fileno()), str(self._root_fd), str(os.getpid())]
+        return subprocess.Popen(
+            words, pass_fds=(theirs.fileno(), self._root_fd), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _fork(self, channel: socket.socket, theirs: socket.socket) -> _Process:
+        from . import reader  # loaded once, for all of them
+
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return _Forked(pid)
+        code = 1
+        try:
+            for ours in (channel, *(other.channel for other in self._readers)):
+                ours.close()  # else it would not see the end of its own, nor the others of theirs
+            code = reader.run(theirs, self._root_fd, parent)
+        finally:
+            os._exit(code)
+
     # --- answers -------------------------------------------------------------------------------
 
     def _receive(self, reader: _Reader) -> list[tuple[Question, Sequence[Any] | None]]:
         """The answers that are whole now."""
         try:
-            data = reader.channel.recv(RECEIVE_BYTES)
+            count = reader.channel.recv_into(self._inbox)
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self._lost(reader)
             return []
         buffer = reader.buffer
-        buffer += data
+        buffer += self._inbox[:count]
         found: list[tuple[Question, Sequence[Any] | None]] = []
         at = 0
         while len(buffer) - at >= _LENGTH.size:

@@ -115,6 +115,7 @@ def _tree(place: Path, how: How, stack: ExitStack) -> Side:
     path = os.fsencode(place)
     snapshot = Snapshot(path, how)
     stack.callback(snapshot.close)
+    snapshot.open()
     with Progress(path, lambda: (snapshot.findings.hashed_files, snapshot.findings.hashed_bytes), True):
         snapshot.take()
     left_out = frozenset(one.key for one in snapshot.left_out)

@@ -91,6 +91,7 @@ def _print(found: Hashed, as_json: bool) -> None:
 def _directory(args: argparse.Namespace, path: bytes, how: How) -> Hashed:
     snapshot = Snapshot(path, how)
     try:
+        snapshot.open()
         with Progress(path, lambda: (snapshot.findings.hashed_files, snapshot.findings.hashed_bytes), True):
             summary = snapshot.take()
         if args.manifest:

@@ -82,15 +82,29 @@ class Snapshot:
     findings: Findings = field(default_factory=Findings)
     stopped: bool = False
     _rows: _Rows | None = None
+    _root_fd: int = -1
+    _readers: Readers | None = None
+
+    def open(self) -> None:
+        """Open it, and fork those who read for it, as long as this process has one thread.
+
+        Raises OSError where the directory can not be opened.
+        """
+        self._root_fd = os.open(self.path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        setup = reading_setup(self.how.settings(), self.how.algorithm, os.fstat(self._root_fd).st_dev)
+        self._readers = Readers(self._root_fd, setup, forked=True)
+        if "xattrs" not in self.how.track:  # else the scan reads everything itself
+            self._readers.start()
 
     def take(self) -> Summary:
         """Scan it. Raises OSError where the directory itself can not be read, Stopped after `stop`."""
+        if self._readers is None:
+            self.open()
         rows = self._rows = _Rows(self.how)
         reader = EntryReader(self.how.algorithm, self.how.chunk_bytes, self.how.track)
-        root_fd = os.open(self.path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        readers = self._readers
+        assert readers is not None
         try:
-            device = os.fstat(root_fd).st_dev
-            setup = reading_setup(self.how.settings(), self.how.algorithm, device)
             busy: dict[bytes, float] = {}
             recorder = Recorder(rows, "scan", False, _nobody)
             for turn in range(BUSY_TRIES):
@@ -98,15 +112,15 @@ class Snapshot:
                     self.findings.left_out, self.findings.left_out_count = [], 0
                 scan = ScanSetup(
                     rows.index, reader, IgnoreRules(self.how.ignore), busy, lambda: self.stopped, self.findings,
-                    readers=lambda fd: Readers(fd, setup),
+                    readers=lambda fd: readers,
                 )  # fmt: skip
-                Scan(scan, recorder).run(root_fd)
+                Scan(scan, recorder).run(self._root_fd)
                 recorder.flush()
                 if not self.findings.busy:
                     break
             recorder.finish()
         finally:
-            os.close(root_fd)
+            self._end()
         assert rows.summary is not None
         return rows.summary
 
@@ -135,7 +149,15 @@ class Snapshot:
         assert self._rows is not None
         return self._rows.index.chunk_list(digest)
 
+    def _end(self) -> None:
+        """Of reading."""
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
+            os.close(self._root_fd)
+
     def close(self) -> None:
+        self._end()
         if self._rows is not None:
             self._rows.index.database.close()
 
