@@ -45,8 +45,10 @@ REGISTRY = {
         "first scan of 200,000 small files beside xxhsum and rsync",
         True,
     ),
-    "hash-others": Entry(
-        "hotpath.others", "the same files beside rclone, hashdeep and Syncthing's first scan", True
+    "hash-rclone": Entry("hotpath.others", "the same files beside rclone", True, measured_by="rclone"),
+    "hash-hashdeep": Entry("hotpath.others", "the same beside hashdeep", True, measured_by="hashdeep"),
+    "hash-syncthing": Entry(
+        "hotpath.others", "the same beside Syncthing's first scan", True, measured_by="syncthing"
     ),
     "hash-long": Entry("hotpath.long", "long files beside xxhsum, b3sum and reading alone", True),
     "hash-huge": Entry("hotpath.huge", "300 GB of long files, and sparse: rate and memory", True),

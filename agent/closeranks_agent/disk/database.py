@@ -30,6 +30,8 @@ Row = tuple[Value, ...]
 CACHE_KIB = 2048
 TEMPORARY_CACHE_KIB = 64 * 1024  # beyond it, a file without a name
 WAL_KEEP_BYTES = 8 * 1024 * 1024
+# The log is carried into the file, with two syncs, at so many pages of 4 KiB: SQLite's own number, and 32 MiB.
+CHECKPOINT_PAGES, MASS_CHECKPOINT_PAGES = 1000, 8192
 
 
 class Damaged(CloseranksError):
@@ -118,6 +120,11 @@ class Database:
         # Now file and log have their length; the log begins anew without being cut.
         with self._lock, self._named_errors():
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+
+    def gather(self, mass: bool) -> None:
+        """During a mass change the log may grow: its pages come again and again, and each sync holds the change up."""
+        with self._lock, self._named_errors():
+            self._connection.wal_autocheckpoint(MASS_CHECKPOINT_PAGES if mass else CHECKPOINT_PAGES)
 
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[None]:

@@ -45,7 +45,7 @@ from .links import Links
 from .private import PRIVATE_NAME
 from .recorder import Recorder
 
-BATCH_FILES: Final = 256  # a question is to bring about so many files
+BATCH_FILES: Final = 512  # a question is to bring about so many files
 BATCH_DIRECTORIES: Final = 64
 NAMES_MAX_BYTES: Final = 8 * 1024
 RANGE_BYTES: Final = 64 * MIB

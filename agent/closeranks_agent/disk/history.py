@@ -167,6 +167,7 @@ class History:
 
     def stow(self, delta: Delta) -> None:
         """Rows only; `found` must follow."""
+        self.index.database.gather(True)
         with self._transaction(durable=False):
             self.index.write(delta, self._chunk_bytes, self._algorithm.width)
             if not self.unfinished:
@@ -187,6 +188,7 @@ class History:
                 self.index.set_meta("unfinished", False)
             self.root, self.summary = edited.root, edited.summary
             self.unfinished = False
+        self.index.database.gather(False)  # the next transaction, which will be a small one, empties the log
         self._tidy()
 
     def forget(self) -> None:

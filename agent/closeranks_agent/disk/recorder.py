@@ -25,7 +25,7 @@ SLICE_S: Final = 1.0
 INTERIM_S: Final = 10.0
 INTERIM_BUILD_SHARE: Final = 0.1  # of the time, at most, goes into building interim trees
 ROWS_MAX: Final = 2048
-FRESH_ROWS_MAX: Final = 16384  # about 250 bytes each
+FRESH_ROWS_MAX: Final = 4096  # what they dirty fits the database's cache: none is written twice
 ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
@@ -102,7 +102,9 @@ class Recorder:
                 self.put(record, True)
             return
         place = directory_id(directory)
-        self._delta.fresh += [(place, *row) for row in rows]
+        self._delta.fresh += [
+            (place, name, value, stat, settled, content) for name, value, stat, settled, content in rows
+        ]
         self._delta.lists.update(lists)
         self._row_bytes += sum(len(blob) for _, blob in lists)
         self.changed += len(rows)
