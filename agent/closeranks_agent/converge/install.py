@@ -459,7 +459,16 @@ def failed(step: Step, error: OSError) -> Result:
     if error.errno in beneath.DETOUR_ERRNOS:
         return Result(step, Outcome.STALE)
     text = os.strerror(error.errno) if error.errno else str(error)
-    return Result(step, Outcome.BLOCKED, "unreadable", f"it could not be changed: {text}")
+    return Result(step, Outcome.BLOCKED, "unreadable", f"it could not be changed: {text}{_hint(error)}")
+
+
+def _hint(error: OSError) -> str:
+    """What most often stands behind an operation that is not permitted."""
+    if error.errno != errno.EPERM:
+        return ""
+    if os.geteuid() != 0:
+        return "; the agent does not run as root, and only root gives files to other owners or changes those of others"
+    return "; `lsattr` tells whether it was made immutable"
 
 
 def _is_twin(where: Spot) -> bool:

@@ -1,0 +1,30 @@
+"""What the world refuses is told in words that an operator can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from closeranks_agent.converge.install import Outcome, failed
+from closeranks_agent.converge.plan import Step, Verb
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(65534, "the agent does not run as root"), (0, "`lsattr` tells")])
+def test_what_is_not_permitted_is_told_with_what_most_often_stands_behind_it(
+    uid: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    step = Step(Verb.SET_ATTRIBUTES, b"name", b"own", b"target", None)
+    result = failed(step, PermissionError(errno.EPERM, "Operation not permitted"))
+    assert (result.outcome, result.why) == (Outcome.BLOCKED, "unreadable")
+    assert result.detail.startswith("it could not be changed: Operation not permitted; ")
+    assert hint in result.detail
+
+
+def test_another_refusal_is_told_as_it_is() -> None:
+    result = failed(
+        Step(Verb.SET_ATTRIBUTES, b"name", b"own", b"target", None), OSError(errno.ETXTBSY, "busy")
+    )
+    assert result.detail == "it could not be changed: Text file busy"
