@@ -173,6 +173,22 @@ def read_span(dir_fd: int, key: bytes, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
+def read_span_into(dir_fd: int, key: bytes, offset: int, view: memoryview) -> int:
+    """`read_span` of as many bytes as `view` is long, into it; how many there were. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+    fd = open_beneath(dir_fd, path_of(key), flags)
+    try:
+        got = 0
+        while got < len(view):
+            more = os.preadv(fd, [view[got:]], offset + got)
+            if not more:
+                break
+            got += more
+        return got
+    finally:
+        os.close(fd)
+
+
 def pread_full(fd: int, offset: int, length: int) -> bytes:
     """The same of an open file."""
     data = os.pread(fd, length, offset)

@@ -18,6 +18,7 @@ from .limits import MAX_CHUNK_BYTES, MAX_OBJECT_BYTES, MIN_CHUNK_BYTES
 
 _HEADER = struct.Struct(">BBIQ")  # version, digest width, chunk length, file size
 _VERSION = 1
+CHUNK_LIST_HEAD_BYTES = _HEADER.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,14 @@ def max_file_bytes(algorithm: DigestAlgorithm, chunk_bytes: int) -> int:
 def encode_chunk_list(chunks: ChunkList) -> bytes:
     """The canonical object. Its digest is the file's content digest."""
     return _HEADER.pack(_VERSION, chunks.width, chunks.chunk_bytes, chunks.size) + chunks.digests
+
+
+def begun_chunk_list(size: int, chunk_bytes: int, width: int) -> bytearray:
+    """The canonical object, whose digests, from CHUNK_LIST_HEAD_BYTES on, are still zeros: of a very long file one
+    copy is enough."""
+    blob = bytearray(_HEADER.size + width * chunk_count(size, chunk_bytes))
+    _HEADER.pack_into(blob, 0, _VERSION, width, chunk_bytes, size)
+    return blob
 
 
 def decode_chunk_list(blob: bytes) -> ChunkList:

@@ -300,7 +300,8 @@ async def test_an_old_client_is_answered_without_chunked_coding(tmp_path: Path) 
 class Sources:
     """Made-up peers, and a fetcher that asks them."""
 
-    def __init__(self) -> None:
+    def __init__(self, lends: bool = False) -> None:
+        self.lends = lends
         self.members: dict[str, Member] = {}
         self.runners: list[web.AppRunner] = []
         self.servers: list[asyncio.Server] = []
@@ -349,10 +350,10 @@ class Sources:
     async def fetch(self, count: int, patience_s: float = 2.0) -> list[ChunkWant]:
         wants = [ChunkWant(b"f", at, OF(content(at)), len(content(at))) for at in range(count)]
 
-        async def write(parts: Sequence[tuple[ChunkWant, bytes]]) -> Sequence[ChunkWant]:
+        async def write(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             await asyncio.sleep(self.write_s)
             bad = [want for want, data in parts if OF(data) != want.digest]
-            self.got.update((want.index, data) for want, data in parts if want not in bad)
+            self.got.update((want.index, bytes(data)) for want, data in parts if want not in bad)
             return bad
 
         def received(length: int) -> None:
@@ -375,7 +376,7 @@ class Sources:
             ) as fetcher,
         ):
             try:
-                return await asyncio.wait_for(fetcher.fetch(wants, write), 20)
+                return await asyncio.wait_for(fetcher.fetch(wants, write, self.lends), 20)
             finally:
                 for server in self.servers:
                     server.close()
@@ -384,6 +385,13 @@ class Sources:
                 await asyncio.gather(*self.serving)
                 for runner in self.runners:
                     await runner.cleanup()
+
+
+@pytest.fixture(params=[False, True], ids=["library", "straight"])
+def lends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Through the client library, or as long chunks are fetched, straight into their memory."""
+    monkeypatch.setattr("closeranks_agent.chunks.fetch.LENT_MIN_BYTES", 1)
+    return bool(request.param)
 
 
 def content(at: int) -> bytes:
@@ -432,8 +440,10 @@ async def endless(_: web.Request, response: web.StreamResponse, asked: ChunkRequ
 
 
 @pytest.mark.parametrize("bad", [lying, denying, silent, hanging_up, babbling, endless])
-async def test_what_one_peer_fails_to_give_another_gives(bad: Callable[..., Awaitable[None]]) -> None:
-    sources = Sources()
+async def test_what_one_peer_fails_to_give_another_gives(
+    lends: bool, bad: Callable[..., Awaitable[None]]
+) -> None:
+    sources = Sources(lends)
     await sources.add("bad", bad)
     await sources.add("good", honest)
     assert await sources.fetch(500) == []
@@ -476,10 +486,10 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     ids=["immeasurable", "extension", "headers", "interim", "refusal"],
 )
 async def test_what_is_no_payload_keeps_nobody_waiting(
-    monkeypatch: pytest.MonkeyPatch, bad: Callable[[asyncio.StreamWriter], Awaitable[None]]
+    lends: bool, monkeypatch: pytest.MonkeyPatch, bad: Callable[[asyncio.StreamWriter], Awaitable[None]]
 ) -> None:
     monkeypatch.setattr("closeranks_agent.chunks.fetch.CONNECT_TIMEOUT_S", 0.5)
-    sources = Sources()
+    sources = Sources(lends)
     await sources.add_raw("bad", bad)
     await sources.add("good", honest)
     assert await sources.fetch(500) == []
@@ -488,12 +498,12 @@ async def test_what_is_no_payload_keeps_nobody_waiting(
 
 
 async def test_what_waits_for_our_own_disk_is_not_held_against_the_peer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The answer's rest is in our buffers while what came before is written for longer than a peer may be silent."""
     for name, value in (("READ_BUFFER_BYTES", 2048), ("REQUEST_MIN_CHUNKS", 200), ("BATCH_CHUNKS", 8)):
         monkeypatch.setattr(f"closeranks_agent.chunks.fetch.{name}", value)
-    sources = Sources()
+    sources = Sources(lends)
     sources.write_s = 0.15
     await sources.add("good", honest)
     with caplog.at_level("INFO", "closeranks.fetch"):
@@ -502,8 +512,8 @@ async def test_what_waits_for_our_own_disk_is_not_held_against_the_peer(
     assert "failed" not in caplog.text
 
 
-async def test_several_peers_share_the_work_and_nothing_is_asked_twice() -> None:
-    sources = Sources()
+async def test_several_peers_share_the_work_and_nothing_is_asked_twice(lends: bool) -> None:
+    sources = Sources(lends)
     for name in ("p1", "p2", "p3", "p4"):
         await sources.add(name, honest)
     assert await sources.fetch(3000) == []
@@ -513,20 +523,20 @@ async def test_several_peers_share_the_work_and_nothing_is_asked_twice() -> None
 
 
 @pytest.mark.parametrize("bad", [lying, denying, hanging_up])
-async def test_what_nobody_gives_is_given_back(bad: Callable[..., Awaitable[None]]) -> None:
-    sources = Sources()
+async def test_what_nobody_gives_is_given_back(lends: bool, bad: Callable[..., Awaitable[None]]) -> None:
+    sources = Sources(lends)
     await sources.add("bad", bad)
     assert len(await sources.fetch(20, patience_s=0.5)) == 20
     assert sources.got == {}
 
 
-async def test_without_any_usable_peer_it_ends_soon() -> None:
-    sources = Sources()
+async def test_without_any_usable_peer_it_ends_soon(lends: bool) -> None:
+    sources = Sources(lends)
     assert len(await sources.fetch(5, patience_s=0.2)) == 5
 
 
-async def test_a_fenced_peer_is_left_at_once_and_never_asked() -> None:
-    sources = Sources()
+async def test_a_fenced_peer_is_left_at_once_and_never_asked(lends: bool) -> None:
+    sources = Sources(lends)
     await sources.add("fenced", honest)
     await sources.add("good", honest)
     sources.members["fenced"] = Member("fenced", sources.members["fenced"].address, True, True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_agent.disk.database import Damaged
-from closeranks_agent.disk.index import PAGE_ROWS, Delta, Index, Listing
+from closeranks_agent.disk.index import LONG_LIST_BYTES, PAGE_ROWS, Delta, Index, Listing, directory_id
 from closeranks_agent.disk.records import Record, StatSignature
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -98,6 +99,24 @@ def test_a_chunk_list_is_kept_as_long_as_a_row_names_it(index: Index) -> None:
     with index.database.transaction():
         index.drop_orphans()
     assert index.chunk_list(digest) is None
+
+
+def test_the_chunk_list_of_a_very_long_file_is_what_was_given_however_often(index: Index) -> None:
+    """It goes into its place without a statement; what lies there already is left as it is."""
+    content = os.urandom(3 * LONG_LIST_BYTES + 5)
+    record = long_file(b"f", content)
+    for chunks in (content, bytearray(content)):
+        row = directory_id(b""), b"g", record.value, STAT.pack(), 1, XXH3_128.of(content)
+        with index.database.transaction():
+            index.write(Delta(fresh=[row], lists={XXH3_128.of(content): chunks}), 4096, 16)
+        assert index.chunk_list(XXH3_128.of(content)) == content
+    write(index, record, removed=(b"g",))
+    assert index.record(b"f", 4096) == record
+    write(index, removed=(b"f",))
+    assert index.orphan_bytes() == len(content)
+    write(index, record)
+    assert index.orphan_bytes() == 0
+    assert index.chunk_list(XXH3_128.of(content)) == content
 
 
 def test_an_orphan_that_is_named_again_stays(index: Index) -> None:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_proto.content import (
+    CHUNK_LIST_HEAD_BYTES,
     ChunkList,
+    begun_chunk_list,
     chunk_count,
     chunk_span,
     content_digest,
@@ -32,6 +34,16 @@ def chunk_list(algorithm: DigestAlgorithm, size: int, chunk_bytes: int = MIN_CHU
 
 
 lists = st.builds(chunk_list, algorithms, st.integers(MIN_CHUNK_BYTES + 1, 40 * MIN_CHUNK_BYTES))
+
+
+@FIXED
+@given(lists)
+def test_a_list_that_is_filled_in_is_the_one_that_is_encoded(chunks: ChunkList) -> None:
+    begun = begun_chunk_list(chunks.size, chunks.chunk_bytes, chunks.width)
+    for index in reversed(range(chunks.count)):
+        at = CHUNK_LIST_HEAD_BYTES + index * chunks.width
+        begun[at : at + chunks.width] = chunks[index]
+    assert begun == encode_chunk_list(chunks)
 
 
 def refused(blob: bytes) -> None:

@@ -17,7 +17,8 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -29,6 +30,7 @@ from closeranks_proto.messages import Member
 from ..speed import Bucket
 from .inflow import PACE_BYTES_S, Buffers, Inflow, PeerFailed
 from .peers import Peer, Peers
+from .straight import Answer, Connections
 from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
 log = logging.getLogger("closeranks.fetch")
@@ -47,6 +49,8 @@ NO_PEER_PATIENCE_S = 5.0  # a membership that names the sources may be on its wa
 READ_BUFFER_BYTES = 1024 * 1024  # of each stream, before the socket is left to wait
 CONNECT_TIMEOUT_S = 5.0
 BUNDLE_MAX_S = 300.0  # of waiting for one bundle, where another peer could be asked instead
+# Our own disk is never among them: what fails to be written fails its job.
+_PEERS_FAULT = (aiohttp.ClientError, OSError, ProtocolError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Fetcher:
         self._timer: asyncio.TimerHandle | None = None
         self._last_gain = 0.0
         self._buffers = Buffers(chunk_bytes)
+        self._connections = Connections(CONNECT_TIMEOUT_S)
 
     async def __aenter__(self) -> Fetcher:
         self._last_gain = self._now()
@@ -123,6 +128,7 @@ class Fetcher:
         for task in self._streams:
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
+        self._connections.close()
 
     async def fetch(self, wants: Sequence[ChunkWant], write: Write, lends: bool = False) -> list[ChunkWant]:
         """Get all `wants` and hand them to `write`; what nobody has is given back.
@@ -255,7 +261,7 @@ class Fetcher:
             self._peers.denied(peer, self._now(), denied / len(items))
         except PeerFailed as failure:
             self._note_failure(peer, str(failure), failure.busy_s)
-        except (aiohttp.ClientError, ConnectionError, TimeoutError, ProtocolError) as error:
+        except _PEERS_FAULT as error:
             self._note_failure(peer, str(error) or type(error).__name__, 0.0)
         finally:
             peer.streams -= 1
@@ -275,30 +281,39 @@ class Fetcher:
         """How many chunks the peer did not have."""
         names = tuple(ChunkName(one.want.key, one.want.index, one.want.digest) for one in items)
         body = encode_request(ChunkRequest(self._volume, self._digest, self._chunk_bytes, names))
-        # No sock_read: where reading was paused near the end, aiohttp's clock runs on after it. What came and waits
-        # for our disk or budget is then lost, or the connection's next request. `opening` and Inflow time our waits.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         headers = {NODE_HEADER: self._self_name, TERM_HEADER: str(self._term())}
-        url = f"http://{peer.address}{PATH}"
         async with (
             # Headers that drip and endless interim answers are never silent: until the payload all has one limit.
             asyncio.timeout(CONNECT_TIMEOUT_S + 2 * self._timeout_s) as opening,
-            self._http.post(
-                url,
-                data=body,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                read_bufsize=READ_BUFFER_BYTES,
-            ) as response,
+            self._asked(peer.address, headers, body, items) as (status, content),
         ):
-            if response.status != 200:
-                raise PeerFailed(await _refusal(response), 1.0 if response.status == 503 else 0.0)
+            if status != 200:
+                raise PeerFailed(await _refusal(status, content), 1.0 if status == 503 else 0.0)
             opening.reschedule(None)
-            inflow = Inflow(
-                response.content, self._budget, count, self._timeout_s, self._least_bytes_s(items)
-            )
+            inflow = Inflow(content, self._budget, count, self._timeout_s, self._least_bytes_s(items))
             return await self._records(peer, inflow, open_items)
+
+    @asynccontextmanager
+    async def _asked(
+        self, address: str, headers: Mapping[str, str], body: bytes, items: Sequence[_Item]
+    ) -> AsyncIterator[tuple[int, aiohttp.StreamReader | Answer]]:
+        """(status, body) of the answer; long chunks that are lent come straight into their memory."""
+        if items[0].job.lends and sum(item.want.length for item in items) >= LENT_MIN_BYTES * len(items):
+            async with self._connections.post(address, PATH, headers, body) as answer:
+                yield answer.status, answer
+            return
+        # No sock_read: where reading was paused near the end, aiohttp's clock runs on after it. What came and waits
+        # for our disk or budget is then lost, or the connection's next request. `opening` and Inflow time our waits.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._http.post(
+            f"http://{address}{PATH}",
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            read_bufsize=READ_BUFFER_BYTES,
+        ) as response:
+            yield response.status, response.content
 
     def _least_bytes_s(self, items: list[_Item]) -> float:
         """What a source must send while we wait: more where somebody else could send it."""
@@ -346,7 +361,7 @@ class Fetcher:
                 writing.cancel()
                 await asyncio.wait({writing})
             raise
-        except (PeerFailed, aiohttp.ClientError, ConnectionError, TimeoutError):
+        except (PeerFailed, *_PEERS_FAULT):
             # What came whole need not be moved again.
             await asyncio.gather(*([] if writing is None else [writing]), return_exceptions=True)
             await self._write(peer, got, open_items)
@@ -394,7 +409,7 @@ class Fetcher:
             self._queue.append(item)
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> str:
+async def _refusal(status: int, content: aiohttp.StreamReader | Answer) -> str:
     """The refusal's words, bounded: a peer's text is never trusted to be short or printable."""
-    text = (await response.content.read(512)).decode("utf-8", "replace")
-    return f"it answered {response.status}: {''.join(one for one in text if one.isprintable())[:200]}"
+    text = (await content.read(512)).decode("utf-8", "replace")
+    return f"it answered {status}: {''.join(one for one in text if one.isprintable())[:200]}"

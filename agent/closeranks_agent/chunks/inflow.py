@@ -9,7 +9,6 @@ budget allows.
 from __future__ import annotations
 
 import asyncio
-import mmap
 import time
 from collections.abc import Callable
 
@@ -17,9 +16,12 @@ import aiohttp
 
 from closeranks_proto.limits import PEER_TIMEOUT_S
 
+from ..memory import aligned
 from ..speed import Bucket
+from .straight import Answer
 from .wire import HEADER
 
+SLAB_BYTES = 4 * 1024 * 1024  # of memory for chunks, got at once
 PACE_BYTES_S = 256  # a source that keeps us waiting and sends less than this is as good as silent
 
 
@@ -36,16 +38,21 @@ class Buffers:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._free: list[mmap.mmap] = []
+        self._free: list[memoryview] = []
+        self._lent: dict[int, memoryview] = {}  # by the identity of what was given out
 
     def take(self, length: int) -> memoryview:
-        buffer = self._free.pop() if self._free else mmap.mmap(-1, self._length)
-        return memoryview(buffer)[:length]
+        if not self._free:
+            slab = aligned(self._length * max(1, SLAB_BYTES // self._length))
+            self._free = [slab[at : at + self._length] for at in range(0, len(slab), self._length)][::-1]
+        whole = self._free.pop()
+        view = whole[:length]
+        self._lent[id(view)] = whole
+        return view
 
     def give_back(self, view: memoryview) -> None:
         """Nobody looks at it any more."""
-        assert isinstance(view.obj, mmap.mmap)
-        self._free.append(view.obj)
+        self._free.append(self._lent.pop(id(view)))
 
 
 class Inflow:
@@ -53,7 +60,7 @@ class Inflow:
 
     def __init__(
         self,
-        content: aiohttp.StreamReader,
+        content: aiohttp.StreamReader | Answer,
         budget: Bucket,
         received: Callable[[int], None],
         timeout_s: float = PEER_TIMEOUT_S,
@@ -78,9 +85,23 @@ class Inflow:
         """The same, into `buffer`, which has the payload's length."""
         at = 0
         while at < len(buffer):
+            if not self._piece and isinstance(self._content, Answer) and self._budget.rate_bytes_s is None:
+                at += await self._into(self._content, buffer[at:])
+                continue
             part = await self._part(len(buffer) - at, True)
             buffer[at : at + len(part)] = part
             at += len(part)
+
+    async def _into(self, content: Answer, buffer: memoryview) -> int:
+        """What came next, where it belongs."""
+        asked = time.monotonic()
+        async with asyncio.timeout(self._timeout_s):
+            got = await content.read_into(buffer)
+        if not got:
+            raise PeerFailed("it ended the stream before everything was sent")
+        self._pace(time.monotonic() - asked, got)
+        self._received(got)
+        return got
 
     async def ended(self) -> bool:
         """Whether nothing more comes; waits to the very end, or the connection could not be used again."""
@@ -119,7 +140,7 @@ class Inflow:
             self._piece = memoryview(await self._next())
             if not self._piece:
                 raise PeerFailed("it ended the stream before everything was sent")
-            self._pace(time.monotonic() - asked)
+            self._pace(time.monotonic() - asked, len(self._piece))
         limited = counts and self._budget.rate_bytes_s is not None
         part = self._piece[: min(most, self._budget.slice_bytes) if limited else most]
         self._piece = self._piece[len(part) :]
@@ -128,10 +149,10 @@ class Inflow:
             await self._budget.take(len(part))
         return part
 
-    def _pace(self, waited_s: float) -> None:
+    def _pace(self, waited_s: float, came: int) -> None:
         """A source that is never silent must send something to speak of; time spent on our side does not count."""
         self._waited_s += waited_s
-        self._came += len(self._piece)
+        self._came += came
         if self._waited_s >= self._timeout_s:
             if self._came < self._least_bytes_s * self._waited_s:
                 raise PeerFailed(f"it sent {self._came} bytes in {self._waited_s:.0f} s")

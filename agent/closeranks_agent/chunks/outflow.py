@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from aiohttp import HttpVersion11, web
 
+from ..memory import aligned
+
 Buffer = bytes | memoryview
 
 SLICE_BYTES = 256 * 1024  # each must be taken within the time limit
@@ -36,6 +38,7 @@ class Outflow:
         self._stop = threading.Event()
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
+        self._buffer: memoryview | None = None
 
     def send(self, parts: Sequence[Buffer]) -> None:
         """One HTTP chunk of these parts. Raises ConnectionError, TimeoutError where the peer reads too slowly."""
@@ -58,6 +61,12 @@ class Outflow:
                 sent -= len(left.pop(0))
             if sent:
                 left[0] = left[0][sent:]
+
+    def buffer(self, length: int) -> memoryview:
+        """Memory to read into, always the same: a mebibyte of new memory costs more than to fill it."""
+        if self._buffer is None or len(self._buffer) < length:
+            self._buffer = aligned(length)
+        return self._buffer
 
     def stop(self) -> None:
         """Let a `send` that is under way end soon."""

@@ -29,12 +29,12 @@ from closeranks_proto.errors import ProtocolError
 from closeranks_proto.limits import CHUNK_STREAMS_MAX, PEER_TIMEOUT_S
 from closeranks_proto.messages import Member
 
-from ..beneath import read_span
+from ..beneath import read_span, read_span_into
 from ..disk.index import Index
 from ..disk.records import StateUnavailable, VolumeGone
 from ..disk.volume import Volume
 from ..speed import Bucket
-from .outflow import Outflow, outflow_of
+from .outflow import Buffer, Outflow, outflow_of
 from .wire import (
     CONTENT_TYPE,
     HEADER,
@@ -53,6 +53,7 @@ log = logging.getLogger("closeranks.serve")
 BATCH_CHUNKS = 128  # one hop to a thread costs as much as several small files
 BATCH_BYTES = 4 * 1024 * 1024
 SEND_BYTES = 256 * 1024  # of small chunks, that leave together
+LONG_BYTES = 64 * 1024  # from here on a chunk is read into memory that is used again and again
 FLUSH_TICK_S = 0.002
 WRITE_TIMEOUT_S = 2 * PEER_TIMEOUT_S
 BUSY_RETRY_S = 1
@@ -218,7 +219,7 @@ class ChunkServer:
             await asyncio.gather(sending, return_exceptions=True)
             raise
 
-    async def _write(self, response: web.StreamResponse, part: bytes) -> None:
+    async def _write(self, response: web.StreamResponse, part: Buffer) -> None:
         """In slices: each waits for its turn in the budget, and a peer must take each in time."""
         view = memoryview(part)
         while view:
@@ -258,9 +259,9 @@ async def _flushed(request: web.Request) -> None:
             await asyncio.sleep(FLUSH_TICK_S)
 
 
-def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> tuple[list[bytes], int, int]:
+def read_batch(volume: Volume, chunks: tuple[ChunkName, ...], position: int) -> tuple[list[Buffer], int, int]:
     """Read chunks from `position` on, up to a batch. (records to send, payload bytes, next position)"""
-    parts: list[bytes] = []
+    parts: list[Buffer] = []
     payload = 0
     opened = _open(volume)
     if opened is None:
@@ -310,18 +311,19 @@ def send_batch(
         return 0, len(chunks)
     index, root_fd = opened
     payload, last = 0, min(len(chunks), position + BATCH_CHUNKS)
-    waiting: list[bytes] = []
+    waiting: list[Buffer] = []
     waiting_bytes = 0
+    buffer = outflow.buffer(volume.chunk_bytes)
     try:
         while position < last and payload < BATCH_BYTES and not fenced():
-            data = _read_chunk(volume, index, root_fd, chunks[position])
+            data = _read_chunk(volume, index, root_fd, chunks[position], buffer)
             found = Status.MISSING if data is None else Status.CHUNK
             length = 0 if data is None else len(data)
             waiting.append(HEADER.pack(found, position, length))
             if data is not None:
                 waiting.append(data)
             payload, waiting_bytes, position = payload + length, waiting_bytes + length, position + 1
-            if waiting_bytes >= SEND_BYTES:
+            if waiting_bytes >= SEND_BYTES or isinstance(data, memoryview):
                 outflow.send(waiting if length >= SEND_BYTES // 4 else [b"".join(waiting)])
                 waiting, waiting_bytes = [], 0
         if waiting:
@@ -331,15 +333,22 @@ def send_batch(
     return payload, position
 
 
-def _read_chunk(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
-    """The chunk's bytes if they are what was asked for, read now or a moment ago; None otherwise."""
-    data = _read_now(volume, index, root_fd, chunk)
+def _read_chunk(
+    volume: Volume, index: Index, root_fd: int, chunk: ChunkName, buffer: memoryview | None = None
+) -> Buffer | None:
+    """The chunk's bytes if they are what was asked for, read now or a moment ago; None otherwise.
+
+    Long ones come in `buffer`, if there is one.
+    """
+    data = _read_now(volume, index, root_fd, chunk, buffer)
     if data is not None or chunk.index:
         return data
     return volume.recent.get(chunk.key, chunk.digest)
 
 
-def _read_now(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> bytes | None:
+def _read_now(
+    volume: Volume, index: Index, root_fd: int, chunk: ChunkName, buffer: memoryview | None
+) -> Buffer | None:
     row = index.row(chunk.key)
     if row is None or entry_kind(row.value) is not Kind.FILE:
         return None
@@ -347,8 +356,12 @@ def _read_now(volume: Volume, index: Index, root_fd: int, chunk: ChunkName) -> b
     if chunk.index >= chunk_count(size, volume.chunk_bytes):
         return None
     offset, length = chunk_span(size, volume.chunk_bytes, chunk.index)
+    data: Buffer
     try:
-        data = read_span(root_fd, chunk.key, offset, length)
+        if buffer is not None and length >= LONG_BYTES:
+            data = buffer[: read_span_into(root_fd, chunk.key, offset, buffer[:length])]
+        else:
+            data = read_span(root_fd, chunk.key, offset, length)
     except OSError as error:
         log.info("a chunk of volume %s could not be read for a peer: %s", volume.name, error.strerror)
         return None

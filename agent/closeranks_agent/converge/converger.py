@@ -39,6 +39,7 @@ from ..speed import Bucket
 from .athand import WINDOW, local_content, rules_of, windows
 from .plan import Saw, plan, step_for_people
 from .push import Pusher
+from .readback import Proved
 from .restore import restore_in_place, restore_to
 from .rounds import Rounds
 from .tally import Tally
@@ -78,6 +79,7 @@ class Converger:
         self.http = http
         self.window = window
         self.trash = Trash(volume)
+        self.proved = Proved()
         self.budget = budget  # of bytes received, shared with all volumes
         self.want: Want = want
         self.lock = asyncio.Lock()
@@ -126,7 +128,7 @@ class Converger:
         async with self.lock:
             await self._pusher.close()
             try:
-                return await verify(self.volume, self.trash, order)
+                return await verify(self.volume, self.trash, self.proved, order)
             except WORLD as error:
                 _, detail = told(error, self.volume)
                 return VerifyResult(order.action, order.volume, None, 0, 0, False, detail, ())

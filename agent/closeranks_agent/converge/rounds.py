@@ -23,6 +23,7 @@ from .athand import Window, local_content, rules_of, windows
 from .install import Installer, Outcome, Result
 from .lift import Lifts
 from .plan import Plan, Step, plan
+from .readback import Readbacks
 from .stage import Stage, clear_stage
 from .tally import Tally, no_space, trash_full
 from .transfer import Transfer
@@ -74,6 +75,8 @@ class Rounds:
         await self._volume.run(self._lifts.restore)
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"converge-{self._volume.name}")
         stack.push_async_callback(asyncio.to_thread, threads.shutdown)
+        readbacks = Readbacks(self._volume.algorithm, self._stopped.is_set, self._owner.proved)
+        stack.push_async_callback(asyncio.to_thread, readbacks.close)
         stack.callback(self._stopped.set)
         self._installer = Installer(
             self._volume,
@@ -89,6 +92,7 @@ class Rounds:
             self._volume.settings.special_bits,
             self._installer.moved.get,
             self._stopped.is_set,
+            readbacks,
         )
         self._fetcher = await stack.enter_async_context(
             Fetcher(

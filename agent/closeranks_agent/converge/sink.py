@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from closeranks_proto.limits import MIB
 
 from .. import syscalls
+from ..memory import aligned
 
 HOLE_BLOCK_BYTES = 16 * 1024  # zeros of that length, counted from the chunk's beginning, are not stored
 DIRECT_MIN_BYTES = 64 * 1024  # what is shorter gains nothing
@@ -39,10 +39,11 @@ class Sink:
     def __init__(self) -> None:
         self._direct = True
 
-    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> bool:
         """A chunk of a long file; a memoryview begins at a page of memory. Raises OSError.
 
-        The bytes are on the disk, or on their way, when it returns.
+        The bytes are on the disk, or on their way, when it returns. Whether this filesystem takes direct writes, so
+        that no more than the end of a file went through the page cache.
         """
         if self._direct and len(data) >= DIRECT_MIN_BYTES and offset % BLOCK_BYTES == 0:
             whole = len(data) - len(data) % BLOCK_BYTES
@@ -51,9 +52,22 @@ class Sink:
                 if whole < len(data):
                     write_full(fd, data[whole:], offset + whole)
                     syscalls.start_writeback(fd, offset + whole, len(data) - whole)
-                return
+                return True
         write_full(fd, data, offset)
         syscalls.start_writeback(fd, offset, len(data))
+        return self._direct and offset % BLOCK_BYTES == 0
+
+    def write_run(self, fd: int, run: Sequence[bytes | memoryview], offset: int) -> bool:
+        """`write` of chunks that lie side by side: in one request where nothing speaks against it."""
+        length = sum(map(len, run))
+        at_once = self._direct and len(run) > 1 and offset % BLOCK_BYTES == 0 and all(map(_is_plain, run))
+        if at_once and _pwritev_direct(fd, run, offset) == length:
+            return True
+        directly = True
+        for data in run:
+            directly &= self.write(fd, data, offset)
+            offset += len(data)
+        return directly
 
     @staticmethod
     def _write_direct(fd: int, data: bytes | memoryview, length: int, offset: int) -> bool:
@@ -92,6 +106,25 @@ def _write_sparsely(
         if not zero or not _leave_hole(fd, offset + start, end - start):
             pwrite(fd, view[start:end], offset + start)
         start = end
+
+
+def _is_plain(data: bytes | memoryview) -> bool:
+    """Whether it is whole blocks of aligned memory, and surely without a hole."""
+    if not isinstance(data, memoryview) or len(data) % HOLE_BLOCK_BYTES or len(data) < DIRECT_MIN_BYTES:
+        return False
+    return 0 not in data.cast("Q")[:: HOLE_BLOCK_BYTES // 8].tolist()
+
+
+def _pwritev_direct(fd: int, run: Sequence[bytes | memoryview], offset: int) -> int:
+    """How much of it was written past the page cache; where that is not all, it is to be written again."""
+    plain = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, plain | os.O_DIRECT)
+        return os.pwritev(fd, run, offset)
+    except OSError:
+        return 0  # the other way says why
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, plain)
 
 
 def _is_zero_block(view: memoryview, at: int) -> bool:
@@ -141,5 +174,5 @@ def _buffer() -> memoryview:
     """The calling thread's; of pages, so that it is aligned."""
     found: memoryview | None = getattr(_local, "buffer", None)
     if found is None:
-        found = _local.buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
+        found = _local.buffer = aligned(BUFFER_BYTES)
     return found

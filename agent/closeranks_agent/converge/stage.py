@@ -25,6 +25,7 @@ from . import attributes
 from .durable import sync_files, sync_names
 from .local import Local
 from .plan import FileNeed, Step, entry_of
+from .readback import Readback, Readbacks
 from .room import FILE_OVERHEAD_BYTES, Room
 from .sink import Sink, write_full
 from .workroom import Workroom
@@ -57,6 +58,7 @@ class Staged:
     promised: int = 0
     dressed: bool = False
     failure: OSError | None = None
+    readback: Readback | None = None
     wants: list[ChunkWant] = field(default_factory=list)
 
 
@@ -97,7 +99,10 @@ class Stage:
         special_bits: bool,
         moved: Callable[[bytes], bytes | None],
         stopped: Callable[[], bool],
+        readbacks: Readbacks | None = None,
     ) -> None:
+        """`readbacks`, if given, read long files back from the disk while they come."""
+        self._readbacks = readbacks
         self._workroom = workroom
         self._algorithm = algorithm
         self._special_bits = special_bits
@@ -144,7 +149,10 @@ class Stage:
             os.ftruncate(fd, need.size)
             present = {index for index in self._local.share(fd, need) if self._is_there(fd, need, index)}
             reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need, present)
-            return self._fill(step, need, name, fd, present), reserved
+            staged = self._fill(step, need, name, fd, present)
+            if self._readbacks is not None:
+                staged.readback = self._readbacks.begin(need, name, self._workroom.stage_fd)
+            return staged, reserved
         except OSError:
             os.unlink(name, dir_fd=self._workroom.stage_fd)  # a full disk: give back what it took
             raise
@@ -255,21 +263,42 @@ class Stage:
         """
         bad: list[ChunkWant] = []
         dressing = Dressing(self._workroom.root_fd)
-        for staged, want, data in parts:
+        run: list[tuple[Staged, ChunkWant, bytes | memoryview]] = []
+        for part in parts:
+            staged, want, data = part
             if self._algorithm.of(data) != want.digest:
                 bad.append(want)
-                continue
-            fd = self._open_to_write(staged.name)
-            try:
-                offset = staged.need.span(want.index)[0]
-                if staged.need.chunks is None:
-                    write_full(fd, data, offset)
-                    self._try_dress(fd, staged, dressing)
-                else:
-                    self._sink.write(fd, data, offset)
-            finally:
-                os.close(fd)
+            elif staged.need.chunks is None:
+                self._write_small(staged, data, dressing)
+            else:
+                if run and (run[-1][0] is not staged or run[-1][1].index + 1 != want.index):
+                    self._write_run(run)
+                    run = []
+                run.append(part)
+        self._write_run(run)
         return bad
+
+    def _write_small(self, staged: Staged, data: bytes | memoryview, dressing: Dressing) -> None:
+        fd = self._open_to_write(staged.name)
+        try:
+            write_full(fd, data, 0)
+            self._try_dress(fd, staged, dressing)
+        finally:
+            os.close(fd)
+
+    def _write_run(self, run: Sequence[tuple[Staged, ChunkWant, bytes | memoryview]]) -> None:
+        """Chunks that lie side by side in one long file."""
+        if not run:
+            return
+        staged, first, _ = run[0]
+        fd = self._open_to_write(staged.name)
+        try:
+            offset = staged.need.span(first.index)[0]
+            directly = self._sink.write_run(fd, [data for _, _, data in run], offset)
+        finally:
+            os.close(fd)
+        if staged.readback is not None:
+            staged.readback.wrote([want.index for _, want, _ in run], directly)
 
     def _try_dress(self, fd: int, staged: Staged, dressing: Dressing) -> None:
         staged.dressed = True
@@ -330,6 +359,9 @@ class Stage:
                     self._open_and_dress(staged, dressing)
             self._check_stopped()
             sync_names([staged.name for staged in batch if staged.failure is None], self._workroom.stage_fd)
+            for staged in batch:
+                if staged.readback is not None and staged.failure is None:
+                    staged.readback.seal()
         finally:
             for staged in batch:
                 self.forget(staged)

@@ -95,6 +95,7 @@ class Transfer:
                 self._note(list(unfinished.values()))
                 run = self._volume.run_soon if self._soon else self._volume.run
                 self._note(await run(self._installer.apply, ready))
+                await self._in_thread(self._keep, complete)
         except OSError as error:
             if error.errno not in FULL_ERRNOS:
                 raise
@@ -102,6 +103,13 @@ class Transfer:
         finally:
             for one in staged:
                 self._stage.forget(one)
+                if one.readback is not None:
+                    one.readback.close()
+
+    def _keep(self, complete: Sequence[Staged]) -> None:
+        for one in complete:
+            if one.readback is not None:
+                one.readback.keep(self._volume, one.step.key)
 
     async def _finish(self, complete: Sequence[Staged]) -> list[tuple[bytes, Result]]:
         lost = await self._in_thread(self._stage.finish, complete)

@@ -1,7 +1,8 @@
 """The proof before a release: what converge wrote, read from disk again, and a full scan.
 
 The page cache proves nothing about a disk: cached pages of each file are dropped first, then it is read and
-hashed. What can not be read, or does not hold still, gives no root: an error is not a pass.
+hashed. What can not be read, or does not hold still, gives no root: an error is not a pass. A long file that was read
+back from the disk while it came (`readback`) is not read a second time, as long as its stat is what it was then.
 
 A disk that is asked for one thing at a time is mostly idle. So the files of a batch are announced to the kernel
 before the first of them is read, and a long file some way ahead of its reader. Rejected: one syncfs for each
@@ -22,9 +23,11 @@ from closeranks_proto.messages import Verify, VerifyResult
 from closeranks_proto.paths import escape, path_of
 
 from .. import beneath, syscalls
+from ..disk.hashing import KnownContent
 from ..disk.records import BusyFile, Change, Record
 from ..disk.volume import Volume
 from .plan import is_withheld
+from .readback import Proved
 from .trash import Trash
 from .written import Written
 
@@ -43,12 +46,12 @@ class _Reread:
     unread: list[str] = field(default_factory=list)
 
 
-async def verify(volume: Volume, trash: Trash, order: Verify) -> VerifyResult:
+async def verify(volume: Volume, trash: Trash, proved: Proved, order: Verify) -> VerifyResult:
     """Raises what stops everything: VolumeGone, StateUnavailable, OSError of the private directory."""
     keys, withheld = await asyncio.to_thread(_written, trash, order.incident)
     reread = _Reread()
     for start in range(0, len(keys), BATCH_KEYS):
-        await volume.run(_reread, volume, keys[start : start + BATCH_KEYS], reread)
+        await volume.run(_reread, volume, proved, keys[start : start + BATCH_KEYS], reread)
     report = await volume.run(volume.scan, True)
     root = volume.root
     detail = ""
@@ -73,21 +76,23 @@ def _written(trash: Trash, incident: str) -> tuple[list[bytes], dict[bytes, byte
             written.close()
 
 
-def _reread(volume: Volume, keys: Sequence[bytes], reread: _Reread) -> None:
+def _reread(volume: Volume, proved: Proved, keys: Sequence[bytes], reread: _Reread) -> None:
     """Read a batch from disk and record what it really is. On the volume's thread."""
     observed = time.monotonic()
     changes: list[Change] = []
     root_fd = volume.open_root()
     try:
         records = {key: volume.record(key) for key in keys}
-        refused = _chill(root_fd, [key for key in keys if not _is_directory(records[key])])
+        contents = {key: proved.still(root_fd, key, records[key]) for key in keys}
+        unread = [key for key in keys if not _is_directory(records[key]) and contents[key] is None]
+        refused = _chill(root_fd, unread)
         for key, known in records.items():
             if _is_directory(known):
                 continue  # has no content; the scan compares its attributes
             try:
                 if key in refused:
                     raise refused[key]
-                change = _read_steadily(volume, root_fd, key)
+                change = _read_steadily(volume, root_fd, key, contents[key])
             except (BusyFile, OSError) as error:
                 reread.unread.append(f"{escape(path_of(key))}: {getattr(error, 'strerror', None) or error}")
                 continue
@@ -107,7 +112,13 @@ def _is_directory(record: Record | None) -> bool:
     return record is not None and entry_kind(record.value) is Kind.DIRECTORY
 
 
-def _read_steadily(volume: Volume, root_fd: int, key: bytes) -> Change:
+def _read_steadily(volume: Volume, root_fd: int, key: bytes, content: KnownContent | None) -> Change:
+    """`content`: what was read back of it, if that still stands; else the file has been chilled."""
+    if content is not None:
+        try:
+            return Change(key, volume.read_entry(root_fd, key, None, content))
+        except BusyFile:  # somebody wrote to it a moment ago
+            drop_cache(root_fd, key, AHEAD_BYTES)
     for attempt in range(BUSY_RETRIES + 1):
         try:
             with _Ahead(root_fd, key, volume.chunk_bytes) as ahead:

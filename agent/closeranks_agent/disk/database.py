@@ -110,6 +110,12 @@ class Database:
         assert self._connection.in_transaction
         self._connection.executemany(statement, bindings)
 
+    def fill_blob(self, table: str, column: str, rowid: int, content: bytes | bytearray) -> None:
+        """Write a blob of that length, which is there already, without another copy. Inside a transaction."""
+        assert self._connection.in_transaction
+        with self._connection.blob_open("main", table, column, rowid, True) as blob:
+            blob.write(content)
+
     def reserve(self, size_bytes: int) -> None:
         """Take room on the disk that later small transactions use again, even when it is full by then."""
         with self.transaction():

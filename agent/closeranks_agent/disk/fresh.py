@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from closeranks_proto.content import chunk_count
+from closeranks_proto.content import CHUNK_LIST_HEAD_BYTES, begun_chunk_list, chunk_count
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
 from closeranks_proto.limits import MIB
 from closeranks_proto.messages import VolumeSettings
 
-from ..hotpath.directory import content_of
 from ..hotpath.readers import Question, Readers
 from ..hotpath.wire import (
     CLEAN,
@@ -71,7 +70,7 @@ class _Long:
 
     directory: _Directory
     file: Large
-    parts: list[bytes]
+    chunks: bytearray  # its chunk list, filled in as digests come: of a very long file the one copy
     open: int
     broken: bool = False
 
@@ -94,6 +93,10 @@ class Fresh:
     def take(self, key: bytes) -> None:
         """Read this directory and everything below."""
         self._todo.append(key)
+
+    @property
+    def _algorithm(self) -> DigestAlgorithm:
+        return algorithm_named(self.readers.setup.algorithm)
 
     @property
     def busy(self) -> bool:
@@ -241,38 +244,34 @@ class Fresh:
         chunks = chunk_count(file.size, self.readers.setup.chunk_bytes)
         step = max(1, RANGE_BYTES // self.readers.setup.chunk_bytes)
         starts = range(0, chunks, step)
-        long = _Long(here, file, [b""] * len(starts), len(starts))
+        blank = begun_chunk_list(file.size, self.readers.setup.chunk_bytes, self._algorithm.width)
+        long = _Long(here, file, blank, len(starts))
         here.open += 1
         for first in starts:
             item = key, file.signature, file.size, first, min(step, chunks - first), True
             self._questions.append(Question(RANGES, [item], long))
 
     def _range(self, long: _Long, item: tuple[Any, ...], answer: Any) -> None:
-        step = max(1, RANGE_BYTES // self.readers.setup.chunk_bytes)
+        first, count = item[3:5]
         long.open -= 1
-        if not isinstance(answer, bytes) or not answer:
-            long.broken = True
+        if isinstance(answer, bytes) and len(answer) == count * self._algorithm.width:
+            at = CHUNK_LIST_HEAD_BYTES + first * self._algorithm.width
+            long.chunks[at : at + len(answer)] = answer
         else:
-            long.parts[item[3] // step] = answer
+            long.broken = True
         if long.open:
             return
         here, file = long.directory, long.file
         here.open -= 1
-        digests = b"".join(long.parts)
-        setup = self.readers.setup
-        if (
-            long.broken
-            or len(digests)
-            != chunk_count(file.size, self.readers.setup.chunk_bytes) * algorithm_named(setup.algorithm).width
-        ):
+        if long.broken:
             here.state = LEFT
         else:
             self.findings.hashed_files += 1
             self.findings.hashed_bytes += file.size
-            content, chunks = content_of(setup, file.size, digests)
+            content = self._algorithm.of(long.chunks)
             value = file.head + content + file.tail
             row = file.name, value, file.signature, file.settled, content
-            self.recorder.put_rows(here.key, [row], [(content, chunks)])
+            self.recorder.put_rows(here.key, [row], [(content, long.chunks)])
         self._close(here)
 
 

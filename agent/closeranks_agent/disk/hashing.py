@@ -55,6 +55,15 @@ class Reading:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class KnownContent:
+    """What a long file holds while its stat, as `pack_signature` has it, is that: then it need not be read."""
+
+    signature: bytes
+    digest: bytes
+    chunks: bytes
+
+
 class EntryReader:
     """Reads entries for one volume's settings. Not thread-safe: one buffer."""
 
@@ -118,10 +127,17 @@ class EntryReader:
 
     # --- files ---------------------------------------------------------------------------------
 
-    def read_file(self, key: bytes, fd: int, stopped: Callable[[], bool] | None = None) -> Reading:
+    def read_file(
+        self,
+        key: bytes,
+        fd: int,
+        stopped: Callable[[], bool] | None = None,
+        known: KnownContent | None = None,
+    ) -> Reading:
         """The record of the open regular file `fd`.
 
-        Raises OSError where it can not be read, TooLarge, NotRegular, and Stopped when `stopped` says so.
+        Raises OSError where it can not be read, TooLarge, NotRegular, Stopped when `stopped` says so, and BusyFile
+        where the file is not any more what is `known` of it.
         """
         at, started = clock_ns(), time.monotonic()
         before = os.fstat(fd)
@@ -130,7 +146,12 @@ class EntryReader:
         size = before.st_size
         if size > self.max_file_bytes:
             raise TooLarge(errno.EFBIG, f"{size} bytes; at most {self.max_file_bytes} fit a chunk list")
-        if size <= len(self._buffer):
+        chunks: bytes | None
+        if known is not None:
+            if pack_signature(before) != known.signature:
+                raise BusyFile(f"{escape(path_of(key))} changed since it was read")
+            digest, chunks, count = known.digest, known.chunks, size
+        elif size <= len(self._buffer):
             digest, chunks, count = self._read_small(fd, size)
         else:
             digest, chunks, count = self._read_chunks(fd, size, stopped)
@@ -239,7 +260,11 @@ def opened_file(name: bytes, dir_fd: int) -> Iterator[int]:
 
 
 def read_entry(
-    reader: EntryReader, root_fd: int, key: bytes, stopped: Callable[[], bool] | None = None
+    reader: EntryReader,
+    root_fd: int,
+    key: bytes,
+    stopped: Callable[[], bool] | None = None,
+    known: KnownContent | None = None,
 ) -> Record | None:
     """The record of one path from disk; None where it is absent or of a kind that is never compared.
 
@@ -257,7 +282,7 @@ def read_entry(
             if not stat.S_ISREG(status.st_mode):
                 return None
             with opened_file(spot.name, spot.parent_fd) as fd:
-                reading = reader.read_file(key, fd, stopped)
+                reading = reader.read_file(key, fd, stopped, known)
     except OSError as error:
         if error.errno in beneath.DETOUR_ERRNOS:
             return None

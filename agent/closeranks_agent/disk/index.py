@@ -16,7 +16,7 @@ listing of stats in memory (grows with the tree).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,7 @@ PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
 LISTINGS_MAX = 64
+LONG_LIST_BYTES = 64 * 1024  # of a chunk list: of a file of 4 GiB
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
 )
@@ -86,7 +87,9 @@ class Delta:
     rows: dict[bytes, Record | None] = field(default_factory=dict)
     listings: dict[bytes, Listing | None] = field(default_factory=dict)
     fresh: list[FreshRow] = field(default_factory=list)  # of paths that have no row
-    lists: dict[bytes, bytes] = field(default_factory=dict)  # chunk lists of those, by content digest
+    lists: dict[bytes, bytes | bytearray] = field(
+        default_factory=dict
+    )  # chunk lists of those, by content digest
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.listings or self.fresh)
@@ -251,7 +254,7 @@ class Index:
             [places[key] for key, record in delta.rows.items() if record is None],
         )
         rows: list[tuple[bytes, bytes, bytes, bytes, int, bytes | None]] = []
-        lists: dict[bytes, bytes] = {}
+        lists: dict[bytes, bytes | bytearray] = {}
         for record in delta.rows.values():
             if record is None:
                 continue
@@ -266,16 +269,28 @@ class Index:
         self.database.execute_many(_INSERT, rows)
         self.database.execute_many(_INSERT, delta.fresh)
         lists |= delta.lists
-        self.database.execute_many(
-            "INSERT INTO chunk_lists VALUES (?, ?, 0) ON CONFLICT (digest) DO UPDATE SET orphan = 0",
-            lists.items(),
-        )
+        self._write_lists(lists)
         self.database.execute_many(
             "UPDATE chunk_lists SET orphan = 1 WHERE digest = ?1"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE content = ?1)",
             [(digest,) for digest in sorted(touched - lists.keys())],
         )
         self._write_listings(delta)
+
+    def _write_lists(self, lists: Mapping[bytes, bytes | bytearray]) -> None:
+        """A long one goes into its place directly: bound to a statement it would stand in memory three times."""
+        insert = "INSERT INTO chunk_lists VALUES (?, %s, 0) ON CONFLICT (digest) DO UPDATE SET orphan = 0"
+        short = [(digest, bytes(chunks)) for digest, chunks in lists.items() if len(chunks) < LONG_LIST_BYTES]
+        self.database.execute_many(insert % "?", short)
+        for digest, chunks in lists.items():
+            if len(chunks) < LONG_LIST_BYTES:
+                continue
+            known = self.database.row("SELECT 1 FROM chunk_lists WHERE digest = ?", (digest,)) is not None
+            self.database.execute(insert % "zeroblob(?)", (digest, len(chunks)))
+            if not known:
+                found = self.database.row("SELECT rowid FROM chunk_lists WHERE digest = ?", (digest,))
+                assert found is not None
+                self.database.fill_blob("chunk_lists", "list", cast(int, found[0]), chunks)
 
     def _contents_of(self, places: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
         """The content digests of long files that stand at these places now."""

@@ -89,16 +89,15 @@ class Recorder:
         self._flush_if_due()
 
     def put_rows(
-        self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes]]
+        self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes | bytearray]]
     ) -> None:
         """Paths of one directory that have no row yet, with the chunk lists that they need."""
         if not self._stow or self._hand_of is not None:
             chunks, prefix = dict(lists), directory and directory + b"\0"
             for name, value, signature, settled, content in rows:
                 stat = StatSignature.unpack(signature)
-                record = Record(
-                    prefix + name, value, stat, None if content is None else chunks[content], bool(settled)
-                )
+                listed = None if content is None else bytes(chunks[content])
+                record = Record(prefix + name, value, stat, listed, bool(settled))
                 self.put(record, True)
             return
         place = directory_id(directory)

@@ -43,7 +43,7 @@ from .carrying import Carrying
 from .database import Damaged
 from .findings import Findings
 from .fresh import reading_setup
-from .hashing import EntryReader, Stopped, TooLarge, read_entry
+from .hashing import EntryReader, KnownContent, Stopped, TooLarge, read_entry
 from .history import History
 from .ignore import IgnoreRules
 from .links import Links
@@ -323,14 +323,18 @@ class Volume:
             self._private_problem = None
 
     def read_entry(
-        self, root_fd: int, key: bytes, each_chunk: Callable[[], bool] | None = None
+        self,
+        root_fd: int,
+        key: bytes,
+        each_chunk: Callable[[], bool] | None = None,
+        known: KnownContent | None = None,
     ) -> Record | None:
         """A path's record fresh from disk, None where it is absent or special. On the volume's thread.
 
-        `each_chunk` is called before each chunk of a long file. Raises BusyFile, TooLarge, OSError, and Stopped
-        when it says True.
+        `each_chunk` is called before each chunk of a long file. Raises BusyFile (also where a file is not any more
+        as it is `known`), TooLarge, OSError, and Stopped when it says True.
         """
-        return read_entry(self._reader, root_fd, key, each_chunk)
+        return read_entry(self._reader, root_fd, key, each_chunk, known)
 
     # --- changes -------------------------------------------------------------------------------
 
