@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent import beneath
+from closeranks_agent.converge.athand import local_content
 from closeranks_agent.converge.room import Room
 from closeranks_agent.converge.trash import Trash
+from closeranks_agent.disk.volume import Volume
+from closeranks_proto.content import decode_chunk_list
+from closeranks_proto.entries import decode_entry
 from peers_in_process import CHUNK, Nodes, contents_below, describe, fill, nodes_in
 
 
@@ -328,3 +332,25 @@ def test_read_only_directories_as_an_ordinary_user() -> None:
         )
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == {"state": "done", "detail": "", "equal": True, "lifted": 0}
+
+
+def test_a_chunk_list_that_a_plan_rests_on_stays_until_it_is_carried_out(
+    tree_dir: Path, make_volume: Callable[..., Volume]
+) -> None:
+    """The index forgets a list that no row names when a step is acknowledged; a repair may bring its file back."""
+    volume = make_volume()
+    (tree_dir / "long").write_bytes(b"before" * 4096)
+    assert volume.scan().complete
+    before = volume.record(b"long")
+    assert before is not None
+    digest = decode_entry(before.value, volume.algorithm.width).digest
+    (tree_dir / "long").write_bytes(b"after" * 4096)
+    assert volume.scan().complete
+    planned = local_content(volume, (), None).lists(digest)
+    volume.acknowledge(volume.last_seq)
+    assert volume.chunk_list(digest) is None
+    found = volume.object(digest)
+    assert found is not None
+    assert decode_chunk_list(found) == planned
+    volume.drop_staged()
+    assert volume.object(digest) is None

@@ -21,6 +21,8 @@ INVARIANTS: dict[str, str] = {
     "released_clean": "nobody is released by itself with an entry that the truth never had",
     "acknowledged_survives": "a commit that was acknowledged is stored after any crash, with every object beneath it",
     "journal_replays": "replaying a journal gives the state that it was written from, on both sides",
+    "number_once": "a number that has left an agent never stands for another root, whatever happens to its disk",
+    "installed_stays": "what an agent has recorded as it found or made it is on its disk after a power cut",
     "deleted_stays": "what has left a replicated truth, and every node, does not come back unless somebody writes it",
     "accepted_stays": "what a writer's accepted commit brought is in the truth, or was, or under a conflict name",
     "target_reached": "a node that says that a target is reached holds it, entry by entry, by a computation of its own",

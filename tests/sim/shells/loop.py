@@ -223,6 +223,8 @@ class Pipe:
         self.open = True
 
     def send(self, to: int, data: bytes | None) -> None:
+        if self.processes[1 - to].dead:
+            return  # cut off in the middle of what it did
         loop = self.network.loop
         at = self.last[to] = max(self.last[to], loop.now + self.network.delay())
         self.flight[to].append((at, data))

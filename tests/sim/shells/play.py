@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -17,13 +18,27 @@ from typing import Any
 
 from ..invariants import Violation, hold
 from . import kernel
+from .drive import Drive, PowerCut
 from .loop import Loop
 from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, Host, World
 
 POLICIES = ("quorum", "writers", "any-writer")
 PLACES = (*FILES, "a/new.jpg", "new/deep/file")
 STORY_SHOWN = 40
-FAULTS = ("cut", "part", "slow", "kill", "kill_coordinator", "clock", "slow_disk", "rogue", "trash")
+FAULTS = (
+    "cut",
+    "part",
+    "slow",
+    "kill",
+    "kill_coordinator",
+    "clock",
+    "slow_disk",
+    "rogue",
+    "trash",
+    "power",
+    "power_coordinator",
+    "bad_disk",
+)
 
 
 def play(seed: int, story: bool) -> None:
@@ -66,6 +81,8 @@ def play(seed: int, story: bool) -> None:
 
 def _note(world: World, broken: list[BaseException], context: dict[str, Any]) -> None:
     error = context.get("exception")
+    if isinstance(error, PowerCut):
+        return  # that is how somebody ends who was cut off
     if isinstance(error, AssertionError):
         broken.append(error)
     elif error is not None:
@@ -86,6 +103,8 @@ async def _play(world: World, chosen: frozenset[str], broken: list[BaseException
         _look(world, broken)
     world.note("the faults end")
     loop.network.heal()
+    for drive in world.taps.drives.values():
+        drive.fails = drive.cut_in = None
     for host in world.hosts.values():
         if host.process is None or host.process.dead:
             host.start()
@@ -120,8 +139,8 @@ async def _corrupt(world: World, broken: list[BaseException]) -> None:
 
 
 def _look(world: World, broken: list[BaseException]) -> None:
-    if world.violations:
-        raise world.violations[0]
+    for violation in (*world.violations, *world.promises.broken):
+        raise violation
     if broken:
         raise broken[0]
     programs: list[World | Host] = [world, *world.hosts.values()]
@@ -180,12 +199,32 @@ def _deed(world: World, chosen: frozenset[str]) -> None:
             world.skew_s[rng.choice(("", *world.names))] = rng.choice((-3600.0, -5.0, 5.0, 3600.0))
         case "slow_disk" if host.process is not None:
             host.process.slow_s = rng.choice((0.002, 0.3))
+        case "power" if host.running is not None:
+            host.drive.cut_in = rng.choice((rng.randint(1, 12), rng.randint(1, 150)))
+        case "power_coordinator" if world.running is not None:
+            world.drive.cut_in = rng.randint(1, 60)
+        case "bad_disk":
+            failing: World | Host = rng.choice((host, host, world))
+            if failing.running is not None:  # a program that is about to start ends, and is started again
+                _fail(world, failing.drive)
         case "rogue" if host.name not in world.writers:
             host.write(
                 rng.choice(PLACES), world.fresh(f"rogue on {host.name}") if rng.random() < 0.7 else None
             )
         case _:
             pass
+
+
+def _fail(world: World, drive: Drive) -> None:
+    """Its calls fail for a while: all, or some of them."""
+    drive.fails = world.rng.choice((errno.EIO, errno.ENOSPC))
+    drive.share = world.rng.choice((0.02, 0.3, 1.0))
+    world.note(f"{drive.base.rsplit('/', 1)[1]}: the disk says {errno.errorcode[drive.fails]}")
+
+    def over() -> None:
+        drive.fails = None
+
+    world.loop.call_later(8 * world.rng.random(), over)
 
 
 def _write(world: World) -> None:

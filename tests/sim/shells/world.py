@@ -40,7 +40,10 @@ from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.storage.sqlite import open_store
 
 from ..invariants import Violation, hold
+from .drive import Drive
 from .loop import PROCESS, Loop, Process
+from .promises import Promises
+from .taps import Taps
 
 COORDINATOR = ("10.0.0.1", 7340)
 GOAL_MAX_S = 400.0
@@ -96,6 +99,8 @@ class Host:
         self.world, self.name = world, name
         self.address = f"10.0.0.{number + 10}"
         self.base = world.base / name
+        self.drive = Drive(self.base, random.Random(f"{world.seed}/{name}/drive"), self._cut)
+        world.taps.drives[name] = self.drive
         self.tree = self.base / "tree"
         self.tree.mkdir(parents=True)
         self.process: Process | None = None
@@ -115,6 +120,7 @@ class Host:
         if self.process is not None and not self.process.dead:
             return
         self.process = Process(self.name)
+        self.drive.mend()
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.process)
         self.work = self.world.loop.create_task(self._run(), context=context)
@@ -133,19 +139,50 @@ class Host:
             await self.agent.run()
 
     def kill(self) -> None:
-        """It is killed where it is; the kernel closes its files and connections."""
-        if self.process is None or self.process.dead:
-            return
-        self.process.dead = True
+        """It is killed where it is; the kernel closes its files and connections, and writes what it was given."""
+        if self.process is not None and not self.process.dead:
+            self.process.dead = True
+            self._bury()
+            self.drive.mend()
+
+    def _bury(self) -> None:
+        assert self.process is not None
         self.world.loop.network.killed(self.process)
         self.world.graves.append((self.agent, self.work))
+        self.drive.turn_off()
         if self.agent is not None:
             for volume in self.agent.volumes.values():
                 volume.listener = None
                 volume.close()
         if self.state is not None:
             self.state.close()
+        self.world.taps.close(self.name)
+        if self.drive.failed:
+            self.tokens = 0  # the highest may be one that the disk refused to take
+        self.drive.failed = 0
         self.agent = self.state = None
+
+    @property
+    def running(self) -> Agent | None:
+        """Its program, once it has started."""
+        return self.agent
+
+    def _cut(self) -> None:
+        """In the middle of what changes the disk: the machine is off, and comes back after a while."""
+        assert self.process is not None
+        self.process.dead = True
+        self.world.loop.call_soon(self._lost_power, context=contextvars.Context())
+
+    def _lost_power(self) -> None:
+        self.world.note(f"{self.name} has lost its power")
+        self.world.deeds["cut off"] += 1
+        live = self.files()
+        self._bury()
+        self.drive.lose()
+        self.drive.mend()
+        self.world.checked(self.world.promises.check_index, self, live)
+        self.world.checked(self.world.check_disks)
+        self.world.loop.call_later(0.2 + 5 * self.world.rng.random(), self.start)
 
     # --- its disk ------------------------------------------------------------------------------
 
@@ -168,6 +205,7 @@ class Host:
 
     def write(self, name: str, content: bytes | None) -> None:
         path = self.tree / name
+        self.drive.written_by_others(path)
         if content is None:
             if path.is_file():
                 self.owed.discard(path.read_bytes())
@@ -199,6 +237,12 @@ class World:
         self.faults = Faults()
         self.graves: list[object] = []
         self.violations: list[Violation] = []
+        self.taps = Taps()
+        self.taps.install()
+        self.promises = Promises(self)
+        self.promises.install()
+        self.drive = Drive(base / "coordinator", random.Random(f"{seed}/drive"), self._cut_coordinator)
+        self.taps.drives[""] = self.drive
         self.fenced: dict[str, int] = {}
         self.process: Process | None = None
         self.work: asyncio.Task[None] | None = None
@@ -237,6 +281,7 @@ class World:
         if self.process is not None and not self.process.dead:
             return
         self.process = Process("")
+        self.drive.mend()
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.process)
         self.work = self.loop.create_task(self._serve(self.process), context=context)
@@ -273,18 +318,47 @@ class World:
         await self.coordinator.run()
 
     def kill_coordinator(self) -> None:
-        if self.process is None or self.process.dead or self.coordinator is None:
-            return
-        self.note("the coordinator is killed")
+        if self.process is not None and not self.process.dead and self.coordinator is not None:
+            self.note("the coordinator is killed")
+            self.process.dead = True
+            self._bury()
+            self.drive.mend()
+
+    def _bury(self) -> None:
+        assert self.process is not None
         self.token = max(self.token, self._sent_token())
-        self.process.dead = True
         self.loop.network.killed(self.process)
-        store: Any = self.coordinator.store
         self.graves.append((self.coordinator, self.work))
-        store._writer._end()
-        store._reader.close()
-        store._lock.release()
+        self.drive.turn_off()
+        self.taps.close("")
         self.coordinator, self.fenced = None, {}
+
+    @property
+    def running(self) -> Coordinator | None:
+        """The program, once it has started."""
+        return self.coordinator
+
+    def _cut_coordinator(self) -> None:
+        assert self.process is not None
+        self.process.dead = True
+        self.loop.call_soon(self._coordinator_lost_power, context=contextvars.Context())
+
+    def _coordinator_lost_power(self) -> None:
+        self.note("the coordinator has lost its power")
+        self.deeds["coordinator cut off"] += 1
+        self._bury()
+        self.drive.lose()
+        self.drive.mend()
+        (self.base / "coordinator" / "coordinator.sqlite-shm").unlink(missing_ok=True)
+        self.checked(self.promises.check_store, self.base / "coordinator")
+        self.loop.call_later(0.2 + 4 * self.rng.random(), self.start_coordinator)
+
+    def checked(self, check: Any, *args: Any) -> None:
+        """What it finds ends the seed at the next look."""
+        try:
+            check(*args)
+        except Violation as error:
+            self.violations.append(error)
 
     def _sent_token(self) -> int:
         """The highest that a node has ever kept."""
