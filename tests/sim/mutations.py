@@ -138,11 +138,11 @@ MUTATIONS = (
         "        return\n    beneath.exchange(stage_name, room.stage_fd, where.name, where.parent_fd)\n", shells=True,
     ),
     Mutation(
-        "journal: a commit may be sent before it is durable", f"{DISK}/history.py",
-        "            with self.index.database.transaction(durable):\n                yield\n"
-        "            self.journal.durable()",
-        "            with self.index.database.transaction(durable):\n                yield\n"
-        "                self.journal.durable()", shells=True,
+        "journal: a step that could not be written counts as taken", f"{DISK}/history.py",
+        "                yield\n            self.journal.durable()\n"
+        "        except BaseException:\n            self.journal.reload()\n",
+        "                yield\n                self.journal.durable()\n        except BaseException:\n",
+        "--faults bad_disk,cut", shells=True,
     ),
     Mutation(
         "journal: rows and steps are written in two transactions", f"{DISK}/history.py",
@@ -150,67 +150,74 @@ MUTATIONS = (
         "                self.index.write(delta, self._chunk_bytes, self._algorithm.width)\n",
         "            with self._transaction(durable=False):\n"
         "                self.index.write(delta, self._chunk_bytes, self._algorithm.width)\n"
-        "            with self._transaction(durable=bool(steps)):\n", shells=True,
+        "            with self._transaction(durable=bool(steps)):\n", "--faults power,cut,rogue", shells=True,
     ),
     Mutation(
         "journal: the last number is not kept once its step is acknowledged", f"{DISK}/journal.py",
         "self.last_seq = max(last, cast(int, found[1] or 0))",
-        "self.last_seq = cast(int, found[1] or 0) or min(last, 1)", shells=True,
+        "self.last_seq = cast(int, found[1] or 0) or min(last, 1)", "--faults power,kill", shells=True,
     ),
     Mutation(
         "journal: one step too many is forgotten", f"{DISK}/journal.py",
-        '"DELETE FROM journal WHERE seq <= ?", (seq,)', '"DELETE FROM journal WHERE seq <= ?", (seq + 1,)', shells=True,
+        '"DELETE FROM journal WHERE seq <= ?", (seq,)', '"DELETE FROM journal WHERE seq <= ?", (seq + 1,)',
+        "--faults power,cut,kill_coordinator", shells=True,
     ),
     Mutation(
         "journal: a step is forgotten when it is sent", "agent/closeranks_agent/session.py",
         "            await self._send(record)\n            if window",
         "            await self._send(record)\n            volume.acknowledge(record.seq)\n            if window",
-        shells=True,
+        "--faults cut,kill_coordinator,power_coordinator", shells=True,
     ),
     Mutation(
         "journal: an edit is lost when a step is sent again", f"{DISK}/journal.py",
         "return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause",
-        "return Commit(self._volume, seq, base_root, root, _DECODE(edits)[:1], cause", shells=True,
+        "return Commit(self._volume, seq, base_root, root, _DECODE(edits)[:1], cause",
+        "--faults cut,kill_coordinator,part", shells=True,
     ),
     Mutation(
         "index: nothing waits for the disk any more", f"{DISK}/database.py",
-        "synchronous = {'FULL' if durable else 'NORMAL'}", "synchronous = NORMAL", shells=True,
+        "synchronous = {'FULL' if durable else 'NORMAL'}", "synchronous = NORMAL",
+        "--faults power,rogue", shells=True,
     ),
     Mutation(
         "state: a token is kept in memory alone", "agent/closeranks_agent/state.py",
-        '                self._put("highest_token", max(self._highest_token, *tokens, 0))\n', "", shells=True,
+        '                self._put("highest_token", max(self._highest_token, *tokens, 0))\n', "",
+        "--faults power,kill,rogue", shells=True,
     ),
     Mutation(
         "converge: directories are not synced after the renames", f"{CONVERGE}/install.py",
         "sync_directories(self._room.root_fd, parents, trashed)",
-        "sync_directories(self._room.root_fd, (), trashed)", shells=True,
+        "sync_directories(self._room.root_fd, (), trashed)", "--faults power,rogue", shells=True,
     ),
     Mutation(
         "converge: what is staged is not synced", f"{CONVERGE}/durable.py",
-        "    for fd in fds:\n        os.fsync(fd)\n\n\ndef sync_names", "\n\ndef sync_names", shells=True,
+        "    for fd in fds:\n        os.fsync(fd)\n\n\ndef sync_names", "\n\ndef sync_names",
+        "--faults power,rogue", shells=True,
     ),
     Mutation(
         "trash: what comes is announced without a sync", f"{CONVERGE}/trash.py",
-        "            state.ledger.sync()\n            state.next_number", "            state.next_number", shells=True,
+        "            state.ledger.sync()\n            state.next_number", "            state.next_number",
+        "--faults power,rogue", shells=True,
     ),
     Mutation(
         "trash: a batch is called settled before its renames are durable", f"{CONVERGE}/install.py",
         "trashed = (self._room.items_fd,) if any(work.discard is not None for work in works) else ()",
-        "trashed = ()", shells=True,
+        "trashed = ()", "--faults power,rogue", shells=True,
     ),
     Mutation(
         "store: nothing waits for the disk any more", f"{STORE}/schema.py",
-        '"synchronous = FULL"', '"synchronous = NORMAL"', shells=True,
+        '"synchronous = FULL"', '"synchronous = NORMAL"', "--faults power_coordinator", shells=True,
     ),
     Mutation(
         "store: a batch that failed counts as written", f"{STORE}/writer.py",
-        "                group[0].done(fault)", "                group[0].done(Delta())", shells=True,
+        "                group[0].done(fault)", "                group[0].done(Delta())",
+        "--faults power_coordinator,bad_disk", shells=True,
     ),
     Mutation(
         "session: a step is acknowledged before it is stored", "coordinator/closeranks_coordinator/session.py",
         "            self.post(wire.Ack(volume, accepted.seq))\n\n        self._core.feed(",
         "            self.post(wire.Ack(volume, accepted.seq))\n\n        durable()\n        self._core.feed(",
-        shells=True,
+        "--faults power_coordinator,slow_disk", shells=True,
     ),
 )  # fmt: skip
 

@@ -247,6 +247,8 @@ class History:
         with self.index.database.lock:
             if self.journal.empty:
                 return seq == self.journal.last_seq and root is not None and root == self.root
+            if seq >= self.journal.first_seq:  # acknowledged, but a disk that fails could not forget it yet
+                return root is not None and root == self.journal.root_at(seq)
             base = self.journal.base_root()
             if base is None:
                 return seq < self.journal.first_seq

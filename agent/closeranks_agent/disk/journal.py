@@ -99,6 +99,11 @@ class Journal:
         found = self._database.row("SELECT base_root FROM journal WHERE seq = ?", (self.first_seq,))
         return None if found is None else cast("bytes | None", found[0])
 
+    def root_at(self, seq: int) -> bytes | None:
+        """What the record of that number leads to; None where it is not kept."""
+        found = self._database.row("SELECT root FROM journal WHERE seq = ?", (seq,))
+        return None if found is None else cast(bytes, found[0])
+
     def announced_roots(self) -> list[bytes]:
         """The roots that the coordinator may be fetching."""
         found = self._database.rows("SELECT root FROM journal WHERE edits IS NULL")

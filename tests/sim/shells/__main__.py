@@ -21,17 +21,18 @@ def main() -> int:
     parser.add_argument("--one", type=int, help="play this seed here and now")
     parser.add_argument("--first", action="store_true", help="end at the first failure")
     parser.add_argument("--story", action="store_true")
+    parser.add_argument("--faults", default="", help="these instead of a random subset, with commas")
     args = parser.parse_args()
     if args.one is not None:
         from .play import play
 
-        play(args.one, args.story)
+        play(args.one, args.story, frozenset(args.faults.split(",")) if args.faults else None)
     failed = count = 0
     simulated, began = 0.0, time.monotonic()
     for seed in seeds(args.seeds, args.minutes):
         ran = subprocess.run(
-            [sys.executable, "-m", "sim.shells", "--one", str(seed)], capture_output=True, text=True, timeout=LIMIT_S,
-            env=os.environ, check=False,
+            [sys.executable, "-m", "sim.shells", "--one", str(seed), "--faults", args.faults],
+            capture_output=True, text=True, timeout=LIMIT_S, env=os.environ, check=False,
         )  # fmt: skip
         count += 1
         if ran.returncode:

@@ -41,7 +41,7 @@ FAULTS = (
 )
 
 
-def play(seed: int, story: bool) -> None:
+def play(seed: int, story: bool, faults: frozenset[str] | None = None) -> None:
     """Prints one line of JSON, or why it failed, and leaves with 0 or 1: what is dead is never cleaned up."""
     gc.disable()  # what it would end, and when, must not depend on how much was allocated
     base = Path(tempfile.mkdtemp(prefix="closeranks-sim-", dir="/dev/shm"))
@@ -52,6 +52,9 @@ def play(seed: int, story: bool) -> None:
     asyncio.set_event_loop(loop)
     world = World(loop, base, seed, rng.choice(POLICIES), rng.choice((3, 3, 4, 5)), skew_s)
     chosen = frozenset(one for one in FAULTS if rng.random() < 0.5)
+    if faults is not None:
+        assert faults <= set(FAULTS), f"these are faults: {FAULTS}"
+        chosen = faults
     logging.getLogger().addHandler(world.faults)
     broken: list[BaseException] = []
     loop.set_exception_handler(lambda _, context: _note(world, broken, context))
@@ -65,9 +68,10 @@ def play(seed: int, story: bool) -> None:
         )
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process tells of it and ends
         status = 1
+        only = "" if faults is None else f" --faults {','.join(sorted(faults))}"
         name = error.name if isinstance(error, Violation) else "no_fault_of_our_own"
         print(
-            f"{name}: {error!r}\nagain: python -m sim.shells --one {seed}\n{world.policy}, {sorted(chosen)}"
+            f"{name}: {error!r}\nagain: python -m sim.shells --one {seed}{only}\n{world.policy}, {sorted(chosen)}"
         )
         print("\n".join(world.story[-STORY_SHOWN:]))
         if not isinstance(error, Violation):
