@@ -52,5 +52,7 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
     11: "a peer left between its question and its answer, and the log told of a fault",
+    118: "a repair took a long file back to what it held before, and the index forgot its chunk list on the way",
+    136: "a disk that failed could not forget what was acknowledged, and all of it was announced anew",
     1728866409: "three of four voted and did not agree: a person decides, and the people here do so now",
 }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.mutations import MUTATIONS
+from sim.mutations import play as play_planted
 from sim.regressions import FOUND_BY_SHELLS
 
 TESTS = Path(__file__).parents[1]
@@ -27,6 +29,22 @@ def played(seed: int, hashing: str = "0") -> dict[str, object]:
 @pytest.mark.parametrize("seed", [1, 2, 5, 13, *FOUND_BY_SHELLS])
 def test_a_seed_of_whole_programs_breaks_no_promise(seed: int) -> None:
     played(seed)
+
+
+@pytest.mark.parametrize(
+    ("planted", "invariant"),
+    [
+        ("store: nothing waits for the disk any more", "acknowledged_survives"),
+        ("session: a step is acknowledged before it is stored", "acknowledged_survives"),
+        ("index: nothing waits for the disk any more", "number_once"),
+    ],
+)
+def test_a_power_cut_finds_what_was_promised_too_early(planted: str, invariant: str) -> None:
+    """A sample of `make sim-mutations`: the simulated disks lose what was not synced."""
+    (mutation,) = [one for one in MUTATIONS if one.name == planted]
+    caught = play_planted(mutation, "1-20")
+    assert caught is not None
+    assert caught[0] == invariant
 
 
 def test_a_seed_of_whole_programs_is_the_same_each_time() -> None:

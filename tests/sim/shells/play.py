@@ -19,8 +19,9 @@ from typing import Any
 from ..invariants import Violation, hold
 from . import kernel
 from .drive import Drive, PowerCut
+from .host import Host
 from .loop import Loop
-from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, Host, World
+from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, World
 
 POLICIES = ("quorum", "writers", "any-writer")
 PLACES = (*FILES, "a/new.jpg", "new/deep/file")

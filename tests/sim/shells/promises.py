@@ -29,7 +29,8 @@ from ..invariants import Violation, hold
 from .loop import PROCESS
 
 if TYPE_CHECKING:
-    from .world import Host, World
+    from .host import Host
+    from .world import World
 
 Items = dict[bytes, bytes]
 CHUNK_BYTES = 4096
