@@ -165,6 +165,8 @@ class Checks:
             )
         for one in sends:
             message = one.message
+            if isinstance(message, wire.Converge) and message.dry_run:
+                continue  # it fetches nothing
             if isinstance(message, wire.Converge | wire.Push):
                 for source in message.sources:
                     fenced = core.nodes[source].record.fence is not None

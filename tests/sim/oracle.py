@@ -271,7 +271,11 @@ class Oracle:
         core = self.world.core
         volume = core.volumes[self.volume]
         keep_s = self.world.coordinator.config.history_keep_s
+        view = core.nodes[node].view(self.volume)
+        # What it is accused of lies in the root that was judged: in a large fleet a newer one may have come since.
+        judged = None if view is None or view.stand is None else view.stand.root
         for key in keys:
+            mine = self.values[node].get(key) if judged is None else self.tree.lookup(judged, key)
             known = self.seen.get(key)
             if not known or self.world.policy == "baseline":
                 continue
@@ -281,7 +285,7 @@ class Oracle:
                     "quorum_accuses", holders >= volume.need,
                     f"{node} is accused of {key!r} and only {holders} hold the truth, {volume.need} are needed",
                 )  # fmt: skip
-            mine, reached = self.values[node].get(key), self.reached.get((node, key))
+            reached = self.reached.get((node, key))
             if reached is None:
                 continue
             for number, ((since, value), (left, _)) in enumerate(pairwise(known), 1):

@@ -48,6 +48,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),
+    (930001530, "any-writer", 16): (
+        "the check took a dry run, asked for as its source was held in the same step, for one that fetches"
+    ),
+    (930002115, "quorum", 16): (
+        "the oracle held an accusation against a root that had come and was not judged yet, as 2064844947"
+    ),
 }
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {

@@ -87,6 +87,7 @@ class Drive:
         self.is_off = False
         self.points = 0  # calls that changed something
         self.cut_in: int | None = None
+        self.names_only = False  # only changes of names count for the cut
         self.fails: int | None = None  # errno
         self.share = 0.0  # of the calls that fail
         self.failed = 0
@@ -98,12 +99,16 @@ class Drive:
 
     # --- what happens to it -----------------------------------------------------------------------
 
-    def point(self) -> None:
+    def arm(self, cut_in: int, names_only: bool) -> None:
+        """Cut the power at the change that comes so many from now."""
+        self.cut_in, self.names_only = cut_in, names_only
+
+    def point(self, name: bool = False) -> None:
         """Something is about to change. Raises PowerCut."""
         if self.is_off:
             raise PowerCut
         self.points += 1
-        if self.cut_in is not None:
+        if self.cut_in is not None and (name or not self.names_only):
             self.cut_in -= 1
             if self.cut_in <= 0:
                 self.turn_off()
@@ -117,9 +122,9 @@ class Drive:
         self.failed += 1
         return self.fails
 
-    def check(self, *unless: int) -> None:
+    def check(self, *unless: int, name: bool = False) -> None:
         """A point that may fail. Raises PowerCut, OSError."""
-        self.point()
+        self.point(name)
         number = self.failing()
         if number is not None and number not in unless:
             raise OSError(number, os.strerror(number))
@@ -194,7 +199,8 @@ class Drive:
     def lose(self) -> None:
         """What a cut takes: now everything on the disk is as it is found at the next start."""
         rng = self.rng
-        kept = rng.choice((0, len(self._steps), rng.randint(0, len(self._steps))))
+        count = len(self._steps)
+        kept = rng.choice((0, count, max(0, count - 1), rng.randint(0, count)))
         for dirty in self._dirty.values():
             self._tear(dirty)
             os.close(dirty.fd)
@@ -210,12 +216,19 @@ class Drive:
             if not image.named and rng.random() < 0.5:
                 Path(path).unlink(missing_ok=True)
                 continue
-            for offset, data in image.pending:
-                for start, part in _sectors(offset, data):
-                    if rng.random() < 0.5:
-                        write(image.durable, start, part)
+            self._lose_some(image)
             Path(path).write_bytes(image.durable)
         self.images.clear()
+
+    def _lose_some(self, image: Image) -> None:
+        """All of its unsynced writes, none, the last of them, or any sectors of any."""
+        rng, count = self.rng, len(image.pending)
+        how = rng.choice(("lost", "whole", "torn"))
+        last = count if how == "torn" else 0 if how == "lost" else rng.choice((count, rng.randint(0, count)))
+        for offset, data in image.pending[:last]:
+            for start, part in _sectors(offset, data):
+                if how == "whole" or rng.random() < 0.5:
+                    write(image.durable, start, part)
 
     def _tear(self, dirty: Dirty) -> None:
         rng = self.rng

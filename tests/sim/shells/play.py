@@ -205,9 +205,10 @@ def _deed(world: World, chosen: frozenset[str]) -> None:
         case "slow_disk" if host.process is not None:
             host.process.slow_s = rng.choice((0.002, 0.3))
         case "power" if host.running is not None:
-            host.drive.cut_in = rng.choice((rng.randint(1, 12), rng.randint(1, 150)))
+            names = rng.random() < 0.5
+            host.drive.arm(rng.randint(1, 10 if names else 150), names)
         case "power_coordinator" if world.running is not None:
-            world.drive.cut_in = rng.randint(1, 60)
+            world.drive.arm(rng.randint(1, 60), False)
         case "bad_disk":
             failing: World | Host = rng.choice((host, host, world))
             if failing.running is not None:  # a program that is about to start ends, and is started again

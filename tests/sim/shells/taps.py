@@ -133,7 +133,7 @@ class Taps:
         if drive is None:
             _rename_flags(old, new, old_dir_fd, new_dir_fd, flags)
             return
-        drive.check(errno.ENOSPC)
+        drive.check(errno.ENOSPC, name=True)
         _rename_flags(old, new, old_dir_fd, new_dir_fd, flags)
         back = os.fsencode(one), os.fsencode(other)
         drive.did(
@@ -149,7 +149,7 @@ class Taps:
         if drive is None:
             REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
             return
-        drive.check(errno.ENOSPC)
+        drive.check(errno.ENOSPC, name=True)
         kept = drive.aside(other) if os.path.lexists(other) and not os.path.isdir(other) else None
         REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
@@ -165,7 +165,7 @@ class Taps:
         if drive is None or not os.path.lexists(full) or (os.path.isdir(full) and not os.path.islink(full)):
             REAL["unlink"](path, dir_fd=dir_fd)
             return
-        drive.check(errno.ENOSPC)
+        drive.check(errno.ENOSPC, name=True)
         kept = drive.aside(full)
         REAL["unlink"](path, dir_fd=dir_fd)
         drive.did(lambda: REAL["rename"](kept, full), os.path.dirname(full))
@@ -194,7 +194,7 @@ class Taps:
     ) -> None:
         drive = self.drive_of(full)
         if drive is not None:
-            drive.check()
+            drive.check(name=True)
         make()
         if drive is not None:
             drive.did(lambda: undo(full), os.path.dirname(full), *([full] if directory else []))
@@ -203,7 +203,7 @@ class Taps:
         drive = self.drive_of(full := _full(path, dir_fd))
         mode = 0
         if drive is not None:
-            drive.check(errno.ENOSPC)
+            drive.check(errno.ENOSPC, name=True)
             mode = os.stat(full).st_mode & 0o7777 if os.path.isdir(full) else 0
         REAL["rmdir"](path, dir_fd=dir_fd)
         if drive is not None:
