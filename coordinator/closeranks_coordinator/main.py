@@ -22,6 +22,7 @@ from closeranks_proto.kinds import Address
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
 from .config import CoordinatorConfig
+from .cycles import Collector
 from .descriptors import raise_limit
 from .runtime import Coordinator
 from .storage.sqlite import open_store
@@ -86,19 +87,21 @@ async def _serve(config: CoordinatorConfig, store: Store) -> int:
                 )
                 return 3
             log.info("%s is %s port %d", key, address.host, runner.addresses[0][1])
+        collector = Collector()
+        collector.begin()
         coordinator.ready = True
-        return await _until_stopped(coordinator, stop)
+        return await _until_stopped(coordinator, collector, stop)
     finally:
         await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
-async def _until_stopped(coordinator: Coordinator, stop: asyncio.Event) -> int:
+async def _until_stopped(coordinator: Coordinator, collector: Collector, stop: asyncio.Event) -> int:
     work = asyncio.create_task(coordinator.run())
     waiting = asyncio.create_task(stop.wait())
-    tending = asyncio.create_task(_tend_heap())
+    tending = [asyncio.create_task(_tend_heap()), asyncio.create_task(collector.run())]
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    tending.cancel()
+    for task in (waiting, *tending):
+        task.cancel()
     if work.done():
         log.error("the coordinator stops because of a fault of its own", exc_info=work.exception())
         return 1

@@ -28,6 +28,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .inbox import Inbox
+from .slices import Rounds
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 from .turns import Turns
 
@@ -91,6 +92,7 @@ class Session:
         tree: Tree,
         clock: Callable[[], float],
         turns: Callable[[str], Turns],
+        rounds: Rounds,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.node = hello.node
@@ -114,6 +116,7 @@ class Session:
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
+        self._rounds = rounds  # of all sessions
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
         self._begins = asyncio.Event()
 
@@ -271,6 +274,7 @@ class Session:
                 taken = await inbox.take()
                 if taken is None:
                     return await receiving
+                await self._rounds.turn()
                 self._arrived, frame = taken
                 await self._take(decode_agent_message(frame))
         finally:

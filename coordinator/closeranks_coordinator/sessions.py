@@ -26,6 +26,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.model import Disconnected, DuplicateRefused
 from .session import CLOSE_MAX_S, Core, Session, hang_up
+from .slices import Rounds
 from .turns import Turns
 
 log = logging.getLogger("closeranks.sessions")
@@ -55,6 +56,7 @@ class Sessions:
         self._tree = Tree(core.algorithm, core.store.object)
         self._draining = False
         self._turns: dict[str, Turns] = {}  # by volume
+        self._rounds = Rounds()
         # What was sent last: a membership goes to every node, and of a large fleet it is long to encode.
         self._told: tuple[wire.CoordinatorMessage | None, bytes | None] = None, None
 
@@ -213,7 +215,9 @@ class Sessions:
         return found
 
     async def _run(self, socket: web.WebSocketResponse, hello: wire.Hello, peer: str) -> None:
-        session = Session(self._core, socket, hello, peer, self._tree, self._clock, self._turns_of)
+        session = Session(
+            self._core, socket, hello, peer, self._tree, self._clock, self._turns_of, self._rounds
+        )
         self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
         try:
             await session.run()

@@ -103,6 +103,23 @@ def test_voters_are_asked_when_a_difference_begins_and_never_at_rest() -> None:
     assert {name: len(world.sent(name, wire.Ask)) for name in world.agents} == asked
 
 
+def test_a_watcher_that_was_slow_to_answer_under_load_is_asked_again_as_soon_as_it_has_answered() -> None:
+    """Else the verdict on whoever comes next would wait for as long as the load once made the answer wait."""
+    config = volume_config(settle_s=0.5, scan_interval_s=300.0, on_divergence="alert")
+    world = FakeWorld(names(5), [config])
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 300.0
+    world.started()
+    world["node-02"].deaf = True
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.run(8)
+    assert not world.incidents(), "node-02 has not looked"
+    world["node-02"].deaf = False
+    world.until(lambda: len(world.incidents()) == 1)
+    world["node-04"].write("photos", "a/two.jpg", file_of("another"))
+    assert world.until(lambda: len(world.incidents()) == 2) < 1.5
+
+
 def test_a_node_that_pushes_do_not_bring_on_is_converged() -> None:
     world = fleet(3, 1)
     world["node-03"].pushes_fail = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -594,3 +596,33 @@ async def test_while_something_waits_to_become_durable_a_node_is_asked_where_it_
     await world.core.saw(Connected, 2)
     roots = [event for event in world.core.events if isinstance(event, RootStored)]
     assert [event.cause for event in roots] == ["scan"]
+
+
+async def test_a_session_that_has_ended_leaves_nothing_that_only_the_collector_would_find(
+    world: World,
+) -> None:
+    """Full collections hold everybody up, and are all but never made: see `cycles`."""
+    _, built, pages = tree()
+    gc.collect()
+    gc.disable()
+    try:
+        ended = []
+        for seq in range(1, 6):
+            agent, _ = await world.join()
+            (session,) = (claim.session for claim in world.sessions._claims.values())
+            assert session is not None
+            ended.append(weakref.ref(session))
+            await announce(agent, built, pages, seq)
+            await agent.say(wire.Beat((wire.VolumeBeat("photos", seq, 0, 0),)))
+            await world.core.saw(Scanned, seq)
+            if seq % 2:
+                await agent.socket.send_bytes(b"garbage")  # it ends by an exception
+            await agent.socket.close()
+            await world.core.saw(Disconnected, seq)
+            await session.closed.wait()
+        del session, agent
+        async with asyncio.timeout(10):  # the last one's task is about to end
+            while any(one() is not None for one in ended):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()

@@ -25,6 +25,8 @@ def ask(world: World, volume: Volume, node: Node) -> None:
         return
     now = world.now.mono
     at, pause_s = node.asked.get(volume.name, (-ASK_MAX_S, 0.0))
+    if node.watched.get(volume.name, -math.inf) > at:
+        pause_s = ASK_EVERY_S  # its watcher has answered: another question costs it nothing
     if now < at + pause_s:
         world.wake(at + pause_s)
         return

@@ -66,13 +66,26 @@ def judged(node: Node, volume: str, before: Analysis | None, after: Analysis, to
         book.untold = []
     if not book.by_key:
         return
-    for key in list(book.by_key) if touched is None or not after.divergent else (*touched, *newest):
+    if not after.divergent:
+        _settle_all(book)
+        return
+    for key in list(book.by_key) if touched is None else (*touched, *newest):
         if key not in book.by_key:
             continue
         if not after.is_own(key):
             _settle(book, key)
         elif key not in newest and touched is not None and not _same(before, after, key):
             del book.by_key[key]
+
+
+def _settle_all(book: Book) -> None:
+    """As `_settle` for every path: of a fleet that has taken a step, on every node."""
+    for key in book.by_key:
+        book.settled.pop(key, None)
+    book.settled.update(book.by_key)
+    book.by_key = {}
+    for key in list(islice(book.settled, max(0, len(book.settled) - SETTLED_MAX))):
+        del book.settled[key]
 
 
 def _settle(book: Book, key: bytes) -> None:

@@ -92,6 +92,13 @@ class Judge:
         self._differ = differ
         self._width = width
         self._known: WeakValueDictionary[tuple[int, Stand, bool, bool], Analysis] = WeakValueDictionary()
+        # Of one round: nodes that stood alike and take the same step, with what the truth came by at. `followed` is
+        # told apart by its identity, and kept with its answer.
+        self._round: dict[tuple[Analysis, Stand, bool, bool, int], tuple[Analysis, Touched, Held]] = {}
+
+    def begin_round(self) -> None:
+        """All nodes are about to be looked at, of one volume: its history changes with the truth only."""
+        self._round = {}
 
     def analyse(
         self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = nothing_made,
@@ -105,6 +112,20 @@ class Judge:
         when the truth came by, since the analysis before, and went on: there the node is late.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
+        if before is None or made is not nothing_made:
+            return self._analysed(history, stand, before, made, ours, replays, followed)
+        alike = (before, stand, ours, replays, id(followed))
+        known = self._round.get(alike)
+        if known is None:
+            found, touched = self._analysed(history, stand, before, made, ours, replays, followed)
+            self._round[alike] = found, touched, followed
+            return found, touched
+        return known[:2]
+
+    def _analysed(
+        self, history: TruthHistory, stand: Stand, before: Analysis | None, made: Made, ours: bool, replays: bool,
+        followed: Held,
+    ) -> tuple[Analysis, Touched]:  # fmt: skip
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)

@@ -25,7 +25,8 @@ FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of
 
 def judge_volume(world: World, volume: Volume) -> None:
     """Bring truth, undetermined paths and every node's view of this volume up to date."""
-    world.own_of = {}
+    world.own_of, world.followed_of, world.moved_of = {}, {}, {}
+    world.judge.begin_round()
     if volume.config.replicated:
         sequencing.follow(world, volume, _look)
     else:
@@ -94,7 +95,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    followed = _followed(volume, view)
+    followed = _followed(world, volume, view)
     known = before is not None and view.stand is not None and not _has_moved(stored, truth, view.stand)
     if before is None or not known or view.by_us or followed:
         if before is not None and not followed and _may_wait(world, volume, node, view):
@@ -133,7 +134,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         view.lag_since = world.now.mono
 
 
-def _followed(volume: Volume, view: View) -> Held:
+def _followed(world: World, volume: Volume, view: View) -> Held:
     """Where the truth has come to what this node has of its own doing since it was looked at, and may have gone on.
 
     Of several steps of the truth only the last is looked at. A node that had what the truth then came to is late
@@ -143,6 +144,9 @@ def _followed(volume: Volume, view: View) -> Held:
     since, view.order = view.order, order
     if analysis is None or not analysis.divergent or since == order:
         return NO_HELD
+    known = world.followed_of.get((analysis, since, order))
+    if known is not None:
+        return known
     found: dict[bytes, bytes | None] = {}
     for step in volume.history.after(since):
         for key in volume.history.changed(step) or ():
@@ -150,7 +154,8 @@ def _followed(volume: Volume, view: View) -> Held:
                 value = analysis.differing[key][0]
                 if (volume.history.latest_order(key, value) or 0) > since:
                     found[key] = value
-    return found
+    world.followed_of[(analysis, since, order)] = found or NO_HELD
+    return found or NO_HELD
 
 
 def _may_wait(world: World, volume: Volume, node: Node, view: View) -> bool:
@@ -225,9 +230,8 @@ def _run_clocks(
         own = _own_of(world, after, unclear_keys)
         view.clocks.watch(own, now)
     else:
-        own = tuple(key for key in touched if after.is_own(key) and key not in unclear_keys)
-        ours = frozenset(own)
-        view.clocks.change(own, (key for key in touched if key not in ours), now)
+        own, gone = _moved_of(world, after, touched, unclear_keys)
+        view.clocks.change(own, gone, now)
     if before is None or not before.differing:
         view.fresh += own
     elif before is not after:
@@ -252,6 +256,19 @@ def _own_of(world: World, analysis: Analysis, unclear_keys: Unclear) -> tuple[by
         else:
             known = tuple(key for key in analysis.own_keys() if key not in unclear_keys)
         world.own_of[(analysis, id(unclear_keys))] = known
+    return known
+
+
+def _moved_of(
+    world: World, analysis: Analysis, touched: tuple[bytes, ...], unclear_keys: Unclear
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Of what a step touched: own paths that somebody can judge, and the others. Of one step of many nodes: once."""
+    known = world.moved_of.get((analysis, touched, id(unclear_keys)))
+    if known is None:
+        own = tuple(key for key in touched if analysis.is_own(key) and key not in unclear_keys)
+        ours = frozenset(own)
+        known = own, tuple(key for key in touched if key not in ours)
+        world.moved_of[(analysis, touched, id(unclear_keys))] = known
     return known
 
 
@@ -323,9 +340,10 @@ def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) ->
             if holders > (known[1] if known is not None and known[0] == value else 1):
                 volume.rolling[key] = (value, holders)
                 grown[key] = value
+    held = {analysis: _held_of(grown, analysis) for analysis in groups} if grown else {}
     for view in views if grown else ():
         if view.analysis is not None:
-            view.clocks.restart(_held_of(grown, view.analysis), now)
+            view.clocks.restart(held[view.analysis], now)
 
 
 def _holders(groups: Counter[Analysis], key: bytes, value: bytes | None) -> int:

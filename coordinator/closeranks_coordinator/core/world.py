@@ -16,7 +16,7 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
 from .incidents import Incident, Kind
-from .judge import Analysis, Judge
+from .judge import Analysis, Held, Judge
 from .meters import Brake
 from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
 from .nodes import Node, Recovery, Volume
@@ -98,7 +98,12 @@ class World:
         self.membership: wire.Membership | None = None  # as most nodes were told it last
         self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
-        self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}  # of the judgement under way
+        # Of the judgement under way, what many nodes have in common.
+        self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}
+        self.followed_of: dict[tuple[Analysis, int, int], Held] = {}
+        self.moved_of: dict[
+            tuple[Analysis, tuple[bytes, ...], int], tuple[tuple[bytes, ...], tuple[bytes, ...]]
+        ] = {}
         self._dirty: dict[tuple[str, str], None] = {}
         self._sealed: dict[tuple[str, str], bytes | None] = {}  # as they must be written, whatever follows
         self._published: dict[tuple[str, str], None] = {}
