@@ -7,6 +7,6 @@ Memory, descriptors, threads, queues and the event loop's lag of every daemon ar
 `trend`, written to `bench/results/soak.json` and drawn to `bench/results/soak.svg`. The exit code is 1 when one
 grew, when the fleet did not come to rest in rank and equal, or when a log holds a traceback.
 
-A run of less than twenty minutes does not fill the coordinator's bounded memories (some 12,000 changes), and its
-verdict on memory says nothing.
+The first part of a run fills what is bounded (see `life`) and is not sampled: three to five minutes on two cores. Where
+half of the run is not enough for it, the run ends with an error, for its verdict on memory would say nothing.
 """

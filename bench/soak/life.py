@@ -10,14 +10,16 @@ from typing import Final
 
 from fleet import Fleet, Node, Rogue, replicated
 from fleet.config import Value
+from soak.samples import is_full
 
 WRITES_S: Final = 8.0  # changes by the writer, a second
 FILES: Final = 400  # the tree stays about this large: as much goes as comes
-# The coordinator's memories are bounded, by tens of megabytes each, and take about 12,000 changes to fill. Judged
-# before that, they look like a leak: so the first part of a run writes faster, and is not judged.
-FILL_WRITES_S: Final = 40.0
-FILL_SHARE: Final = 0.25
-FILL_MAX_S: Final = 300.0
+# The coordinator's cache of pages is bounded by 32 MiB and takes some 9,000 changes to fill; an agent's first repair
+# takes 5 MB for good (stacks and buffers of the threads that fetch). Judged before that, both look like a leak. So the
+# first part of a run writes faster until the cache is full, has a rogue on every node, and is not judged.
+FILL_WRITES_S: Final = 60.0
+FILL_MAX_SHARE: Final = 0.5
+FILL_ROGUE_EVERY_S: Final = 15.0
 ROGUE_EVERY_S: Final = 20.0
 RESTART_EVERY_S: Final = 45.0
 SAMPLE_EVERY_S: Final = 1.0
@@ -56,16 +58,30 @@ class Life:
         return self.fleet[len(self.fleet.nodes) - 1]
 
     def fill(self, seconds: float) -> float:
-        """Write fast for a part of these seconds, at most FILL_MAX_S; how many are left."""
-        taken_s = min(FILL_MAX_S, seconds * FILL_SHARE)
-        started, written = time.monotonic(), 0
-        while (passed := time.monotonic() - started) < taken_s:
+        """Write fast until what is bounded is full, for a part of these seconds at most; how many are left.
+
+        RuntimeError where that was not enough: what would be sampled then says nothing about memory.
+        """
+        waiting = list(self.fleet.nodes.values())[1:]
+        started, written, looked, rogue_at = time.monotonic(), 0, 0.0, 0.0
+        full = False
+        while not full or waiting:
+            passed = time.monotonic() - started
+            if passed > seconds * FILL_MAX_SHARE:
+                raise RuntimeError(
+                    f"the coordinator's cache did not fill within {passed:.0f} s: ask for more minutes"
+                )
             if passed * FILL_WRITES_S > written:
                 self._write()
                 written += 1
-            else:
-                time.sleep(0.005)
-        return seconds - taken_s
+            if waiting and passed >= rogue_at:
+                rogue_at = passed + FILL_ROGUE_EVERY_S
+                self._rogue(waiting.pop())
+            if passed >= looked:
+                looked = passed + SAMPLE_EVERY_S
+                full = is_full(self.fleet.api.text("/metrics"))
+            time.sleep(0.005)
+        return seconds - (time.monotonic() - started)
 
     def live(self, seconds: float, sample: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -76,7 +92,8 @@ class Life:
                 written += 1
             if passed >= self._rogue_at:
                 self._rogue_at += ROGUE_EVERY_S
-                self._rogue()
+                nodes = list(self.fleet.nodes.values())[1:]
+                self._rogue(self._rng.choice(nodes))
             if passed >= self._restart_at:
                 self._restart_at += RESTART_EVERY_S
                 self.restarted.daemon.kill()
@@ -106,10 +123,8 @@ class Life:
     def _size(self) -> int:
         return int(min(2_000_000, self._rng.expovariate(1 / 30_000)))
 
-    def _rogue(self) -> None:
+    def _rogue(self, node: Node) -> None:
         """Another program damages the tree of a node that may not write; it is undone and the node named."""
-        nodes = list(self.fleet.nodes.values())[1:]
-        node = self._rng.choice(nodes)
         log = self.fleet.base / f"rogue-{self.deeds['rogues']}.log"
         Rogue(node.path(), log, alter=3, add=2, delete=1).wait(60)
         self.deeds["rogues"] += 1

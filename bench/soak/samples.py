@@ -13,6 +13,7 @@ from typing import Final
 from fleet import Api, Daemon, Fleet
 
 MIB: Final = 1024 * 1024
+FULL: Final = 0.98  # of the cache's bound: what does not fit any more pushes out more than itself
 COORDINATOR: Final = ("event_loop_lag_seconds", "store_queued_bytes", "event_streams", "sessions")
 AGENT: Final = (
     "agent_loop_lag_seconds", "agent_unacknowledged_commits", "agent_watch_pending_paths", "agent_paused_processes",
@@ -71,6 +72,15 @@ class Sampler:
 
     def _note(self, at: float, who: str, name: str, value: float) -> None:
         self.series.setdefault((who, name), Series(who, name)).points.append((at, value))
+
+
+def is_full(metrics: str) -> bool:
+    """Whether the coordinator's cache has reached its bound, by what its `/metrics` says."""
+    kept, most = (
+        sum(map(float, re.findall(rf"^closeranks_store_cache_{name} (\S+)$", metrics, re.MULTILINE)))
+        for name in ("bytes", "max_bytes")
+    )
+    return kept >= FULL * most > 0
 
 
 def _count(pid: int, what: str) -> int:

@@ -1,13 +1,12 @@
 """When the interpreter looks for cycles of dead objects. Left to itself it looks at everything that lives, in the
 middle of a storm: 90 to 230 ms with a thousand sessions, during which nobody is answered.
 
-What is young is collected as ever (generations 0 and 1). What outlived them is gone through once, in a *sweep* of at
-most some 30,000 objects, and what came within LOOK_EVERY_S, and then set aside (`gc.freeze`): nothing looks at it any more. Sessions and what the core
-makes end by their reference counts and leave no cycles behind, set aside or not (`tests/coordinator/test_cycles.py`
-holds them to it). Should a cycle die there all the same, a *whole* collection finds it. It is due when what is set
-aside has grown by GROWN_IDLE objects since the last one, and waits for a moment with little to do, but not beyond
-GROWN_MAX. So dead cycles never take more than a bounded share of memory, and a fleet of 1,000 nodes in order, which
-is some 300,000 objects, never causes one.
+What is young is collected as ever (generations 0 and 1). What outlived them is gone through once, in a *sweep* of some
+30,000 objects, and then set aside (`gc.freeze`): nothing looks at it any more. Sessions end by their reference counts
+and leave no cycles behind, set aside or not (`test_sessions.py` holds them to it). Should a cycle die there all the
+same, a *whole* collection finds it. It is due when what is set aside has grown by GROWN_IDLE objects since the last
+one, and waits for a moment with little to do, but not beyond GROWN_MAX. So dead cycles never take more than a bounded
+share of memory, and a fleet of 1,000 nodes in order, which is some 300,000 objects, never causes one.
 
 Rejected: no collections at all (one leaking cycle would be for ever), whole ones on a timer (each is the block that
 this is to avoid), higher thresholds (the same block, less often).

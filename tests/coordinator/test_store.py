@@ -20,7 +20,7 @@ from closeranks_coordinator.storage import reserve as store_reserve
 from closeranks_coordinator.storage import sqlite as store_sqlite
 from closeranks_coordinator.storage.collection import TouchedFilter
 from closeranks_coordinator.storage.schema import connect
-from closeranks_coordinator.storage.sqlite import SqliteStore, open_store
+from closeranks_coordinator.storage.sqlite import CACHED_BYTES, SqliteStore, open_store
 from closeranks_coordinator.storage.store import (
     Batch,
     GcReport,
@@ -183,7 +183,9 @@ async def test_the_cache_is_bounded_in_bytes(tmp_path: Path) -> None:
     await store.write(Batch(objects=objects))
     for digest, body in objects.items():
         assert store.object(digest) == body
-    assert sum(map(len, store._cache.values())) == store._cached_bytes <= 64_000
+    held = sum(len(body) + CACHED_BYTES for body in store._cache.values())
+    counts = store.counts()
+    assert 56_000 < held == counts.cached_bytes <= counts.cache_max_bytes == 64_000
     await store.close()
 
 

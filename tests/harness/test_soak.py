@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from soak.chart import draw
-from soak.samples import Series
+from soak.samples import Series, is_full
 from soak.trend import judge, slope
 
 Points = list[tuple[float, float]]
@@ -56,3 +56,12 @@ def test_the_chart_is_well_formed_and_shows_each_series() -> None:
     lines = [one for one in found.iter() if one.tag.endswith("polyline")]
     assert len(lines) == 3
     assert all(len(one.attrib["points"].split()) == 2 for one in lines)
+
+
+@pytest.mark.parametrize(
+    ("kept", "full"), [("0.0", False), ("3.2e+07", False), ("3.3554e+07", True), ("3.3554432e+07", True)]
+)
+def test_sampling_begins_when_the_cache_has_reached_its_bound(kept: str, full: bool) -> None:
+    text = f"closeranks_store_cache_bytes {kept}\ncloseranks_store_cache_max_bytes 3.3554432e+07\n"
+    assert is_full(text) is full
+    assert not is_full("closeranks_store_cache_bytes 0.0\n"), "a coordinator that does not tell is not full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import tracemalloc
 
 import msgpack
@@ -303,3 +304,18 @@ def test_a_tree_is_made_of_pages_that_a_peer_may_send() -> None:
     root = forest.plant({key: small_value(index) for index, key in enumerate(pool())})
     for digest in sorted(forest.below(root)):
         check_page(forest.objects[digest], XXH3_128)
+
+
+def test_an_encoded_page_takes_no_more_memory_than_its_bytes() -> None:
+    """The encoder's own blocks are a quarter larger, and whoever keeps pages counts bytes."""
+    leaf = Page(0, [b"photos\0img-%05d" % n for n in range(100)], [small_value(1)] * 100)
+    inner = Page(1, leaf.keys, [Ref(bytes(16), 1, 1, 1)] * 100)
+    for page in (leaf, inner):
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            blob = encode_page(page)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert sys.getsizeof(blob) <= after - before <= sys.getsizeof(blob) + 200

@@ -52,6 +52,8 @@ from .writer import Delta, Writer
 log = logging.getLogger("closeranks.store")
 
 CACHE_BYTES = 32 * 1024 * 1024
+# What the cache takes for an object besides its bytes: their header (33), the key (49), its places (140).
+CACHED_BYTES = 222
 # Beyond so much waiting for the disk, callers of `write` wait before they queue.
 QUEUED_MAX_BYTES = 64 * 1024 * 1024
 SWEEP_AT_ONCE = 256
@@ -226,6 +228,8 @@ class SqliteStore:
             node_roots=len(self._roots),
             history=self._sums.history,
             queued_bytes=self._queued_bytes,
+            cached_bytes=self._cached_bytes,
+            cache_max_bytes=self._cache_bytes,
             commits=self._writer.commits,
             batches=self._batches,
             fault=self._fault,
@@ -236,9 +240,9 @@ class SqliteStore:
             return  # one terabyte file's chunk list must not push out a whole tree
         old = self._cache.pop(digest, None)
         self._cache[digest] = body
-        self._cached_bytes += len(body) - (0 if old is None else len(old))
+        self._cached_bytes += _cost(body) - _cost(old)
         while self._cached_bytes > self._cache_bytes:
-            self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+            self._cached_bytes -= _cost(self._cache.popitem(last=False)[1])
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -406,7 +410,7 @@ class SqliteStore:
             with self._guard:
                 for digest in part:
                     if digest in self._doomed:
-                        self._cached_bytes -= len(self._cache.pop(digest, b""))
+                        self._cached_bytes -= _cost(self._cache.pop(digest, None))
 
     async def _vacuum(self) -> None:
         """Give free pages back to the file system once they are a quarter of the file, bit by bit."""
@@ -433,6 +437,11 @@ async def _finish(marking: Marking, work: Callable[[], list[bytes]]) -> list[byt
         marking.stopped = True
         await asyncio.wait({running})
         raise
+
+
+def _cost(body: bytes | None) -> int:
+    """What an object takes of the cache's bound."""
+    return 0 if body is None else len(body) + CACHED_BYTES
 
 
 def _call_soon(

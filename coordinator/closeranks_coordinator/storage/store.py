@@ -108,6 +108,8 @@ class StoreCounts:
     node_roots: int
     history: int
     queued_bytes: int
+    cached_bytes: int  # of objects kept in memory, and the most that may be
+    cache_max_bytes: int
     commits: int  # transactions since the start
     batches: int  # batches that they carried
     fault: str | None = None  # how the disk failed the last write; None: it did not

@@ -229,6 +229,10 @@ class _Moment:
         yield _gauge("store_database_bytes", "Size of the database files.", counts.database_bytes)
         yield _gauge("store_history_roots", "Earlier roots of nodes that are kept.", counts.history)
         yield _gauge("store_queued_bytes", "What waits to be written.", counts.queued_bytes)
+        yield _gauge(
+            "store_cache_bytes", "Memory that stored objects take in the cache.", counts.cached_bytes
+        )
+        yield _gauge("store_cache_max_bytes", "The most that the cache may take.", counts.cache_max_bytes)
         yield _counter("store_transactions_total", "Transactions of the store.", counts.commits)
         yield _counter("store_batches_total", "Writes that these transactions carried.", counts.batches)
         yield _gauge("store_blocked", "1 while nothing can be made durable.", int(self.full))
