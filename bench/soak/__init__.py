@@ -7,6 +7,6 @@ Memory, descriptors, threads, queues and the event loop's lag of every daemon ar
 `trend`, written to `bench/results/soak.json` and drawn to `bench/results/soak.svg`. The exit code is 1 when one
 grew, when the fleet did not come to rest in rank and equal, or when a log holds a traceback.
 
-The first part of a run fills what is bounded (see `life`) and is not sampled: three to five minutes on two cores. Where
-half of the run is not enough for it, the run ends with an error, for its verdict on memory would say nothing.
+The first part of a run fills what is bounded and waits for what comes once (see `life`), and is not sampled: some five
+and a half minutes. Where half of the run is not enough for it, the run ends with an error, for its verdict on memory would say nothing.
 """

@@ -10,6 +10,7 @@ import pytest
 
 from closeranks_coordinator import cycles
 from closeranks_coordinator.cycles import (
+    COUNT_EVERY_S,
     GROWN_IDLE,
     GROWN_MAX,
     IDLE_SHARE,
@@ -101,12 +102,13 @@ def test_what_dies_in_a_cycle_when_it_was_set_aside_is_found_by_a_whole_collecti
     collector.look()
     del knot
     outlive()
+    clocks.now += COUNT_EVERY_S
     assert collector.look() is Act.SWEEP
     assert ended() is not None, "a sweep does not look at what is set aside"
     monkeypatch.setattr(cycles, "GROWN_IDLE", 100_000)
     grown = [[number] for number in range(150_000)]
     outlive()
-    clocks.now, clocks.spent = clocks.now + 1, clocks.spent + 1
+    clocks.now, clocks.spent = clocks.now + COUNT_EVERY_S, clocks.spent + COUNT_EVERY_S
     assert collector.look() is Act.SWEEP, "there is much to do"
     clocks.now, clocks.spent = clocks.now + 1, clocks.spent + 0.1
     assert collector.look() is Act.WHOLE
