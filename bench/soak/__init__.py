@@ -8,5 +8,6 @@ Memory, descriptors, threads, queues and the event loop's lag of every daemon ar
 grew, when the fleet did not come to rest in rank and equal, or when a log holds a traceback.
 
 The first part of a run fills what is bounded and waits for what comes once (see `life`), and is not sampled: some five
-and a half minutes. Where half of the run is not enough for it, the run ends with an error, for its verdict on memory would say nothing.
+and a half minutes. Where half of the run is not enough for it, the run ends with an error, for its verdict on memory
+would say nothing.
 """
