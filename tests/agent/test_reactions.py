@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -503,6 +504,40 @@ async def test_a_hold_that_ends_before_it_could_freeze_freezes_nothing_later(
         await node.take(hold(pause=False, freeze=True))
         await node.take(wire.Unhold("h-1"))
     await asyncio.gather(*node.tasks)
+    assert can_write(mounted)
+
+
+@pytest.mark.root
+async def test_a_busy_volume_is_asked_by_one_task_however_often_its_hold_is_repeated(
+    make_node: Callable[..., Node], mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each session repeats the holds that stand, and one task for each of them would go on until the volume rests."""
+    monkeypatch.setattr(reactions, "FREEZE_RETRY_S", 0.02)
+    node = make_node()
+
+    def asking() -> int:
+        return sum("_freeze_later" in repr(task.get_coro()) for task in node.tasks if not task.done())
+
+    with (mounted / "open").open("wb"):
+        for _ in range(5):
+            assert "not frozen yet" in await node.take(hold(pause=False, freeze=True))
+        assert asking() == 1
+        await node.take(wire.Unhold("h-1"))
+        await until(lambda: not asking())
+        assert "not frozen yet" in await node.take(hold("h-1", pause=False, freeze=True))
+        assert asking() == 1, "a hold that comes again is tried again"
+
+
+@pytest.mark.root
+async def test_a_volume_that_leaves_the_configuration_is_not_frozen_any_more(
+    make_node: Callable[..., Node], mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reactions, "FREEZE_RETRY_S", 0.02)
+    node = make_node()
+    with (mounted / "open").open("wb"):
+        await node.take(hold(pause=False, freeze=True))
+        node.config = replace(node.config, volumes=())
+        await asyncio.gather(*node.tasks)
     assert can_write(mounted)
 
 

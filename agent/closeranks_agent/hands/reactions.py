@@ -62,6 +62,9 @@ class Reactions:
         self._turn, self._hook_turn = asyncio.Lock(), asyncio.Lock()
         self._waiting = 0
         self._sessions = 0
+        self._freezing: set[str] = (
+            set()
+        )  # holds whose volume is asked again until it rests; at most HOLDS_MAX
         self._mentioned: set[str] = set()  # by the coordinator of this session; few more than HOLDS_MAX
         self._boot = pausing.boot_id()
 
@@ -248,7 +251,9 @@ class Reactions:
             return await asyncio.to_thread(self._make_read_only, kept, path)
         except freezing.NotFrozen as error:
             if error.busy:
-                self._spawn(self._freeze_later(hold))
+                if hold not in self._freezing:  # each session repeats the holds that stand
+                    self._freezing.add(hold)
+                    self._spawn(self._freeze_later(hold))
                 return "not frozen yet: files in it are open for writing; it is tried until the hold ends"
             return f"not frozen: {error}"
         except StateUnavailable as error:
@@ -268,14 +273,22 @@ class Reactions:
         return _frozen(mount.point)
 
     async def _freeze_later(self, hold: str) -> None:
-        """Until it is frozen or the hold is over."""
+        """Until it is frozen or the hold is over. One task for each hold."""
+        try:
+            await self._freeze_when_idle(hold)
+        finally:
+            self._freezing.discard(hold)
+
+    async def _freeze_when_idle(self, hold: str) -> None:
         while True:
             await asyncio.sleep(FREEZE_RETRY_S)
             async with self._turn:
-                kept = self._kept(hold)
-                if kept is None or kept.frozen or not self._config().reactions.allow_freeze:
+                kept, config = self._kept(hold), self._config()
+                if kept is None or kept.frozen or not config.reactions.allow_freeze:
                     return
-                path = next(one.path for one in self._config().volumes if one.name == kept.volume)
+                path = next((one.path for one in config.volumes if one.name == kept.volume), None)
+                if path is None:
+                    return
                 try:
                     said = await asyncio.to_thread(self._make_read_only, kept, path)
                 except (freezing.NotFrozen, StateUnavailable, OSError) as error:
