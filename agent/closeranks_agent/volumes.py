@@ -204,7 +204,7 @@ class Volumes:
                 problem=status.problem or kept.problem,
                 watch=watching.kind,
                 watch_detail=shortened(watching.shown_detail, MAX_TEXT_BYTES),
-                watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
+                watch_dropped=watching.tally.dropped + watching.tally.canary_misses + watching.tally.narrowed,
                 scrub=None if kept.scrubber is None else kept.scrubber.state(),
             )
         if kept.problem is None:
@@ -276,7 +276,7 @@ class Volumes:
         kept.looked = True
         kept.scrubber.scanned()
         if report.complete:
-            kept.watching.scanned(report.started_mono)
+            kept.watching.scanned(report.started_mono, report.duration_s)
         elif report.problem is not None and report.problem.code == "not_mounted":
             await kept.watching.close(report.problem.message)
         self._scanned(kept.own.name, report)

@@ -64,10 +64,15 @@ class Watching:
         """Begin a proof; False where only a scan can tell."""
         return self._watcher is not None and self._watcher.prove()
 
-    def scanned(self, started_mono: float) -> None:
+    def scanned(self, started_mono: float, took_s: float) -> None:
         """A complete scan, begun then, has ended."""
         if self._watcher is not None:
-            self._watcher.scanned(started_mono)
+            self._watcher.scanned(started_mono, took_s)
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether not everything is told at present, for the sake of who writes."""
+        return self._watcher is not None and bool(self._watcher.narrowed)
 
     @property
     def shown_detail(self) -> str:
@@ -78,7 +83,7 @@ class Watching:
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "
                 "(fs.inotify.max_user_watches); scans see what changes there"
             )
-        return self.detail
+        return (watcher.narrowed if watcher is not None else "") or self.detail
 
     # --- opening and closing -------------------------------------------------------------------
 

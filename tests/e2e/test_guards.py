@@ -200,18 +200,18 @@ def test_a_paused_writer_is_shown_and_goes_on(make_fleet: MakeFleet) -> None:
     fleet[0].reactions["allow_pause"] = True
     fleet.start()
     fleet.wait_in_rank()
-    flood = Flood(fleet[0].path(), fleet.base / "flood.log", "large", limit=3000 * MIB)
+    # It writes for as long as nobody pauses it, in the same 1,000 MiB over and over.
+    with Flood(fleet[0].path(), fleet.base / "flood.log", "large", names=100) as flood:
 
-    def state() -> str:
-        return Path(f"/proc/{flood.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        def state() -> str:
+            return Path(f"/proc/{flood.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
-    hold = _hold(fleet)
-    fleet.wait("the writer is stopped", state, lambda s: s in "Tt")
-    shown = fleet.wait("the hold shows it", lambda: fleet.api.held(id=hold["id"])[0]["reactions"])
-    assert str(flood.pid) in " ".join(shown), shown
-    fleet.api.reject(hold["id"])
-    fleet.wait("the writer goes on", state, lambda s: s not in "Tt")
-    flood.stop()
+        hold = _hold(fleet)
+        fleet.wait("the writer is stopped", state, lambda s: s in "Tt")
+        shown = fleet.wait("the hold shows it", lambda: fleet.api.held(id=hold["id"])[0]["reactions"])
+        assert str(flood.pid) in " ".join(shown), shown
+        fleet.api.reject(hold["id"])
+        fleet.wait("the writer goes on", state, lambda s: s not in "Tt")
 
 
 def test_a_large_ordinary_change_is_not_held(make_fleet: MakeFleet) -> None:

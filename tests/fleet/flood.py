@@ -3,6 +3,7 @@
 `python flood.py TREE --shape grow|large|small [--limit BYTES] [--rate FILES_PER_S --seconds S]`
 
 `grow` is one file that gets longer, `large` are files of 10 MB, `small` of `--size` bytes, 500 to a directory.
+With `--names N` the names begin again after so many: it writes for ever in a bounded space.
 Without a rate it goes as fast as the disk takes it, until SIGTERM, a full disk or the limit. Every tenth of a
 second it says so in one JSON line: {"at": CLOCK_MONOTONIC in s, "bytes": n, "files": n}. Standard library only.
 """
@@ -10,6 +11,7 @@ second it says so in one JSON line: {"at": CLOCK_MONOTONIC in s, "bytes": n, "fi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -48,19 +50,18 @@ def growing(tree: Path) -> Iterator[tuple[int, int]]:
             yield 0, file.write(BLOCK)
 
 
-def files_of(tree: Path, size: int) -> Iterator[tuple[int, int]]:
+def files_of(tree: Path, size: int, names: int) -> Iterator[tuple[int, int]]:
     """Each file differs from the others; 500 to a directory."""
-    number = 0
-    while True:
-        place = tree / f"flood-{number // 500:05}"
-        if number % 500 == 0:
+    for number in itertools.count():
+        named = number % names
+        place = tree / f"flood-{named // 500:05}"
+        if named % 500 == 0:
             place.mkdir(exist_ok=True)
-        with open(place / f"{number:07}.dat", "wb", buffering=0) as file:
+        with open(place / f"{named:07}.dat", "wb", buffering=0) as file:
             file.write(b"%016d" % number)
             left = size - 16
             while left > 0:
                 left -= file.write(BLOCK[: min(left, MIB)])
-        number += 1
         yield 1, size
 
 
@@ -80,13 +81,17 @@ def main() -> int:
     parser.add_argument("--shape", choices=("grow", "large", "small"), required=True)
     parser.add_argument("--size", type=int, default=64 * 1024)
     parser.add_argument("--limit", type=int, default=1 << 62)
+    parser.add_argument("--names", type=int, default=1 << 62)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=0.0)
     given = parser.parse_args()
     stop = {"asked": False}
     signal.signal(signal.SIGTERM, lambda *_: stop.update(asked=True))
-    shapes = {"grow": lambda: growing(given.tree), "large": lambda: files_of(given.tree, 10 * MIB)}
-    steps = shapes.get(given.shape, lambda: files_of(given.tree, given.size))()
+    shapes = {
+        "grow": lambda: growing(given.tree),
+        "large": lambda: files_of(given.tree, 10 * MIB, given.names),
+    }
+    steps = shapes.get(given.shape, lambda: files_of(given.tree, given.size, given.names))()
     if given.rate:
         steps = paced(steps, given.rate, given.seconds)
     told = Told()

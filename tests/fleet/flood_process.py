@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fleet.process import LEASH
 
@@ -16,7 +16,7 @@ SCRIPT = str(Path(__file__).with_name("flood.py"))
 
 
 class Flood:
-    """`Flood(tree, log, "grow")` begins at once. Keywords are the script's options."""
+    """`Flood(tree, log, "grow")` begins at once. Keywords are the script's options. Stopped at the end of a `with`."""
 
     def __init__(self, tree: Path, log: Path, shape: str, **options: object) -> None:
         self.tree, self.log_path = tree, log
@@ -29,6 +29,17 @@ class Flood:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     @property
     def pid(self) -> int:

@@ -16,6 +16,7 @@ events (unbounded, where the dirty set folds).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import threading
@@ -32,10 +33,12 @@ from ..disk.volume import Volume, hand_finder
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from . import muted
+from .budget import Heard
 from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
+from .narrowed import Narrowed
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
@@ -78,6 +81,7 @@ class WatchTally:
     looks: int = 0
     changed: int = 0
     dropped: int = 0  # times that events were lost
+    narrowed: int = 0  # times that events were left out for the writer's sake
     canary_misses: int = 0
 
 
@@ -106,6 +110,7 @@ class Watcher:
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
         self._muted = muted.Muted(volume, source)
+        self._narrowed = Narrowed(volume.name, source)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
@@ -161,6 +166,11 @@ class Watcher:
         return self._gap is None and not self.source.unwatched
 
     @property
+    def narrowed(self) -> str:
+        """Why not everything is told at present, in words; "" while it is."""
+        return self._narrowed.why
+
+    @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:
@@ -173,8 +183,9 @@ class Watcher:
         hand = self._dirty.hand(key)
         return hand_finder(looking[0].hands)(key) if hand is None and looking is not None else hand
 
-    def scanned(self, started_mono: float) -> bool:
+    def scanned(self, started_mono: float, took_s: float) -> bool:
         """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
+        self._narrowed.scan_s = took_s
         with self._lock:
             if self._gap is not None and self._gap <= started_mono:
                 self._gap = None
@@ -212,6 +223,7 @@ class Watcher:
         queued = self.source.fileno() in ready
         count = self._read() if queued else 0
         now = time.monotonic()
+        self._keep_budget(now, self.source.heard if queued else Heard())
         if not queued or self.source.drained:
             self._idle = now
         self._finish_look(now)
@@ -226,7 +238,8 @@ class Watcher:
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
         if queued and not self._closing:
-            time.sleep(self._pause(count))
+            pause_s = min(self._pause(count), self._narrowed.due() - time.monotonic())
+            time.sleep(max(pause_s, PAUSE_MIN_S))
 
     def _pause(self, count: int) -> float:
         """After a read that gave so many events of this volume."""
@@ -243,16 +256,16 @@ class Watcher:
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
-        due = [now + IDLE_S]
+        due = [now + IDLE_S, self._narrowed.due()]
         if self._looking is None:
             found = self._dirty.due()
             if found is not None:
                 due.append(max(found, self._rested))
-            if self._asked and self._canary is None:
+            if self._asked and self._canary is None and not self._narrowed.active:
                 due.append(self._proof_due)
         if self._canary is not None and self._canary.seen is None:
             due.append(now + 0.5)
-        elif self._canary is None:
+        elif self._canary is None and not self._narrowed.active:
             due.append(max(self._canary_due, self._proof_due))
         if len(self._dirty):
             due.append(self._growth_due)
@@ -312,8 +325,23 @@ class Watcher:
         """Only a scan can tell what happened."""
         log.warning("%s: %s; a scan looks at everything", self.volume.name, why)
         with self._lock:
-            self._gap = time.monotonic()
+            self._gap = math.inf if self._narrowed.active else time.monotonic()
         self._owner.scan_needed(why)
+
+    def _keep_budget(self, now: float, heard: Heard) -> None:
+        """Have less told where the writers pay too much for it; then everything again, and a scan."""
+        before = self._narrowed.active
+        if self._narrowed.turn(now, heard, self._muted.hands()):
+            self._missed("everything is told again")
+        elif not self._narrowed.active:
+            return
+        elif not before:
+            self._tally.narrowed += 1
+            with self._lock:
+                self._gap = math.inf  # no scan closes it before everything is told again
+        elif self._narrowed.wants_scan(now):
+            self._owner.scan_needed(self._narrowed.why)
+        self._canary, self._canary_due = None, now
 
     def _watch_again(self, now: float) -> None:
         """Directories that had no watch may get one by now: the limit was raised, or others were given back."""
@@ -391,7 +419,7 @@ class Watcher:
                     f"its canary file was touched {now - self._canary.touched:.1f} s ago and not seen"
                 )
             return
-        if now < self._proof_due or not (self._asked or now >= self._canary_due):
+        if self._narrowed.active or now < self._proof_due or not (self._asked or now >= self._canary_due):
             return
         self._asked = False
         self._canary_due = now + CANARY_EVERY_S
