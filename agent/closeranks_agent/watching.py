@@ -64,10 +64,10 @@ class Watching:
         """Begin a proof; False where only a scan can tell."""
         return self._watcher is not None and self._watcher.prove()
 
-    def scanned(self, started_mono: float, took_s: float) -> None:
-        """A complete scan, begun then, has ended."""
+    def scanned(self, started_mono: float, rescan_s: float) -> None:
+        """A complete scan, begun then, has ended; another would take so long."""
         if self._watcher is not None:
-            self._watcher.scanned(started_mono, took_s)
+            self._watcher.scanned(started_mono, rescan_s)
 
     @property
     def narrowed(self) -> bool:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.hands.attribution import Attribution
 from closeranks_agent.watch import budget
+from closeranks_agent.watching import Watching
 from watched_volume import WatchedVolume, until
 
 MakeVolume = Callable[..., Volume]
@@ -148,3 +150,15 @@ def test_afterwards_each_change_is_told_again(
     assert one.volume.root == expected_root(one.volume)
     assert len(one.wanted) == scans, "no scan was needed for it"
     assert one.tally.narrowed == 1
+
+
+def test_it_is_said_in_words_where_people_look(one: WatchedVolume, tree_dir: Path) -> None:
+    watching = Watching("photos", "auto", Attribution(), one.notes, lambda: None, lambda: None)
+    watching._watcher = one.watcher
+    assert (watching.shown_detail, watching.narrowed) == ("", False)
+    with running(MAKE, tree_dir / "many"):
+        until(lambda: narrow(one))
+        assert watching.narrowed
+        assert "slowing the writer down" in watching.shown_detail
+    until(lambda: not narrow(one))
+    assert (watching.shown_detail, watching.narrowed) == ("", False)

@@ -71,7 +71,7 @@ class Narrowed:
         self._budget, self._pace = Budget(), Pace()
         self.why = ""  # in words, while something is left out
         self.since = 0.0
-        self.scan_s: float | None = None  # how long the last whole scan took
+        self.scan_s: float | None = None  # how long a whole scan takes
 
     @property
     def active(self) -> bool:

@@ -39,29 +39,14 @@ from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
 from .narrowed import Narrowed
+from .rests import PAUSE_MIN_S, LookRests, ReadRests
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
 
 CANARY_EVERY_S: Final = 30.0
-# Between two reads, so that the kernel merges what repeats and whoever writes has the processor: a lone event is read
-# on at once, a stream of them less and less often. A full queue is emptied without much of a rest.
-PAUSE_MIN_S: Final = 0.001
-PAUSE_MAX_S: Final = 0.01
-STORM_PAUSE_MAX_S: Final = 0.05
-STORM_EVENTS: Final = 256  # in one read
-UNDRAINED_PAUSE_S: Final = 0.005
-CALM_S: Final = 0.02  # nothing was heard for so long: the next event is a lone one
 GROWTH_EVERY_S: Final = 0.25
 IDLE_S: Final = 5.0
-# After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
-# flushing twenty times a second slows down whoever writes. A single path hardly waits.
-REST_A_PATH_S: Final = 0.001
-REST_MAX_S: Final = 0.5
-# The same where looks at single paths follow each other: each rest is twice the one before.
-REST_MIN_S: Final = 0.002
-REST_DOUBLINGS_MAX: Final = 5
-REST_CALM_S: Final = 0.1
 REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
@@ -127,8 +112,7 @@ class Watcher:
         self._canary_due = 0.0
         self._proof_due = self._proof_cost = 0.0
         self._idle = self._growth_due = self._mute_due = self._rested = 0.0
-        self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
-        self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
+        self._reads, self._looks = ReadRests(), LookRests()
         self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
@@ -183,9 +167,12 @@ class Watcher:
         hand = self._dirty.hand(key)
         return hand_finder(looking[0].hands)(key) if hand is None and looking is not None else hand
 
-    def scanned(self, started_mono: float, took_s: float) -> bool:
-        """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
-        self._narrowed.scan_s = took_s
+    def scanned(self, started_mono: float, rescan_s: float) -> bool:
+        """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread.
+
+        `rescan_s`: how long another one would take.
+        """
+        self._narrowed.scan_s = rescan_s
         with self._lock:
             if self._gap is not None and self._gap <= started_mono:
                 self._gap = None
@@ -238,21 +225,9 @@ class Watcher:
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
         if queued and not self._closing:
-            pause_s = min(self._pause(count), self._narrowed.due() - time.monotonic())
-            time.sleep(max(pause_s, PAUSE_MIN_S))
-
-    def _pause(self, count: int) -> float:
-        """After a read that gave so many events of this volume."""
-        now, before = time.monotonic(), self._read_at
-        self._read_at = now
-        if not self.source.drained:
-            return UNDRAINED_PAUSE_S
-        if now - before > self._pause_s + CALM_S:
-            self._pause_s = PAUSE_MIN_S
-        else:
-            longest = STORM_PAUSE_MAX_S if count >= STORM_EVENTS else PAUSE_MAX_S
-            self._pause_s = min(2 * self._pause_s, longest)
-        return self._pause_s
+            now = time.monotonic()
+            pause_s = self._reads.after(now, count, self.source.drained)
+            time.sleep(max(min(pause_s, self._narrowed.due() - now), PAUSE_MIN_S))
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
@@ -380,7 +355,7 @@ class Watcher:
         if self._looking is None or not self._looking[1].done():
             return
         batch, future = self._looking
-        self._rested = now + self._rest(batch.size, now)
+        self._rested = now + self._looks.after(now, batch.size)
         try:
             report = future.result()
         except CancelledError:
@@ -399,15 +374,6 @@ class Watcher:
             self._dirty.finished(batch, report.again, report.unfinished)
             self._looking = None
         self._proof_cost += report.duration_s
-
-    def _rest(self, size: int, now: float) -> float:
-        """How long no other look begins after one at so many paths."""
-        lone = now - self._looked_at > self._rest_s + REST_CALM_S
-        self._looked_at = now
-        self._looks_in_row = 0 if lone else min(self._looks_in_row + 1, REST_DOUBLINGS_MAX)
-        in_row = 0.0 if lone else REST_MIN_S * 2**self._looks_in_row
-        self._rest_s = min(max(size * REST_A_PATH_S, in_row), REST_MAX_S)
-        return self._rest_s
 
     # --- the canary ----------------------------------------------------------------------------
 
