@@ -19,6 +19,7 @@ from closeranks_coordinator import main, runtime
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, Step
+from closeranks_coordinator.cycles import Collector
 from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.session import Receipt
 from closeranks_coordinator.storage.sqlite import open_store
@@ -268,7 +269,7 @@ async def test_a_coordinator_goes_on_where_the_heap_can_not_be_tended(
     store = open_store(Path(config.state_dir), config.fleet.digest)
     try:
         stop = asyncio.Event()
-        running = asyncio.create_task(main._until_stopped(Coordinator(config, store), stop))
+        running = asyncio.create_task(main._until_stopped(Coordinator(config, store), Collector(), stop))
         async with asyncio.timeout(10):
             while caplog.text.count("can't start new thread") < 2:
                 assert not running.done(), "it ended as if it had been told to"
