@@ -94,10 +94,10 @@ class Judge:
         self._known: WeakValueDictionary[tuple[int, Stand, bool, bool], Analysis] = WeakValueDictionary()
         # Of one round: nodes that stood alike and take the same step, with what the truth came by at. `followed` is
         # told apart by its identity, and kept with its answer.
-        self._round: dict[tuple[Analysis, Stand, bool, bool, int], tuple[Analysis, Touched, Held]] = {}
+        self._round: dict[tuple[Analysis, Stand, bool, bool, int, int], tuple[Analysis, Touched, Held]] = {}
 
     def begin_round(self) -> None:
-        """All nodes are about to be looked at, of one volume: its history changes with the truth only."""
+        """All nodes are about to be looked at, of one volume: what they have in common is found out once."""
         self._round = {}
 
     def analyse(
@@ -114,7 +114,8 @@ class Judge:
         """
         if before is None or made is not nothing_made:
             return self._analysed(history, stand, before, made, ours, replays, followed)
-        alike = (before, stand, ours, replays, id(followed))
+        order = history.roots[-1][0] if history.roots else 0  # a truth that came back has another past
+        alike = (before, stand, ours, replays, id(followed), order)
         known = self._round.get(alike)
         if known is None:
             found, touched = self._analysed(history, stand, before, made, ours, replays, followed)
