@@ -346,7 +346,11 @@ class Fetcher:
                 positions.add(position)
                 if item.job.lends and length >= LENT_MIN_BYTES:
                     buffer = self._buffers.take(length)
-                    await inflow.fill(buffer)
+                    try:
+                        await inflow.fill(buffer)
+                    except BaseException:
+                        self._buffers.give_back(buffer)  # peers that break off must not use up memory
+                        raise
                     got.append((position, buffer))
                 else:
                     got.append((position, await inflow.payload(length)))

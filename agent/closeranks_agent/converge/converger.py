@@ -79,7 +79,7 @@ class Converger:
         self.http = http
         self.window = window
         self.trash = Trash(volume)
-        self.proved = Proved()
+        self.proved = Proved(volume.algorithm)
         self.budget = budget  # of bytes received, shared with all volumes
         self.want: Want = want
         self.lock = asyncio.Lock()

@@ -62,7 +62,8 @@ class Kept:
 class Proved:
     """What of a volume's files was read back, by key. Lives as long as the agent, in memory. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, algorithm: DigestAlgorithm) -> None:
+        self._algorithm = algorithm
         self._kept: dict[bytes, Kept] = {}
 
     def keep(self, key: bytes, kept: Kept) -> None:
@@ -81,6 +82,8 @@ class Proved:
             return None  # whoever reads it will say why
         if status is None or StatSignature.of(status) != kept.stat:
             return None
+        if self._algorithm.of(record.chunks) != kept.digest:
+            return None  # somebody has read other bytes since, under the same stat: a scrub that found decay
         return KnownContent(kept.stat.pack(), kept.digest, record.chunks)
 
 
