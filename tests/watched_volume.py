@@ -75,7 +75,7 @@ class WatchedVolume:
     def _scan(self, full: bool = False) -> ScanReport:
         report = self.volume.scan(full)
         if report.complete:
-            self.watcher.scanned(report.started_mono, report.duration_s)
+            self.watcher.scanned(report.started_mono)
         return report
 
     def scan(self, full: bool = False) -> ScanReport:

@@ -164,17 +164,13 @@ class AgentMetrics(Collector):
         kinds = GaugeMetricFamily(
             "closeranks_agent_watch", "1 for what tells of the volume's changes.", labels=["volume", "kind"]
         )
-        events, looks, dropped, missed, narrowed = (
+        events, looks, dropped, missed = (
             CounterMetricFamily(f"closeranks_agent_{name}", text, labels=["volume"])
             for name, text in (
                 ("watch_events", "File events read."),
                 ("looks", "Looks at changed paths."),
                 ("watch_events_dropped", "Times that file events were lost; each was answered by a scan."),
                 ("watch_canary_misses", "Times that the canary file's event did not arrive."),
-                (
-                    "watch_narrowed",
-                    "Times that events were left out to spare the writer; each was answered by scans.",
-                ),
             )
         )
         pending = GaugeMetricFamily(
@@ -187,11 +183,6 @@ class AgentMetrics(Collector):
             "Age of the moment up to which everything is seen and committed.",
             labels=["volume"],
         )
-        narrow = GaugeMetricFamily(
-            "closeranks_agent_watch_narrow",
-            "1 while events are left out to spare the writer.",
-            labels=["volume"],
-        )
         now = time.monotonic()
         for name, watching in sorted(self._agent.watching().items()):
             for kind in KINDS:
@@ -201,8 +192,6 @@ class AgentMetrics(Collector):
             looks.add_metric([name], tally.looks)
             dropped.add_metric([name], tally.dropped)
             missed.add_metric([name], tally.canary_misses)
-            narrowed.add_metric([name], tally.narrowed)
-            narrow.add_metric([name], float(watching.narrowed))
             pending.add_metric([name], watching.pending)
             if watching.proven is not None:
                 proven.add_metric([name], now - watching.proven)
@@ -211,4 +200,4 @@ class AgentMetrics(Collector):
             "The longest that the event loop was late in the last minute.",
         )
         lag.add_metric([], self._agent.lag.worst_s())
-        yield from (kinds, events, looks, dropped, missed, narrowed, narrow, pending, proven, lag)
+        yield from (kinds, events, looks, dropped, missed, pending, proven, lag)

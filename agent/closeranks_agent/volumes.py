@@ -46,7 +46,6 @@ ASKED_REST_SHARE = 1.0
 # so that a large tree at rest costs little, and come at least so often.
 WATCHED_SCAN_SHARE = 0.001
 WATCHED_SCAN_MAX_S = 3600.0
-RESCANNED_ENTRIES_S = 100_000.0  # a third of what one process does where nothing has changed
 
 
 @dataclass(slots=True)
@@ -205,7 +204,7 @@ class Volumes:
                 problem=status.problem or kept.problem,
                 watch=watching.kind,
                 watch_detail=shortened(watching.shown_detail, MAX_TEXT_BYTES),
-                watch_dropped=watching.tally.dropped + watching.tally.canary_misses + watching.tally.narrowed,
+                watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
                 scrub=None if kept.scrubber is None else kept.scrubber.state(),
             )
         if kept.problem is None:
@@ -277,7 +276,7 @@ class Volumes:
         kept.looked = True
         kept.scrubber.scanned()
         if report.complete:
-            kept.watching.scanned(report.started_mono, _rescan_s(report))
+            kept.watching.scanned(report.started_mono)
         elif report.problem is not None and report.problem.code == "not_mounted":
             await kept.watching.close(report.problem.message)
         self._scanned(kept.own.name, report)
@@ -344,11 +343,6 @@ class Volumes:
             volume.listener = None
             await volume.run(volume.close)
         log.info("%s is not assigned to this node any more", name)
-
-
-def _rescan_s(report: ScanReport) -> float:
-    """How long the scan would take again: what is read for the first time is not read then."""
-    return min(report.duration_s, report.entries / RESCANNED_ENTRIES_S)
 
 
 def _close_unwanted(opening: asyncio.Future[Volume]) -> None:

@@ -64,15 +64,10 @@ class Watching:
         """Begin a proof; False where only a scan can tell."""
         return self._watcher is not None and self._watcher.prove()
 
-    def scanned(self, started_mono: float, rescan_s: float) -> None:
-        """A complete scan, begun then, has ended; another would take so long."""
+    def scanned(self, started_mono: float) -> None:
+        """A complete scan, begun then, has ended."""
         if self._watcher is not None:
-            self._watcher.scanned(started_mono, rescan_s)
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether not everything is told at present, for the sake of who writes."""
-        return self._watcher is not None and bool(self._watcher.narrowed)
+            self._watcher.scanned(started_mono)
 
     @property
     def shown_detail(self) -> str:
@@ -83,7 +78,7 @@ class Watching:
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "
                 "(fs.inotify.max_user_watches); scans see what changes there"
             )
-        return (watcher.narrowed if watcher is not None else "") or self.detail
+        return self.detail
 
     # --- opening and closing -------------------------------------------------------------------
 

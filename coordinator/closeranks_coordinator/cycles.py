@@ -99,7 +99,9 @@ class Collector:
 
     def _count(self, now: float) -> None:
         self._aside, self._counted_at = gc.get_freeze_count(), now
-        self._cycles.kept = min(self._cycles.kept, self._aside)  # what a large fleet left is no room for dead cycles
+        self._cycles.kept = min(
+            self._cycles.kept, self._aside
+        )  # what a large fleet left is no room for dead cycles
 
     def _whole(self) -> None:
         began = self._clock()

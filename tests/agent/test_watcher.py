@@ -513,8 +513,8 @@ def test_nothing_is_proven_before_a_scan_that_began_after_the_source_was_opened(
     try:
         watched.watcher._gap = time.monotonic()
         assert not watched.watcher.prove()
-        assert not watched.watcher.scanned(watched.watcher._gap - 1, 0.1)
-        assert watched.watcher.scanned(time.monotonic(), 0.1)
+        assert not watched.watcher.scanned(watched.watcher._gap - 1)
+        assert watched.watcher.scanned(time.monotonic())
         assert watched.watcher.prove()
     finally:
         watched.close()

@@ -97,16 +97,9 @@ class ProcessDirectory:
 
     def written_bytes(self) -> int | None:
         """What it gave to disks in its life; None where that is not ours to know."""
-        return self._counted(b"write_bytes:")
-
-    def write_calls(self) -> int | None:
-        """How often it wrote in its life, to whatever it was; None where that is not ours to know."""
-        return self._counted(b"syscw:")
-
-    def _counted(self, name: bytes) -> int | None:
         try:
             for line in self.read("io", STATUS_MAX_BYTES).splitlines():
-                if line.startswith(name):
+                if line.startswith(b"write_bytes:"):
                     return int(line.split()[1])
         except (OSError, ValueError):
             return None

@@ -35,7 +35,6 @@ FAN_UNLIMITED_QUEUE: Final = 0x10
 FAN_REPORT_FID: Final = 0x200
 FAN_REPORT_DFID_NAME: Final = 0xC00
 _FAN_MARK_ADD: Final = 0x1
-_FAN_MARK_REMOVE: Final = 0x2
 _FAN_MARK_IGNORED_MASK: Final = 0x20
 _FAN_MARK_IGNORED_SURV_MODIFY: Final = 0x40
 _FAN_MARK_FLUSH: Final = 0x80
@@ -58,13 +57,12 @@ def fanotify_init(flags: int) -> int:
     return _check(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(os.O_RDONLY | os.O_CLOEXEC)))
 
 
-def fanotify_mark_filesystem(fd: int, mask: int, directory_fd: int, *, remove: bool = False) -> None:
-    """Report `mask` of the whole filesystem that the directory lies on; with `remove` no more of it."""
-    action = _FAN_MARK_REMOVE if remove else _FAN_MARK_ADD
+def fanotify_mark_filesystem(fd: int, mask: int, directory_fd: int) -> None:
+    """Report `mask` of the whole filesystem that the directory lies on."""
     _check(
         _libc.fanotify_mark(
             ctypes.c_int(fd),
-            ctypes.c_uint(action | _FAN_MARK_FILESYSTEM),
+            ctypes.c_uint(_FAN_MARK_ADD | _FAN_MARK_FILESYSTEM),
             ctypes.c_uint64(mask),
             ctypes.c_int(directory_fd),
             ctypes.c_char_p(b"."),

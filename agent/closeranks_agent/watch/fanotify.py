@@ -20,10 +20,9 @@ from closeranks_proto.paths import parent_key
 
 from ..disk.private import PRIVATE_NAME
 from . import calls
-from .budget import Heard
 from .events import CANARY, CANARY_NAME, Event, Lost, SourceBroken, SourceKind, What
 from .handles import Directories, Place, RootGone
-from .records import fields_of, heard_in, mask_of, parse_fanotify, what_of
+from .records import fields_of, parse_fanotify, what_of
 
 # About 4,000 events of 64 bytes: some 10 ms of work at most between two waits.
 BUFFER_BYTES: Final = 256 * 1024
@@ -49,7 +48,7 @@ class FanotifySource:
     why_unknown = "the writer lives in another pid namespace, or the kernel itself wrote"
     watches = 1
     unwatched = 0
-    can_mute = can_leave_out = True
+    can_mute = True
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None
@@ -58,9 +57,7 @@ class FanotifySource:
         self._own_pid = os.getpid() if own_pid is None else own_pid
         self._directories = Directories(path, private, ignored)
         self._root_gone = False
-        self._left_out = What(0)
         self.drained = True
-        self.heard = Heard()
         try:
             self._fd = calls.fanotify_init(_FLAGS | calls.FAN_UNLIMITED_QUEUE)
         except OSError as error:
@@ -99,31 +96,12 @@ class FanotifySource:
         except OSError as error:
             raise SourceBroken(f"fanotify's marks can not be taken back: {error.strerror}") from error
 
-    def leave_out(self, kinds: What) -> None:
-        if kinds == self._left_out:
-            return
-        more, less = kinds & ~self._left_out, self._left_out & ~kinds
-        try:
-            root_fd = self._directories.anchor()  # never another filesystem that is mounted there now
-            for changed, remove in ((less, False), (more, True)):
-                if changed:
-                    mask = mask_of(changed)
-                    calls.fanotify_mark_filesystem(self._fd, mask, root_fd, remove=remove)
-        except RootGone as error:
-            raise SourceBroken("the volume's root is not there any more") from error
-        except OSError as error:
-            raise SourceBroken(f"fanotify's mark can not be changed: {error.strerror}") from error
-        finally:
-            self._directories.release()
-        self._left_out = kinds
-
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def read(self) -> list[Event | Lost]:
-        self.heard = Heard()
         try:
             data = os.read(self._fd, BUFFER_BYTES)
         except BlockingIOError:
@@ -161,7 +139,6 @@ class FanotifySource:
         places: dict[bytes, Place] = {}
         lost: dict[Lost, None] = {}
         canaries: list[Event] = []
-        told: list[int] = []
         for folded, mask in masks.items():
             pid, handle, name = fields_of(folded)
             if handle in places:
@@ -184,8 +161,6 @@ class FanotifySource:
                     continue  # the root's own attributes are not part of the tree
                 place, name = parent_key(place), place.rpartition(b"\0")[2]
             if place or name != PRIVATE_NAME:
-                told.append(mask)
                 out.append(Event(place, name, what_of(mask), pid))
-        self.heard = heard_in(told)
         out.extend(lost)
         out.extend(canaries)

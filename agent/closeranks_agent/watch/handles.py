@@ -70,13 +70,10 @@ class Directories:
         young[handle] = place
         return place
 
-    def anchor(self) -> int:
-        """Open the root unless it is open; its descriptor until `release`.
-
-        Raises RootGone where it is not the directory that it was.
-        """
+    def anchor(self) -> None:
+        """Open the root unless it is open. Raises RootGone where it is not the directory that it was."""
         if self._root_fd >= 0:
-            return self._root_fd
+            return
         try:
             fd = os.open(self._path, _DIRECTORY)
         except OSError as error:
@@ -93,12 +90,11 @@ class Directories:
         try:
             private_fd = os.open(self._private, _LOOK)
         except OSError:
-            return fd  # not there at present: no canary is, either, and the watcher misses it
+            return  # not there at present: no canary is, either, and the watcher misses it
         try:
             self._young[calls.handle_of(private_fd)] = CANARY
         finally:
             os.close(private_fd)
-        return fd
 
     def release(self) -> None:
         """Let go of the root until the next unknown handle."""

@@ -17,7 +17,6 @@ from typing import Final
 
 from ..disk.private import PRIVATE_NAME
 from . import calls
-from .budget import Heard
 from .events import CANARY, CANARY_NAME, Event, Lost, SourceBroken, SourceKind, What
 from .records import InotifyBatch, parse_inotify, what_of
 from .spread import RootGone, Spread, Task
@@ -43,7 +42,7 @@ class InotifySource:
 
     kind: SourceKind = "inotify"
     tells_hands = False
-    can_mute = can_leave_out = False
+    can_mute = False
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
@@ -55,7 +54,6 @@ class InotifySource:
         self._confusions = 0
         self._root_gone = False
         self.drained = True
-        self.heard = Heard()
         self._fd = calls.inotify_init()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
@@ -89,9 +87,6 @@ class InotifySource:
 
     def unmute(self) -> None:
         pass
-
-    def leave_out(self, kinds: What) -> None:
-        assert not kinds, "each watch has a mask of its own"
 
     def close(self) -> None:
         if self._fd < 0:

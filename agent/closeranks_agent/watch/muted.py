@@ -67,10 +67,6 @@ class Muted:
     def __len__(self) -> int:
         return len(self._files)
 
-    def hands(self) -> list[Hand | None]:
-        """Who writes them."""
-        return [file.hand for file in self._files.values()]
-
     def arrived(self, key: bytes, tree: bool) -> None:
         """Something was moved to this name."""
         if self._files:

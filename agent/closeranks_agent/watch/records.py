@@ -8,12 +8,10 @@ not have the kernel's shape raises MalformedEvents, for guessing where the next 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from . import calls
-from .budget import Heard
 from .events import SourceBroken, What
 
 # event_len, vers, reserved, metadata_len, mask, fd, pid; then the first information record's type, pad and len.
@@ -50,7 +48,6 @@ def _what_table() -> tuple[tuple[int, What], ...]:
 
 
 _WHAT: Final = _what_table()
-_NEWS: Final = calls.MODIFY | calls.ATTRIB | calls.CLOSE_WRITE
 _COMPOSED_MAX: Final = 1024
 _composed: dict[int, What] = {}
 
@@ -66,23 +63,6 @@ def what_of(mask: int) -> What:
         if len(_composed) < _COMPOSED_MAX:
             _composed[mask] = found
     return found
-
-
-def mask_of(what: What) -> int:
-    """The bits that stand for these flags."""
-    return sum(bit for bit, one in _WHAT if one in what)
-
-
-def heard_in(masks: Iterable[int]) -> Heard:
-    """What the masks of a volume's names come to."""
-    news = made = rewritten = 0
-    for mask in masks:
-        news += (mask & _NEWS).bit_count()
-        if mask & calls.CREATE:
-            made += 1
-        elif mask & calls.CLOSE_WRITE:
-            rewritten += 1
-    return Heard(news, made, rewritten)
 
 
 @dataclass(slots=True)

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from . import calls
-from .budget import Heard
-from .events import Event, Lost, What
+from .events import Event, Lost
 from .events import SourceKind as SourceKind
 from .fanotify import FanotifySource
 from .inotify import InotifySource
@@ -87,17 +86,6 @@ class Source(Protocol):
 
     def unmute(self) -> None:
         """Tell of all writes again. Raises SourceBroken."""
-
-    @property
-    def can_leave_out(self) -> bool:
-        """Whether `leave_out` works."""
-
-    @property
-    def heard(self) -> Heard:
-        """What the last read came to; nothing where `leave_out` does not work."""
-
-    def leave_out(self, kinds: What) -> None:
-        """Tell of these no more, and of all else again. Raises SourceBroken."""
 
     def fileno(self) -> int:
         """What to poll for readability; closed with the source."""

@@ -16,7 +16,6 @@ events (unbounded, where the dirty set folds).
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import threading
@@ -33,20 +32,33 @@ from ..disk.volume import Volume, hand_finder
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from . import muted
-from .budget import Heard
 from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
-from .narrowed import Narrowed
-from .rests import PAUSE_MIN_S, LookRests, ReadRests
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
 
 CANARY_EVERY_S: Final = 30.0
+# Between two reads, so that the kernel merges what repeats and whoever writes has the processor: a lone event is read
+# on at once, a stream of them less and less often. A full queue is emptied without much of a rest.
+PAUSE_MIN_S: Final = 0.001
+PAUSE_MAX_S: Final = 0.01
+STORM_PAUSE_MAX_S: Final = 0.05
+STORM_EVENTS: Final = 256  # in one read
+UNDRAINED_PAUSE_S: Final = 0.005
+CALM_S: Final = 0.02  # nothing was heard for so long: the next event is a lone one
 GROWTH_EVERY_S: Final = 0.25
 IDLE_S: Final = 5.0
+# After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
+# flushing twenty times a second slows down whoever writes. A single path hardly waits.
+REST_A_PATH_S: Final = 0.001
+REST_MAX_S: Final = 0.5
+# The same where looks at single paths follow each other: each rest is twice the one before.
+REST_MIN_S: Final = 0.002
+REST_DOUBLINGS_MAX: Final = 5
+REST_CALM_S: Final = 0.1
 REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
@@ -66,7 +78,6 @@ class WatchTally:
     looks: int = 0
     changed: int = 0
     dropped: int = 0  # times that events were lost
-    narrowed: int = 0  # times that events were left out for the writer's sake
     canary_misses: int = 0
 
 
@@ -95,7 +106,6 @@ class Watcher:
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
         self._muted = muted.Muted(volume, source)
-        self._narrowed = Narrowed(volume.name, source)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
@@ -112,7 +122,8 @@ class Watcher:
         self._canary_due = 0.0
         self._proof_due = self._proof_cost = 0.0
         self._idle = self._growth_due = self._mute_due = self._rested = 0.0
-        self._reads, self._looks = ReadRests(), LookRests()
+        self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
+        self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
         self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
@@ -150,11 +161,6 @@ class Watcher:
         return self._gap is None and not self.source.unwatched
 
     @property
-    def narrowed(self) -> str:
-        """Why not everything is told at present, in words; "" while it is."""
-        return self._narrowed.why
-
-    @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:
@@ -167,12 +173,8 @@ class Watcher:
         hand = self._dirty.hand(key)
         return hand_finder(looking[0].hands)(key) if hand is None and looking is not None else hand
 
-    def scanned(self, started_mono: float, rescan_s: float) -> bool:
-        """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread.
-
-        `rescan_s`: how long another one would take.
-        """
-        self._narrowed.scan_s = rescan_s
+    def scanned(self, started_mono: float) -> bool:
+        """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
         with self._lock:
             if self._gap is not None and self._gap <= started_mono:
                 self._gap = None
@@ -210,7 +212,6 @@ class Watcher:
         queued = self.source.fileno() in ready
         count = self._read() if queued else 0
         now = time.monotonic()
-        self._keep_budget(now, self.source.heard if queued else Heard())
         if not queued or self.source.drained:
             self._idle = now
         self._finish_look(now)
@@ -225,22 +226,33 @@ class Watcher:
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
         if queued and not self._closing:
-            now = time.monotonic()
-            pause_s = self._reads.after(now, count, self.source.drained)
-            time.sleep(max(min(pause_s, self._narrowed.due() - now), PAUSE_MIN_S))
+            time.sleep(self._pause(count))
+
+    def _pause(self, count: int) -> float:
+        """After a read that gave so many events of this volume."""
+        now, before = time.monotonic(), self._read_at
+        self._read_at = now
+        if not self.source.drained:
+            return UNDRAINED_PAUSE_S
+        if now - before > self._pause_s + CALM_S:
+            self._pause_s = PAUSE_MIN_S
+        else:
+            longest = STORM_PAUSE_MAX_S if count >= STORM_EVENTS else PAUSE_MAX_S
+            self._pause_s = min(2 * self._pause_s, longest)
+        return self._pause_s
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
-        due = [now + IDLE_S, self._narrowed.due()]
+        due = [now + IDLE_S]
         if self._looking is None:
             found = self._dirty.due()
             if found is not None:
                 due.append(max(found, self._rested))
-            if self._asked and self._canary is None and not self._narrowed.active:
+            if self._asked and self._canary is None:
                 due.append(self._proof_due)
         if self._canary is not None and self._canary.seen is None:
             due.append(now + 0.5)
-        elif self._canary is None and not self._narrowed.active:
+        elif self._canary is None:
             due.append(max(self._canary_due, self._proof_due))
         if len(self._dirty):
             due.append(self._growth_due)
@@ -300,23 +312,8 @@ class Watcher:
         """Only a scan can tell what happened."""
         log.warning("%s: %s; a scan looks at everything", self.volume.name, why)
         with self._lock:
-            self._gap = math.inf if self._narrowed.active else time.monotonic()
+            self._gap = time.monotonic()
         self._owner.scan_needed(why)
-
-    def _keep_budget(self, now: float, heard: Heard) -> None:
-        """Have less told where the writers pay too much for it; then everything again, and a scan."""
-        before = self._narrowed.active
-        if self._narrowed.turn(now, heard, self._muted.hands()):
-            self._missed("everything is told again")
-        elif not self._narrowed.active:
-            return
-        elif not before:
-            self._tally.narrowed += 1
-            with self._lock:
-                self._gap = math.inf  # no scan closes it before everything is told again
-        elif self._narrowed.wants_scan(now):
-            self._owner.scan_needed(self._narrowed.why)
-        self._canary, self._canary_due = None, now
 
     def _watch_again(self, now: float) -> None:
         """Directories that had no watch may get one by now: the limit was raised, or others were given back."""
@@ -355,7 +352,7 @@ class Watcher:
         if self._looking is None or not self._looking[1].done():
             return
         batch, future = self._looking
-        self._rested = now + self._looks.after(now, batch.size)
+        self._rested = now + self._rest(batch.size, now)
         try:
             report = future.result()
         except CancelledError:
@@ -375,6 +372,15 @@ class Watcher:
             self._looking = None
         self._proof_cost += report.duration_s
 
+    def _rest(self, size: int, now: float) -> float:
+        """How long no other look begins after one at so many paths."""
+        lone = now - self._looked_at > self._rest_s + REST_CALM_S
+        self._looked_at = now
+        self._looks_in_row = 0 if lone else min(self._looks_in_row + 1, REST_DOUBLINGS_MAX)
+        in_row = 0.0 if lone else REST_MIN_S * 2**self._looks_in_row
+        self._rest_s = min(max(size * REST_A_PATH_S, in_row), REST_MAX_S)
+        return self._rest_s
+
     # --- the canary ----------------------------------------------------------------------------
 
     def _keep_canary(self, now: float) -> None:
@@ -385,7 +391,7 @@ class Watcher:
                     f"its canary file was touched {now - self._canary.touched:.1f} s ago and not seen"
                 )
             return
-        if self._narrowed.active or now < self._proof_due or not (self._asked or now >= self._canary_due):
+        if now < self._proof_due or not (self._asked or now >= self._canary_due):
             return
         self._asked = False
         self._canary_due = now + CANARY_EVERY_S
