@@ -37,18 +37,25 @@ def measure(bench: Bench) -> list[Measured]:
     return beside(bench.base, tree, count, peers, bench.either(5, 3), f"{count:,} files, {size / 1e9:.1f} GB")
 
 
-def beside(base: Path, tree: Path, count: int, peers: list[Peer], rounds: int, note: str) -> list[Measured]:
-    """Our scan and these, in turns."""
-    runs: dict[str, Run] = {"ours": lambda: first_scan(base / "state", tree)}
+def beside(
+    base: Path, tree: Path, count: int, peers: list[Peer], rounds: int, note: str,
+    warmed: Callable[[Run], Run] | None = None,
+) -> list[Measured]:  # fmt: skip
+    """Our scan and these, in turns. `warmed` reads everything before a run; else a first turn warms up."""
+
+    def scan() -> float:
+        return first_scan(base / "state", tree)
+
+    runs: dict[str, Run] = {"ours": scan if warmed is None else warmed(scan)}
     rows: list[Measured] = []
     if peers[0][2] == "xxhsum":
         runs["closeranks hash"] = command([*CLOSERANKS, "hash", tree])
     for name, at_least, _, make in peers:
         try:
-            runs[name] = make()
+            runs[name] = make() if warmed is None else warmed(make())
         except NotInstalled as missing:
             rows.append(unmeasured(f"first scan of small files : {name}", str(missing), at_least))
-    taken = interleaved(runs, rounds, warm_up=rounds > 1)
+    taken = interleaved(runs, rounds, warm_up=rounds > 1 and warmed is None)
     for name, at_least, program, _ in peers:
         if name in taken:
             work = f"first scan of small files : {name}"
