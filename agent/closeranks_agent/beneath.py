@@ -178,19 +178,24 @@ def read_span_into(dir_fd: int, key: bytes, offset: int, view: memoryview) -> in
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
     fd = open_beneath(dir_fd, path_of(key), flags)
     try:
-        got = 0
-        while got < len(view):
-            more = os.preadv(fd, [view[got:]], offset + got)
-            if not more:
-                break
-            got += more
-        return got
+        return pread_into(fd, view, offset)
     finally:
         os.close(fd)
 
 
+def pread_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from an open file; how many bytes there were. Raises OSError."""
+    count = 0
+    while count < len(view):
+        more = os.preadv(fd, [view[count:]], offset + count)
+        if not more:
+            break
+        count += more
+    return count
+
+
 def pread_full(fd: int, offset: int, length: int) -> bytes:
-    """The same of an open file."""
+    """`read_span` of an open file."""
     data = os.pread(fd, length, offset)
     while data and len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))

@@ -296,13 +296,13 @@ def test_the_disk_is_read_and_the_page_cache_left_as_it_was(
         if warm:
             os.pread(file.fileno(), len(data), 0)
         seen: list[reading.Runs] = []
-        read = reading._read
+        read = reading.pread_into
 
         def spied(fd: int, view: memoryview, offset: int) -> int:
             seen.append(absent(fd, offset, len(view), status))
             return read(fd, view, offset)
 
-        monkeypatch.setattr(reading, "_read", spied)
+        monkeypatch.setattr(reading, "pread_into", spied)
         for chunk in (0, 1, 37, 127):
             own = data[chunk * chunk_bytes : (chunk + 1) * chunk_bytes]
             asked = Audit("photos", 7, b"file", chunk, volume.algorithm.of(own), SEED)

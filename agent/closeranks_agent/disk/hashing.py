@@ -202,13 +202,13 @@ class EntryReader:
     def _read_chunk(self, fd: int, offset: int, length: int) -> tuple[bytes, int]:
         """(digest, bytes read) of one chunk; fewer bytes than `length` only at the end of the file."""
         buffer = self._buffer
-        count = _read_full(fd, buffer[: min(length, len(buffer))], offset)
+        count = beneath.pread_into(fd, buffer[: min(length, len(buffer))], offset)
         if length <= len(buffer) or count < len(buffer):
             return self.algorithm.of(buffer[:count]), count
         hasher = self.algorithm.new()
         hasher.update(buffer)
         while count < length:
-            more = _read_full(fd, buffer[: min(length - count, len(buffer))], offset + count)
+            more = beneath.pread_into(fd, buffer[: min(length - count, len(buffer))], offset + count)
             if not more:
                 break
             hasher.update(buffer[:more])
@@ -299,16 +299,6 @@ def read_ahead(fds: Sequence[int]) -> None:
             os.posix_fadvise(fd, 0, BUFFER_BYTES, os.POSIX_FADV_WILLNEED)
         except OSError:
             return  # not a kind of file or filesystem that takes advice
-
-
-def _read_full(fd: int, view: memoryview, offset: int) -> int:
-    count = 0
-    while count < len(view):
-        more = os.preadv(fd, [view[count:]], offset + count)
-        if not more:
-            break
-        count += more
-    return count
 
 
 def _proc_path(fd: int, name: bytes) -> bytes:

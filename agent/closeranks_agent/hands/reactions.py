@@ -62,9 +62,7 @@ class Reactions:
         self._turn, self._hook_turn = asyncio.Lock(), asyncio.Lock()
         self._waiting = 0
         self._sessions = 0
-        self._freezing: set[str] = (
-            set()
-        )  # holds whose volume is asked again until it rests; at most HOLDS_MAX
+        self._freezing: set[str] = set()  # holds that ask their volume until it rests; at most HOLDS_MAX
         self._mentioned: set[str] = set()  # by the coordinator of this session; few more than HOLDS_MAX
         self._boot = pausing.boot_id()
 

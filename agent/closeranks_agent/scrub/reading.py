@@ -20,7 +20,7 @@ from typing import Final
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
 
 from .. import syscalls
-from ..beneath import open_beneath
+from ..beneath import open_beneath, pread_into
 from ..disk.channel import own_end, receive, send
 from ..disk.hashing import FILE_FLAGS
 from ..disk.records import pack_signature
@@ -56,7 +56,7 @@ def read_job(root_fd: int, algorithm: DigestAlgorithm, buffer: memoryview, job: 
             size = min(chunk_bytes, offset + length - at)
             runs = absent(fd, at, size, status)
             started = time.perf_counter()
-            count = _read(fd, buffer[:size], at)
+            count = pread_into(fd, buffer[:size], at)
             if runs:
                 taken_s += time.perf_counter() - started
                 cold += sum(run[1] for run in runs)
@@ -86,7 +86,7 @@ def read_chunk(root_fd: int, path: bytes, signature: bytes, offset: int, length:
         syscalls.write_out(fd)  # only clean pages can be dropped
         drop(fd, ((start, wide),) if length else ())
         data = bytearray(length)
-        count = _read(fd, memoryview(data), offset)
+        count = pread_into(fd, memoryview(data), offset)
         drop(fd, cold)
         _bring_back(fd, start, wide, cold)
         return bytes(data) if count == length and pack_signature(os.fstat(fd)) == signature else MOVED
@@ -149,16 +149,6 @@ def _open(root_fd: int, path: bytes) -> int:
         return open_beneath(root_fd, path, FILE_FLAGS | os.O_NOATIME)
     except PermissionError:
         return open_beneath(root_fd, path, FILE_FLAGS)
-
-
-def _read(fd: int, view: memoryview, offset: int) -> int:
-    count = 0
-    while count < len(view):
-        more = os.preadv(fd, [view[count:]], offset + count)
-        if not more:
-            break
-        count += more
-    return count
 
 
 def serve(channel: socket.socket) -> None:

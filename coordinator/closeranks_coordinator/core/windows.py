@@ -27,9 +27,8 @@ GENERATIONS = 6  # a window is covered by five; the sixth is being filled
 # 100,000 contents at 18 to 36 bytes (`tally`): 20 MB, of a node that changes 600,000 files in ten minutes; and
 # as many paths as were rewritten, not made, at about 120 where nobody else holds them: 72 MB.
 REMEMBERED_MAX = 100_000
-_NOTHING, _MADE, _MOVED = range(
-    3
-)  # of a changed file's content: nothing, it was made lately, it was moved here
+# What a changed file's content counts as: nothing, it was made lately, it was moved here.
+_NOTHING, _MADE, _MOVED = range(3)
 USUAL_BUCKET_S = 300
 USUAL_BUCKETS = 7 * 86400 // USUAL_BUCKET_S
 
