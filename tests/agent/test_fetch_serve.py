@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import socket
@@ -27,6 +28,7 @@ from closeranks_agent.chunks.wire import (
     decode_request,
     encode_request,
 )
+from closeranks_agent.memory import aligned
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.errors import ProtocolError
@@ -310,6 +312,7 @@ class Sources:
         self.moved = 0
         self.asked: dict[str, int] = {}
         self.write_s = 0.0  # how slow our own disk is
+        self.write_fails = 0  # how often it will not write
 
     async def add(
         self, name: str, behave: Callable[[web.Request, web.StreamResponse, ChunkRequest], Awaitable[None]]
@@ -347,11 +350,15 @@ class Sources:
         self.servers.append(server)
         self.members[name] = Member(name, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", False, True)
 
-    async def fetch(self, count: int, patience_s: float = 2.0) -> list[ChunkWant]:
+    async def fetch(self, count: int, patience_s: float = 2.0, again: int = 0) -> list[ChunkWant]:
+        """`again`: how often more, where our own disk fails."""
         wants = [ChunkWant(b"f", at, OF(content(at)), len(content(at))) for at in range(count)]
 
         async def write(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             await asyncio.sleep(self.write_s)
+            if self.write_fails:
+                self.write_fails -= 1
+                raise OSError(errno.EIO, "our disk")
             bad = [want for want, data in parts if OF(data) != want.digest]
             self.got.update((want.index, bytes(data)) for want, data in parts if want not in bad)
             return bad
@@ -376,6 +383,9 @@ class Sources:
             ) as fetcher,
         ):
             try:
+                for _ in range(again):
+                    with contextlib.suppress(OSError):
+                        return await asyncio.wait_for(fetcher.fetch(wants, write, self.lends), 20)
                 return await asyncio.wait_for(fetcher.fetch(wants, write, self.lends), 20)
             finally:
                 for server in self.servers:
@@ -449,6 +459,42 @@ async def test_what_one_peer_fails_to_give_another_gives(
     assert await sources.fetch(500) == []
     assert sources.got == {at: content(at) for at in range(500)}
     assert sources.asked["bad"] > 0
+
+
+@pytest.mark.parametrize("broken", ["by the peer", "by our disk"])
+async def test_memory_of_what_breaks_off_is_used_again(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    monkeypatch.setattr("closeranks_agent.chunks.fetch.LENT_MIN_BYTES", 1)
+    slabs: list[int] = []
+
+    def counted(size: int) -> memoryview:
+        slabs.append(size)
+        return aligned(size)
+
+    monkeypatch.setattr("closeranks_agent.chunks.inflow.aligned", counted)
+    monkeypatch.setattr("closeranks_agent.chunks.inflow.SLAB_BYTES", CHUNK)  # one chunk each
+    rounds = 20
+    left = rounds
+
+    async def breaking(request: web.Request, response: web.StreamResponse, asked: ChunkRequest) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0 or broken == "by our disk":
+            await honest(request, response, asked)
+            return
+        position = next(at for at, name in enumerate(asked.chunks) if len(content(name.index)) > 1)
+        data = content(asked.chunks[position].index)
+        await response.write(HEADER.pack(Status.CHUNK, position, len(data)) + data[:1])
+        assert request.transport is not None
+        request.transport.close()
+
+    sources = Sources(lends=True)
+    sources.write_fails = rounds if broken == "by our disk" else 0
+    await sources.add("n1", breaking)
+    monkeypatch.setattr("closeranks_agent.chunks.peers.Peers.failed", lambda *_: None)  # asked again at once
+    assert await sources.fetch(10, patience_s=20, again=rounds) == []
+    assert sources.got == {at: content(at) for at in range(10)}
+    assert left <= 0
+    assert len(slabs) <= 10
 
 
 async def immeasurable(writer: asyncio.StreamWriter) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from closeranks_agent.disk import fresh as fresh_module
 from closeranks_agent.disk import scan as scan_module
+from closeranks_agent.disk.database import CHECKPOINT_PAGES
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hotpath.readers import Readers
 from closeranks_proto.entries import decode_entry
@@ -362,6 +363,8 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(
     monkeypatch.setattr(fresh_module.Fresh, "_answered", answering)
     first = volume.scan()
     assert not first.complete
+    limit = volume.history.index.database.row("PRAGMA wal_autocheckpoint")
+    assert limit == (CHECKPOINT_PAGES,)  # not that of a mass change: nothing may come for long
     volume._stop.clear()
     second = volume.scan()
     assert second.complete

@@ -18,6 +18,7 @@ from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.plain import commands
 from closeranks_agent.plain.progress import amount, duration, progress_line
+from closeranks_agent.plain.snapshot import How, Snapshot
 from closeranks_proto.content import ChunkList, content_digest
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.errors import UserError
@@ -302,3 +303,18 @@ def test_amounts_and_durations_are_for_people() -> None:
 def test_without_a_terminal_there_is_no_progress(tree_dir: Path, run: Callable[..., Said]) -> None:
     plant(tree_dir)
     assert run("hash", tree_dir)[2] == ""
+
+
+def test_a_snapshot_that_can_not_begin_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise ValueError("no such settings")
+
+    monkeypatch.setattr("closeranks_agent.plain.snapshot.reading_setup", refused)
+    before = sorted(os.listdir("/proc/self/fd"))
+    snapshot = Snapshot(os.fsencode(tmp_path), How(XXH3_128))
+    with pytest.raises(ValueError, match="no such settings"):
+        snapshot.open()
+    snapshot.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before

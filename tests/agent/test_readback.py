@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from closeranks_agent.converge import lease
 from closeranks_agent.converge.readback import Readback
 from closeranks_agent.converge.sink import Sink
 from closeranks_agent.disk.hashing import EntryReader
+from closeranks_agent.disk.records import Change
+from closeranks_proto.content import decode_chunk_list, encode_chunk_list
+from closeranks_proto.digests import XXH3_128
 from closeranks_proto.limits import MIB
 from fleet import LoopDisk
 from peers_in_process import CHUNK, Nodes, nodes_in
@@ -116,6 +121,30 @@ async def test_a_write_after_the_reading_back_is_found_by_the_proof(
         result = await nodes.verify("n2")
         assert result.root == nodes.root("n2") != nodes.root("n1")
         assert SIZE in read
+
+
+@pytest.mark.usefixtures("direct")
+async def test_other_bytes_that_a_scrub_read_under_the_same_stat_are_found_by_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record says now what lay on the disk then; what was read back earlier says nothing of that."""
+    async with nodes_in(tmp_path) as nodes:
+        await begin(nodes, tmp_path)
+        assert (await nodes.converge("n2", "n1")).state == "done"
+        volume = nodes.nodes["n2"].volume
+        known = volume.record(b"long")
+        assert known is not None
+        assert known.chunks is not None
+        listed = decode_chunk_list(known.chunks)
+        decayed = encode_chunk_list(dataclasses.replace(listed, digests=bytes(16) + listed.digests[16:]))
+        value = known.value.replace(XXH3_128.of(known.chunks), XXH3_128.of(decayed))
+        found = dataclasses.replace(known, value=value, chunks=decayed)
+        await volume.run(volume.apply, [Change(b"long", found)], "scan", time.monotonic())
+        assert volume.root != nodes.root("n1")
+        read = count_reads(monkeypatch)
+        result = await nodes.verify("n2")
+        assert SIZE in read
+        assert result.root == volume.root == nodes.root("n1")  # the disk holds what came
 
 
 @pytest.mark.usefixtures("direct")

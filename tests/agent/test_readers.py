@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -519,6 +520,30 @@ def test_a_forked_reader_that_is_killed_is_replaced(tmp_path: Path) -> None:
         [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
     )
     assert done.stdout == "none left\n"
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_fault_of_a_reader_is_told_in_words(tmp_path: Path, forked: bool) -> None:
+    """In a process of its own: this one has threads. What is asked there is nothing that a reader knows."""
+    program = (
+        "import logging, os, sys\n"
+        "from closeranks_agent.hotpath.readers import Readers\n"
+        "from closeranks_agent.hotpath.wire import *\n"
+        "logging.basicConfig(format='%(levelname)s %(message)s')\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "setup = Setup('xxh3-128', 4096, True, False, False, (), '', os.fstat(fd).st_dev, False, False)\n"
+        "with Readers(fd, setup, 1, sys.argv[2] == 'True') as readers:\n"
+        "    readers.ask(FILES, [(b'', 7)])\n"
+        "    found = []\n"
+        "    while readers.busy: found += [parts for _, parts in readers.answers(1)]\n"
+        "print(found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path, str(forked)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[None]\n"
+    told = r"ended \(TypeError: 'int' object is not iterable \(directory\.py, line [0-9]+\)\)"
+    assert len(re.findall(told, done.stderr)) == 2  # it is asked twice, and then given back
 
 
 def _command(pid: int) -> bytes:

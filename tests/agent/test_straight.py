@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import select
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from closeranks_agent.chunks.straight import Answer, Connections
+from closeranks_agent.chunks.straight import ASIDE_BYTES, Answer, Connections
 from closeranks_proto.errors import ProtocolError
 
 PAYLOAD = bytes(range(256)) * 300
@@ -202,3 +204,83 @@ async def test_where_nobody_listens_it_says_so() -> None:
 async def test_an_address_that_leads_nowhere_is_a_failure_of_the_peer(address: str) -> None:
     with pytest.raises(ConnectionError):
         await asked(address)
+
+
+async def test_tiny_chunks_of_a_peer_leave_the_loop_to_others() -> None:
+    """What has come already is given without waiting: nobody else would have a turn until it ends."""
+    count = 16_384
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    with near, far:
+        sender = asyncio.create_task(asyncio.to_thread(far.sendall, b"1\r\nx\r\n" * count))
+        await sender  # all of it waits in the socket now
+        answer = Answer(near, 200, None, b"")
+        beside = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        turns, memory, got = 0, memoryview(bytearray(1)), 0
+        while got < count:
+            got += await answer.read_into(memory)
+        beside.cancel()
+    assert turns >= 6 * count // ASIDE_BYTES - 1
+
+
+@pytest.fixture
+def dead() -> Iterator[tuple[str, int]]:
+    """An address that never answers: whoever listens there takes nobody any more."""
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", 0))
+        listener.listen(0)
+        where: tuple[str, int] = listener.getsockname()
+        for _ in range(64):
+            one = opened.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(where)
+            if not select.select([], [one], [], 0.5)[1]:
+                break
+        else:
+            pytest.fail("everybody is taken")
+        yield where
+
+
+async def test_a_dead_address_of_a_peer_does_not_hide_the_others(
+    dead: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+        await reader.read()
+
+    async with peer(serve) as address:
+        host, _, port = address.partition(":")
+        places = [dead, dead, (host, int(port))]
+
+        async def found(*_: object, **__: object) -> list[tuple[object, ...]]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", to) for to in places]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        assert await asked("peer.example:7342") == (200, b"ok", True)
+
+
+async def test_where_no_address_answers_the_limit_ends_it(
+    dead: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def found(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", dead)] * 3
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    connections = Connections(0.6)
+    with pytest.raises(TimeoutError):
+        async with connections.post("peer.example:7342", "/p", {}, b""):
+            pytest.fail("nobody answers")
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -395,9 +395,11 @@ class Fetcher:
                 if not job.done.done():
                     job.done.set_exception(error)
                 continue
-            for item, _, data in parts:
-                if isinstance(data, memoryview):
-                    self._buffers.give_back(data)
+            finally:
+                for _, _, data in parts:
+                    if isinstance(data, memoryview):
+                        self._buffers.give_back(data)
+            for item, _, _ in parts:
                 if item.want in bad:
                     wrong += 1
                     self._deny(peer, item)

@@ -12,8 +12,10 @@ import asyncio
 import os
 import re
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from closeranks_proto.errors import ProtocolError
@@ -24,9 +26,13 @@ TRAILERS_MAX = 16
 INTERIM_MAX = 8  # answers that only say that another will come
 ASIDE_BYTES = 16 * 1024  # read at once where framing may follow: what is payload of it is copied
 IDLE_MAX = 16
+ADDRESSES_MAX = 8  # of one peer that are tried
+HEAD_START_S = 0.25  # of each address before the next one is tried beside it
 UNTIL_CLOSE = 1 << 62  # the length of a body that ends when the peer hangs up
 _STATUS = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2})(?: .*)?")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+
+_Address = tuple[int, int, int, tuple[Any, ...]]  # family, type, protocol, where to
 
 
 class Answer:
@@ -193,29 +199,57 @@ class Connections:
 
 
 async def _connected(address: str) -> socket.socket:
-    """Raises ConnectionError, whatever keeps us from there."""
-    loop, failure = asyncio.get_running_loop(), "its address leads nowhere"
+    """Connected to the first of its addresses that answers; one that is silent soon has company (RFC 8305).
+
+    Raises ConnectionError, whatever keeps us from there.
+    """
+    failure = "its address leads nowhere"
     try:
-        where = urlsplit(f"//{address}")
-        host, port = where.hostname or "", where.port or 0
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host and port else []
+        waiting = deque(await _addresses(address))
     except (ValueError, OSError) as error:
         raise ConnectionError(f"{failure}: {error}") from error
-    for family, kind, protocol, _, to in found:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, to)
-        except OSError as error:
-            sock.close()
-            failure = f"it can not be reached: {os.strerror(error.errno) if error.errno else error}"
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+    trying: set[asyncio.Task[socket.socket]] = set()
+    try:
+        while waiting or trying:
+            if waiting:
+                trying.add(asyncio.create_task(_reached(*waiting.popleft())))
+            head_start_s = HEAD_START_S if waiting else None
+            ended, _ = await asyncio.wait(trying, timeout=head_start_s, return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                trying.remove(one)
+                try:
+                    return one.result()
+                except OSError as error:
+                    failure = f"it can not be reached: {os.strerror(error.errno) if error.errno else error}"
+    finally:
+        for one in trying:
+            one.cancel()
+        for late in await asyncio.gather(*trying, return_exceptions=True):
+            if isinstance(late, socket.socket):
+                late.close()
     raise ConnectionError(failure)
+
+
+async def _addresses(address: str) -> list[_Address]:
+    """Raises ValueError, OSError."""
+    where = urlsplit(f"//{address}")
+    host, port = where.hostname or "", where.port or 0
+    if not host or not port:
+        return []
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, kind, protocol, to) for family, kind, protocol, _, to in found[:ADDRESSES_MAX]]
+
+
+async def _reached(family: int, kind: int, protocol: int, to: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, to)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _answer(sock: socket.socket) -> tuple[Answer, bool]:

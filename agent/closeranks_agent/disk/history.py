@@ -176,6 +176,10 @@ class History:
                     self.index.set_meta("scrub", {"verified_ms": int(time.time() * 1000)})
         self.unfinished = True
 
+    def rest(self) -> None:
+        """Nothing more is stowed for now, whether or not a root was found: the log needs no room for masses."""
+        self.index.database.gather(False)  # the next transaction, which will be a small one, empties it
+
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
         """The root of all rows, announced where it is another than before or `force` says so."""
         edited = self.tree.build(self.index.items())
@@ -188,7 +192,7 @@ class History:
                 self.index.set_meta("unfinished", False)
             self.root, self.summary = edited.root, edited.summary
             self.unfinished = False
-        self.index.database.gather(False)  # the next transaction, which will be a small one, empties the log
+        self.rest()
         self._tidy()
 
     def forget(self) -> None:

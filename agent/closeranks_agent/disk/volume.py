@@ -347,6 +347,7 @@ class Volume:
         delta, edits = changes_of(history.index, changes)
         if self.root is None:
             history.stow(delta)
+            history.rest()
         else:
             history.commit(delta, edits, cause, observed_mono, self._hand_of if cause == "scan" else None)
         if edits:
@@ -419,6 +420,7 @@ class Volume:
                     Scan(setup, recorder).run(root_fd)
                 except Stopped:
                     recorder.flush()
+                    history.rest()
                     raise
             recorder.finish()
         finally:

@@ -22,7 +22,7 @@ from ..disk.listing import file_state
 from ..disk.signature import clock_ns, pack_state
 from .directory import FILE_FLAGS, DirectoryReader
 from .large import HOLES_REST_NS
-from .wire import DIRECTORIES, FILES, GLANCES, RANGES, Setup, pack, receive
+from .wire import DIRECTORIES, FAULT, FAULT_MAX_CHARS, FILES, GLANCES, RANGES, Setup, pack, receive
 
 _PR_SET_PDEATHSIG: Final = 1
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
@@ -114,7 +114,20 @@ def run(channel: socket.socket, root_fd: int, parent: int) -> int:
             serve(channel, root_fd)
         except ConnectionError:
             return 0
+        except Exception as error:  # noqa: BLE001 (it is told; a traceback of ours would be cut by our end)
+            channel.sendall(pack((FAULT, _in_words(error)[:FAULT_MAX_CHARS])))
+            return 1
     return 0
+
+
+def _in_words(error: Exception) -> str:
+    """What it is and where it came up; `traceback` would take longer to load than a reader does."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    assert where is not None
+    module = os.path.basename(where.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__}: {error} ({module}, line {where.tb_lineno})"
 
 
 def main() -> int:

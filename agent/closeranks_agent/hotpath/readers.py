@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from .wire import RANGES, RECEIVE_BYTES, UNDER_WAY, Setup, pack
+from .wire import FAULT, RANGES, RECEIVE_BYTES, UNDER_WAY, Setup, pack
 
 log = logging.getLogger("closeranks.readers")
 
@@ -86,6 +86,7 @@ class _Reader:
     process: _Process
     asked: deque[Question] = field(default_factory=deque)
     buffer: bytearray = field(default_factory=bytearray)
+    fault: str = ""  # of its own, as it said before it ended
 
 
 class Readers:
@@ -255,7 +256,12 @@ class Readers:
             if len(buffer) < end:
                 break
             with memoryview(buffer)[at + _LENGTH.size : end] as body:
-                found.append((reader.asked.popleft(), marshal.loads(body)))
+                message = marshal.loads(body)
+            if isinstance(message, tuple):
+                assert message[0] == FAULT
+                reader.fault = message[1]
+            else:
+                found.append((reader.asked.popleft(), message))
             at = end
         del buffer[:at]
         return found
@@ -267,10 +273,10 @@ class Readers:
         reader.process.kill()
         code = reader.process.wait()
         self._deaths += 1
-        level = (
-            logging.INFO if code < 0 else logging.WARNING
-        )  # a signal is expected, anything else is our fault
-        log.log(level, "a reading process ended (%s); what it was asked is asked again", _end_of(code))
+        # A signal is expected, anything else is our fault.
+        level = logging.INFO if code < 0 and not reader.fault else logging.WARNING
+        told = reader.fault or _end_of(code)
+        log.log(level, "a reading process ended (%s); what it was asked is asked again", told)
         culprits, others = list(reader.asked)[:1], list(reader.asked)[1:]
         self._waiting.extendleft(reversed(others))
         for question in culprits:

@@ -23,6 +23,8 @@ DIRECTORIES: Final = 0  # items: keys. Everything in these directories
 FILES: Final = 1  # items: (key, names). Some names of a directory
 RANGES: Final = 2  # items: (key, signature, size, first chunk, count, whether to map). Chunks of a long file
 GLANCES: Final = 3  # items: keys. Only a directory's digest
+FAULT: Final = -1  # in place of an answer, with a text: the reader ends by a fault of its own
+FAULT_MAX_CHARS: Final = 500
 
 # What is left to do with a directory or with some of its names.
 CLEAN: Final = 0  # nothing

@@ -154,7 +154,9 @@ class Snapshot:
         if self._readers is not None:
             self._readers.close()
             self._readers = None
+        if self._root_fd >= 0:
             os.close(self._root_fd)
+            self._root_fd = -1
 
     def close(self) -> None:
         self._end()
