@@ -106,6 +106,8 @@ async def test_a_file_that_never_rests_ends_as_partial_and_is_named(
         result = await nodes.converge("n2", "n1")
         assert result.state == "partial"
         assert result.detail.startswith("1 path could not be brought to the target. f: it was changed")
+        assert "(busy): a program keeps changing it" in result.detail
+        assert result.detail.endswith("stop that program."), "what to do"
         assert (tmp_path / "n2/g").read_bytes() == b"calm"
 
 

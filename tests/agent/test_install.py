@@ -18,7 +18,7 @@ def test_what_is_not_permitted_is_told_with_what_most_often_stands_behind_it(
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     step = Step(Verb.SET_ATTRIBUTES, b"name", b"own", b"target", None)
     result = failed(step, PermissionError(errno.EPERM, "Operation not permitted"))
-    assert (result.outcome, result.why) == (Outcome.BLOCKED, "unreadable")
+    assert (result.outcome, result.why) == (Outcome.BLOCKED, "unwritable")
     assert result.detail.startswith("it could not be changed: Operation not permitted; ")
     assert hint in result.detail
 

@@ -225,6 +225,27 @@ async def test_nothing_younger_than_an_open_incident_goes_for_a_push(tmp_path: P
         assert sorted(one[0] for one in kept) == [0, 1, 2]
 
 
+async def test_what_is_larger_than_the_whole_trash_is_told_with_what_alone_helps(tmp_path: Path) -> None:
+    """An empty trash would not help, and nothing goes from it for a file that can never have room there."""
+    async with nodes_in(tmp_path, trash_max_bytes=40 * KIB) as nodes:
+        await pair(nodes, tmp_path, {}, {})
+        for size in (12, 50, 60):
+            (tmp_path / "n1/f").write_bytes(bytes([size]) * size * KIB)
+            await nodes.scan("n1")
+            result = await nodes.push("n2", "n1")
+        assert (result.applied, result.failed) == (0, 1)
+        assert result.problem is not None
+        assert (result.problem.code, result.problem.needed_bytes) == ("trash_full", 50 * KIB)
+        assert (
+            f"set trash_max_bytes of this volume in coordinator.toml to {50 * KIB} or more"
+            in result.problem.message
+        )
+        assert "emptying the trash would not help" in result.problem.message
+        assert (tmp_path / "n2/f").read_bytes() == bytes([50]) * 50 * KIB
+        kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
+        assert bytes([12]) * 12 * KIB in kept
+
+
 async def test_an_incident_that_was_open_before_a_restart_still_protects_what_is_younger(
     tmp_path: Path,
 ) -> None:

@@ -16,11 +16,12 @@ from closeranks_agent.disk import hashing as hashing_module
 from closeranks_agent.disk import listing as listing_module
 from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import scan as scan_module
+from closeranks_agent.disk.findings import Findings
 from closeranks_agent.disk.hashing import EntryReader, Reading
 from closeranks_agent.disk.records import Record, StatSignature
 from closeranks_agent.disk.volume import Volume
 from closeranks_proto.entries import Kind, decode_entry
-from closeranks_proto.limits import MAX_PATH_BYTES, SNAPSHOT_EDITS
+from closeranks_proto.limits import MAX_PATH_BYTES, REPORT_MAX_UNREADABLE, SNAPSHOT_EDITS
 from closeranks_proto.messages import Announce, Commit
 
 MakeVolume = Callable[..., Volume]
@@ -395,6 +396,17 @@ def test_an_unreadable_file_keeps_its_entry_and_is_reported(
     monkeypatch.undo()
     assert volume.scan().changed == 1
     assert volume.unreadable == ()
+
+
+def test_an_error_is_named_however_much_is_left_out_by_rule() -> None:
+    """A directory full of sockets must not hide a file that could not be read: an error is not a pass."""
+    findings = Findings()
+    for number in range(REPORT_MAX_UNREADABLE + 5):
+        findings.report(b"socket %d" % number, "special", "a socket")
+    findings.report(b"photo", "unreadable", "Input/output error")
+    assert findings.left_out[0].key == b"photo"
+    assert len(findings.left_out) == REPORT_MAX_UNREADABLE
+    assert findings.left_out_count == REPORT_MAX_UNREADABLE + 6
 
 
 def test_an_unreadable_directory_keeps_everything_beneath(

@@ -427,6 +427,15 @@ async def test_the_trash_of_a_node_is_listed_and_restored(core: FakeCore, client
     assert asked[-1] == ("node-02", wire.TrashRestore(0, "photos", ("t1",), "/root/back", False))
 
 
+async def test_the_trash_of_a_volume_that_the_node_has_not_is_no_empty_one(
+    core: FakeCore, client: Client
+) -> None:
+    core.trash_answer = lambda node, message: wire.TrashAnswer(0, (), None, "")
+    status, answer, _ = await client.ask("GET", "/api/v1/nodes/node-02/trash?volume=fotos")
+    assert (status, error_of(answer).code) == (404, "unknown_volume")
+    assert error_of(answer).message == "node-02 has no volume 'fotos'; it has: photos"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -72,6 +72,16 @@ def test_nothing_differs(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_withheld_bits_are_named_and_are_no_difference(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes[ROUTE] = entries([entry("tool", "withheld", bytes=0)], withheld=1)
+    assert main(["diff", "photos", "n2"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "# withheld tool"
+    assert out[1].startswith("# 0 differ, ")
+    assert "1 withheld, which count as equal" in out[1]
+    assert "special_bits = true" in out[1]
+
+
 def test_all_lists_the_same_and_they_do_not_count(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes[ROUTE] = entries([entry("a", "same")])
     assert main(["diff", "photos", "n2", "--all"]) == 0

@@ -207,4 +207,13 @@ def test_an_empty_trash_says_why(api: Fake, capsys: pytest.CaptureFixture[str]) 
     main(["trash", "list", "n2", "--incident", "inc-1"])
     assert capsys.readouterr().out == "Incident inc-1 set nothing aside on n2.\n"
     assert main(["trash", "list", "n2", "--incident", "inc-2"]) == 2
-    assert main(["trash", "list", "n2", "none"]) == 2
+
+
+def test_the_trash_of_a_volume_that_the_node_has_not_exits_2(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "n2 has no volume 'none'; it has: photos"
+    api.routes["GET /api/v1/nodes/n2/trash"] = (404, clifake.error("unknown_volume", text))
+    for words in (["n2", "none"], ["n2", "none", "--json"]):
+        assert main(["trash", "list", *words]) == 2
+        assert capsys.readouterr().err == f"closeranks: {text}\n"

@@ -89,6 +89,34 @@ def test_whatever_is_not_proven_exits_1(
     assert said in capsys.readouterr().out
 
 
+def test_what_is_not_proven_says_why_and_what_to_do(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    unread = tuple(
+        {"path": path, "path_b64": "", "why": why, "detail": "Input/output error"}
+        for path, why in (("a/b", "unreadable"), ("socket", "special"), ("c" * 900, "too_large"))
+    )
+    view = clifake.node("n1", "in_rank", clifake.node_volume(unreadable=3, unreadable_paths=unread))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([view], in_rank=False)
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert "n1 photos: not known to be equal, could not be read: " in out
+    assert "a/b (Input/output error), and 1 more" in out
+    assert "closeranks nodes n1" in out
+
+
+def test_bits_that_are_not_written_and_what_is_not_judged_yet_are_told_of_nodes_in_rank(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = clifake.node("n1", "in_rank", clifake.node_volume(withheld=2))
+    two = clifake.node("n2", "in_rank", clifake.node_volume(withheld=1, differing_paths=7))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([one, two])
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "sticky bits of 2 paths are not written on 2 nodes; special_bits = true" in out
+    assert "closeranks diff photos n1   (names them)" in out
+    assert "n2 photos: 7 paths differ, not for long enough" in out
+
+
 def test_status_without_incidents_still_shows_the_fleet(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,4 +234,4 @@ def test_what_a_node_waits_for_is_said_with_what_to_do() -> None:
     text = "Verification failed: a/one.jpg: Permission denied"
     view = clifake.node("n1", "verifying", waiting=text)
     assert reasons(view, [], 0)[-1] == text
-    assert next_steps(view, [])[0].startswith(f"on n1: put right what is said there ({text})")
+    assert next_steps(view, []) == ["on n1: put right what is said above; it goes on by itself then"]

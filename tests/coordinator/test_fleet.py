@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from closeranks_coordinator.core.fleet import FleetDiff
 from closeranks_coordinator.core.model import (
     BaselineCreateAsked,
     DuplicateRefused,
@@ -871,9 +872,17 @@ def test_withheld_special_bits_are_ignored_at_the_release_and_afterwards() -> No
     world.run(10)
     assert world.in_rank()
     assert world.volume("node-03").withheld == 1
+    found = world.fleet.diff("photos", "node-03", None)
+    assert isinstance(found, FleetDiff)
+    assert [(one.key, one.change) for one in found.rows] == [(key_of("run.sh"), "withheld")]
+    assert (found.total, found.withheld) == (0, 1), "as the state has it: in rank"
+    found = world.fleet.diff("photos", "node-03", "node-01")
+    assert isinstance(found, FleetDiff)
+    assert [one.change for one in found.rows] == ["modified"], "against a node nothing is excused"
     assert world["node-03"].disk["photos"][key_of("run.sh")] == file_of("tool", mode=0o755)
     world["node-03"].write("photos", "run.sh", file_of("rogue", mode=0o755))
     world.until_state("node-03", "quarantined")
+    assert world.volume("node-03").withheld == 0, "another content is not excused"
 
 
 # --- configuration --------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from dataclasses import replace
 from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_coordinator.core.shapes import ActionView
 from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import decode_entry, encode_entry
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
 
@@ -75,6 +77,29 @@ def test_what_comes_second_is_kept_under_a_conflict_name() -> None:
     world.until(lambda: same(world) and world.in_rank())
     assert conflicts(world)[0].state == "resolved"
     assert world.incidents()[0].state == "closed"
+
+
+def test_attributes_that_clash_are_told_as_what_they_are() -> None:
+    """Two modes were given to the same bytes: nothing is kept beside, and nobody is said to have deleted anything."""
+    world = fleet(4)
+    content = FILES[key_of("c.txt")]
+    assert content is not None
+    entry = decode_entry(content, XXH3_128.width)
+    world["node-01"].put("photos", "c.txt", encode_entry(replace(entry, mode=0o600)))
+    world["node-02"].put("photos", "c.txt", encode_entry(replace(entry, mode=0o640)))
+    world.until(lambda: same(world) and world.in_rank())
+    (found,) = conflicts(world)
+    assert (found.winner, found.loser, found.kept_path, found.state) == (
+        "node-01",
+        "node-02",
+        None,
+        "resolved",
+    )
+    assert found.what == "node-02 had changed only its attributes; nothing had to be kept"
+    (incident,) = world.incidents("conflict")
+    text = incident.timeline[0].text
+    assert "node-02's had the same content and other attributes" in text
+    assert "deleted" not in text
 
 
 def test_a_node_that_slept_through_a_removal_does_not_bring_it_back() -> None:

@@ -181,6 +181,17 @@ def test_the_fleets_sum_can_be_said_by_hand_too() -> None:
     assert world.fleet.speed_view(world.now()).fleet_bytes_s == 12 * MB
 
 
+def test_a_word_on_the_fleet_does_not_claim_what_the_configuration_says_of_nodes() -> None:
+    world = started(node_bytes_s=5 * MB, fleet_bytes_s=12 * MB)
+    world.ask(SpeedAsked(None, None, unlimited=True))
+    told = shown(world, "node-02")
+    assert (told["serve_bytes_s"], told["why"]) == (5 * MB, "the configuration")
+    assert world.fleet.speed_view(world.now()).why == "by hand"
+    world = started(fleet_bytes_s=12 * MB)
+    world.ask(SpeedAsked(None, None, unlimited=True))
+    assert shown(world, "node-02")["why"] == "by hand"
+
+
 def test_it_outlives_a_restart() -> None:
     world = started()
     world.ask(SpeedAsked("node-02", 1 * MB))

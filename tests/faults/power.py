@@ -24,7 +24,8 @@ MAKE: Final = {
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 # noauto_da_alloc: without the favour that ext4 does to programs that rename without a sync.
-OPTIONS: Final = {"ext4": "loop,commit=300,noauto_da_alloc", "xfs": "loop", "btrfs": "loop,commit=300"}
+# nouuid: the disk before the cut has the same one, and may still be known in another mount namespace.
+OPTIONS: Final = {"ext4": "loop,commit=300,noauto_da_alloc", "xfs": "loop,nouuid", "btrfs": "loop,commit=300"}
 SIZE_BYTES: Final = 1 << 30  # the image is sparse
 
 

@@ -277,7 +277,7 @@ class Installer:
                 return self._remains(step)
             except NoExchange:
                 detail = "this filesystem can neither exchange two names nor make hard links"
-                return Result(step, Outcome.BLOCKED, "unreadable", detail)
+                return Result(step, Outcome.BLOCKED, "unsupported", detail)
             except PermissionError as error:
                 if attempt == 2 or not self._lift_for(work):
                     return failed(step, error)
@@ -459,7 +459,7 @@ def failed(step: Step, error: OSError) -> Result:
     if error.errno in beneath.DETOUR_ERRNOS:
         return Result(step, Outcome.STALE)
     text = os.strerror(error.errno) if error.errno else str(error)
-    return Result(step, Outcome.BLOCKED, "unreadable", f"it could not be changed: {text}{_hint(error)}")
+    return Result(step, Outcome.BLOCKED, "unwritable", f"it could not be changed: {text}{_hint(error)}")
 
 
 def _hint(error: OSError) -> str:

@@ -371,6 +371,7 @@ class Pusher:
                         count.needed += needed or (step.need.stage_bytes if step.need else 0)
                     elif outcome is Outcome.TRASH_FULL:
                         count.needed += int(result.detail)
+                        count.largest = max(count.largest, int(result.detail))
                     text = words(outcome, result.why, result.detail)
                     if outcome is Outcome.NO_SOURCE and story:
                         text += f" ({story})"
@@ -392,7 +393,7 @@ class Pusher:
             count.problem = no_space(count.needed, bench.stage.room.free(), trash.usage(), where)
         elif Outcome.TRASH_FULL in outcomes:
             free = max(0, trash.max_bytes - sum(trash.usage().values()))
-            count.problem = trash_full(count.needed, free, where)
+            count.problem = trash_full(count.needed, count.largest, free, trash.max_bytes, where)
 
     async def _look_again(self) -> None:
         """The tree is not shaped as the index says: look at all of it, though not at every push."""

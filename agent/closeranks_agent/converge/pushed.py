@@ -25,6 +25,7 @@ class Count:
     skipped: set[bytes] = field(default_factory=set)
     failures: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
     needed: int = 0  # bytes that steps without room in stage or trash would take
+    largest: int = 0  # of them, what one path alone would take in the trash
     trashed: int = 0
     moved: int = 0
     stale: bool = False

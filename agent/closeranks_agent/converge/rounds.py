@@ -261,6 +261,7 @@ class Rounds:
             return no_space(needed, self._stage_room.free(), self._trash.usage(), where)
         if self._discarded:
             needed = sum(self._discarded.values())
-            free = max(0, self._trash.max_bytes - sum(self._trash.usage().values()))
-            return trash_full(needed, free, where)
+            most = self._trash.max_bytes
+            free = max(0, most - sum(self._trash.usage().values()))
+            return trash_full(needed, max(self._discarded.values()), free, most, where)
         return None

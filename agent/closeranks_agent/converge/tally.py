@@ -146,6 +146,11 @@ def words(outcome: Outcome, why: str, detail: str) -> str:
             return "the trash has no room for what would be replaced or removed"
         case Outcome.NO_SOURCE:
             return "no healthy peer gave its bytes"
+        case _ if why == "busy":
+            return (
+                f"{detail} ({why}): a program keeps changing it; `closeranks nodes NODE` says which, as far as the "
+                "kernel told; stop that program"
+            )
         case _:
             return f"{detail} ({why})" if why else detail
 
@@ -164,8 +169,17 @@ def no_space(needed: int, free: int, usage: dict[str, int], trash: str) -> Probl
     return Problem("no_space", text, needed, free)
 
 
-def trash_full(needed: int, free: int, trash: str) -> Problem:
-    """The problem of a trash that has reached its bound."""
+def trash_full(needed: int, largest: int, free: int, most: int, trash: str) -> Problem:
+    """The problem of a trash that has reached its bound (`most`), or is too small for one path (`largest`)."""
+    if largest > most:
+        text = (
+            f"The trash ({trash}) may hold {_size(most)} in all, and one path alone has {_size(largest)} to set aside "
+            "there. Nothing is replaced or removed without a copy in it, so this path stays as it is, and emptying "
+            f"the trash would not help: set trash_max_bytes of this volume in coordinator.toml to {largest} or more, "
+            "and reload the coordinator; or, if what this node holds there is not wanted, remove it by hand. The agent "
+            "goes on by itself then."
+        )
+        return Problem("trash_full", text, largest, free)
     text = (
         f"The trash ({trash}) has room for {_size(free)}, {_size(needed)} are needed for what converge would replace "
         "or remove. Nothing is removed without a copy in it: raise trash_max_bytes, lower trash_keep_s, or restore "

@@ -10,24 +10,39 @@ from closeranks_proto.tree import Summary
 
 from .records import ScanReport
 
+ERRORS = ("unreadable", "too_large")  # as the coordinator has it: these keep a fleet from being proven
+
 
 @dataclass(slots=True)
 class Findings:
-    """Grows while a scan goes on. Of the paths left out the first REPORT_MAX_UNREADABLE are named."""
+    """Grows while a scan goes on. Of the paths left out REPORT_MAX_UNREADABLE are named.
+
+    Those that could not be read come first: many sockets, which are left out by rule, must not hide an error.
+    """
 
     directories_compared: int = 0
     hashed_files: int = 0
     hashed_bytes: int = 0
     ignored: int = 0
     hard_links: int = 0
-    left_out: list[Unreadable] = field(default_factory=list)
+    errors: list[Unreadable] = field(default_factory=list)
+    by_rule: list[Unreadable] = field(default_factory=list)
     left_out_count: int = 0
     busy: frozenset[bytes] = frozenset()
 
     def report(self, key: bytes, why: str, detail: str) -> None:
         self.left_out_count += 1
-        if len(self.left_out) < REPORT_MAX_UNREADABLE:
-            self.left_out.append(Unreadable(key, why, detail))
+        named = self.errors if why in ERRORS else self.by_rule
+        if len(named) < REPORT_MAX_UNREADABLE:
+            named.append(Unreadable(key, why, detail))
+
+    @property
+    def left_out(self) -> tuple[Unreadable, ...]:
+        return (*self.errors, *self.by_rule)[:REPORT_MAX_UNREADABLE]
+
+    def forget(self) -> None:
+        """The tree is read once more."""
+        self.errors, self.by_rule, self.left_out_count = [], [], 0
 
     def conclude(
         self, started_mono: float, duration_s: float, complete: bool, changed: int, summary: Summary | None,
@@ -46,7 +61,7 @@ class Findings:
             self.hashed_bytes,
             self.ignored,
             self.hard_links,
-            tuple(self.left_out),
+            self.left_out,
             self.left_out_count,
             self.busy,
             problem,

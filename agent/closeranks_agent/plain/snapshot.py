@@ -109,7 +109,7 @@ class Snapshot:
             recorder = Recorder(rows, "scan", False, _nobody)
             for turn in range(BUSY_TRIES):
                 if turn:
-                    self.findings.left_out, self.findings.left_out_count = [], 0
+                    self.findings.forget()
                 scan = ScanSetup(
                     rows.index, reader, IgnoreRules(self.how.ignore), busy, lambda: self.stopped, self.findings,
                     readers=lambda fd: readers,

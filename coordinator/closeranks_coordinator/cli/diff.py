@@ -1,8 +1,9 @@
 """`closeranks diff`: the paths in which a node differs, one a line, as they come.
 
 A line is a symbol, one space and the path: nothing else, so that `cut -c3-` gives the paths. What is
-no path is on a line that begins with `#`: the chunk ranges of the path above it with --chunks, and the
-totals at the end. Pages are printed as they arrive; memory holds one of them.
+no difference is on a line that begins with `#`: the chunk ranges of the path above it with --chunks, paths
+whose special mode bits are withheld, and the totals at the end. Pages are printed as they arrive; memory
+holds one of them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class DiffPage(msgspec.Struct):
 def add_diff(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The paths in which NODE differs, one a line: '*' differs, '+' only on NODE, '-' missing on NODE, "
-        "'!' could not be read, '=' same (only with --all). Lines that begin with '#' are no paths: totals, and "
-        "with --chunks the chunk indices that differ. Exit: 0 none, 1 some, "
+        "'!' could not be read, '=' same (only with --all). Lines that begin with '#' are no differences: totals, "
+        "paths whose set-uid, set-gid or sticky bits are withheld, with --chunks the chunk indices that differ. "
+        "Exit: 0 none, 1 some, "
         "2 could not ask, or nothing is known of how NODE is now."
     )
     parser.add_argument("volume", metavar="VOLUME")
@@ -83,7 +85,7 @@ def diff(args: argparse.Namespace, screen: Screen) -> int:
         screen.line(totals(counts, undetermined, args.node, args.against), FAINT)
     elif undetermined:
         screen.say(f"{undetermined} undetermined paths are left out")
-    if any(counts[change] for change in counts if change not in ("same", "bytes")):
+    if any(counts[change] for change in counts if change not in ("same", "withheld", "bytes")):
         return FOUND
     return NOT_ASKED if stale else OK
 
@@ -94,6 +96,11 @@ def totals(counts: Counter[str], undetermined: int, node: str, against: str) -> 
         f"# {counts['modified']} differ, {counts['added']} only on {node}, {counts['missing']} missing on {node}, "
         f"{counts['unreadable']} could not be read; {counts['bytes']} bytes differ; against {against}"
     )
+    if counts["withheld"]:
+        text += (
+            f"; {counts['withheld']} withheld, which count as equal: set-uid, set-gid and sticky bits are written only "
+            "with special_bits = true"
+        )
     if counts["same"]:
         text += f"; {counts['same']} same"
     if undetermined:
@@ -109,6 +116,9 @@ def ranges(chunks: list[tuple[int, int]]) -> str:
 def _print_entry(screen: Screen, entry: DiffEntry, raw: msgspec.Raw, args: argparse.Namespace) -> None:
     if args.json:
         screen.raw_json(msgspec.json.format(bytes(raw), indent=-1) if b"\n" in bytes(raw) else bytes(raw))
+        return
+    if entry.change == "withheld":
+        screen.line(f"# withheld {entry.path}", FAINT)
         return
     symbol = SYMBOLS.get(entry.change, "?")
     screen.line(f"{symbol} {entry.path}", _STYLES.get(entry.change, ""))

@@ -10,6 +10,8 @@ import argparse
 
 import msgspec
 
+from closeranks_proto.lines import shortened
+
 from ..core.shapes import FleetView, IncidentView, NodeView, NodeVolumeView, VolumeView
 from .client import Api, NotAsked, Refused
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
@@ -33,6 +35,8 @@ _URGENCY = (
 )
 
 CARES_SHOWN = 5
+UNREAD = ("unreadable", "too_large")
+PATH_WIDTH = 120
 
 
 class IncidentPage(msgspec.Struct):
@@ -206,10 +210,7 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
         case "joining" if not node.connected:
             return [f"on {name}: start the agent; the coordinator waits for it"]
         case "resyncing" | "verifying" | "joining" if node.waiting is not None:
-            return [
-                *look,
-                f"on {name}: put right what is said there ({node.waiting}); it goes on by itself then",
-            ]
+            return [*look, f"on {name}: put right what is said above; it goes on by itself then"]
         case "resyncing" | "verifying" | "joining":
             return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]
         case "lagging":
@@ -282,15 +283,20 @@ def _no_truth(volume: VolumeView) -> str:
 
 def _print_cares(screen: Screen, fleet: FleetView) -> None:
     """What nobody is out of rank for, and somebody should look at."""
-    found: list[tuple[str, str]] = []
+    found = _unread(fleet)
     for volume in fleet.volumes:
         if volume.conflicts:
             open_ones = plural(volume.conflicts, "conflict")
             found.append(
                 (f"{volume.name}: {open_ones} of writers open", f"closeranks conflicts {volume.name}")
             )
+        found += _withheld(fleet, volume.name)
     for node in fleet.nodes:
         for held in node.volumes:
+            if node.state == "in_rank" and held.differing_paths:
+                differ = plural(held.differing_paths, "path differs", "paths differ")
+                text = f"{node.node} {held.name}: {differ}, not for long enough to be judged or accepted"
+                found.append((text, f"closeranks diff {held.name} {node.node}"))
             if held.watch == "rescan" and held.watch_detail:
                 text = f"{node.node} {held.name}: not watched, only scanned: {held.watch_detail}"
                 found.append((text, f"closeranks doctor --config AGENT.TOML   (on {node.node})"))
@@ -300,6 +306,38 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
         screen.line(f"  next  {step}")
     if len(found) > CARES_SHOWN:
         screen.line(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
+
+
+def _unread(fleet: FleetView) -> list[tuple[str, str]]:
+    """Errors: what keeps a fleet from being proven although no node is out of rank."""
+    found: list[tuple[str, str]] = []
+    for node in fleet.nodes:
+        for volume in node.volumes:
+            errors = [one for one in volume.unreadable_paths if one.get("why") in UNREAD]
+            if errors:
+                first = shortened(errors[0].get("path", "?"), PATH_WIDTH)
+                why = errors[0].get("detail") or errors[0]["why"]
+                more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+                text = f"{node.node} {volume.name}: not known to be equal, could not be read: {first} ({why}){more}"
+                step = f"closeranks nodes {node.node}   (lists them; once the cause is mended it goes on by itself)"
+                found.append((text, step))
+    return found
+
+
+def _withheld(fleet: FleetView, volume: str) -> list[tuple[str, str]]:
+    """Special bits that are not written: nobody is out of rank for them, and programs may miss them."""
+    every = [(node.node, held) for node in fleet.nodes for held in node.volumes if held.name == volume]
+    counts = {name: held.withheld for name, held in every if held.withheld}
+    if not counts:
+        return []
+    first = next(iter(counts))
+    where = first if len(counts) == 1 else f"{len(counts)} nodes"
+    paths = plural(max(counts.values()), "path")
+    text = (
+        f"{volume}: set-uid, set-gid or sticky bits of {paths} are not written on {where}; special_bits = true of "
+        "this volume in coordinator.toml has them written"
+    )
+    return [(text, f"closeranks diff {volume} {first}   (names them)")]
 
 
 def _print_volumes(screen: Screen, fleet: FleetView) -> None:

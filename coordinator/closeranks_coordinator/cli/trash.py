@@ -9,7 +9,7 @@ import msgspec
 
 from closeranks_proto.errors import UserError
 
-from ..core.shapes import IncidentView, VolumeView
+from ..core.shapes import IncidentView
 from .client import Api, segment
 from .screen import GOOD, Cell, Screen
 from .session import OK, asking, now_ms, open_api
@@ -83,12 +83,8 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _why_empty(api: Api, node: str, volume: str | None, incident: str | None) -> str:
-    """What it means that nothing was found. Raises Refused for an incident or a volume that nobody has."""
+    """What it means that nothing was found. Raises Refused for an incident that nobody has."""
     of_volume = "" if volume is None else f" of {volume}"
-    if volume is not None:
-        view = api.decode(api.get(f"/api/v1/volumes/{segment(volume)}"), VolumeView)
-        if node not in view.nodes:
-            return f"{node} has no volume {volume}: it belongs to {', '.join(view.nodes)}."
     if incident is None:
         return f"Nothing{of_volume} in the trash of {node}."
     told = api.decode(api.get(f"/api/v1/incidents/{segment(incident)}"), IncidentView)

@@ -2,7 +2,8 @@
 
 Invariant: rows come in the order of keys, one a key, so a page is continued by the key alone. A path
 that could not be read is a row of its own even where the entries are equal: an error is not a pass, and
-it is no accusation either, so it stands instead of any difference of that path.
+it is no accusation either, so it stands instead of any difference of that path. A path on which the node may
+not write special mode bits is named too, and is no difference: its state and its release do not count it.
 
 `bytes` counts the differing chunks of the longer of the two files. Where a chunk list is not at hand,
 is damaged or was cut with another chunk length, the whole file counts: too much is honest, too little
@@ -12,7 +13,7 @@ is not. Rejected: counting only what a resync fetches (a file that grew would di
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from closeranks_proto.lines import printable, shortened
 from closeranks_proto.paths import escape, path_of
 from closeranks_proto.tree import Tree
 
-Change = Literal["modified", "added", "missing", "unreadable", "same"]
+Change = Literal["modified", "added", "missing", "unreadable", "withheld", "same"]
 ChunkLists = Callable[[bytes], bytes]  # content digest -> encoded chunk list; raises MissingObject
 Ranges = tuple[tuple[int, int], ...]
 _WHY_WIDTH = 200
@@ -99,14 +100,15 @@ def diff_page(
     chunk_list: ChunkLists,
     skip: Callable[[bytes], bool] = _never,
     unreadable: Mapping[bytes, str] | None = None,
+    withheld: Collection[bytes] = (),
     low: bytes = b"",
     limit: int = 100,
     same: bool = False,
 ) -> DiffPage:
     """The first `limit` rows from key `low` on. `skip` leaves differences out (undetermined keys).
 
-    `unreadable` maps keys to the reason. `same` lists equal entries, too. Raises MissingObject for a page
-    that the tree's source lacks.
+    `unreadable` maps keys to the reason; `withheld` are those that differ in nothing but special mode bits that may
+    not be written. `same` lists equal entries, too. Raises MissingObject for a page that the tree's source lacks.
     """
     assert limit > 0
     differing = (
@@ -122,6 +124,8 @@ def diff_page(
         if why is not None:
             reason = shortened(printable(why), _WHY_WIDTH)
             rows.append(DiffRow(key, "unreadable", (reason,) if reason else ()))
+        elif key in withheld:
+            rows.append(DiffRow(key, "withheld", ("mode",)))
         else:
             rows.append(row(key, ours, theirs, chunk_list, width, chunk_bytes))
     return DiffPage(tuple(rows), None)

@@ -39,6 +39,7 @@ from . import (
 )
 from .diffs import DiffRow, diff_page
 from .incidents import Incident
+from .judge import excused_of
 from .model import (
     AllowAsked,
     BaselineCreateAsked,
@@ -92,6 +93,8 @@ Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubVi
 class FleetDiff:
     """A page of a node's difference. `total` paths differ in all; `undetermined` ones are left out.
 
+    `withheld` ones differ in special mode bits that the node may not write: they are listed, and not counted.
+
     `stale` are nodes of which this is only what they reported last: it proves nothing about now.
     """
 
@@ -100,6 +103,7 @@ class FleetDiff:
     undetermined: int
     total: int
     stale: tuple[str, ...]
+    withheld: int
 
 
 class Fleet:
@@ -327,22 +331,25 @@ class Fleet:
             return Refusal(409, "not_scanned", f"{node} has not finished its first scan of {volume}.")
         to_truth = against in (None, "truth")
         skipped = found.undetermined if to_truth else frozenset()
+        differing = {
+            key: values for key, values in world.differ.diff(root, other).items() if key not in skipped
+        }
+        excused = excused_of(differing, stored.withheld if to_truth else (), world.algorithm.width)
         page = diff_page(
             world.tree, root, other, width=world.algorithm.width, chunk_bytes=found.config.chunk_bytes,
             chunk_list=world.object, skip=skipped.__contains__,
             unreadable={one.key: one.detail for one in status.unreadable if one.why == "unreadable"} if status else {},
-            low=low, limit=limit, same=same,
+            withheld=excused, low=low, limit=limit, same=same,
         )  # fmt: skip
-        differing = world.differ.diff(root, other)
-        total = len(differing) - sum(key in differing for key in skipped)
         stale = tuple(
             one
             for one in (node, against)
             if one in found.config.nodes and not world.compared(world.nodes[one], found)
         )
         return FleetDiff(
-            page.rows, page.next_key, len(skipped), total, tuple(one for one in stale if one is not None)
-        )
+            page.rows, page.next_key, len(skipped), len(differing) - len(excused),
+            tuple(one for one in stale if one is not None), len(excused),
+        )  # fmt: skip
 
     def _root_named(self, volume: Volume, against: str | None) -> bytes | Refusal:
         world = self._world

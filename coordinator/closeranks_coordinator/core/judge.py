@@ -268,8 +268,13 @@ def _caught_up_before(before: Analysis, raw: Differing, touched: tuple[bytes, ..
     }
 
 
+def excused_of(raw: Differing, withheld: Iterable[bytes], width: int) -> set[bytes]:
+    """Of the paths withheld, those that differ in nothing but special mode bits still."""
+    return {key for key in withheld if key in raw and same_but_special_bits(raw[key], width)}
+
+
 def _without_withheld(raw: Differing, withheld: tuple[bytes, ...], width: int) -> Differing:
-    excused = {key for key in withheld if key in raw and same_but_special_bits(raw[key], width)}
+    excused = excused_of(raw, withheld, width)
     return {key: values for key, values in raw.items() if key not in excused} if excused else raw
 
 

@@ -26,6 +26,7 @@ LEAST_BYTES_S = 1024  # of a node, however many share: below it nothing would ev
 MOST_BYTES_S = 2**50
 LINGER_S = 2.0  # a node counts as fetching for so long after it did
 TELL_EVERY_S = 1.0
+BY_HAND = "by hand"
 Limit = int | None
 
 
@@ -94,7 +95,7 @@ def drive(world: World) -> None:
 def _in_force(world: World) -> InForce:
     by_rule, word = scheduled(world.config.speed, world.now.wall_ms), world.speed
     if word.fleet_by_hand:
-        return InForce(by_rule.node, word.fleet, "by hand")
+        return InForce(by_rule.node, word.fleet, BY_HAND)
     return by_rule
 
 
@@ -165,13 +166,16 @@ def ask(world: World, event: SpeedAsked) -> SpeedView | Refusal:
 
 
 def view(world: World) -> SpeedView:
-    force = _in_force(world)
+    force, by_rule = _in_force(world), scheduled(world.config.speed, world.now.wall_ms)
     fetching = [node.name for node in world.nodes.values() if _fetches(world, node)]
     shown: list[dict[str, str | int | None]] = []
     for node in world.nodes.values():
         is_one = node.name in fetching
         take, give = _limits(world, node, force, len(fetching), is_one)
-        why = "by hand" if node.name in world.speed.nodes else force.why
+        ruled = (
+            force if force.node is None else by_rule
+        )  # an order for all does not touch what is set for each
+        why = BY_HAND if node.name in world.speed.nodes else ruled.why
         if force.fleet is not None and take is not None and take != give:
             why = f"its share of the fleet's {rate_words(force.fleet)} ({force.why})"
         shown.append(

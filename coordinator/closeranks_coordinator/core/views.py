@@ -132,7 +132,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         problem=_problem(node, name, stored),
         unreadable=None if status is None else status.unreadable_count,
         unreadable_paths=tuple(_unreadable(one) for one in unreadable[:UNREADABLE_SHOWN]),
-        withheld=len(stored.withheld),
+        withheld=_withheld(stored, view),
         progress=_progress(node, name),
         watch="" if status is None else status.watch,
         watch_detail="" if status is None else status.watch_detail,
@@ -178,6 +178,12 @@ def _progress(node: Node, volume: str) -> dict[str, int | str] | None:
             "steps_done": found.steps_done, "steps_total": found.steps_total, "bytes_remaining": found.bytes_remaining
         }  # fmt: skip
     return shown
+
+
+def _withheld(stored: NodeVolume, view: View) -> int:
+    """Paths that differ from the truth in nothing but special bits that this node may not write."""
+    analysis = view.analysis
+    return len(stored.withheld) if analysis is None else len(analysis.raw) - len(analysis.differing)
 
 
 def _unreadable(one: Unreadable) -> dict[str, str]:

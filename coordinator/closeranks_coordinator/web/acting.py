@@ -20,9 +20,9 @@ from ..core.model import (
     ScrubAsked,
     SpeedAsked,
 )
-from ..core.shapes import ActionView, BaselineView, NodeView, ScrubView, SpeedView, VolumeView
+from ..core.shapes import ActionView, BaselineView, ScrubView, SpeedView, VolumeView
 from .call import ApiError, Call, answer
-from .reading import trash_answer, trash_item
+from .reading import check_volume, trash_answer, trash_item
 from .schemas import (
     AcceptedView,
     AllowBody,
@@ -53,7 +53,7 @@ async def quarantine(call: Call) -> web.StreamResponse:
 async def release(call: Call) -> web.StreamResponse:
     node = call.node()
     body = await call.body(ReleaseBody)
-    _check_volume(node, body.volume)
+    check_volume(node, body.volume)
     if body.dry_run:
         raise ApiError(
             400, "no_dry_run", "a release moves nothing, so there is nothing to try out; see the node's state"
@@ -64,13 +64,8 @@ async def release(call: Call) -> web.StreamResponse:
 async def resync(call: Call) -> web.StreamResponse:
     node = call.node()
     body = await call.body(ResyncBody)
-    _check_volume(node, body.volume)
+    check_volume(node, body.volume)
     return await _accepted(call, ResyncAsked(node.node, body.volume, body.dry_run))
-
-
-def _check_volume(node: NodeView, volume: str | None) -> None:
-    if volume is not None and all(found.name != volume for found in node.volumes):
-        raise ApiError(404, "unknown_volume", f"{node.node} has no volume {volume!r}")
 
 
 async def _accepted(call: Call, event: Event) -> web.StreamResponse:
@@ -152,7 +147,7 @@ async def _pin(call: Call, volume: str, baseline: str | None) -> web.StreamRespo
 async def restore(call: Call) -> web.StreamResponse:
     node = call.node()
     body = await call.body(RestoreBody)
-    _check_volume(node, body.volume)
+    check_volume(node, body.volume)
     if body.in_place == (body.to is not None):
         raise ApiError(400, "bad_body", "give either to, a directory on the node, or in_place: true")
     if body.to is not None and (not body.to.startswith("/") or "\0" in body.to):

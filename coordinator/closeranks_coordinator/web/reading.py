@@ -13,7 +13,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.paths import escape, path_of
 
 from ..core.model import Refusal
-from ..core.shapes import ConflictView, HoldView, IncidentView
+from ..core.shapes import ConflictView, HoldView, IncidentView, NodeView
 from .call import ApiError, Call, answer, decode_cursor, encode_cursor, page, text_answer
 from .report import as_html, as_json, as_markdown
 from .schemas import TrashItemView, TrashPage
@@ -86,6 +86,7 @@ async def diff(call: Call) -> web.StreamResponse:
             "undetermined": found.undetermined,
             "total": found.total,
             "stale": found.stale,
+            "withheld": found.withheld,
         }
     )
 
@@ -179,12 +180,22 @@ async def baseline(call: Call) -> web.StreamResponse:
 
 
 async def trash(call: Call) -> web.StreamResponse:
-    name = call.node().node
+    node = call.node()
     of_volume, of_incident, cursor = (call.text(key) for key in ("volume", "incident", "cursor"))
+    check_volume(node, of_volume)
     asked = wire.TrashList(0, of_volume or "", of_incident or "", call.limit, cursor or "")
-    found = await trash_answer(call, name, asked)
+    found = await trash_answer(call, node.node, asked)
     items = tuple(trash_item(item) for item in found.items)
     return answer(TrashPage(items, found.next_cursor))
+
+
+def check_volume(node: NodeView, volume: str | None) -> None:
+    """Raises ApiError where the node has no such volume: the node itself would only call its trash empty."""
+    if volume is not None and all(found.name != volume for found in node.volumes):
+        known = ", ".join(found.name for found in node.volumes)
+        raise ApiError(
+            404, "unknown_volume", f"{node.node} has no volume {volume!r}; it has: {known or 'none'}"
+        )
 
 
 async def trash_answer(call: Call, name: str, asked: wire.TrashList | wire.TrashRestore) -> wire.TrashAnswer:

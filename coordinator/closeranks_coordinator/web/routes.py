@@ -80,7 +80,7 @@ _READING: tuple[Route, ...] = (
             Param("incident", "Only what this incident set aside."),
             *_PAGES,
         ),
-        refusals=(_NO_NODE, _AWAY, (409, "trash_refused", "the node says why")),
+        refusals=(_NO_NODE, _NO_VOLUME, _AWAY, (409, "trash_refused", "the node says why")),
     ),
     Route(
         "GET", "/api/v1/volumes", "list_volumes", "The volumes, by name", reading.volumes, views.VolumePage,

@@ -87,11 +87,14 @@ class HoldPage(View, frozen=True):
 
 
 class DiffEntryView(View, frozen=True):
-    """One path. `chunks` are inclusive index ranges that differ, `bytes` their length."""
+    """One path. `chunks` are inclusive index ranges that differ, `bytes` their length.
+
+    A `withheld` path is no difference: only set-uid, set-gid or sticky bits are not written there.
+    """
 
     path: str
     path_b64: str
-    change: Literal["modified", "added", "missing", "unreadable", "same"]
+    change: Literal["modified", "added", "missing", "unreadable", "withheld", "same"]
     aspects: tuple[str, ...]
     chunks: tuple[tuple[int, int], ...]
     bytes: int
@@ -100,8 +103,8 @@ class DiffEntryView(View, frozen=True):
 class DiffPage(View, frozen=True):
     """In the tree's order: a directory comes before what is in it.
 
-    `total` paths differ in all; `undetermined` ones are left out. `stale` are nodes of which this is only
-    what they reported last.
+    `total` paths differ in all; `undetermined` ones are left out, `withheld` ones listed and not counted. `stale`
+    are nodes of which this is only what they reported last.
     """
 
     entries: tuple[DiffEntryView, ...]
@@ -109,6 +112,7 @@ class DiffPage(View, frozen=True):
     undetermined: int
     total: int
     stale: tuple[str, ...]
+    withheld: int
 
 
 class TrashItemView(View, frozen=True):
