@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from closeranks_coordinator.core.model import Connected, Disconnected
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
@@ -121,3 +122,65 @@ def test_a_lost_state_alone_loses_no_changes() -> None:
     assert key_of("newer.txt") in files
     assert key_of("c.txt") not in files
     assert not world.incidents()
+
+
+def test_a_machine_that_is_restored_from_a_backup_is_only_late() -> None:
+    world = fleet()
+    backup = dict(world["node-03"].disk["photos"])
+    world["node-01"].put("photos", "c.txt", file_of("second"))
+    world["node-01"].put("photos", "new.jpg", file_of("new"))
+    world.until(lambda: same(world, "photos"))
+    files = dict(world["node-01"].disk["photos"])
+    world["node-03"].disk["photos"] = {**backup, key_of("own.txt"): file_of("own")}
+    rebuilt(world, "node-03")
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == {**files, key_of("own.txt"): file_of("own")}
+    assert "node-03 joining" not in world.told
+    assert not world.incidents()
+
+
+def claimed(world: FakeWorld, name: str) -> None:
+    """Another machine dials with this name, is let in, tells nothing, and goes."""
+    session = world.new_session()
+    world.event(Connected(name, session, "id-second", "x:1", 0, None, ("photos",)))
+    world.run(1)
+    world.event(Disconnected(name, session))
+
+
+def test_a_machine_that_only_took_its_name_does_not_make_it_a_rebuilt_one() -> None:
+    world = fleet()
+    world["node-03"].stop()
+    world["node-03"].put("photos", "own.txt", file_of("own"))
+    claimed(world, "node-03")
+    for number in range(10):  # so that it lacks more than half of what there is by now
+        world["node-01"].put("photos", f"new-{number}.txt", file_of(f"new-{number}"))
+    world.run(2)
+    world["node-03"].start()
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"][key_of("own.txt")] == file_of("own")
+    assert "node-03 joining" not in world.told
+
+
+def test_a_rebuilt_machine_is_known_also_after_a_restart_of_the_coordinator() -> None:
+    world = fleet()
+    world["node-03"].stop()
+    session = (
+        world.new_session()
+    )  # its new agent dials, and the coordinator ends before its first scan has come
+    world.event(Connected("node-03", session, "id-new", "node-03:7342", 0, None, ("photos",)))
+    world.restart()
+    rebuilt(world, "node-03", *(key.decode().replace("\0", "/") for key in FILES))
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == FILES
+
+
+def test_a_machine_that_is_rebuilt_while_it_is_brought_on_has_deleted_nothing() -> None:
+    world = fleet()
+    world["node-03"].fails = wire.Problem("no_space", "no room: 5 GiB are needed", 5 << 30, 1 << 20)
+    world["node-03"].pushes_fail = True
+    world["node-01"].put("photos", "new.jpg", file_of("new"))
+    world.until_state("node-03", "resyncing")
+    rebuilt(world, "node-03", *(key.decode().replace("\0", "/") for key in FILES))
+    world["node-03"].fails, world["node-03"].pushes_fail = None, False
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == {**FILES, key_of("new.jpg"): file_of("new")}

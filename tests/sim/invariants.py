@@ -24,7 +24,7 @@ INVARIANTS: dict[str, str] = {
     "number_once": "a number that has left an agent never stands for another root, whatever happens to its disk",
     "installed_stays": "what an agent has recorded as it found or made it is on its disk after a power cut",
     "deleted_stays": "what has left a replicated truth, and every node, does not come back unless somebody writes it",
-    "accepted_stays": "what a writer's accepted commit brought is in the truth, or was, or under a conflict name",
+    "accepted_stays": "what a joined writer's accepted commit brought is in the truth, or was, or has a conflict name",
     "target_reached": "a node that says that a target is reached holds it, entry by entry, by a computation of its own",
     "lag_is_true": "the lag that is shown is no older than the oldest step of the truth that the node lacks",
     "holdable": "the truth of a replicated volume is a tree that a disk can hold",

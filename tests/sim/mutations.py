@@ -121,6 +121,12 @@ MUTATIONS = (
         "        if not ready or self._closure.done:\n            announced",
     ),
     Mutation(
+        "merging: the version that came second is not kept", f"{CORE}/merging.py",
+        "        else:\n            self._move(key, ours)\n\n    def _settle",
+        "        else:\n            self.done.clashes.append(Clash(key, ours, theirs, None))\n\n    def _settle",
+        "--policy any-writer --faults slow_link,cut,coordinator_crash",
+    ),
+    Mutation(
         "converge: what is replaced goes to no trash", SWAP,
         "            beneath.move_new(stage_name, room.stage_fd, taken.item, room.items_fd)\n    except BaseException:",
         "            os.unlink(stage_name, dir_fd=room.stage_fd)\n    except BaseException:", shells=True,

@@ -56,7 +56,8 @@ class Oracle:
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
-        self.accepted: dict[bytes, str] = {}  # contents that writers streamed, to whose and where
+        self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
+        self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
 
     # --- what the core goes by ------------------------------------------------------------------
 
@@ -72,6 +73,7 @@ class Oracle:
                 self._undo(truth)
             self.given_up.clear()
         self.eligible = frozenset()
+        self.joined.clear()
         self._follow_nodes()
 
     def _give_up(self) -> None:
@@ -79,6 +81,7 @@ class Oracle:
         if self.moves:
             self.given_up.append((self.moves, self.seen, self.reached, self.buried))
         self.moves, self.seen, self.reached, self.buried = [], {}, {}, 0
+        self.joined.clear()
 
     def _undo(self, truth: bytes) -> None:
         """Go back to when this was the truth."""
@@ -144,11 +147,19 @@ class Oracle:
                     contents[content_of(one.ours)] += 1
                     self._streamed(name, one.key, one.ours)
                 self._reach(name, one.key)
+        self.joined |= {
+            name for name, node in self.world.core.nodes.items() if node.volume(self.volume).held is not None
+        }
         return moved
 
     def _streamed(self, node: str, key: bytes, value: bytes) -> None:
+        """What a writer brings is accepted, unless it has yet to join: then its own goes to its trash (RULES 1.6).
+
+        Whoever has joined once does not become a joiner again, whatever the core makes of it.
+        """
         content = content_of(value)
-        if content and self.moves and node in self.eligible and node in self.world.plan.writers:
+        counts = node in self.eligible and node in self.joined and node in self.world.plan.writers
+        if content and self.moves and counts:
             self.accepted.setdefault(content, f"{node} {key!r}")
 
     def _reach(self, node: str, key: bytes) -> None:

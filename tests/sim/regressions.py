@@ -48,6 +48,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (2064844947, "any-writer", 5): (
         "the check held lag against a root that had come, but was not judged yet: in a large fleet that is gathered"
     ),
+    (1891707414, "any-writer", 7): (
+        "a second machine dialled with a node's name: the node was taken for a rebuilt one, and its changes set aside"
+    ),
+    (930000320, "any-writer", 16): (
+        "as 1891707414; and the oracle took what a node wrote before it had joined for accepted"
+    ),
     (930001530, "any-writer", 16): (
         "the check took a dry run, asked for as its source was held in the same step, for one that fetches"
     ),

@@ -26,8 +26,8 @@ def connected(world: World, event: Connected) -> None:
     node.session, node.connected_at = event.session, world.now.mono
     node.scanned, node.watched, node.asked = {}, {}, {}
     node.offers = event.volumes
-    if record.agent_id and record.agent_id != event.agent_id:
-        node.renewed = {volume.name for volume in world.volumes_of(node) if volume.config.replicated}
+    for stored in record.volumes.values():
+        stored.agent_id = stored.agent_id or record.agent_id  # earlier versions kept nobody's with a root
     pushing.forget(node)
     record.agent_id, record.address = event.agent_id, event.address
     record.last_contact_ms = world.now.wall_ms
@@ -66,14 +66,19 @@ def root_stored(world: World, event: RootStored) -> None:
         return
     node.record.last_contact_ms = world.now.wall_ms
     stored = node.volume(event.volume)
-    before = stored.root
+    before, teller = stored.root, stored.agent_id
+    if teller != node.record.agent_id:
+        stored.agent_id = node.record.agent_id
+        world.touch_node(node)
     if before == event.root:
         return
     stored.root = event.root
-    if event.volume in node.renewed and event.cause == "scan":
+    another = teller not in ("", node.record.agent_id)
+    if another:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
+    view.by_another = view.by_another or (another and world.volumes[event.volume].config.replicated)
     ours = event.cause in ("converge", "push")
     # A writer's decayed file is no change of its own: it is late, and gets the truth's bytes again.
     decayed = event.cause == "scrub" and node.name in world.volumes[event.volume].config.writers
@@ -91,15 +96,15 @@ def root_stored(world: World, event: RootStored) -> None:
 def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
     """A machine that was built anew joins, and has deleted nothing.
 
-    Only where it lacks more than half of the truth: who lost nothing but its agent's state may have changes of its
-    own, which must not be set aside.
+    It is told by the first root that another agent tells than told the one before. That somebody dialled with this
+    name in between says nothing: whoever goes on from its own root has its changes. Only where it lacks more than
+    half of the truth: who lost nothing but its agent's state may have changes of its own, which must not be set aside.
     """
-    node.renewed.discard(event.volume)
     volume = world.volumes[event.volume]
     stored = node.volume(event.volume)
-    if volume.truth is None or stored.held is None or node.fenced or world.is_held(node, volume):
+    if not volume.config.replicated or volume.truth is None or stored.held is None:
         return
-    if node.record.recovery is not None:
+    if node.fenced or world.is_held(node, volume):
         return
     differing = world.differ.diff(event.root, volume.truth)
     lacking = sum(ours is None for ours, _ in differing.values())
@@ -107,6 +112,9 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
         return
     stored.held, stored.withheld = None, ()
     node.views[event.volume] = View(seen=node.view(event.volume).seen)
+    fencing.drop_recovery(
+        world, node, "another agent has come with most of the tree gone"
+    )  # of one who was late
     world.log("info", f"{node.name}, {event.volume}: another agent with most of the tree gone: it joins anew")
 
 

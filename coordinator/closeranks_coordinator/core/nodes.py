@@ -123,7 +123,7 @@ class View:
     """A node's volume as judged last. `unclear` and `lag_unclear` count undetermined paths in it.
 
     `by_us`: the root that is to be judged next was made by a converge or a push; `is_commit`: and what it changed of
-    the root judged last is nothing but that.
+    the root judged last is nothing but that. `by_another`: where we carry writes, it is the first of another agent.
     """
 
     stand: Stand | None = None
@@ -139,6 +139,7 @@ class View:
     size: SizeOf | None = None
     by_us: bool = False
     is_commit: bool = False
+    by_another: bool = False
     looked_at: float = 0.0
     order: int = 0  # of the truth that it was looked at last
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
@@ -190,7 +191,6 @@ class Node:
     limits_at: float | None = None
     scrub_told: tuple[str, ScrubWord] | None = None  # session, and what it was told last of scrubs
     proven_ms: dict[str, int] = field(default_factory=dict)  # by volume: its last audit that was right
-    renewed: set[str] = field(default_factory=set)  # volumes awaited from an agent with another identity
     offers: tuple[str, ...] | None = None  # volumes that its agent has; None until it connects
 
     def view(self, volume: str) -> View:

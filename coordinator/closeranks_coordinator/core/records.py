@@ -49,7 +49,7 @@ class RecoveryRecord(msgspec.Struct):
 class NodeVolume(msgspec.Struct):
     """`held` None: never in rank. `withheld`: keys that may differ in special mode bits.
 
-    `settings` are those that `root` was scanned by; "" until the first scan.
+    `settings` are those that `root` was scanned by; "" until the first scan. `agent_id` is whose word `root` is.
     """
 
     root: bytes | None = None
@@ -60,6 +60,7 @@ class NodeVolume(msgspec.Struct):
     status_ms: int = 0  # when it came: its ages are of then
     problem_since_ms: int | None = None
     last_scan_ms: int | None = None
+    agent_id: str = ""
 
 
 class NodeRecord(msgspec.Struct):

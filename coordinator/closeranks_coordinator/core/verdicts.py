@@ -101,8 +101,9 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         if before is not None and not followed and _may_wait(world, volume, node, view):
             return
         view.looked_at = world.now.mono
-        # Where writers' changes count, what is our doing is asked step by step: see `_made`.
-        by_us = view.by_us and not volume.config.replicated
+        # Where writers' changes count, what is our doing is asked step by step: see `_made`. What another agent has
+        # brought of the truth's past is no change either: a machine that was restored from a backup is only late.
+        by_us = view.by_another or (view.by_us and not volume.config.replicated)
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
         writes = node.name in volume.config.writers
@@ -113,7 +114,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
-        view.analysis, view.by_us = after, False
+        view.analysis, view.by_us, view.by_another = after, False, False
         view.stand = Stand(stored.root, truth, stored.held, stored.withheld)
         world.publish("node", node.name)
         _remember_sizes(view, before, after, touched)
