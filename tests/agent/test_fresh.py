@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from closeranks_agent.disk import fresh as fresh_module
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.database import CHECKPOINT_PAGES
+from closeranks_agent.disk.packs import rows_of
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hotpath.readers import Readers
 from closeranks_proto.entries import decode_entry
@@ -92,8 +94,11 @@ def test_rows_are_the_same_as_without_other_processes(
         volume = make_volume(state=tmp_path / name)
         volume.scan()
         database = volume.history.index.database
-        found.append(database.rows("SELECT * FROM entries ORDER BY dir, name"))
-        found[-1] += database.rows("SELECT * FROM listings ORDER BY dir")
+        rows = database.rows("SELECT * FROM entries")
+        packs = database.rows("SELECT dir, rows FROM packs")
+        rows += [(place, *row, None) for place, pack in packs for row in rows_of(cast(bytes, pack))]
+        assert bool(packs) == (name == "state")
+        found.append([*sorted(rows), *database.rows("SELECT * FROM listings ORDER BY dir")])
         monkeypatch.setattr(scan_module, "READERS_FILES", 1 << 40)
     assert len(found[0]) > 62
     assert found[0] == found[1]

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from closeranks_agent.disk.packs import rows_of
 from closeranks_agent.disk.records import pack_signature
 from closeranks_agent.hotpath import large
 from closeranks_agent.hotpath import readers as readers_module
@@ -26,7 +27,7 @@ from closeranks_agent.hotpath.cache import is_absent, let_go
 from closeranks_agent.hotpath.directory import DirectoryReader
 from closeranks_agent.hotpath.large import MIB, WINDOW_BYTES, RangeReader
 from closeranks_agent.hotpath.readers import Readers
-from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, Setup
+from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, ReadRow, Setup
 from closeranks_proto.content import ChunkList, content_digest, decode_chunk_list
 from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128, DigestAlgorithm
 from closeranks_proto.entries import decode_entry
@@ -70,6 +71,11 @@ def all_answers(readers: Readers, limit_s: float = 60.0) -> list[tuple[Any, Any]
     return found
 
 
+def rows_in(part: Part) -> list[ReadRow]:
+    """As if nothing had been packed."""
+    return [*part.rows, *((*row, None) for _, _, pack in part.packs for row in rows_of(pack))]
+
+
 def read_directory(readers: Readers, key: bytes = b"") -> Part:
     readers.ask(DIRECTORIES, [key])
     [(_, answer)] = all_answers(readers)
@@ -98,7 +104,7 @@ def test_sizes_around_the_boundaries(
     part = read_directory(make(algorithm=algorithm.name, keep_cache=keep_cache))
     assert (part.state, part.files, part.size) == (CLEAN, len(sizes), sum(sizes))
     lists = dict(part.lists)
-    for name, value, signature, settled, content in part.rows:
+    for name, value, signature, settled, content in rows_in(part):
         own = data[name]
         pieces = [own[at : at + CHUNK] for at in range(0, max(1, len(own)), CHUNK)]
         digests = b"".join(map(algorithm.of, pieces))
@@ -150,12 +156,12 @@ def test_names_that_are_not_text_and_everything_that_is_no_file(tmp_path: Path, 
     age()
     part = read_directory(make())
     assert part.state == CLEAN
-    assert sorted(row[0] for row in part.rows) == [b"d", b"l", b"\xff\xfe"]
+    assert sorted(row[0] for row in rows_in(part)) == [b"d", b"l", b"\xff\xfe"]
     assert part.directories == [b"d"]
     os.mkfifo(tmp_path / "pipe")
     part = read_directory(make())
     assert part.state == LEFT
-    assert len(part.rows) == 3
+    assert len(rows_in(part)) == 3
 
 
 def test_what_was_written_just_now_is_not_settled(tmp_path: Path, make: Make) -> None:
@@ -165,8 +171,11 @@ def test_what_was_written_just_now_is_not_settled(tmp_path: Path, make: Make) ->
     readers.ask(FILES, [(b"", [b"f"])])
     [(_, answer)] = all_answers(readers)
     part = Part(*answer)
-    assert (part.state, part.rows[0][3]) in ((FRESH, 0), (CLEAN, 1))  # a slow machine lets the clock move on
-    at_once = part.rows[0][2] == pack_signature((tmp_path / "f").stat())
+    assert (part.state, rows_in(part)[0][3]) in (
+        (FRESH, 0),
+        (CLEAN, 1),
+    )  # a slow machine lets the clock move on
+    at_once = rows_in(part)[0][2] == pack_signature((tmp_path / "f").stat())
     assert at_once
 
 
@@ -178,7 +187,7 @@ def test_several_names_of_a_file_are_told(tmp_path: Path, make: Make) -> None:
     age()
     part = read_directory(make())
     assert sorted(part.links) == [(name.encode(), status.st_dev, status.st_ino, 4) for name in "abcd"]
-    assert len({row[1] for row in part.rows}) == 1
+    assert len({row[1] for row in rows_in(part)}) == 1
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3, 4])
@@ -209,7 +218,7 @@ def test_a_file_whose_stat_fails_is_left_and_no_other_is_told_in_its_place(
     finally:
         monkeypatch.undo()
         os.close(root_fd)
-    names = [row[0] for row in part.rows]
+    names = [row[0] for row in rows_in(part)]
     assert len(set(names)) == len(names)
     assert (part.files, part.size) == (len(names), len(names))
     if failing % 2:  # before: nothing is known of it
@@ -234,7 +243,7 @@ def test_what_is_ignored_is_not_read(tmp_path: Path, make: Make) -> None:
     (tmp_path / "cache").mkdir()
     age()
     part = read_directory(make(ignore=("*.tmp", "cache/")))
-    assert ([row[0] for row in part.rows], part.ignored, part.directories) == ([b"keep"], 2, [])
+    assert ([row[0] for row in rows_in(part)], part.ignored, part.directories) == ([b"keep"], 2, [])
 
 
 # --- long files ----------------------------------------------------------------------------------
@@ -433,7 +442,7 @@ def test_a_reader_that_is_killed_loses_nothing(tmp_path: Path, make: Make) -> No
     assert deaths == 6
     assert unanswered <= deaths // 2
     assert sorted(found) == keys
-    assert all(decode_entry(found[key].rows[0][1], 16).digest == XXH3_128.of(key) for key in keys)
+    assert all(decode_entry(rows_in(found[key])[0][1], 16).digest == XXH3_128.of(key) for key in keys)
 
 
 def test_a_question_that_no_reader_survives_comes_back(
@@ -595,7 +604,7 @@ def test_a_scrub_leaves_the_page_cache_as_it_was(tmp_path: Path, make: Make) -> 
         os.fsync(warm)
         age()
         part = read_directory(make(tree, chunk_bytes=MIB, keep_cache=True))
-        assert (part.state, len(part.rows)) == (CLEAN, 3)
+        assert (part.state, len(rows_in(part))) == (CLEAN, 3)
         assert is_absent(fds[0], 0, 30_000)
         assert is_absent(fds[1], 0, 24 * MIB)
         assert not is_absent(warm, 0, 30_000)
@@ -629,8 +638,8 @@ def test_cold_files_are_read_as_warm_ones_are(tmp_path: Path, make: Make) -> Non
     age()
     readers = make(tree, chunk_bytes=MIB)
     cold, warm = read_directory(readers), read_directory(readers)
-    assert (cold.state, len(cold.rows)) == (CLEAN, 150)
-    assert sorted(cold.rows) == sorted(warm.rows)
+    assert (cold.state, len(rows_in(cold))) == (CLEAN, 150)
+    assert sorted(rows_in(cold)) == sorted(rows_in(warm))
     assert cold.digest == warm.digest
     for name in names[3::40]:  # few of them: the others are read beside those that have to be waited for
         fd = os.open(tree / os.fsdecode(name), os.O_RDONLY)
@@ -639,4 +648,4 @@ def test_cold_files_are_read_as_warm_ones_are(tmp_path: Path, make: Make) -> Non
         os.close(fd)
     mixed = read_directory(readers)
     assert (mixed.state, mixed.files, mixed.size) == (CLEAN, 150, warm.size)
-    assert (sorted(mixed.rows), mixed.digest) == (sorted(warm.rows), warm.digest)
+    assert (sorted(rows_in(mixed)), mixed.digest) == (sorted(rows_in(warm)), warm.digest)

@@ -173,7 +173,7 @@ class Fresh:
         here.state, here.again = CLEAN, True
         batch: list[bytes] = []
         size = 0
-        for name in names:
+        for name in sorted(names):  # the packs of a directory do not overlap
             batch.append(name)
             size += len(name)
             if len(batch) >= BATCH_FILES or size >= NAMES_MAX_BYTES:
@@ -203,7 +203,7 @@ class Fresh:
         """Record what was read, and go on with what is below."""
         key = here.key
         prefix = key and key + b"\0"
-        self.recorder.put_rows(key, part.rows, part.lists)
+        self.recorder.put_rows(key, part.rows, part.lists, part.packs)
         self.findings.hashed_files += part.files
         self.findings.hashed_bytes += part.size
         for name, device, inode, count in part.links:

@@ -6,6 +6,10 @@ directories' numbers to keep. For each directory whose entries are all settled t
 the digest of its names and their stats, by which a scan sees that nothing in it changed without reading
 its rows.
 
+What a first scan reads of a directory stands in *packs*, some hundred paths each (see `packs`), by the name of their
+last one; a pack is taken apart into rows when one of its paths is written. A path has a row or stands in a pack, never
+both, and the packs of a directory do not overlap.
+
 Chunk lists of long files stand in a table of their own, by content digest. One that no row names any more
 is an *orphan*; it is kept for a coordinator that may still be asking for it and dropped later.
 
@@ -16,21 +20,32 @@ listing of stats in memory (grows with the tree).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import blake3
 
 from closeranks_proto.entries import Kind, entry_size
 
-from .database import Database
+from .database import Damaged, Database
+from .packs import PackedRow, items_of, names_of, row_of, rows_of
 from .records import Record, StatSignature
 
-FORMAT = 2
-UPGRADES = {1: "ALTER TABLE journal ADD COLUMN hands BLOB"}  # 1 did not know whose hand a change was
+T = TypeVar("T")
+
+FORMAT = 3
+_PACKS = (
+    "CREATE TABLE packs (dir BLOB NOT NULL, last BLOB NOT NULL, rows BLOB NOT NULL, PRIMARY KEY (dir, last))"
+    " WITHOUT ROWID;"
+)
+UPGRADES = {
+    1: "ALTER TABLE journal ADD COLUMN hands BLOB",  # 1 did not know whose hand a change was
+    2: _PACKS,  # 2 had a row for each path
+}
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
@@ -39,7 +54,8 @@ LONG_LIST_BYTES = 64 * 1024  # of a chunk list: of a file of 4 GiB
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
 )
-SCHEMA = """
+SCHEMA = f"""
+{_PACKS}
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE entries (
     dir BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, stat BLOB NOT NULL, settled INTEGER NOT NULL,
@@ -78,6 +94,8 @@ class Listing:
 
 # As it stands in the table: directory's id, name, value, packed signature, settled, content digest of a long file.
 FreshRow = tuple[bytes, bytes, bytes, bytes, int, bytes | None]
+# Likewise: directory's id, name of its last path, the pack.
+FreshPack = tuple[bytes, bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -87,12 +105,18 @@ class Delta:
     rows: dict[bytes, Record | None] = field(default_factory=dict)
     listings: dict[bytes, Listing | None] = field(default_factory=dict)
     fresh: list[FreshRow] = field(default_factory=list)  # of paths that have no row
+    packs: list[FreshPack] = field(default_factory=list)  # the same, packed
     lists: dict[bytes, bytes | bytearray] = field(
         default_factory=dict
     )  # chunk lists of those, by content digest
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.listings or self.fresh)
+        return bool(self.rows or self.listings or self.fresh or self.packs)
+
+
+class _Pack(NamedTuple):
+    last: bytes
+    blob: bytes
 
 
 def is_directory(value: bytes) -> bool:
@@ -125,21 +149,53 @@ class Index:
     # --- reading -------------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
-        return self.database.row("SELECT 1 FROM entries LIMIT 1") is None
+        return all(
+            self.database.row(f"SELECT 1 FROM {table} LIMIT 1") is None for table in ("entries", "packs")
+        )
 
     def directory(self, key: bytes, page_rows: int = PAGE_ROWS, after: bytes = b"") -> Iterator[Row]:
         """The rows of directory `key` behind the name `after`, ascending, in pages: writing meanwhile is allowed."""
-        place, last = directory_id(key), after
+        for name, value, stat, settled in self._pages(
+            "name, value, stat, settled", rows_of, directory_id(key), after, page_rows
+        ):
+            yield Row(name, value, stat, bool(settled))
+
+    def _pages(
+        self, columns: str, unpack: Callable[[bytes], list[Any]], place: bytes, after: bytes, page_rows: int
+    ) -> Iterator[Any]:
+        """Rows behind the name `after`, each page asked for anew: what was a pack may be rows by then."""
+        statement = f"SELECT {columns} FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?"
+        last = after
         while True:
-            page = self.database.rows(
-                "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
-                (place, last, page_rows),
-            )
-            for name, value, stat, settled in page:
-                yield Row(cast(bytes, name), cast(bytes, value), cast(bytes, stat), bool(settled))
-            if len(page) < page_rows:
+            with self.database.lock:
+                page = cast(list[Any], self.database.rows(statement, (place, last, page_rows)))
+                pack = self._pack(place, last, ">")
+            full = len(page) == page_rows
+            if pack is not None:
+                page = _beside(page, full, [row for row in self._open(pack, unpack) if row[0] > last])
+                full = True
+            if len(page) > page_rows:  # of a deep directory, where each level keeps what is left of a page
+                page = page[:page_rows]
+            yield from page
+            if not full:
                 return
-            last = cast(bytes, page[-1][0])
+            last = page[-1][0]
+
+    def _pack(self, place: bytes, name: bytes, how: Literal[">", ">="]) -> _Pack | None:
+        """The first pack whose last name is greater than `name`, or also as great."""
+        found = self.database.row(
+            f"SELECT last, rows FROM packs WHERE dir = ? AND last {how} ? ORDER BY last LIMIT 1",
+            (place, name),
+        )
+        return None if found is None else _Pack(*cast(tuple[bytes, bytes], found))
+
+    def _open(self, pack: _Pack, unpack: Callable[[bytes], T]) -> T:
+        try:
+            if names_of(pack.blob)[-1] != pack.last:
+                raise ValueError("a pack that ends with another name")
+            return unpack(pack.blob)
+        except (ValueError, struct.error) as error:
+            raise Damaged(f"{self.database.path} is damaged: {error}") from error
 
     def listing(self, key: bytes) -> Listing | None:
         found = self.database.row(
@@ -159,13 +215,18 @@ class Index:
         return [found.get(place) for place in places]
 
     def row(self, key: bytes) -> Row | None:
-        found = self.database.row(
-            "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name = ?", _place(key)
-        )
-        if found is None:
-            return None
-        name, value, stat, settled = cast(tuple[bytes, bytes, bytes, int], found)
-        return Row(name, value, stat, bool(settled))
+        place, name = _place(key)
+        with self.database.lock:
+            found = cast(
+                PackedRow | None,
+                self.database.row(
+                    "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name = ?", (place, name)
+                ),
+            )
+            pack = None if found is not None else self._pack(place, name, ">=")
+        if pack is not None:
+            found = self._open(pack, lambda blob: row_of(blob, name))
+        return None if found is None else Row(*found[:3], bool(found[3]))
 
     def record(self, key: bytes, chunk_bytes: int) -> Record | None:
         """What is known of `key`, with its chunk list."""
@@ -200,19 +261,7 @@ class Index:
 
     def _values(self, key: bytes, page_rows: int) -> Iterator[tuple[bytes, bytes]]:
         """(name, value) of directory `key`, as `directory`: no row is made of what is only passed on."""
-        place, last = directory_id(key), b""
-        while True:
-            page = cast(
-                list[tuple[bytes, bytes]],
-                self.database.rows(
-                    "SELECT name, value FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?",
-                    (place, last, page_rows),
-                ),
-            )
-            yield from page
-            if len(page) < page_rows:
-                return
-            last = page[-1][0]
+        return self._pages("name, value", items_of, directory_id(key), b"", page_rows)
 
     def rows(self, below: bytes = b"") -> Iterator[tuple[bytes, Row]]:
         """Every (key, row) below a directory, by default the root, keys ascending."""
@@ -248,6 +297,7 @@ class Index:
     def write(self, delta: Delta, chunk_bytes: int, width: int) -> None:
         """Bring the rows up to date. Listings count last: what they promise must stand in the rows."""
         places = {key: _place(key) for key in delta.rows}
+        self._take_apart(set(places.values()))
         touched = self._contents_of(places.values())
         self.database.execute_many(
             "DELETE FROM entries WHERE dir = ? AND name = ?",
@@ -268,6 +318,7 @@ class Index:
             rows.append((place, name, record.value, record.stat.pack(), int(record.settled), content))
         self.database.execute_many(_INSERT, rows)
         self.database.execute_many(_INSERT, delta.fresh)
+        self.database.execute_many("INSERT OR REPLACE INTO packs VALUES (?, ?, ?)", delta.packs)
         lists |= delta.lists
         self._write_lists(lists)
         self.database.execute_many(
@@ -276,6 +327,22 @@ class Index:
             [(digest,) for digest in sorted(touched - lists.keys())],
         )
         self._write_listings(delta)
+
+    def _take_apart(self, places: Set[tuple[bytes, bytes]]) -> None:
+        """Make rows of each pack that one of these paths stands in, but of these paths themselves: they are written."""
+        if self.database.row("SELECT 1 FROM packs LIMIT 1") is None:
+            return
+        here, pack, names = b"", None, frozenset[bytes]()
+        for place, name in sorted(places):
+            if place != here or (pack is not None and name > pack.last):
+                here, pack = place, self._pack(place, name, ">=")
+                names = frozenset(() if pack is None else self._open(pack, names_of))
+            if pack is None or name not in names:
+                continue
+            rows = [(place, *row, None) for row in self._open(pack, rows_of) if (place, row[0]) not in places]
+            self.database.execute_many(_INSERT, rows)
+            self.database.execute("DELETE FROM packs WHERE dir = ? AND last = ?", (place, pack.last))
+            names = frozenset()
 
     def _write_lists(self, lists: Mapping[bytes, bytes | bytearray]) -> None:
         """A long one goes into its place directly: bound to a statement it would stand in memory three times."""
@@ -321,7 +388,7 @@ class Index:
 
     def drop_entries(self) -> None:
         """Forget every path: digests of another algorithm or chunk length say nothing."""
-        for table in ("entries", "listings", "chunk_lists", "journal"):
+        for table in ("entries", "packs", "listings", "chunk_lists", "journal"):
             self.database.execute(f"DELETE FROM {table}")
 
     def orphan_bytes(self) -> int:
@@ -330,6 +397,17 @@ class Index:
 
     def drop_orphans(self) -> None:
         self.database.execute("DELETE FROM chunk_lists WHERE orphan")
+
+
+def _beside(page: list[Any], full: bool, packed: list[Any]) -> list[Any]:
+    """Rows and what stands in a pack, as far as both are known, names ascending."""
+    if not page:
+        return packed
+    end = packed[-1][0]
+    if full and page[-1][0] < end:
+        end = page[-1][0]
+        packed = [row for row in packed if row[0] < end]
+    return sorted([*(row for row in page if row[0] <= end), *packed])
 
 
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"

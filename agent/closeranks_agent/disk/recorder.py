@@ -8,17 +8,19 @@ then on rows are stowed and the tree is built anew at the end, and every INTERIM
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, MIB, SNAPSHOT_EDITS
 from closeranks_proto.messages import Edit, Hand
 from closeranks_proto.paths import parent_key
 
-from ..hotpath.wire import ReadRow
+from ..hotpath.wire import ReadPack, ReadRow
 from .attributed import HandOf, Tally, edit_size
 from .index import Delta, Index, Listing, directory_id, is_directory
 from .journal import edit_bytes
+from .packs import rows_of
 from .records import Change, Record, StatSignature
 
 SLICE_S: Final = 1.0
@@ -68,7 +70,7 @@ class Recorder:
         self._delta = Delta()
         self._edits: dict[bytes, Edit] = {}
         self._sizes: dict[bytes, int] = {}  # bytes written, where not the whole file was
-        self._edit_bytes = self._row_bytes = 0
+        self._edit_bytes = self._row_bytes = self._fresh = 0
         self._asked_mono = seen_mono  # when the changes were heard of; None: when they are found
         self._seen_mono = self._slice_due = 0.0
         self._first_mono: float | None = seen_mono
@@ -89,12 +91,13 @@ class Recorder:
         self._flush_if_due()
 
     def put_rows(
-        self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes | bytearray]]
-    ) -> None:
+        self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes | bytearray]] = (),
+        packs: Sequence[ReadPack] = (),
+    ) -> None:  # fmt: skip
         """Paths of one directory that have no row yet, with the chunk lists that they need."""
         if not self._stow or self._hand_of is not None:
             chunks, prefix = dict(lists), directory and directory + b"\0"
-            for name, value, signature, settled, content in rows:
+            for name, value, signature, settled, content in chain(rows, *map(unpacked, packs)):
                 stat = StatSignature.unpack(signature)
                 listed = None if content is None else bytes(chunks[content])
                 record = Record(prefix + name, value, stat, listed, bool(settled))
@@ -104,9 +107,12 @@ class Recorder:
         self._delta.fresh += [
             (place, name, value, stat, settled, content) for name, value, stat, settled, content in rows
         ]
+        self._delta.packs += [(place, last, blob) for last, _, blob in packs]
         self._delta.lists.update(lists)
         self._row_bytes += sum(len(blob) for _, blob in lists)
-        self.changed += len(rows)
+        count = len(rows) + sum(count for _, count, _ in packs)
+        self.changed += count
+        self._fresh += count
         if self._first_mono is None:
             self._first_mono = time.monotonic()
         self._flush_if_due()
@@ -149,7 +155,7 @@ class Recorder:
     def _flush_if_due(self) -> None:
         if (
             len(self._delta.rows) >= ROWS_MAX
-            or len(self._delta.fresh) >= FRESH_ROWS_MAX
+            or self._fresh >= FRESH_ROWS_MAX
             or self._row_bytes >= ROWS_MAX_BYTES
             or len(self._edits) >= COMMIT_MAX_EDITS
             or self._edit_bytes >= COMMIT_MAX_BYTES
@@ -169,6 +175,7 @@ class Recorder:
                 if self._edits:
                     self._tell()
             self._delta, self._edits, self._edit_bytes, self._row_bytes = Delta(), {}, 0, 0
+            self._fresh = 0
             self._sizes = {}
         if self.changed > SNAPSHOT_EDITS:
             self._stow = True
@@ -187,6 +194,10 @@ class Recorder:
             first_mono = self._first_mono or time.monotonic()
             self._history.found(self._cause, first_mono, self._announce, self._untold.hands())
             self._tell()
+
+
+def unpacked(pack: ReadPack) -> Iterator[ReadRow]:
+    return ((*row, None) for row in rows_of(pack[2]))
 
 
 def changes_of(index: Index, changes: Sequence[Change]) -> tuple[Delta, dict[bytes, Edit]]:

@@ -25,10 +25,11 @@ from closeranks_proto.paths import path_of
 
 from ..beneath import open_beneath
 from ..disk.listing import KEEP_ENTRIES, Status, digest_of, file_state, look, state_of
+from ..disk.packs import PACK_ROWS, VALUE_MAX_BYTES, pack_rows
 from ..disk.signature import COARSE_TICK_NS, clock_ns, is_settled_before, pack_state
 from .cache import is_absent, let_go
 from .large import HOLES_REST_NS, RangeReader
-from .wire import CLEAN, FRESH, LEFT, MANY, Part, Setup
+from .wire import CLEAN, FRESH, LEFT, MANY, Part, ReadPack, Setup
 
 if TYPE_CHECKING:
     from ..disk.ignore import IgnoreRules
@@ -72,13 +73,13 @@ class DirectoryReader:
             if self._nowait and not self.setup.keep_cache:
                 entries = _few(fd, skip)
                 if entries is not None:
-                    return self._together(key, fd, at, entries)
+                    return _packed(self._together(key, fd, at, entries))
             seen = look(fd, skip, False)
             if seen.stats is None:
                 names = [os.fsencode(name) for name in os.listdir(fd) if name != skip]
-                return Part(MANY, seen.digest, [], [], [], [], [], names, 0, 0, 0)
+                return Part(MANY, seen.digest, [], [], [], [], [], [], names, 0, 0, 0)
             pairs = ((os.fsencode(name), status) for name, status in seen.stats)
-            return self._read(key, fd, at, pairs, _empty(CLEAN if seen.whole else LEFT, seen.digest))
+            return _packed(self._read(key, fd, at, pairs, _empty(CLEAN if seen.whole else LEFT, seen.digest)))
         finally:
             os.close(fd)
 
@@ -87,7 +88,8 @@ class DirectoryReader:
         fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
         try:
             at = clock_ns()
-            return self._read(key, fd, at, ((name, _status(name, fd)) for name in names), _empty(CLEAN, b""))
+            pairs = ((name, _status(name, fd)) for name in names)
+            return _packed(self._read(key, fd, at, pairs, _empty(CLEAN, b"")))
         finally:
             os.close(fd)
 
@@ -289,7 +291,6 @@ class DirectoryReader:
                 value = head + digest + tail
             total += size
             rows.append((name, value, pack_state(size, mtime, ctime, inode, device), int(settled), None))
-        rows.sort()
         return state, total
 
     def _small(self, fd: int, at: int, files: list[_File], part: Part) -> int:
@@ -389,6 +390,19 @@ def content_of(setup: Setup, size: int, digests: bytes) -> tuple[bytes, bytes]:
     return algorithm.of(chunks), chunks
 
 
+def _packed(part: Part) -> Part:
+    """Its rows in packs, but for those that have a chunk list or are too long."""
+    rows = sorted(part.rows)
+    alone = [row for row in rows if row[4] is not None or len(row[1]) > VALUE_MAX_BYTES]
+    if alone:
+        rows = [row for row in rows if row[4] is None and len(row[1]) <= VALUE_MAX_BYTES]
+    packs: list[ReadPack] = []
+    for start in range(0, len(rows), PACK_ROWS):
+        some = rows[start : start + PACK_ROWS]
+        packs.append((some[-1][0], len(some), pack_rows(some)))
+    return part._replace(rows=alone, packs=packs)
+
+
 def _few(fd: int, skip: str | None) -> list[os.DirEntry[str]] | None:
     """What is in it but for that name; None where it is too much for one answer."""
     found: list[os.DirEntry[str]] = []
@@ -419,7 +433,7 @@ def _note(
 
 
 def _empty(state: int, digest: bytes) -> Part:
-    return Part(state, digest, [], [], [], [], [], [], 0, 0, 0)
+    return Part(state, digest, [], [], [], [], [], [], [], 0, 0, 0)
 
 
 def _by_inode(file: _File) -> int:

@@ -37,6 +37,8 @@ SMALL, LARGE = 0, 1
 # (name, value, packed signature, settled, content digest of a long file or None): a row of the index but for
 # its directory.
 ReadRow = tuple[bytes, bytes, bytes, int, bytes | None]
+# (name of its last row, how many they are, the pack): see `disk.packs`.
+ReadPack = tuple[bytes, int, bytes]
 
 
 class Setup(NamedTuple):
@@ -70,7 +72,8 @@ class Part(NamedTuple):
 
     state: int
     digest: bytes  # of its names and stats, see `disk.listing`
-    rows: list[ReadRow]
+    rows: list[ReadRow]  # that can not stand in a pack
+    packs: list[ReadPack]
     lists: list[tuple[bytes, bytes]]  # chunk lists by content digest
     directories: list[bytes]  # to go on with
     links: list[tuple[bytes, int, int, int]]  # files with several names: name, device, inode, names

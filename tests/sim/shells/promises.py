@@ -16,6 +16,7 @@ import msgspec
 
 from closeranks_agent import session as agent_session
 from closeranks_agent.disk.index import directory_id
+from closeranks_agent.disk.packs import items_of
 from closeranks_coordinator import session as coordinator_session
 from closeranks_proto import messages as wire
 from closeranks_proto.content import content_digest
@@ -223,6 +224,8 @@ def _items_of(index: sqlite3.Connection) -> Items:
     by_place: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for place, name, value in _rows(index, "SELECT dir, name, value FROM entries"):
         by_place.setdefault(place, []).append((name, value))
+    for place, pack in _rows(index, "SELECT dir, rows FROM packs"):
+        by_place.setdefault(place, []).extend(items_of(pack))
     found: Items = {}
     waiting = [b""]
     while waiting:
