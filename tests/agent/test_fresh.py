@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -23,7 +23,7 @@ from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.database import CHECKPOINT_PAGES
 from closeranks_agent.disk.packs import rows_of
 from closeranks_agent.disk.volume import Volume
-from closeranks_agent.hotpath.readers import Readers
+from closeranks_agent.hotpath.readers import Question, Readers
 from closeranks_proto.entries import decode_entry
 from closeranks_proto.limits import MIB
 
@@ -83,6 +83,29 @@ def test_the_root_is_that_of_what_lies_on_disk(
         assert volume.root == expected_root(volume)
     again = volume.scan()
     assert (again.directories_compared, again.hashed_files, again.changed) == (0, 0, 0)
+
+
+def test_a_long_file_counts_once_and_its_bytes_as_they_are_read(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a tree of few long files shows no progress, and more files than it has."""
+    with (tree_dir / "long").open("wb") as file:
+        file.truncate(70 * MIB + 1)
+    (tree_dir / "short").write_bytes(b"x")
+    time.sleep(0.05)
+    monkeypatch.setattr(fresh_module, "RANGE_BYTES", 16 * MIB)
+    seen: list[tuple[int, int]] = []
+    answered = fresh_module.Fresh._answered
+
+    def watched(self: fresh_module.Fresh, question: Question, parts: Sequence[Any] | None) -> None:
+        answered(self, question, parts)
+        seen.append((self.findings.hashed_files, self.findings.hashed_bytes))
+
+    monkeypatch.setattr(fresh_module.Fresh, "_answered", watched)
+    report = make_volume(chunk_bytes=MIB).scan()
+    assert (report.hashed_files, report.hashed_bytes) == (2, 70 * MIB + 2)
+    assert seen[0] == (1, 1)
+    assert len({size for _, size in seen}) == 6
 
 
 def test_rows_are_the_same_as_without_other_processes(

@@ -8,19 +8,23 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from closeranks_agent.disk import findings
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.volume import Volume
-from closeranks_agent.plain import commands
+from closeranks_agent.hotpath.readers import Readers
+from closeranks_agent.plain import commands, hashing, long, manifest
 from closeranks_agent.plain.progress import amount, duration, progress_line
 from closeranks_agent.plain.snapshot import How, Snapshot
 from closeranks_proto.content import ChunkList, content_digest
 from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry
 from closeranks_proto.errors import UserError
 from closeranks_proto.limits import MIB
 
@@ -264,11 +268,188 @@ def test_manifests_carry_everything_that_is_tracked(tmp_path: Path, run: Callabl
     assert [json.loads(line)["aspects"] for line in lines] == [["xattrs"]]
 
 
-def test_what_can_not_be_written_leaves_no_half_manifest(tmp_path: Path, run: Callable[..., Said]) -> None:
+def test_what_can_not_be_written_is_refused_before_anything_is_read(
+    tree_dir: Path, run: Callable[..., Said]
+) -> None:
+    for place, text in (
+        ("none/m", "no such directory"),
+        (".", "it is a directory"),
+        ("", "the name of a file"),
+    ):
+        with pytest.raises(UserError, match=f"--manifest.*{text}"):
+            run("hash", tree_dir / "never looked at", "--manifest", place and tree_dir / place)
+
+
+def test_a_manifest_that_ends_in_its_middle_leaves_the_old_one(
+    tmp_path: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(tmp_path / "tree")
-    code, lines, said = run("hash", tmp_path / "tree", "--manifest", tmp_path / "none" / "m")
-    assert (code, lines) == (2, [])
-    assert "No such file" in said
+    place = tmp_path / "m"
+    place.write_text("old")
+
+    def interrupted(value: bytes, width: int) -> Entry:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "decode_entry", interrupted)
+    assert run("hash", tmp_path / "tree", "--manifest", place) == (130, [], "closeranks: interrupted\n")
+    assert place.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["m", "tree"]
+
+
+def test_a_link_to_a_manifest_stays_one(tmp_path: Path, run: Callable[..., Said]) -> None:
+    plant(tmp_path / "tree")
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "m").symlink_to("real")
+    run("hash", tmp_path / "tree", "--manifest", tmp_path / "m")
+    assert (tmp_path / "m").is_symlink()
+    assert run("compare", tmp_path / "real", tmp_path / "tree")[0] == 0
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path, run: Callable[..., Said]) -> None:
+    """As root, a device like /dev/null would be a file from then on."""
+    plant(tmp_path / "tree")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    came: list[bytes] = []
+    reading = threading.Thread(target=lambda: came.append(pipe.read_bytes()))
+    reading.start()
+    code, [line], _ = run("hash", tmp_path / "tree", "--manifest", pipe)
+    reading.join(10)
+    assert (code, pipe.is_fifo()) == (0, True)
+    (tmp_path / "m").write_bytes(came[0])
+    assert json.loads(came[0].splitlines()[0])["root"] == line.split()[0]
+    assert run("compare", tmp_path / "m", tmp_path / "tree")[0] == 0
+
+
+def test_a_pipe_is_refused_at_once_where_a_manifest_is_read(tmp_path: Path, run: Callable[..., Said]) -> None:
+    """Opening one waits for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="neither a directory nor a regular file"):
+        run("compare", tmp_path, tmp_path / "pipe")
+    assert run("compare", tmp_path, tmp_path / "none")[::2] == (
+        2, f"closeranks: {tmp_path}/none: No such file or directory\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('"chunk_bytes":1048576', '"chunk_bytes":0', "settings that no volume has: --chunk-bytes"),
+        ('"track":["mode"]', '"track":["colour"]', "settings that no volume has: --track: unknown: colour"),
+        ('"digest":"xxh3-128"', '"digest":"md5"', "unknown digest 'md5'"),
+        ('"files":32', '"files":31', "counts other entries"),
+        ('"left_out_count":0', '"left_out_count":-1', "counts other entries"),
+        ('"left_out":[]', '"left_out":[["..\\\\q","x"]]', "is damaged: .*backslash"),
+        ('"left_out":[]', '"left_out":[["../x","x"]]', "is damaged: .*not allowed"),
+        ('"size":1000', '"size":99999999999999999999', "line 3: "),
+        ('"size":1000', '"size":-1', "line 3: "),
+        ('"kind":"file"', '"kind":"fifo"', "line 3: unknown kind 'fifo'; known are file, directory, symlink"),
+        ('"mode":"0644"', '"mode":"7777777"', "line 3: "),
+    ],
+)
+def test_a_manifest_with_impossible_figures_is_refused_in_words(
+    tmp_path: Path, run: Callable[..., Said], old: str, new: str, text: str
+) -> None:
+    plant(tmp_path / "tree")
+    place = tmp_path / "m"
+    run("hash", tmp_path / "tree", "--manifest", place)
+    whole = place.read_text()
+    assert old in whole
+    place.write_text(whole.replace(old, new, 1))
+    with pytest.raises(UserError, match=text):
+        run("compare", place, tmp_path / "tree")
+
+
+# --- what is no part of a root -------------------------------------------------------------------
+
+
+def test_special_files_are_told_and_never_counted_as_unreadable(
+    tmp_path: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there are more than are named."""
+    monkeypatch.setattr(findings, "REPORT_MAX_UNREADABLE", 2)
+    tree = tmp_path / "tree"
+    plant(tree)
+    for number in range(5):
+        os.mkfifo(tree / f"fifo{number}")
+    code, [line], said = run("hash", tree)
+    assert (code, said) == (
+        0, f"closeranks: {tree}: 5 special files (device, socket, fifo) are no part of the root\n",
+    )  # fmt: skip
+    found = json.loads(run("hash", tree, "--json")[1][0])
+    assert (found["root"], found["left_out_count"], found["never_compared_count"]) == (line.split()[0], 0, 5)
+    assert run("compare", tree, tree)[0] == 0
+
+
+@pytest.mark.root
+def test_another_filesystem_in_a_tree_is_named(tmp_path: Path, run: Callable[..., Said]) -> None:
+    (tmp_path / "tree/mounted").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "tree/mounted"], check=True)
+    try:
+        code, _, said = run("hash", tmp_path / "tree")
+    finally:
+        subprocess.run(["umount", tmp_path / "tree/mounted"], check=True)
+    assert (code, said) == (
+        0, f"closeranks: {tmp_path}/tree: mounted is another filesystem, and no part of the root\n",
+    )  # fmt: skip
+
+
+# --- long files ----------------------------------------------------------------------------------
+
+
+def test_a_long_file_is_shared_among_readers(
+    tmp_path: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(random.Random(2).randbytes(5 * MIB + 3))
+    alone = run("hash", tmp_path / "f")
+    monkeypatch.setattr(hashing, "MIN_BYTES", MIB)
+    monkeypatch.setattr(long, "RANGE_BYTES", 2 * MIB)
+    came: list[int] = []
+    read_long = long.read_long
+
+    def watched(
+        readers: Readers, name: bytes, status: os.stat_result, how: How, told: Callable[[int], None]
+    ) -> bytes | None:
+        return read_long(readers, name, status, how, lambda size: (came.append(size), told(size))[1])
+
+    monkeypatch.setattr(hashing, "read_long", watched)
+    assert run("hash", tmp_path / "f") == alone
+    assert sorted(came) == [MIB + 3, 2 * MIB, 2 * MIB]
+
+
+def test_a_long_file_that_changed_has_no_digest_of_ranges(tmp_path: Path) -> None:
+    place = tmp_path / "f"
+    place.write_bytes(bytes(3 * MIB))
+    before = place.stat()
+    os.utime(place, (1, 1))
+    parent_fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with long.open_readers(parent_fd, How(XXH3_128)) as readers:
+            assert long.read_long(readers, b"f", before, How(XXH3_128), lambda size: None) is None
+    finally:
+        os.close(parent_fd)
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "text"),
+    [
+        (">/dev/full", 2, "closeranks: standard output: No space left on device\n"),
+        (">&-", 2, "closeranks: standard output is closed\n"),
+        ("2>&- >/dev/null", 0, ""),
+    ],
+)
+def test_an_answer_that_goes_nowhere_is_an_error(
+    tmp_path: Path, redirected: str, code: int, text: str
+) -> None:
+    (tmp_path / "f").write_bytes(b"f")
+    program = f'{sys.executable} -c "import sys; from closeranks_coordinator.cli.main import main; sys.exit(main())"'
+    done = subprocess.run(
+        ["sh", "-c", f"{program} hash {tmp_path} {redirected}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, text)
 
 
 # --- progress ------------------------------------------------------------------------------------
@@ -281,6 +462,10 @@ def test_an_estimate_is_given_only_of_a_whole_count_and_after_a_while() -> None:
         "10 of 20 files, 5 MB of 10 MB, 500 kB/s, about 10 s left"
     )
     assert "left" not in progress_line((30, 20_000_000), (20, 10_000_000), 10)
+
+
+def test_one_file_is_not_counted() -> None:
+    assert progress_line((0, 5_000_000), (1, 10_000_000), 10) == "5 MB of 10 MB, 500 kB/s, about 10 s left"
 
 
 def test_small_files_count_in_an_estimate() -> None:

@@ -11,6 +11,7 @@ from closeranks_proto.tree import Summary
 from .records import ScanReport
 
 ERRORS = ("unreadable", "too_large")  # as the coordinator has it: these keep a fleet from being proven
+NEVER_COMPARED = frozenset({"special", "other_filesystem"})  # why; they are no part of any root
 
 
 @dataclass(slots=True)
@@ -28,10 +29,12 @@ class Findings:
     errors: list[Unreadable] = field(default_factory=list)
     by_rule: list[Unreadable] = field(default_factory=list)
     left_out_count: int = 0
+    never_compared: int = 0  # of them
     busy: frozenset[bytes] = frozenset()
 
     def report(self, key: bytes, why: str, detail: str) -> None:
         self.left_out_count += 1
+        self.never_compared += why in NEVER_COMPARED
         named = self.errors if why in ERRORS else self.by_rule
         if len(named) < REPORT_MAX_UNREADABLE:
             named.append(Unreadable(key, why, detail))
@@ -42,7 +45,7 @@ class Findings:
 
     def forget(self) -> None:
         """The tree is read once more."""
-        self.errors, self.by_rule, self.left_out_count = [], [], 0
+        self.errors, self.by_rule, self.left_out_count, self.never_compared = [], [], 0, 0
 
     def conclude(
         self, started_mono: float, duration_s: float, complete: bool, changed: int, summary: Summary | None,

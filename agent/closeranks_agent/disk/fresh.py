@@ -204,7 +204,7 @@ class Fresh:
         key = here.key
         prefix = key and key + b"\0"
         self.recorder.put_rows(key, part.rows, part.lists, part.packs)
-        self.findings.hashed_files += part.files
+        self.findings.hashed_files += part.files - len(part.large)  # those count when they have been read
         self.findings.hashed_bytes += part.size
         for name, device, inode, count in part.links:
             self.links.note(prefix + name, os.stat_result((0, inode, device, count, 0, 0, 0, 0, 0, 0)))
@@ -257,6 +257,8 @@ class Fresh:
         if isinstance(answer, bytes) and len(answer) == count * self._algorithm.width:
             at = CHUNK_LIST_HEAD_BYTES + first * self._algorithm.width
             long.chunks[at : at + len(answer)] = answer
+            before = first * self.readers.setup.chunk_bytes
+            self.findings.hashed_bytes += min(count * self.readers.setup.chunk_bytes, long.file.size - before)
         else:
             long.broken = True
         if long.open:
@@ -267,7 +269,6 @@ class Fresh:
             here.state = LEFT
         else:
             self.findings.hashed_files += 1
-            self.findings.hashed_bytes += file.size
             content = self._algorithm.of(long.chunks)
             value = file.head + content + file.tail
             row = file.name, value, file.signature, file.settled, content

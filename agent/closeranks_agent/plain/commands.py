@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
 from closeranks_proto.errors import CloseranksError, UserError
 from closeranks_proto.lines import printable
+from closeranks_proto.paths import escape
 
 DONE, INCOMPLETE, IMPOSSIBLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,7 +26,9 @@ def register_hash(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     )  # fmt: skip
     parser.add_argument("paths", metavar="PATH", nargs="+")
     parser.add_argument(
-        "--manifest", metavar="FILE", help="write every entry to FILE, for `closeranks compare`"
+        "--manifest",
+        metavar="FILE",
+        help="write every entry to FILE, for `closeranks compare`; - is standard output",
     )
     parser.add_argument("--json", action="store_true", help="print one object a line")
     _settings(parser)
@@ -76,20 +80,41 @@ def _runs(module: str) -> Callable[[argparse.Namespace], int]:
         gc.enable()
         try:
             code = int(work.run(args))
-            sys.stdout.flush()
-        except UserError:
+            _written(sys.stdout.flush)
+        except (UserError, BrokenPipeError):
             raise
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
-        except BrokenPipeError:
-            raise
-        except (CloseranksError, OSError) as error:
+        except OSError as error:
+            say(reason(error))
+            return IMPOSSIBLE
+        except CloseranksError as error:
             say(str(error))
             return IMPOSSIBLE
         return code
 
     return run
+
+
+def emit(line: str) -> None:
+    """To standard output. Raises UserError where that can not be written to, BrokenPipeError where nobody reads."""
+    _written(lambda: sys.stdout.write(line + "\n"))
+
+
+def _written(write: Callable[[], object]) -> None:
+    try:
+        write()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: {error.strerror}") from error
+
+
+def reason(error: OSError) -> str:
+    """In words: which file, and why."""
+    why = error.strerror or str(error)
+    return why if error.filename is None else f"{escape(os.fsencode(error.filename))}: {why}"
 
 
 def say(text: str) -> None:

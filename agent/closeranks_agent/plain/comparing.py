@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import os
-import sys
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,13 +21,14 @@ import msgspec
 from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.entries import Entry, Kind, aspects, decode_entry
 from closeranks_proto.errors import UserError
-from closeranks_proto.paths import escape, key_of, parent_key, path_of, unescape
+from closeranks_proto.paths import escape, parent_key, path_of
 
-from .commands import DONE, INCOMPLETE, say
+from .commands import DONE, INCOMPLETE, emit, say
 from .manifest import read_manifest
 from .options import how_of
 from .progress import Progress
 from .snapshot import How, Snapshot
+from .telling import counted, tell_never_compared
 
 SYMBOLS = {"same": "=", "modified": "*", "added": "+", "missing": "-", "unreadable": "!"}
 
@@ -70,20 +71,20 @@ def run(args: argparse.Namespace) -> int:
         untold = sum(side.untold for side in sides)
     counts["unreadable"] += untold
     if untold:
-        say(f"{untold} more paths could not be read")
+        say(f"{counted(untold, 'more path')} could not be read")
     if not args.json:
-        sys.stdout.write(
+        emit(
             f"# {counts['modified']} differ, {counts['added']} only in B, {counts['missing']} missing in B, "
-            f"{counts['unreadable']} could not be read; {counts['bytes']} bytes differ; {counts['same']} same\n"
+            f"{counts['unreadable']} could not be read; {counts['bytes']} bytes differ; {counts['same']} same"
         )
     return INCOMPLETE if any(counts[name] for name in SYMBOLS if name != "same") else DONE
 
 
 def _print(found: Difference, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        emit(msgspec.json.encode(found).decode())
     else:
-        sys.stdout.write(f"{SYMBOLS[found.change]} {found.path}\n")
+        emit(f"{SYMBOLS[found.change]} {found.path}")
 
 
 # --- sides ---------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def _print(found: Difference, as_json: bool) -> None:
 def _sides(args: argparse.Namespace, stack: ExitStack) -> tuple[How, list[Side]]:
     """Both, by one set of settings: the manifests', else the options'."""
     given = [Path(args.a), Path(args.b)]
-    manifests = {place: read_manifest(place) for place in given if not place.is_dir()}
+    manifests = {place: read_manifest(place) for place in given if not stat.S_ISDIR(place.stat().st_mode)}
     hows = [manifest.how for manifest in manifests.values()] or [how_of(args)]
     how = hows[0]
     if any(other != how for other in hows):
@@ -103,9 +104,8 @@ def _sides(args: argparse.Namespace, stack: ExitStack) -> tuple[How, list[Side]]
     for place in given:
         if place in manifests:
             header = manifests[place].header
-            left_out = frozenset(key_of(unescape(path)) for path, _ in header.left_out)
             untold = header.left_out_count - len(header.left_out)
-            sides.append(Side(manifests[place].items, _no_list, left_out, untold))
+            sides.append(Side(manifests[place].items, _no_list, manifests[place].left_out, untold))
         else:
             sides.append(_tree(place, how, stack))
     return how, sides
@@ -116,8 +116,9 @@ def _tree(place: Path, how: How, stack: ExitStack) -> Side:
     snapshot = Snapshot(path, how)
     stack.callback(snapshot.close)
     snapshot.open()
-    with Progress(path, lambda: (snapshot.findings.hashed_files, snapshot.findings.hashed_bytes), True):
+    with Progress(path, lambda: (snapshot.findings.hashed_files, snapshot.findings.hashed_bytes)):
         snapshot.take()
+    tell_never_compared(path, snapshot)
     left_out = frozenset(one.key for one in snapshot.left_out)
     return Side(snapshot.items, snapshot.chunk_list, left_out, snapshot.left_out_count - len(left_out))
 

@@ -6,19 +6,21 @@ the root again from its lines: one that was cut off or edited is not believed.
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
-from closeranks_proto.digests import algorithm_named
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import CloseranksError, UserError
-from closeranks_proto.paths import escape, key_of, path_of, unescape
+from closeranks_proto.paths import check_key, escape, key_of, path_of, unescape
 from closeranks_proto.tree import Summary, Tree
 
+from .options import how_from
 from .snapshot import How, Snapshot, no_source
 
 VERSION: Final = 1
@@ -57,8 +59,58 @@ class Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     xattrs: tuple[tuple[str, str], ...] | None = None
 
 
+def check_place(given: str, place: Path) -> None:
+    """Before anything is read: whether a manifest may be written there. Raises UserError."""
+    if not given:
+        raise UserError("--manifest: the name of a file")
+    if place.is_dir():
+        raise UserError(f"--manifest {escape(bytes(place))}: it is a directory")
+    if not place.parent.is_dir():
+        raise UserError(f"--manifest {escape(bytes(place))}: there is no such directory")
+    if not place.exists() and not os.access(place.parent, os.W_OK | os.X_OK):
+        raise UserError(f"--manifest {escape(bytes(place))}: its directory can not be written to")
+
+
+def is_standard_output(place: Path) -> bool:
+    try:
+        return os.path.samestat(place.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
 def write_manifest(place: Path, snapshot: Snapshot, summary: Summary) -> None:
-    """Beside its place first, so that a manifest is whole or not there. Raises OSError."""
+    """A file is written beside its place first, so that a manifest is whole or not there. Raises UserError.
+
+    What is no regular file (a device, a pipe) and standard output stay what they are, and are written to.
+    """
+    try:
+        if is_standard_output(place):
+            with os.fdopen(os.dup(1), "wb") as file:
+                _write(file, snapshot, summary)
+        elif place.exists() and not place.is_file():
+            with place.open("wb") as file:
+                _write(file, snapshot, summary)
+        else:
+            _replace(Path(os.path.realpath(place)), snapshot, summary)  # a link to a manifest stays one
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"--manifest {escape(bytes(place))}: {error.strerror}") from error
+
+
+def _replace(place: Path, snapshot: Snapshot, summary: Summary) -> None:
+    aside = place.with_name(place.name + ".part")
+    try:
+        with aside.open("wb") as file:
+            _write(file, snapshot, summary)
+            os.fsync(file.fileno())
+        aside.replace(place)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _write(file: BinaryIO, snapshot: Snapshot, summary: Summary) -> None:
     how = snapshot.how
     header = Header(
         VERSION, summary.root.hex(), how.algorithm.name, how.chunk_bytes, how.track, how.ignore,
@@ -66,16 +118,10 @@ def write_manifest(place: Path, snapshot: Snapshot, summary: Summary) -> None:
         tuple((escape(path_of(one.key)), one.why) for one in snapshot.left_out),
     )  # fmt: skip
     encode = msgspec.json.Encoder().encode
-    aside = place.with_name(place.name + ".part")
-    try:
-        with aside.open("wb") as file:
-            file.write(encode(header) + b"\n")
-            for key, value in snapshot.items():
-                file.write(encode(_line(key, decode_entry(value, how.algorithm.width))) + b"\n")
-        aside.replace(place)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    file.write(encode(header) + b"\n")
+    for key, value in snapshot.items():
+        file.write(encode(_line(key, decode_entry(value, how.algorithm.width))) + b"\n")
+    file.flush()
 
 
 def _line(key: bytes, entry: Entry) -> Line:
@@ -96,11 +142,12 @@ def _line(key: bytes, entry: Entry) -> Line:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest that was read through once and leads to the root that it states."""
+    """A manifest that was read through once and leads to the root that it states. `left_out`: keys."""
 
     place: Path
     how: How
     header: Header
+    left_out: frozenset[bytes]
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value), keys ascending. Raises UserError where the file is not what it was."""
@@ -109,40 +156,56 @@ class Manifest:
 
 def read_manifest(place: Path) -> Manifest:
     """Raises UserError for a file that is no manifest or a damaged one, OSError where it can not be read."""
+    name = escape(bytes(place))
+    if not place.is_file():  # it is read twice, and opening a pipe may wait for ever
+        raise UserError(f"{name} is neither a directory nor a regular file")
     with place.open("rb") as file:
         first = file.readline(LINE_MAX_BYTES)
     try:
         header = msgspec.json.decode(first, type=Header)
-        how = How(algorithm_named(header.digest), header.chunk_bytes, header.track, header.ignore)
-    except (msgspec.MsgspecError, CloseranksError) as error:
-        raise UserError(f"{escape(bytes(place))} is neither a directory nor a manifest: {error}") from error
+    except msgspec.MsgspecError as error:
+        raise UserError(f"{name} is neither a directory nor a manifest: {error}") from error
     if header.closeranks_manifest != VERSION:
-        raise UserError(f"{escape(bytes(place))} is a manifest of version {header.closeranks_manifest}")
+        raise UserError(f"{name} is a manifest of version {header.closeranks_manifest}")
     try:
-        root = Tree(how.algorithm, no_source).build(_items(place)).root
+        how = how_from(header.digest, header.chunk_bytes, header.track, header.ignore)
+    except UserError as error:
+        raise UserError(f"{name} was made by settings that no volume has: {error}") from error
+    try:
+        left_out = frozenset(check_key(key_of(unescape(path))) for path, _ in header.left_out)
+        summary = Tree(how.algorithm, no_source).build(_items(place)).summary
     except UserError:
         raise
     except CloseranksError as error:
-        raise UserError(f"{escape(bytes(place))} is damaged: {error}") from error
-    if root.hex() != header.root:
-        raise UserError(f"{escape(bytes(place))} is damaged: its lines lead to the root {root.hex()}")
-    return Manifest(place, how, header)
+        raise UserError(f"{name} is damaged: {error}") from error
+    if summary.root.hex() != header.root:
+        raise UserError(f"{name} is damaged: its lines lead to the root {summary.root.hex()}")
+    stated = header.entries, header.files, header.bytes
+    if stated != (summary.entries, summary.files, summary.bytes) or header.left_out_count < len(
+        header.left_out
+    ):
+        raise UserError(f"{name} is damaged: its first line counts other entries than follow")
+    return Manifest(place, how, header, left_out)
 
 
 def _items(place: Path) -> Iterator[tuple[bytes, bytes]]:
     decode = msgspec.json.Decoder(Line).decode
     with place.open("rb") as file:
         file.readline(LINE_MAX_BYTES)
-        for number, text in enumerate(file, 2):
+        for number, text in enumerate(iter(lambda: file.readline(LINE_MAX_BYTES), b""), 2):
             try:
+                if len(text) == LINE_MAX_BYTES:
+                    raise UserError(f"more than {LINE_MAX_BYTES} bytes")
                 line = decode(text)
                 yield key_of(unescape(line.path)), encode_entry(_entry(line))
-            except (msgspec.MsgspecError, ValueError, KeyError, CloseranksError) as error:
+            except (msgspec.MsgspecError, ValueError, OverflowError, struct.error, CloseranksError) as error:
                 raise UserError(f"{escape(bytes(place))}, line {number}: {error}") from error
 
 
 def _entry(line: Line) -> Entry:
-    kind = _BY_NAME[line.kind]
+    kind = _BY_NAME.get(line.kind)
+    if kind is None:
+        raise UserError(f"unknown kind {line.kind!r}; known are {', '.join(_BY_NAME)}")
     target = unescape(line.target or "")
     return Entry(
         kind,

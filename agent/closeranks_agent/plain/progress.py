@@ -27,10 +27,10 @@ Done = Callable[[], tuple[int, int]]  # (files, bytes) so far
 class Progress:
     """While the context lasts. Nothing is written unless standard error is a terminal."""
 
-    def __init__(self, path: bytes, done: Done, count: bool) -> None:
-        self._path, self._done, self._count = path, done, count
+    def __init__(self, path: bytes, done: Done, total: tuple[int, int] | None = None) -> None:
+        """`total`, (files, bytes), is counted where it is not known."""
+        self._path, self._done, self._total = path, done, total
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._total: tuple[int, int] | None = None
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._began = time.monotonic()
@@ -38,7 +38,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._live:
             self._threads = [threading.Thread(target=self._show, daemon=True)]
-            if self._count:
+            if self._total is None:
                 self._threads.append(threading.Thread(target=self._size, daemon=True))
             for thread in self._threads:
                 thread.start()
@@ -84,7 +84,9 @@ def progress_line(done: tuple[int, int], total: tuple[int, int] | None, spent_s:
     rate = f"{amount(size / spent_s if spent_s else 0)}/s"
     if total is None:
         return f"{files:,} files, {amount(size)}, {rate}"
-    text = f"{files:,} of {total[0]:,} files, {amount(size)} of {amount(total[1])}, {rate}"
+    text = f"{amount(size)} of {amount(total[1])}, {rate}"
+    if total[0] > 1:
+        text = f"{files:,} of {total[0]:,} files, {text}"
     share = (size + files * FILE_BYTES) / max(1, total[1] + total[0] * FILE_BYTES)
     if spent_s < MEASURED_S or not 0 < share < 1:
         return text

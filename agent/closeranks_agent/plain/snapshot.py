@@ -17,7 +17,7 @@ from closeranks_proto.messages import Edit, Hand, Unreadable, VolumeSettings
 from closeranks_proto.tree import Summary, Tree
 
 from ..disk.attributed import HandOf
-from ..disk.findings import Findings
+from ..disk.findings import NEVER_COMPARED, Findings
 from ..disk.fresh import reading_setup
 from ..disk.hashing import EntryReader
 from ..disk.ignore import IgnoreRules
@@ -131,13 +131,17 @@ class Snapshot:
     @property
     def left_out(self) -> list[Unreadable]:
         """Those that make the root one of less than is there; special files are no part of any root."""
-        return [one for one in self.findings.left_out if one.why not in ("special", "other_filesystem")]
+        return [one for one in self.findings.left_out if one.why not in NEVER_COMPARED]
 
     @property
     def left_out_count(self) -> int:
-        """How many there are, beyond those that are named."""
-        beyond = self.findings.left_out_count - len(self.findings.left_out)
-        return len(self.left_out) + beyond
+        """How many there are, with those that are not named."""
+        return self.findings.left_out_count - self.findings.never_compared
+
+    @property
+    def never_compared(self) -> list[Unreadable]:
+        """Special files and other filesystems, a sample when many; `findings` counts them."""
+        return [one for one in self.findings.left_out if one.why in NEVER_COMPARED]
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value), keys ascending. After `take`."""

@@ -54,6 +54,8 @@ BROUGHT = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if not _has_streams(words):
+        return _complain("standard output is closed", 2)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(
@@ -64,13 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain("interrupted; what was accepted goes on", INTERRUPTED)
+        asks = not words or words[0] in COMMANDS
+        return _complain("interrupted; what was accepted goes on" if asks else "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - an operator gets one line; the innermost places help to report it
         return _complain(f"a fault of this program, please report it: {fault_text(error)}", FAULT)
+
+
+def _has_streams(words: list[str]) -> bool:
+    """What is said goes nowhere where standard error is closed; an answer must not, and daemons give none."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    return sys.stdout is not None or (bool(words) and words[0] in ("agent", "coordinator"))
 
 
 def _run(words: list[str]) -> int:
