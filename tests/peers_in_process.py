@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -160,10 +161,12 @@ class Nodes:
         edits: tuple[PushEdit, ...] | None = None,
         sources: tuple[str, ...] | None = None,
         bodies: tuple[bytes, ...] = (),
+        ago_s: float = 0.0,
     ) -> PushResult:
+        """One that came so long ago."""
         chosen = sources if sources is not None else tuple(one for one in self.nodes if one != name)
         push = Push("v", 1, self.edits(name, to) if edits is None else edits, chosen)
-        return await self.converger(name).push(push, bodies)
+        return await self.converger(name).push(push, time.monotonic() - ago_s, bodies)
 
     async def verify(self, name: str, incident: str = "i1"):
         return await self.converger(name).verify(Verify("a1", "v", incident, 1))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class _Running:
 @dataclass(frozen=True, slots=True)
 class _Due:
     push: wire.Push
+    came_at: float  # monotonic
     bodies: tuple[bytes, ...]  # that came with it
 
 
@@ -97,7 +99,7 @@ class Orders:
 
     def push(self, push: wire.Push) -> None:
         """Apply the truth's next steps. One at a time for each volume; the newest replaces what waits."""
-        due = _Due(push, self._carried.pop(push.volume, ()))
+        due = _Due(push, time.monotonic(), self._carried.pop(push.volume, ()))
         pushing = self._pushing.get(push.volume)
         if pushing is not None:
             if pushing.waiting is not None:
@@ -135,7 +137,7 @@ class Orders:
             return
         volume = self._agent.volumes[push.volume]
         try:
-            result = await self._converger(push.volume).push(push, due.bodies)
+            result = await self._converger(push.volume).push(push, due.came_at, due.bodies)
         except Exception:
             log.exception("a push to %s ended by a fault of the agent", push.volume)
             self._refuse_push(push, "the agent met a fault of its own; its log says more")

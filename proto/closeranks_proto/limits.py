@@ -57,6 +57,11 @@ JOURNAL_MAX_BYTES = 16 * MIB
 PUSH_MAX_EDITS = 2048
 PUSH_MAX_BYTES = 4 * MIB
 PUSH_LIST_MAX_BYTES = 1 * MIB
+# Both sides give up what is left of a push that has made no progress for so long, and longer for what it has to
+# fetch: the coordinator makes the next one of where the node is then, and a node that was stopped in the middle
+# does not go on with what may have left the truth long ago.
+PUSH_GOOD_S = 30.0
+PUSH_SLOWEST_BYTES_S = 1 * MIB
 # Contents that travel with commits and pushes: of files up to CARRY_FILE_MAX_BYTES, in one frame of at most
 # CARRY_MAX_BYTES before the commit or push that names them. A writer sends 16 MiB/s of them at most, an eighth of a
 # gigabit wire; the coordinator passes on 64 MiB/s, two thirds of one, and keeps 48 MiB of them, the 5 s for which

@@ -234,11 +234,13 @@ async def test_a_converge_takes_the_place_of_pushes_and_each_of_them_has_its_res
     order: list[str] = []
     inner = Converger.push
 
-    async def push(self: Converger, one: wire.Push, bodies: Sequence[bytes]) -> wire.PushResult:
+    async def push(
+        self: Converger, one: wire.Push, came_at: float, bodies: Sequence[bytes]
+    ) -> wire.PushResult:
         order.append(f"push {one.push}")
         if one.push == 1:
             await held.wait()
-        return await inner(self, one, bodies)
+        return await inner(self, one, came_at, bodies)
 
     monkeypatch.setattr(Converger, "push", push)
     async with world.agent() as agent:

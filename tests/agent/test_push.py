@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Callable
+from itertools import chain, count, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from closeranks_agent import syscalls
 from closeranks_agent.converge import push as pushing
+from closeranks_agent.converge import pushed
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.limits import PUSH_GOOD_S
 from closeranks_proto.messages import PushEdit
 from peers_in_process import CHUNK, KIB, Nodes, contents_below, describe, fill, nodes_in, sparse
 
@@ -411,3 +416,45 @@ async def test_what_came_along_is_used_where_the_content_is_in_the_tree_as_well(
         result = await nodes.push("n2", "n1", sources=(), bodies=(b"same", b"k"))
         assert (result.skipped, result.failed) == (0, 0)
         assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+async def test_a_push_that_came_long_ago_brings_back_nothing(tmp_path: Path) -> None:
+    """A process that was stopped with it in hand: the truth may have left what it names since."""
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1"}, {"a": b"2", "b": b"3"})
+        edits = nodes.edits("n2", "n1")
+        before = describe(tmp_path / "n2")
+        result = await nodes.push("n2", "n1", edits, ago_s=PUSH_GOOD_S + 1)
+        assert (result.applied, result.skipped, result.failed) == (0, len(edits), 0)
+        assert describe(tmp_path / "n2") == before
+        assert (await nodes.push("n2", "n1", edits)).applied == len(edits)
+
+
+async def test_a_push_that_stands_still_in_the_middle_is_given_up_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        names = [f"f{number}" for number in range(4)]
+        await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
+        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
+        stopped_s = chain((0.0, 0.0), repeat(PUSH_GOOD_S + 1))
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stopped_s))
+        monkeypatch.setattr(pushed, "time", clock)
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.skipped, result.failed) == (2, 2, 0)
+        monkeypatch.undo()
+        assert (await nodes.push("n2", "n1")).applied == 2
+
+
+async def test_a_push_is_good_for_as_long_as_it_makes_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        names = [f"f{number}" for number in range(5)]
+        await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
+        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
+        passed = count(0.0, PUSH_GOOD_S / 4)  # at each look, and after each part
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(passed))
+        monkeypatch.setattr(pushed, "time", clock)
+        monkeypatch.setattr(pushing, "time", clock)
+        assert (await nodes.push("n2", "n1")).applied == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fakeworld import FakeWorld, file_of, key_of
+from fakeworld import FakeWorld, file_of, key_of, volume_config
 
 NAMES = ("node-01", "node-02", "node-03", "node-04", "node-05")
 
@@ -57,3 +57,20 @@ def test_who_joins_while_a_path_is_undetermined_is_late_there_and_not_accused() 
     world.until(world.in_rank)
     assert world.incidents("divergence") + world.incidents("regression") == []
     assert world["node-05"].disk["photos"][key_of("a/one.jpg")] == file_of("left")
+
+
+def test_who_joined_while_a_path_was_undetermined_is_released_with_what_was_decided() -> None:
+    """Its fence waits until a majority agrees: it is released with that, and not with what it came with."""
+    world = FakeWorld(NAMES[:4], [volume_config(lag_grace_s=60.0)]).started()
+    for name, content in zip(NAMES[:4], ("left", "left", "right", "right"), strict=True):
+        world[name].write("photos", "a/one.jpg", file_of(content))
+    world.until(lambda: bool(world.incidents("undetermined")))
+    world.add("node-05", {**world["node-01"].disk["photos"], key_of("a/one.jpg"): file_of("its own")})
+    world.until_state("node-05", "in_rank")
+    world["node-05"].write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-05", "verifying")
+    world.run(10)
+    assert world.state("node-05") == "verifying"
+    world["node-03"].write("photos", "a/one.jpg", file_of("left"))
+    world.until_state("node-05", "in_rank")
+    assert world["node-05"].disk["photos"] == world["node-01"].disk["photos"]

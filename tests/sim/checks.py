@@ -177,6 +177,7 @@ class Checks:
                         f"{one.node} is sent to {source}, which is fenced or held",
                     )
             if isinstance(message, wire.Push):
+                self.world.oracles[message.volume].pushed(one.node, message)
                 node = core.nodes[one.node]
                 hold("fence_isolates", node.record.fence is None, f"{one.node} is fenced and pushed to")
 

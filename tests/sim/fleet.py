@@ -169,6 +169,17 @@ class World:
         )
         self.time.mark(content)
 
+    def push_ended(self, agent: Agent, push: wire.Push) -> None:
+        self.oracles[push.volume].pushes.pop((agent.name, push.push), None)
+
+    def pushes_lost(self, agent: Agent) -> None:
+        """What was on its way to this agent is lost with its connection; what it has in hand goes on."""
+        for volume, oracle in self.oracles.items():
+            kept = {one.push.push for one in agent.orders.pushes[volume]}
+            for name, number in list(oracle.pushes):
+                if name == agent.name and number not in kept:
+                    del oracle.pushes[name, number]
+
     def brought(
         self, agent: Agent, copy: Copy, key: bytes, before: bytes | None, value: bytes | None
     ) -> None:

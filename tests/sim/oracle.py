@@ -58,6 +58,8 @@ class Oracle:
         self.eligible: frozenset[str] = frozenset()
         self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
+        # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
+        self.pushes: dict[tuple[str, int], set[tuple[bytes, bytes]]] = {}
 
     # --- what the core goes by ------------------------------------------------------------------
 
@@ -257,7 +259,28 @@ class Oracle:
                 if content and content != content_of(self.truth(key)) and not self._lives(key, content):
                     self.dead.add((key, content))
 
+    def pushed(self, node: str, push: wire.Push) -> None:
+        """It is sent."""
+        found = self.pushes.setdefault((node, push.push), set())
+        found.update((edit.key, content_of(edit.after)) for edit in push.edits)
+
+    def _is_under_way(self, key: bytes, content: bytes) -> bool:
+        """Whether a push brings it that is good, or has not come yet."""
+        now = self.world.time.now
+        for (node, number), brings in self.pushes.items():
+            if (key, content) in brings:
+                had = [
+                    one
+                    for one in self.world.agents[node].orders.pushes[self.volume]
+                    if one.push.push == number
+                ]
+                if not had or any(one.good_until >= now for one in had):
+                    return True
+        return False
+
     def _lives(self, key: bytes, content: bytes) -> bool:
+        if self._is_under_way(key, content):
+            return True
         if any(content_of(values.get(key)) == content for values in self.values.values()):
             return True
         for _, copy in self.world.spread(self.volume):

@@ -8,7 +8,7 @@ agent is for `shells` and the kill sweeps.)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.audits import seeded_digest
 from closeranks_proto.closure import Closure
 from closeranks_proto.digests import XXH3_128
+from closeranks_proto.limits import PUSH_GOOD_S
 
 from .disk import Copy, Files, above, content_of, is_directory
 
@@ -37,13 +38,21 @@ class Running:
         return self.cancelled
 
 
+@dataclass(slots=True)
+class Pushed:
+    """A push that has come, and until when it is good."""
+
+    push: wire.Push
+    good_until: float
+
+
 class Orders:
     """Of one process of one agent."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.running: dict[str, Running] = {}
-        self.pushes: dict[str, deque[wire.Push]] = {name: deque() for name in agent.copies}
+        self.pushes: dict[str, deque[Pushed]] = {name: deque() for name in agent.copies}
 
     def take(self, message: wire.CoordinatorMessage) -> None:
         match message:
@@ -121,7 +130,8 @@ class Orders:
             return
         if running is not None:
             running.cancelled = True
-        self.pushes[order.volume].clear()
+        for pushed in list(self.pushes[order.volume]):
+            pushed.good_until = -1.0  # the one that is under way ends with its present step
         mine = self.running[order.volume] = Running(order)
         self.agent.spawn(self._run(mine))
 
@@ -192,7 +202,7 @@ class Orders:
                 left.append(key)
                 continue  # a change that the coordinator has not heard of yet
             fetched: list[int] = []
-            yield from self._step(order, copy, key, target.get(key), seen, fetched)
+            yield from self._step(order, copy, key, target.get(key), seen, fetched, lambda: False)
             if not fetched:
                 skipped += 1
             else:
@@ -212,7 +222,7 @@ class Orders:
 
     def _step(
         self, order: wire.Converge | wire.Push, copy: Copy, key: bytes, value: bytes | None, seen: Files,
-        done: list[int],
+        done: list[int], is_over: Callable[[], bool],
     ) -> Work:  # fmt: skip
         """One path, by compare-and-swap: `done` gets the bytes that were moved for it, or stays empty."""
         moved = 0
@@ -227,7 +237,7 @@ class Orders:
             yield 0.002
         if copy.no_room and value is not None:
             return
-        if copy.is_gone() or copy.disk.get(key) != seen.get(key) or copy.no_room_for_state:
+        if is_over() or copy.is_gone() or copy.disk.get(key) != seen.get(key) or copy.no_room_for_state:
             return
         if not is_directory(value) and any(one.startswith(key + b"\0") for one in copy.disk):
             return
@@ -299,10 +309,11 @@ class Orders:
     def _take_push(self, push: wire.Push) -> None:
         waiting = self.pushes[push.volume]
         if len(waiting) > 1:
-            self._refuse(waiting.pop())
-        waiting.append(push)
+            self._refuse(waiting.pop().push)
+        waiting.append(Pushed(push, self.agent.time.now + PUSH_GOOD_S))
 
     def _refuse(self, push: wire.Push) -> None:
+        self.agent.world.push_ended(self.agent, push)
         self.agent.post(
             wire.PushResult(push.volume, push.push, 0, len(push.edits), 0, 0, 0, "replaced", None)
         )
@@ -313,31 +324,39 @@ class Orders:
             if not waiting:
                 yield LOOK_S
                 continue
-            push = waiting[0]
+            pushed = waiting[0]
             if self.agent.kept.fence is not None:
-                self._refuse(push)
+                self._refuse(pushed.push)
             else:
-                yield from self.agent.alone(name, self._push(push))
-            if waiting and waiting[0] is push:
-                waiting.popleft()
+                yield from self.agent.alone(name, self._push(pushed))
+            waiting.popleft()
 
-    def _push(self, push: wire.Push) -> Work:
-        copy = self.agent.copies[push.volume]
+    def _push(self, pushed: Pushed) -> Work:
+        push, copy = pushed.push, self.agent.copies[pushed.push.volume]
         applied = skipped = failed = moved = 0
         if copy.is_gone() or copy.root is None:
             self._refuse(push)
             return
+
+        def is_over() -> bool:
+            return self.agent.time.now > pushed.good_until
+
         order = [one for one in push.edits if one.after is None][::-1]
         for edit in (*order, *(one for one in push.edits if one.after is not None)):
-            if copy.disk.get(edit.key) != edit.before or copy.rows.get(edit.key) != edit.before:
+            if is_over() or copy.disk.get(edit.key) != edit.before or copy.rows.get(edit.key) != edit.before:
                 skipped += 1
                 continue
             done: list[int] = []
-            yield from self._step(push, copy, edit.key, edit.after, copy.rows, done)
+            yield from self._step(push, copy, edit.key, edit.after, copy.rows, done, is_over)
             if done:
                 applied, moved = applied + 1, moved + done[0]
+                if not is_over():
+                    pushed.good_until = max(pushed.good_until, self.agent.time.now + PUSH_GOOD_S)
+            elif is_over():
+                skipped += 1
             else:
                 failed += 1
+        self.agent.world.push_ended(self.agent, push)
         self.agent.pump(push.volume)
         yield from self.agent.flush(push.volume)
         problem = NO_SPACE if copy.no_room else None

@@ -54,6 +54,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (930000320, "any-writer", 16): (
         "as 1891707414; and the oracle took what a node wrote before it had joined for accepted"
     ),
+    (930000658, "writers", 16): (
+        "a node that was stopped in the middle of a push went on with it: a file came back that all had left"
+    ),
+    (930001542, "quorum", 9): (
+        "who joined while a path was undetermined waited behind its fence for a majority, and was released without it"
+    ),
     (930001530, "any-writer", 16): (
         "the check took a dry run, asked for as its source was held in the same step, for one that fetches"
     ),

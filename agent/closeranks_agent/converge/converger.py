@@ -108,14 +108,15 @@ class Converger:
                 if self.volume.root is not None:
                     self.volume.drop_staged()
 
-    async def push(self, push: Push, bodies: Sequence[bytes] = ()) -> PushResult:
+    async def push(self, push: Push, came_at: float, bodies: Sequence[bytes] = ()) -> PushResult:
         """Apply the truth's next steps to what is still as they take it. Cancellable; what is finished stays.
 
-        `bodies` are contents that came along, whatever they are: what has a wanted digest is not fetched.
+        `came_at`: when it came (monotonic), for it is not good for ever. `bodies` are contents that came along,
+        whatever they are: what has a wanted digest is not fetched.
         """
         assert push.volume == self.volume.name
         async with self.lock:
-            return await self._pusher.run(push, bodies)
+            return await self._pusher.run(push, came_at, bodies)
 
     async def close(self) -> None:
         """Let go of what is kept open between pushes."""

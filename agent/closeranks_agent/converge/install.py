@@ -48,6 +48,7 @@ class Outcome(Enum):
     CHANGED = auto()  # the path is not what the plan saw: plan it again
     STALE = auto()  # the tree's shape is not what the index says: scan, then plan again
     WAITS = auto()  # for other steps below the same directory
+    OVER = auto()  # the push that asked for it is not good any more
     BLOCKED = auto()  # can not be applied; `why` and `detail` say so
     NO_ROOM = auto()
     NO_SOURCE = auto()  # no healthy peer has the bytes
@@ -75,7 +76,8 @@ class Installer:
     """Applies steps during one converge, or during pushes.
 
     Pushes keep no list of what was written (`written` None: nobody proves them by reading again) and give
-    `open_incidents`: they may let the trash make room by dropping what pushes put there before.
+    `open_incidents`: they may let the trash make room by dropping what pushes put there before. They are good for a
+    while only: `is_over` is asked before each batch.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Installer:
         self._special_bits = volume.settings.special_bits
         self.moved: dict[bytes, bytes] = {}  # key -> item that its bytes became in this run
         self.unlike: dict[bytes, bytes] = {}  # key -> value made, where that could not be the target's
+        self.is_over: Callable[[], bool] = lambda: False
         self._results: list[Result] = []
         self._made: dict[bytes, Record | None] = {}
         self._found: dict[bytes, Record | None] = {}
@@ -103,6 +106,8 @@ class Installer:
     def apply(self, steps: Sequence[Step]) -> list[Result]:
         """Apply steps in their order, on the volume's thread. Raises OSError, VolumeGone, StateUnavailable."""
         observed = time.monotonic()
+        if self.is_over():
+            return [Result(step, Outcome.OVER) for step in steps]
         os.close(self._volume.open_root())
         self._results, self._made, self._found = [], {}, {}
         works = self._admit([work for work in map(self._check, steps) if work is not None])

@@ -4,7 +4,9 @@ A push names paths with what the coordinator takes this node to hold (`before`) 
 (`after`). Only where the tree still is as `before` says is a step made; everything else is left alone and
 counted as *skipped*: the next push is made from what this node says then. No object is asked for but chunk
 lists of very long files. Steps go the way of every converge (plan, stage, trash, swap, record), with the same
-promises. A push that was killed needs no memory: what it finished is in the tree, the rest comes again.
+promises. A push that was killed needs no memory: what it finished is in the tree, the rest comes again. One that
+makes no progress for PUSH_GOOD_S is given up, as the coordinator does: a process that was stopped in the middle of
+it does not bring back what the truth, and every other node, has left meanwhile.
 
 What small files cost decides how fast a fleet follows its writer. A push of few bytes is therefore two visits
 to the volume's thread with the fetching between them, one ledger entry, one sync of files and one of
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -83,8 +86,11 @@ class Pusher:
 
     # --- one push --------------------------------------------------------------------------------
 
-    async def run(self, push: Push, bodies: Sequence[bytes] = ()) -> PushResult:
-        """Apply what can be applied. Raises what the world does to the whole volume; cancellable."""
+    async def run(self, push: Push, came_at: float, bodies: Sequence[bytes] = ()) -> PushResult:
+        """Apply what can be applied of a push that came then (monotonic).
+
+        Raises what the world does to the whole volume; cancellable.
+        """
         count = Count({}, {self._volume.algorithm.of(body): body for body in bodies})
         self._rest()
         try:
@@ -93,6 +99,8 @@ class Pusher:
             except ProtocolError as error:
                 count.detail = f"the push is not well formed: {error}"
                 return result_of(push, count, len(push.edits))
+            fetch_bytes = sum(0 if edit.after is None else entry_size(edit.after) for edit in push.edits)
+            count.goes_on(came_at, fetch_bytes)
             await self._pay(count)
             await self._lists(count)
             await self._rounds(push, count)
@@ -171,6 +179,7 @@ class Pusher:
         if not saws:
             return ()
         bench = self._opened()
+        bench.installer.is_over = count.is_over
         self._owner.trash.note_incidents(self._owner.open_incidents())
         planned = plan(saws, self._at_hand(saws, count.bodies), rules_of(self._volume), moves=moves)
         for saw in planned.withheld:
@@ -355,12 +364,13 @@ class Pusher:
                 self._bench.untidy = True  # what was staged for it may still lie there
             match result.outcome:
                 case Outcome.DONE:
+                    count.goes_on(time.monotonic())
                     for key in keys:
                         count.end(key, count.done)
                 case Outcome.CHANGED:
                     count.again = True
-                case Outcome.WAITS:
-                    pass  # what it waits for comes with a later push
+                case Outcome.WAITS | Outcome.OVER:
+                    pass  # what it waits for, or what the truth has by then, comes with a later push
                 case Outcome.STALE:
                     count.again |= step.source is not None
                     count.stale |= self._is_known(parent_key(step.key))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.entries import check_values
 from closeranks_proto.errors import CodecError
+from closeranks_proto.limits import PUSH_GOOD_S, PUSH_SLOWEST_BYTES_S
 from closeranks_proto.messages import Problem, Push, PushEdit, PushResult
 from closeranks_proto.paths import check_key, escape, path_of
 
@@ -32,6 +34,14 @@ class Count:
     again: bool = False  # something changed under our hands that another round may get right
     problem: Problem | None = None
     detail: str = ""
+    good_until: float = 0.0  # monotonic
+
+    def goes_on(self, since: float, fetch_bytes: int = 0) -> None:
+        """It has come, or made progress: it is good for a while from then."""
+        self.good_until = max(self.good_until, since + PUSH_GOOD_S + fetch_bytes / PUSH_SLOWEST_BYTES_S)
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.good_until
 
     def end(self, key: bytes, where: set[bytes]) -> None:
         if self.open.pop(key, None) is not None:

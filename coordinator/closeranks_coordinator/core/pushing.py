@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
-from closeranks_proto.limits import MIB, PUSH_LIST_MAX_BYTES, PUSH_MAX_BYTES, PUSH_MAX_EDITS
+from closeranks_proto.limits import (
+    MIB,
+    PUSH_GOOD_S,
+    PUSH_LIST_MAX_BYTES,
+    PUSH_MAX_BYTES,
+    PUSH_MAX_EDITS,
+    PUSH_SLOWEST_BYTES_S,
+)
 
 from . import conflicts
 from .judge import Analysis, Differing, same_but_special_bits
@@ -33,8 +40,6 @@ SAMPLE_KEYS = 16  # of a push: whoever holds these is a source
 LARGE_BYTES = 32 * MIB  # of a push: beyond it nodes fetch by turns
 FETCH_MAX_BYTES = 256 * MIB  # of a push: one larger file goes alone
 FETCHERS_OF_ONE = 4  # nodes that may fetch a large push at once from each that has it
-ANSWER_MAX_S = 30.0  # until a push is given up, and longer for what it has to fetch:
-SLOWEST_BYTES_S = MIB
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 30.0
 TURN_S = 0.5  # between looks whether it is a large push's turn
@@ -124,7 +129,7 @@ def arrived(node: Node, volume: str, now: float) -> None:
     state = node.view(volume).pushing
     if state.asked_at is not None:
         state.progress_at = now
-        state.due_at = max(state.due_at, now + ANSWER_MAX_S)
+        state.due_at = max(state.due_at, now + PUSH_GOOD_S)
 
 
 def forget(node: Node) -> None:
@@ -207,7 +212,7 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
     world.pushes += 1
     state.number = world.pushes
     state.asked_at, state.fetch_bytes = world.now.mono, fetch
-    state.due_at = world.now.mono + ANSWER_MAX_S + fetch / SLOWEST_BYTES_S
+    state.due_at = world.now.mono + PUSH_GOOD_S + fetch / PUSH_SLOWEST_BYTES_S
     state.source = sources[0][0] if sources[0] else ""
     state.sent_before, state.sent = state.sent, batch.sent
     world.wake(state.due_at)

@@ -308,11 +308,26 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
         text = "Some of its paths differ from others and have no majority: it is held until they have."
         trouble(world, record, work, text)
         return False
+    if any(_joined_otherwise(node, volume) for volume in volumes):
+        work.stage = "converge"
+        return True
     if work.catch_ups < CATCH_UPS_MAX and any(_is_late(world, node, volume) for volume in volumes):
         work.stage, work.catch_ups = "converge", work.catch_ups + 1
         return True
     _finish_fenced(world, node, record, world.now.mono - work.quiet_since)
     return False
+
+
+def _joined_otherwise(node: Node, volume: Volume) -> bool:
+    """Whether it still has something that it joined with while nobody could judge it, and that was never the truth.
+
+    It is late there, and nobody's fault; but what it was held for has been decided, and proof is of the truth.
+    """
+    analysis = node.view(volume.name).analysis
+    if volume.config.policy != "quorum" or analysis is None:
+        return False
+    raw, latest_order = analysis.raw, volume.history.latest_order
+    return any(latest_order(key, raw[key][0]) is None for key in analysis.lagging)
 
 
 def _is_late(world: World, node: Node, volume: Volume) -> bool:
