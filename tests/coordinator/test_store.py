@@ -670,6 +670,25 @@ async def test_fences_can_be_recorded_on_a_full_disk(small_disk: Path) -> None:
 
 @pytest.mark.root
 @needs_root
+async def test_a_disk_without_room_for_trees_is_a_fault_until_there_is_room_again(small_disk: Path) -> None:
+    """Records get through with the room that was set aside; nobody may take that for a disk in order."""
+    store = open_store(small_disk, "xxh3-128")
+    await fill(store)
+    await store.write(Batch(records=[("fence", "n1", b"1")]))
+    fault = store.counts().fault
+    assert fault is not None
+    assert "0.3 MB must be free" in fault
+    resize(small_disk, "2560k")  # less than the reserve twice, which a small disk never has
+    until = time.monotonic() + 10
+    while store.counts().fault is not None and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    assert store.counts().fault is None, "also where nobody writes"
+    await store.write(Batch(objects=dict([some_object(-1, 100)])))
+    await store.close()
+
+
+@pytest.mark.root
+@needs_root
 async def test_it_starts_on_a_full_disk_and_collects_garbage_there(small_disk: Path) -> None:
     store = open_store(small_disk, "xxh3-128")
     (small_disk / "ballast").write_bytes(bytes(900_000))

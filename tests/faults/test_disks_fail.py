@@ -13,7 +13,7 @@ import pytest
 
 from faults.power import PowerDisk
 from faults.shim import Calls, Shim
-from fleet import Fleet, MakeFleet, Node, Tmpfs, VolumeSpec
+from fleet import Fleet, MakeFleet, Node, Tmpfs, VolumeSpec, replicated
 from fleet.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
@@ -194,6 +194,32 @@ def test_a_full_disk_of_the_coordinator(make_fleet: MakeFleet) -> None:
         ballast.unlink()
         fleet.wait_incident(node="node-02", state="closed", timeout_s=60)
         heal_and_end(fleet, {"node-02"})
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_coordinator_that_can_store_no_trees_says_so_and_goes_on_when_there_is_room(
+    make_fleet: MakeFleet,
+) -> None:
+    """Its disk holds hardly more than the room set aside: single records still get through, writers' trees do not."""
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01", guards={"disk_full_in_s": 0})])
+    with Tmpfs(fleet.state_dir, 16 << 20) as disk:
+        fleet.start()
+        fleet.wait_in_rank()
+        ballast = disk.fill(leave_bytes=0)
+        for number in range(300):
+            (fleet[0].path() / f"new {number}.bin").write_bytes(b"%d" % number * 1000)
+        fleet.wait("it is not ready", lambda: fleet.api.status("/-/ready"), lambda status: status == 503)
+        seen = fleet.wait("the fleet is not proven", fleet.api.fleet, lambda found: not found["in_rank"])
+        assert "must be free" in seen["problem"]
+        told = fleet.run("status")
+        assert told.returncode == 1
+        assert "shows what it knew before" in told.stdout
+        ballast.unlink()
+        fleet.wait_equal(fleet[0], timeout_s=60)
+        assert fleet.api.status("/-/ready") == 200
+        assert fleet.accused() == set()
         fleet.stop()
 
 

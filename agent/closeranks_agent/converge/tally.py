@@ -145,7 +145,7 @@ def words(outcome: Outcome, why: str, detail: str) -> str:
         case Outcome.TRASH_FULL:
             return "the trash has no room for what would be replaced or removed"
         case Outcome.NO_SOURCE:
-            return "no healthy peer gave its bytes"
+            return "no healthy peer gave its bytes: whoever has them is away, or it changes faster than it is fetched"
         case _ if why == "busy":
             return (
                 f"{detail} ({why}): a program keeps changing it; `closeranks nodes NODE` says which, as far as the "
@@ -165,7 +165,8 @@ def no_space(needed: int, free: int, usage: dict[str, int], trash: str) -> Probl
             f" The trash ({trash}) on it holds {shown}: restore what is still wanted to another filesystem with "
             "`closeranks trash restore`, then lower trash_keep_s; items of closed incidents older than that go."
         )
-    text += " Or free other room on this filesystem. The agent goes on by itself when there is room."
+    free_it = "Or free other room" if held else "Free room"
+    text += f" {free_it} on this filesystem. The agent goes on by itself when there is room."
     return Problem("no_space", text, needed, free)
 
 

@@ -108,6 +108,8 @@ def _print_verdict(screen: Screen, fleet: FleetView) -> None:
         screen.line("UNDETERMINED: the nodes differ and no quorum says who is right; nobody is accused.", BAD)
     else:
         screen.line("NOT PROVEN: no node is out of rank, but not everything could be compared.", CARE)
+    if fleet.problem is not None:
+        screen.line(f"The coordinator can store nothing, and shows what it knew before: {fleet.problem}", BAD)
     coverage = fleet.coverage
     if coverage.compared < coverage.expected:
         screen.line(

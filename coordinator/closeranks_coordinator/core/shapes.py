@@ -153,6 +153,7 @@ class FleetView(View, frozen=True):
     volumes: tuple[VolumeView, ...]
     nodes: tuple[NodeView, ...]
     allowed: tuple[HoldView, ...] = ()  # allowances that run
+    problem: str | None = None  # why the coordinator can store nothing: what is shown may be long past
 
 
 class PathView(View, frozen=True):

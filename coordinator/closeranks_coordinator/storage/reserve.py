@@ -2,7 +2,8 @@
 
 A file of RESERVE_BYTES lies beside the database. When the disk is full it is given up: from then on only
 the core's own records (fences, incidents, verdicts) and the garbage collection, which gives room back, may
-write; trees of nodes have to wait. It is set aside again once there is room for it twice.
+write; trees of nodes have to wait. It is set aside again once there is room for it and a quarter more: that
+much is left to write to, and a disk of twice the reserve can get there with a database on it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ class Reserve:
         found = os.statvfs(self._path.parent)
         return found.f_bavail * found.f_frsize
 
+    @property
+    def needed_bytes(self) -> int:
+        """Free room with which it is set aside, so that everything may be written again."""
+        return RESERVE_BYTES + RESERVE_BYTES // 4
+
     def hold(self) -> bool:
         """Set the room aside if there is enough of it."""
         if self.held:
             return True
-        if self.free_bytes() < 2 * RESERVE_BYTES:
+        if self.free_bytes() < self.needed_bytes:
             return False
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

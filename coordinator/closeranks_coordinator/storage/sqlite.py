@@ -232,7 +232,7 @@ class SqliteStore:
             cache_max_bytes=self._cache_bytes,
             commits=self._writer.commits,
             batches=self._batches,
-            fault=self._fault,
+            fault=self._fault or self._writer.shortage,
         )
 
     def _remember(self, digest: bytes, body: bytes) -> None:

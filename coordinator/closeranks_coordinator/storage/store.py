@@ -112,7 +112,7 @@ class StoreCounts:
     cache_max_bytes: int
     commits: int  # transactions since the start
     batches: int  # batches that they carried
-    fault: str | None = None  # how the disk failed the last write; None: it did not
+    fault: str | None = None  # how the disk failed the last write, or why most have to wait; None: it did not
 
 
 @dataclass(frozen=True, slots=True)

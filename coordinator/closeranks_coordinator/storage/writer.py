@@ -34,6 +34,7 @@ GROUP_MAX_BATCHES = 256
 GROUP_MAX_BYTES = 8 * 1024 * 1024
 EVENTS_KEPT = 10_000
 SHRINK_WAIT_MS = 200
+RELIEF_EVERY_S = 1.0  # while it is tight, whether there is room again, also where nobody writes
 # Below this much free space any failed write counts as "full", whatever code SQLite found for it.
 FULL_BELOW_BYTES = 1024 * 1024
 
@@ -152,11 +153,16 @@ class Writer:
             return self._full()
         return StoreFault(errno.EIO, f"the coordinator's database failed: {error}", str(self._path))
 
+    @property
+    def shortage(self) -> str | None:
+        """Why what agents tell has to wait, though single records may still be written; any thread."""
+        return str(self._full()) if self._tight else None
+
     def _full(self) -> StoreFull:
         return StoreFull(
             errno.ENOSPC,
-            "no room left for the coordinator's state, so nothing new is acknowledged; "
-            "make room there and it goes on by itself",
+            "no room left for the coordinator's state, so nothing new is acknowledged; make room there "
+            f"({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and it goes on by itself",
             str(self._path.parent),
         )
 
@@ -167,16 +173,27 @@ class Writer:
 
     def _must_wait(self, batch: Batch) -> bool:
         """While it is tight only what the core has decided may go on; that ends with room for a reserve."""
-        if self._tight and self._reserve.hold():
-            self._tight = False
+        self._relieve()
         decided = batch.records or (batch.node_roots and not batch.objects)
         return self._tight and not decided
 
+    def _relieve(self) -> None:
+        if self._tight and self._reserve.hold():
+            self._tight = False
+
     # --- on the thread ---------------------------------------------------------------------------
+
+    def _next(self) -> _Write | _Call | None:
+        while self._tight:
+            try:
+                return self._queue.get(timeout=RELIEF_EVERY_S)
+            except queue.Empty:
+                self._relieve()
+        return self._queue.get()
 
     def _work(self) -> None:
         try:
-            while (first := self._queue.get()) is not None:
+            while (first := self._next()) is not None:
                 match first:
                     case _Call():
                         first.run(self._connection)

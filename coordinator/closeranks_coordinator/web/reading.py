@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
+import msgspec
 from aiohttp import web
 
 from closeranks_proto import messages as wire
@@ -22,7 +23,10 @@ LATEST_MS = 253_402_300_799_999  # the last moment of the year 9999: a node may 
 
 
 async def fleet(call: Call) -> web.StreamResponse:
-    return answer(call.core.fleet.fleet_view(call.now))
+    view, problem = call.core.fleet.fleet_view(call.now), call.core.problem
+    if problem is not None:  # what agents tell waits: nothing is proven by what was known before
+        view = msgspec.structs.replace(view, in_rank=False, problem=problem)
+    return answer(view)
 
 
 async def nodes(call: Call) -> web.StreamResponse:
