@@ -46,6 +46,11 @@ class Press:
         self._remember = remember
         self.pages: dict[bytes, bytes] = {}
         self._newest: tuple[bytes, Page] | None = None  # the last page made: mostly the root
+        # Of `add`: pages that ended, what came behind the last of them, and the last key.
+        self._refs: Refs = []
+        self._keys: list[bytes] = []
+        self._values: list[Item] = []
+        self._last = b""
 
     def page(self, digest: bytes) -> Page:
         """A page, new or old."""
@@ -57,22 +62,26 @@ class Press:
     def build(self, items: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The root over strictly ascending items. Raises CodecError, PathError for what may not stand in a tree."""
         rest = iter(items)
-        refs: Refs = []
-        keys: list[bytes] = []
-        values: list[Item] = []
-        last = b""
         while batch := list(islice(rest, _BATCH)):
-            new_keys = [key for key, _ in batch]
-            new_values = [value for _, value in batch]
-            if new_keys[0] <= last:
-                raise CodecError("keys that do not ascend strictly")
-            check_items(new_keys, new_values, self._algorithm.width)
-            last = new_keys[-1]
-            keys += new_keys
-            values += new_values
-            self._cut(0, keys, values, refs)
-        self._close(0, keys, values, refs)
-        return self._root_above(0, refs)
+            self.add(batch)
+        return self.finish()
+
+    def add(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
+        """The next items, greater than all before. Raises as `build` does."""
+        new_keys = [key for key, _ in batch]
+        new_values = [value for _, value in batch]
+        if new_keys[0] <= self._last:
+            raise CodecError("keys that do not ascend strictly")
+        check_items(new_keys, new_values, self._algorithm.width)
+        self._last = new_keys[-1]
+        self._keys += new_keys
+        self._values += new_values
+        self._cut(0, self._keys, self._values, self._refs)
+
+    def finish(self) -> bytes:
+        """The root over everything that was added."""
+        self._close(0, self._keys, self._values, self._refs)
+        return self._root_above(0, self._refs)
 
     def edit(self, root: bytes, edits: Sequence[tuple[bytes, bytes | None]]) -> bytes:
         """The root after strictly ascending edits, None deleting. Raises as `build` does."""

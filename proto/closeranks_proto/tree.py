@@ -26,7 +26,7 @@ from .entries import entry_size, is_file, large_files
 from .errors import DamagedObject
 from .pages import Page, Totals, decode_page, read_child
 
-__all__ = ["Difference", "Edited", "ObjectSource", "Summary", "Totals", "Tree"]
+__all__ = ["Building", "Difference", "Edited", "ObjectSource", "Summary", "Totals", "Tree"]
 
 ObjectSource = Callable[[bytes], bytes]  # digest -> encoded object; raises MissingObject
 
@@ -50,6 +50,17 @@ class Edited:
     pages: dict[bytes, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Building:
+    """`add` takes some more items, strictly ascending and behind all earlier ones, and raises as `Tree.build` does.
+
+    `finish` ends it.
+    """
+
+    add: Callable[[Sequence[tuple[bytes, bytes]]], None]
+    finish: Callable[[], Edited]
+
+
 class Tree:
     """Every operation on trees of one algorithm. `cache_pages` bounds the decoded pages kept, about 12 KB each."""
 
@@ -67,6 +78,11 @@ class Tree:
         """The tree of strictly ascending (key, value). Raises CodecError, PathError for what none may hold."""
         press = Press(self.algorithm, self._page)
         return self._edited(press.build(items), press)
+
+    def begin(self) -> Building:
+        """A tree whose items come bit by bit."""
+        press = Press(self.algorithm, self._page)
+        return Building(press.add, lambda: self._edited(press.finish(), press))
 
     def edit(self, root: bytes, edits: Sequence[tuple[bytes, bytes | None]]) -> Edited:
         """The tree after strictly ascending edits; None deletes, edits that change nothing are allowed.

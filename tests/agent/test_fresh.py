@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 
 from closeranks_agent.disk import fresh as fresh_module
+from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.database import CHECKPOINT_PAGES
 from closeranks_agent.disk.packs import rows_of
@@ -35,6 +36,7 @@ Expected = Callable[[Volume], bytes]
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little there is to read, other processes read it."""
     monkeypatch.setattr(scan_module, "READERS_FILES", 0)
+    monkeypatch.setattr(recorder_module, "GROW_ROWS", 1)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ import pytest
 
 from closeranks_agent.disk.packs import rows_of
 from closeranks_agent.disk.records import pack_signature
+from closeranks_agent.disk.signature import TICK_NS
+from closeranks_agent.hotpath import directory as directory_module
 from closeranks_agent.hotpath import large
 from closeranks_agent.hotpath import readers as readers_module
 from closeranks_agent.hotpath.cache import is_absent, let_go
@@ -28,6 +30,7 @@ from closeranks_agent.hotpath.directory import DirectoryReader
 from closeranks_agent.hotpath.large import MIB, WINDOW_BYTES, RangeReader
 from closeranks_agent.hotpath.readers import Readers
 from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, ReadRow, Setup
+from closeranks_agent.syscalls import stamped_here
 from closeranks_proto.content import ChunkList, content_digest, decode_chunk_list
 from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128, DigestAlgorithm
 from closeranks_proto.entries import decode_entry
@@ -194,7 +197,8 @@ def test_several_names_of_a_file_are_told(tmp_path: Path, make: Make) -> None:
 def test_a_file_whose_stat_fails_is_left_and_no_other_is_told_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
-    """Each file is asked before and after it is read."""
+    """Each file is asked before and after it is read, where another machine may stamp it."""
+    monkeypatch.setattr(directory_module, "stamped_here", lambda _: False)
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode())
     age()
@@ -225,6 +229,100 @@ def test_a_file_whose_stat_fails_is_left_and_no_other_is_told_in_its_place(
         assert (part.state, len(names)) == (LEFT, 1)
     else:  # afterwards: it is read once more
         assert (part.state, len(names)) == (CLEAN, 2)
+
+
+@pytest.fixture
+def rested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file rests sooner: after what `age` waits for."""
+    monkeypatch.setattr(directory_module, "stamped_here", lambda _: True)
+    monkeypatch.setattr(directory_module, "COARSE_TICK_NS", 2 * TICK_NS)
+
+
+def read_here(root: Path) -> Part:
+    """By a reader in this process."""
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        setup = Setup(
+            "xxh3-128", CHUNK, True, False, False, (), ".closeranks", os.fstat(root_fd).st_dev, False, False
+        )
+        return DirectoryReader(setup, root_fd).directory(b"")
+    finally:
+        os.close(root_fd)
+
+
+def digests_in(part: Part) -> dict[bytes, bytes]:
+    return {name: decode_entry(value, 16).digest for name, value, *_ in rows_in(part)}
+
+
+@pytest.mark.usefixtures("rested")
+def test_a_file_that_rests_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {b"%d" % at: b"%d" % at * at for at in (0, 1, 50, CHUNK - 3, CHUNK)}
+    for name, content in contents.items():
+        (tmp_path / os.fsdecode(name)).write_bytes(content[:CHUNK])
+    time.sleep(0.1)
+    looked: list[int] = []
+    fstat = os.fstat
+
+    def counting(fd: int) -> os.stat_result:
+        looked.append(fd)
+        return fstat(fd)
+
+    monkeypatch.setattr(os, "fstat", counting)
+    part = read_here(tmp_path)
+    assert part.state == CLEAN
+    assert digests_in(part) == {name: XXH3_128.of(content[:CHUNK]) for name, content in contents.items()}
+    assert len(looked) == len(contents) + 1  # and the root
+
+
+@pytest.mark.usefixtures("rested")
+@pytest.mark.parametrize("late", [b"other bytes", b"same size!!", b""])
+def test_a_file_that_is_written_behind_its_reading_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bytes
+) -> None:
+    (tmp_path / "f").write_bytes(b"before that")
+    time.sleep(0.1)
+    preadv = os.preadv
+    turns = 0
+
+    def overtaken(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        nonlocal turns
+        turns += 1
+        count = preadv(fd, buffers, offset, flags)
+        if turns == 1:
+            (tmp_path / "f").write_bytes(late)
+        return count
+
+    monkeypatch.setattr(os, "preadv", overtaken)
+    part = read_here(tmp_path)
+    assert digests_in(part) == {b"f": XXH3_128.of(late)}
+    assert (part.state, rows_in(part)[0][3]) == (FRESH, 0)
+
+
+@pytest.mark.usefixtures("rested")
+def test_where_the_clock_was_set_back_meanwhile_nothing_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    time.sleep(0.1)
+    drifts = iter([0, -3_000_000_000])
+    monkeypatch.setattr(directory_module, "drift_ns", lambda: next(drifts))
+    part = read_here(tmp_path)
+    assert (part.state, [row[3] for row in rows_in(part)]) == (FRESH, [0])
+
+
+def test_who_stamps_the_files_is_known_of_a_filesystem(tmp_path: Path) -> None:
+    kinds = {line.split()[1]: line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    proc = os.open("/proc", os.O_RDONLY)
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert not stamped_here(proc)
+        above = max((at for at in kinds if tmp_path.is_relative_to(at)), key=len)
+        assert stamped_here(here) == (
+            kinds[above] in {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"}
+        )
+    finally:
+        os.close(proc)
+        os.close(here)
 
 
 def test_a_directory_that_is_not_there_is_an_error_of_its_own(tmp_path: Path, make: Make) -> None:

@@ -17,11 +17,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any, Final
 
 from closeranks_proto.content import CHUNK_LIST_HEAD_BYTES, begun_chunk_list, chunk_count
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
-from closeranks_proto.limits import MIB
+from closeranks_proto.limits import MAX_PATH_BYTES, MIB
 from closeranks_proto.messages import VolumeSettings
 
 from ..hotpath.readers import Question, Readers
@@ -49,6 +50,7 @@ BATCH_DIRECTORIES: Final = 64
 NAMES_MAX_BYTES: Final = 8 * 1024
 RANGE_BYTES: Final = 128 * MIB  # where one ends, a cold disk idles a moment; the last ones end 7 ms apart
 WAIT_S: Final = 0.2  # then whoever wants to stop the scan is heard
+_END: Final = b"\xff" * (MAX_PATH_BYTES + 1)  # behind every key
 
 
 @dataclass(slots=True)
@@ -84,7 +86,10 @@ class Fresh:
     findings: Findings
     links: Links
     left: list[bytes] = field(default_factory=list)
-    _todo: list[bytes] = field(default_factory=list)  # directories, the next one last
+    _todo: list[bytes] = field(
+        default_factory=list
+    )  # directories: a heap, for they are read in the order of keys
+    _open: set[bytes] = field(default_factory=set)  # directories that were asked for and are not finished
     _questions: deque[Question] = field(default_factory=deque)  # of files and ranges; these come first
     _each: float = 1.0  # files that a directory has, lately
 
@@ -92,7 +97,13 @@ class Fresh:
 
     def take(self, key: bytes) -> None:
         """Read this directory and everything below."""
-        self._todo.append(key)
+        heappush(self._todo, key)
+
+    def frontier(self, limit: bytes | None) -> bytes:
+        """No path before this one will come from here any more. `limit`: nor from elsewhere before that one."""
+        return min(
+            self._open.union(self.left, self._todo[:1], () if limit is None else (limit,)), default=_END
+        )
 
     @property
     def _algorithm(self) -> DigestAlgorithm:
@@ -130,13 +141,14 @@ class Fresh:
             self._answered(question, parts)
 
     def _batch(self) -> list[bytes]:
-        """So many directories as will bring a worthwhile number of files, the deepest first."""
+        """So many directories as will bring a worthwhile number of files, the first by their keys."""
         wanted = max(1, min(BATCH_DIRECTORIES, int(BATCH_FILES / self._each)))
         keys: list[bytes] = []
         size = 0
         while self._todo and len(keys) < wanted and size < QUESTION_MAX_BYTES // 2:
-            keys.append(self._todo.pop())
+            keys.append(heappop(self._todo))
             size += len(keys[-1])
+        self._open.update(keys)
         return keys
 
     # --- answers -------------------------------------------------------------------------------
@@ -157,7 +169,7 @@ class Fresh:
 
     def _directory(self, key: bytes, answer: Any) -> None:
         if answer is None or isinstance(answer, int):
-            self.left.append(key)  # what is wrong with it shows again
+            self._leave(key)  # what is wrong with it shows again
             return
         part = Part(*answer)
         here = _Directory(key, part.digest, part.state, part.ignored, len(part.links))
@@ -211,24 +223,31 @@ class Fresh:
         for file in part.large:
             self._long(here, Large(*file))
         if here.state != LEFT:  # else the scan goes on below it
-            self._todo += [prefix + name for name in sorted(part.directories, reverse=True)]
+            for name in part.directories:
+                heappush(self._todo, prefix + name)
 
     def _close(self, here: _Directory) -> None:
         """Record the listing, or leave the directory to the scan, when all of it has come."""
         if here.open:
             return
         if here.state == LEFT:
-            self.left.append(here.key)
+            self._leave(here.key)
         elif here.state == CLEAN and here.again:
             here.open, here.again = 1, False
             self._questions.append(Question(GLANCES, [here.key], here))
             return
         elif here.state == CLEAN:
             self.recorder.listing(here.key, Listing(here.digest, here.ignored, here.hard_links))
+        self._open.discard(here.key)
         if here.state != LEFT:  # else the scan counts them
             self.findings.directories_compared += 1
             self.findings.ignored += here.ignored
             self.findings.hard_links += here.hard_links
+
+    def _leave(self, key: bytes) -> None:
+        """To the scan."""
+        self.left.append(key)
+        self._open.discard(key)
 
     def _glance(self, here: _Directory, answer: Any) -> None:
         here.open -= 1

@@ -21,10 +21,11 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import JOURNAL_MAX_BYTES, MIB, SNAPSHOT_EDITS
 from closeranks_proto.messages import Edit, Hand, VolumeSettings
-from closeranks_proto.tree import Summary, Tree
+from closeranks_proto.tree import Edited, Summary, Tree
 
 from .attributed import HandOf, attribute
 from .database import Damaged
+from .growth import Growth
 from .index import Delta, Index
 from .journal import Journal, cut, edit_bytes
 from .objects import Objects
@@ -53,6 +54,7 @@ class History:
         self.root: bytes | None = None
         self.summary: Summary | None = None
         self.unfinished = bool(self.index.meta("unfinished"))  # rows were stowed, their root not built
+        self._growth: Growth | None = None  # of a first scan that is under way
         self.rederive = False  # what is known was made under other settings: look at everything again
         self._volume = volume
         try:
@@ -85,6 +87,7 @@ class History:
 
     def rederiving(self) -> None:
         """A scan begins; until it has ended, rows of old and new settings stand side by side."""
+        self._growth = None  # of one that failed
         if self.rederive:
             self.remember("made_under", self._made_under | {"track": None, "ignore": None})
 
@@ -168,6 +171,10 @@ class History:
     def stow(self, delta: Delta) -> None:
         """Rows only; `found` must follow."""
         self.index.database.gather(True)
+        if self._growth is not None:
+            self._growth.writing(delta)
+        elif self.root is None and not self.unfinished and self.index.is_empty():
+            self._growth = Growth(self.index, self.tree)
         with self._transaction(durable=False):
             self.index.write(delta, self._chunk_bytes, self._algorithm.width)
             if not self.unfinished:
@@ -176,13 +183,26 @@ class History:
                     self.index.set_meta("scrub", {"verified_ms": int(time.time() * 1000)})
         self.unfinished = True
 
+    def grow(self, frontier: bytes) -> None:
+        """Every path before this key is stowed for good: its part of the tree can be built."""
+        if self._growth is not None:
+            self._growth.grow(frontier)
+
+    def _built(self) -> Edited:
+        """The tree of all rows."""
+        growth, self._growth = self._growth, None
+        if growth is not None and not growth.stunted:
+            return growth.finish()
+        return self.tree.build(self.index.items())
+
     def rest(self) -> None:
         """Nothing more is stowed for now, whether or not a root was found: the log needs no room for masses."""
+        self._growth = None
         self.index.database.gather(False)  # the next transaction, which will be a small one, empties it
 
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
         """The root of all rows, announced where it is another than before or `force` says so."""
-        edited = self.tree.build(self.index.items())
+        edited = self._built()
         self.objects.add(edited.pages)
         with self.index.database.lock:
             with self._transaction():

@@ -28,6 +28,7 @@ INTERIM_S: Final = 10.0
 INTERIM_BUILD_SHARE: Final = 0.1  # of the time, at most, goes into building interim trees
 ROWS_MAX: Final = 2048
 FRESH_ROWS_MAX: Final = 4096  # what they dirty fits the database's cache: none is written twice
+GROW_ROWS: Final = 2048  # 3 ms of building: as long as that the readers have something to do
 ROWS_MAX_BYTES: Final = 2 * MIB  # of keys, values and chunk lists
 
 
@@ -40,6 +41,7 @@ class Recorded(Protocol):
     def unfinished(self) -> bool: ...
 
     def stow(self, delta: Delta) -> None: ...
+    def grow(self, frontier: bytes) -> None: ...
     def commit(
         self, delta: Delta, edits: Mapping[bytes, Edit], cause: str, seen_mono: float,
         hand_of: HandOf | None = None, sizes: Mapping[bytes, int] | None = None,
@@ -116,6 +118,12 @@ class Recorder:
         if self._first_mono is None:
             self._first_mono = time.monotonic()
         self._flush_if_due()
+
+    def grow(self, frontier: bytes) -> None:
+        """No path before this key will come any more: what was stowed of them can become a tree."""
+        if self._stow and self._fresh >= GROW_ROWS:
+            self.flush()
+            self._history.grow(frontier)
 
     @property
     def stowing(self) -> bool:

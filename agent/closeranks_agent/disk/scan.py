@@ -51,6 +51,7 @@ BUSY_RETRY_MAX_BYTES: Final = 64 * MIB  # a longer file is not read twice in one
 READ_AHEAD_FILES: Final = 64
 COMPARED_CHUNKS: Final = 1024  # at once: most blocks of a long file are the same
 READERS_FILES: Final = 1024  # to read, from which on other processes are worth starting
+STARTED_FILES: Final = 256  # from which on they are started, which takes as long as reading the rest of those
 READERS_BYTES: Final = 128 * MIB
 BREATH_S: Final = 0.25  # between looks while other processes read
 DIGEST_AT: Final = 12  # where a file's value has its content digest
@@ -73,6 +74,7 @@ class ScanSetup:
     links: Links = field(default_factory=Links)  # what is known of files with several names; outlives scans
     listers: Sequence[Lister] = ()  # other processes that list directories; worth it where little has changed
     readers: Callable[[int], Readers] | None = None  # processes that read new directories below the root
+    at_once: bool = False  # those run already: they read everything that is new
     breathe: Callable[[], bool] | None = None  # between directories; whether directories went away meanwhile
 
 
@@ -107,8 +109,10 @@ class Scan:
         self._device = 0
         self._root_fd = -1
         self._moved = False  # directories went away while this scan was under way
+        self._readers: Readers | None = None
         self._fresh: Fresh | None = None
         self._left: bytes | None = None  # a directory that comes back from the readers
+        self._at: bytes | None = None  # where a walk is: it will come to greater keys only
         self._breath_due = 0.0
         self.findings = setup.findings
 
@@ -121,10 +125,11 @@ class Scan:
                 Sweep(root_fd, self._setup.listers, self, _SKIPPED, self._reader.xattrs).run()
             else:
                 Walk(root_fd, self).run()
+            self._at = None
             self._finish_fresh()
         finally:
-            if self._fresh is not None:
-                self._fresh.readers.close()
+            if self._readers is not None:
+                self._readers.close()
         self._settle_busy(root_fd)
 
     # --- directories ---------------------------------------------------------------------------
@@ -155,7 +160,7 @@ class Scan:
             raise Stopped
         if not self._breathe(key, fd):
             return ()
-        skip = None if key else _SKIPPED
+        self._at, skip = key, None if key else _SKIPPED
         stored = self._index.listing(key)
         if stored is None and self._fresh is not None and self._is_unknown(key):
             return self._hand_over(self._fresh, key)
@@ -215,14 +220,18 @@ class Scan:
         """
         if self._setup.readers is None or self._reader.xattrs:
             return False
-        if seen.entries_least + self.findings.hashed_files >= READERS_FILES:
+        count = seen.entries_least + self.findings.hashed_files
+        if self._setup.at_once or count >= READERS_FILES:
             return True
+        if count >= STARTED_FILES and self._readers is None and not self._setup.listers:
+            self._readers = self._setup.readers(self._root_fd)
+            self._readers.start()  # they load while we go on
         sizes = (0 if isinstance(status, OSError) else status.st_size for _, status in seen.stats or ())
         return sum(sizes) + self.findings.hashed_bytes >= READERS_BYTES
 
     def _start_readers(self) -> Fresh:
         assert self._setup.readers is not None
-        readers = self._setup.readers(self._root_fd)
+        readers = self._readers = self._readers or self._setup.readers(self._root_fd)
         self._fresh = Fresh(readers, self._recorder, self.findings, self._setup.links)
         return self._fresh
 
@@ -236,6 +245,7 @@ class Scan:
         if self._setup.stopped():
             raise Stopped
         fresh.pump()
+        self._recorder.grow(fresh.frontier(self._at))
         self._breathe(b"", self._root_fd)
 
     def _finish_fresh(self) -> None:
@@ -245,13 +255,14 @@ class Scan:
                 self._pump(fresh)
                 continue
             self._recorder.flush()
-            self._left = fresh.left.pop()
+            self._left = self._at = fresh.left.pop()
             try:
                 Walk(self._root_fd, self).run(self._left)
             except OSError as error:
                 if not self._left:
                     raise
                 self.closed(self._left, error)
+            self._at = None
 
     def _breathe(self, key: bytes, fd: int) -> bool:
         """Let looks through; False where `fd` is not the directory `key` any more.

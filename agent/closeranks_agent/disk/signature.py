@@ -74,6 +74,11 @@ def clock_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_REALTIME)
 
 
+def drift_ns() -> int:
+    """It falls where that clock is set back."""
+    return clock_ns() - time.monotonic_ns()
+
+
 def is_settled(ctime_ns: int, read_at_ns: int) -> bool:
     """Whether any write after `read_at_ns` is bound to give the file another ctime than `ctime_ns`."""
     tick = COARSE_TICK_NS if ctime_ns % 1_000_000_000 == 0 else TICK_NS

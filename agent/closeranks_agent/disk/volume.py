@@ -414,7 +414,7 @@ class Volume:
             with self._helped(root_fd, full) as listers:
                 setup = ScanSetup(
                     history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                    full, history.rederive, reread, self._links, listers, self._read_by, self.breathe,
+                    full, history.rederive, reread, self._links, listers, self._read_by, breathe=self.breathe,
                 )  # fmt: skip
                 try:
                     Scan(setup, recorder).run(root_fd)

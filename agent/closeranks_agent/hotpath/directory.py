@@ -26,7 +26,8 @@ from closeranks_proto.paths import path_of
 from ..beneath import open_beneath
 from ..disk.listing import KEEP_ENTRIES, Status, digest_of, file_state, look, state_of
 from ..disk.packs import PACK_ROWS, VALUE_MAX_BYTES, pack_rows
-from ..disk.signature import COARSE_TICK_NS, clock_ns, is_settled_before, pack_state
+from ..disk.signature import COARSE_TICK_NS, clock_ns, drift_ns, is_settled_before, pack_state
+from ..syscalls import stamped_here
 from .cache import is_absent, let_go
 from .large import HOLES_REST_NS, RangeReader
 from .wire import CLEAN, FRESH, LEFT, MANY, Part, ReadPack, Setup
@@ -62,6 +63,7 @@ class DirectoryReader:
         self._euid = os.geteuid()
         self._owner_seen = self._euid  # of the last file
         self._nowait = os.RWF_NOWAIT
+        self._one_look = stamped_here(root_fd)
         self._ignore = _rules(setup.ignore)
 
     def directory(self, key: bytes) -> Part:
@@ -197,12 +199,16 @@ class DirectoryReader:
     def _together(self, key: bytes, fd: int, at: int, entries: Sequence[os.DirEntry[str]]) -> Part:
         """A directory whose files are looked at when they are open, and read where nothing has to be waited for.
 
-        That saves a stat by name, which costs twice as much. All else is left to `_read`: `block` gathers what the
-        directory's digest is of, `others` what is still to be done.
+        That saves a stat by name, which costs twice as much. Where this machine stamps the files, one look after the
+        reading is enough for a file that has rested since before `at`: a write meanwhile would have given it a later
+        ctime. All else is left to `_read`: `block` gathers what the directory's digest is of, `others` what is still
+        to be done.
         """
         buffer, of, nowait, small_bytes = self._buffer, self.algorithm.of, self._nowait, self._small_bytes
         os_open, preadv, fstat, close = os.open, os.preadv, os.fstat, os.close
         euid, owner, flags = self._euid, self._owner_seen, self._flags(self._owner_seen)
+        whole, rested, ahead = [buffer], at - COARSE_TICK_NS, self._one_look
+        drift = drift_ns()
         part = _empty(CLEAN, b"")
         block: list[tuple[object, ...]] = []
         others: list[tuple[bytes, Status]] = []
@@ -217,41 +223,51 @@ class DirectoryReader:
             except OSError:
                 outcome = max(outcome, _note(entry, block, others))
                 continue
+            status = None
             try:
+                count = preadv(one, whole, 0, nowait) if ahead else -1
                 try:
                     status = fstat(one)
                 except OSError:
                     outcome = LEFT
                     continue
-                before = mode, size, *_ = file_state(status)
+                before = mode, size, _, ctime, *_ = file_state(status)
                 block.append((entry.name, before))
                 uid = status.st_uid
                 if size > small_bytes or mode & _FORMAT != _REGULAR or (uid != owner and euid == uid):
                     others.append((name, status))
+                    ahead = False  # the next one may be as long, and would be read for nothing
+                elif count >= 0 and (count != size or ctime >= rested):
+                    others.append((name, status))
                 else:
                     view = buffer[:size]
-                    if size and preadv(one, [view], 0, nowait) != size:
+                    if count < 0 and size and preadv(one, [view], 0, nowait) != size:
                         others.append((name, status))
-                    else:
-                        digest = of(view)
-                        if file_state(fstat(one)) != before:
-                            outcome = LEFT
-                        else:
-                            done.append(((name, before, uid, status.st_gid), digest))
-                            if status.st_nlink > 1:
-                                part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
+                        continue
+                    digest = of(view)
+                    if count < 0 and file_state(fstat(one)) != before:
+                        outcome = LEFT
+                        continue
+                    ahead = self._one_look
+                    done.append(((name, before, uid, status.st_gid), digest))
+                    if status.st_nlink > 1:
+                        part.links.append((name, status.st_dev, status.st_ino, status.st_nlink))
                 if uid != owner:
                     owner, flags = uid, self._flags(uid)
-            except BlockingIOError:
-                others.append((name, status))
-                waits += 1
             except OSError as error:
-                others.append((name, status))
-                if error.errno == errno.EOPNOTSUPP:
+                if status is None:
+                    outcome = max(outcome, _note(entry, block, others))
+                else:
+                    others.append((name, status))
+                if isinstance(error, BlockingIOError):
+                    waits += 1
+                elif error.errno == errno.EOPNOTSUPP:
                     self._nowait, waits = 0, WAITS_MAX
             finally:
                 close(one)
         self._owner_seen = owner
+        if drift_ns() < drift - COARSE_TICK_NS // 2:
+            at = -_MTIME_MAX  # the clock was set back meanwhile: nothing has rested by it
         state, size = self._rows(at, done, part)
         part = part._replace(state=max(state, outcome), digest=digest_of(block), files=len(done), size=size)
         return self._read(key, fd, at, others, part)

@@ -19,6 +19,7 @@ from closeranks_proto.tree import Summary, Tree
 from ..disk.attributed import HandOf
 from ..disk.findings import NEVER_COMPARED, Findings
 from ..disk.fresh import reading_setup
+from ..disk.growth import Growth
 from ..disk.hashing import EntryReader
 from ..disk.ignore import IgnoreRules
 from ..disk.index import Delta, Index
@@ -52,8 +53,12 @@ class _Rows:
         self.index = Index(None)
         self.summary: Summary | None = None
         self._how = how
+        self._tree = Tree(how.algorithm, no_source)
+        self._growth: Growth | None = Growth(self.index, self._tree)
 
     def stow(self, delta: Delta) -> None:
+        if self._growth is not None:
+            self._growth.writing(delta)
         with self.index.database.transaction(durable=False):
             self.index.write(delta, self._how.chunk_bytes, self._how.algorithm.width)
 
@@ -64,8 +69,19 @@ class _Rows:
         raise AssertionError("a snapshot has no root to commit to before its end")
 
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
-        # Nobody asks for the pages: each is forgotten as soon as its digest is known.
-        self.summary = Tree(self._how.algorithm, no_source).build(self.index.items()).summary
+        growth = self._growth
+        if growth is not None and not growth.stunted:
+            self.summary = growth.finish().summary
+        else:
+            self.summary = self._tree.build(self.index.items()).summary
+
+    def grow(self, frontier: bytes) -> None:
+        if self._growth is not None:
+            self._growth.grow(frontier)
+
+    def again(self) -> None:
+        """Another scan begins, which may find anything anywhere."""
+        self._growth = None
 
 
 def no_source(digest: bytes) -> bytes:
@@ -110,9 +126,10 @@ class Snapshot:
             for turn in range(BUSY_TRIES):
                 if turn:
                     self.findings.forget()
+                    rows.again()
                 scan = ScanSetup(
                     rows.index, reader, IgnoreRules(self.how.ignore), busy, lambda: self.stopped, self.findings,
-                    readers=lambda fd: readers,
+                    readers=lambda fd: readers, at_once=bool(readers.pids),
                 )  # fmt: skip
                 Scan(scan, recorder).run(self._root_fd)
                 recorder.flush()

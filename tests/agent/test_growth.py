@@ -1,0 +1,203 @@
+"""The tree of a first scan grows behind it, and is the one that is built of all rows at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent.disk import growth as growth_module
+from closeranks_agent.disk import recorder as recorder_module
+from closeranks_agent.disk import scan as scan_module
+from closeranks_agent.disk.fresh import Fresh
+from closeranks_agent.disk.growth import Growth
+from closeranks_agent.disk.index import Delta, Index, directory_id
+from closeranks_agent.disk.packs import pack_rows
+from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.volume import Volume
+from closeranks_agent.plain.snapshot import How, Snapshot, no_source
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.tree import Tree
+
+MakeVolume = Callable[..., Volume]
+Expected = Callable[[Volume], bytes]
+
+STAT = StatSignature(1, 2, 3, 4, 5)
+DIRECTORY = encode_entry(Entry(Kind.DIRECTORY, mode=0o755))
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    found = Index(None)
+    yield found
+    found.database.close()
+
+
+def write(index: Index, growth: Growth, delta: Delta) -> None:
+    growth.writing(delta)
+    with index.database.transaction(durable=False):
+        index.write(delta, 1 << 20, 16)
+
+
+def some_tree(rng: random.Random) -> dict[bytes, dict[bytes, bytes]]:
+    """Values by name, by directory."""
+    found: dict[bytes, dict[bytes, bytes]] = {b"": {}}
+    for _ in range(rng.randrange(1, 40)):
+        above = rng.choice(sorted(found))
+        name = b"d%d" % rng.randrange(1000)
+        found[above][name] = DIRECTORY
+        found[(above and above + b"\0" + name) or name] = {}
+    for entries in found.values():
+        for _ in range(rng.randrange(60)):
+            value = encode_entry(Entry(Kind.FILE, 1, rng.randbytes(16), 0o644))
+            entries.setdefault(b"f%d" % rng.randrange(1000), value)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_the_tree_of_all_rows_in_whatever_order_they_come(
+    index: Index, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(growth_module, "BATCH_ITEMS", 7)
+    rng = random.Random(seed)
+    tree = Tree(XXH3_128, no_source)
+    growth = Growth(index, tree)
+    content = some_tree(rng)
+    waiting = {b""}
+    while waiting:
+        key = rng.choice(sorted(waiting)[:3])  # nearly in the order of keys, as answers come
+        rows = sorted((name, value, STAT.pack(), 1, None) for name, value in content[key].items())
+        packs = [rows[start : start + 20] for start in range(0, len(rows), 20)]
+        place = directory_id(key)
+        write(index, growth, Delta(packs=[(place, pack[-1][0], pack_rows(pack)) for pack in packs]))
+        waiting.remove(key)
+        waiting |= {(key and key + b"\0" + name) or name for name, *row in rows if row[0] == DIRECTORY}
+        if waiting and rng.random() < 0.7:
+            growth.grow(min(waiting))
+    assert not growth.stunted
+    made = growth.finish()
+    expected = tree.build(index.items())
+    assert (made.root, made.summary, made.pages) == (expected.root, expected.summary, expected.pages)
+    assert made.summary.entries == sum(map(len, content.values()))
+
+
+def test_nothing_is_looked_at_while_the_root_has_more_to_come(index: Index) -> None:
+    tree = Tree(XXH3_128, no_source)
+    growth = Growth(index, tree)
+    for name in (b"b", b"a", b"c"):
+        pack = pack_rows([(name, DIRECTORY, STAT.pack(), 1, None)])
+        write(index, growth, Delta(packs=[(directory_id(b""), name, pack)]))
+        growth.grow(b"")
+    assert growth.finish().root == tree.build(index.items()).root
+
+
+def test_a_path_that_is_written_by_itself_ends_it_once_it_has_begun(index: Index) -> None:
+    growth = Growth(index, Tree(XXH3_128, no_source))
+    record = Record(b"a", DIRECTORY, STAT)
+    write(index, growth, Delta({b"a": record}))
+    assert not growth.stunted
+    growth.grow(b"b")
+    write(index, growth, Delta({b"0": dataclasses.replace(record, key=b"0")}))
+    assert growth.stunted
+    growth.grow(b"c")
+
+
+def plant(root: Path) -> None:
+    for number in range(40):
+        place = root / f"{number % 5}" / f"d{number % 9}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}").write_bytes(os.urandom(number))
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each tree that grew: whether anything was built before all was read."""
+    monkeypatch.setattr(scan_module, "READERS_FILES", 0)
+    monkeypatch.setattr(recorder_module, "GROW_ROWS", 1)
+    monkeypatch.setattr("closeranks_agent.disk.fresh.BATCH_DIRECTORIES", 1)
+    seen: list[bool] = []
+    finish = Growth.finish
+
+    def finishing(self: Growth) -> object:
+        seen.append(self._begun)
+        return finish(self)
+
+    monkeypatch.setattr(Growth, "finish", finishing)
+    return seen
+
+
+def test_a_first_scan_builds_while_it_reads_and_a_second_one_does_not(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, begun: list[bool]
+) -> None:
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    assert volume.root == expected_root(volume)
+    assert begun == [True]
+    (tree_dir / "1/d1/new").write_bytes(b"new")
+    volume.scan()
+    assert volume.root == expected_root(volume)
+    assert begun == [True]
+
+
+def test_a_snapshot_builds_while_it_reads(tmp_path: Path, begun: list[bool]) -> None:
+    plant(tmp_path)
+    snapshot = Snapshot(os.fsencode(tmp_path), How(XXH3_128))
+    try:
+        summary = snapshot.take()
+        assert begun == [True]
+        assert summary == Tree(XXH3_128, no_source).build(snapshot.items()).summary
+    finally:
+        snapshot.close()
+
+
+def test_what_is_written_behind_the_frontier_is_in_the_root(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, begun: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A directory that readers leave to the scan is compared when all others are read."""
+    plant(tree_dir)
+    os.mkfifo(tree_dir / "0" / "d0" / "pipe")
+    grown: list[bytes] = []
+    grow = Growth.grow
+
+    def growing(self: Growth, frontier: bytes) -> None:
+        grown.append(frontier)
+        grow(self, frontier)
+
+    monkeypatch.setattr(Growth, "grow", growing)
+    volume = make_volume()
+    volume.scan()
+    assert volume.root == expected_root(volume)
+    assert max(grown) <= b"0\0d0"
+
+
+def test_a_scan_that_failed_leaves_no_tree_to_the_next(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, begun: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plant(tree_dir)
+    volume = make_volume()
+    with monkeypatch.context() as patched:
+        count = 0
+        answered = Fresh._answered
+
+        def failing(self: Fresh, *given: object) -> None:
+            nonlocal count
+            count += 1
+            if count == 20:
+                raise OSError(5, "the disk")
+            answered(self, *given)  # type: ignore[arg-type]
+
+        patched.setattr(Fresh, "_answered", failing)
+        assert not volume.scan().complete
+    (tree_dir / "0/d0/late").write_bytes(b"late")
+    (tree_dir / "0/another").mkdir()
+    (tree_dir / "0/another/f").write_bytes(b"f")
+    assert volume.scan().complete
+    assert volume.root == expected_root(volume)
