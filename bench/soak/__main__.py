@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -26,23 +27,27 @@ def soak(base: Path, minutes: float, nodes: int, seed: int) -> tuple[Sampler, di
         fleet.start()
         fleet.wait_in_rank(60)
         life = Life(fleet, seed)
-        steady = [name for name in fleet.nodes if name != life.restarted.name]
-        seconds = life.fill(minutes * 60)
-        sampler = Sampler(fleet, steady)
-        life.live(seconds, sampler.sample)
-        return sampler, life.deeds, _end(fleet, life)
+        sampler = Sampler(fleet, [name for name in fleet.nodes if name != life.restarted.name])
+        return sampler, life.deeds, _lived(fleet, life, sampler, minutes * 60)
     finally:
         fleet.kill()
 
 
-def _end(fleet: Fleet, life: Life) -> str:
-    """At rest: in rank, equal to the writer, stopped in order, no fault in any log."""
+def _lived(fleet: Fleet, life: Life, sampler: Sampler, seconds: float) -> str:
+    """The run to its end: in rank, equal to the writer, stopped in order, no fault in any log; "" or what went wrong.
+
+    A daemon that dies or does not answer in time ends the run; then all logs are kept beside the results.
+    """
     try:
+        left = life.fill(seconds)
+        sampler.begin()
+        life.live(left, sampler.sample)
         fleet.wait_equal(life.writer, timeout_s=120)
         fleet.stop()
         fleet.check_logs()
-    except AssertionError as error:
-        return f"{error}\n{fleet.story()}"
+    except (AssertionError, OSError, RuntimeError) as error:
+        shutil.copytree(fleet.logs, RESULTS / "soak-logs", dirs_exist_ok=True)
+        return f"{type(error).__name__}: {error} (all logs: {RESULTS / 'soak-logs'})\n{fleet.story()}"
     return ""
 
 

@@ -49,8 +49,12 @@ class Sampler:
 
     def __init__(self, fleet: Fleet, steady: Iterable[str]) -> None:
         self._fleet, self._steady = fleet, tuple(steady)
-        self._started = time.monotonic()
+        self._started = 0.0
         self.series: dict[tuple[str, str], Series] = {}
+
+    def begin(self) -> None:
+        """From now on seconds count."""
+        self._started = time.monotonic()
 
     def sample(self) -> None:
         at = time.monotonic() - self._started
