@@ -163,6 +163,7 @@ def test_a_journal_of_the_first_format_is_taken_over_without_hands(tmp_path: Pat
     journal = Journal(before, "v")
     commit(journal, before, b"r0", b"r1")
     with before.database.transaction():
+        before.database.execute("DROP TABLE packs")
         before.database.execute("ALTER TABLE journal DROP COLUMN hands")
         before.database.execute("PRAGMA user_version = 1")
     before.database.close()
