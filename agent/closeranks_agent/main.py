@@ -90,7 +90,7 @@ async def _main(config: AgentConfig, state: AgentState) -> int:
 async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
     work = asyncio.create_task(agent.run())
     waiting = asyncio.create_task(stop.wait())
-    tending = asyncio.create_task(_tend_heap())
+    tending = asyncio.create_task(heap.tend(asyncio.sleep, asyncio.to_thread, log.error))
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     tending.cancel()
@@ -113,16 +113,6 @@ async def _until_stopped(agent: Agent, stop: asyncio.Event) -> int:
             await agent.close()
     log.info("stopped")
     return 0
-
-
-async def _tend_heap() -> None:
-    """What a storm leaves free in the heap goes back to the system, during it and after it."""
-    while True:
-        await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
-        try:
-            await asyncio.to_thread(heap.give_back)
-        except RuntimeError as error:  # no more threads for now; nobody else needs this
-            log.error("free memory is not given back to the system: %s", error)
 
 
 def _leave_in_time() -> None:

@@ -98,7 +98,8 @@ async def _serve(config: CoordinatorConfig, store: Store) -> int:
 async def _until_stopped(coordinator: Coordinator, collector: Collector, stop: asyncio.Event) -> int:
     work = asyncio.create_task(coordinator.run())
     waiting = asyncio.create_task(stop.wait())
-    tending = [asyncio.create_task(_tend_heap()), asyncio.create_task(collector.run())]
+    heap_tended = heap.tend(asyncio.sleep, asyncio.to_thread, log.error)
+    tending = [asyncio.create_task(one) for one in (heap_tended, collector.run())]
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     for task in (waiting, *tending):
         task.cancel()
@@ -115,16 +116,6 @@ async def _until_stopped(coordinator: Coordinator, collector: Collector, stop: a
     await asyncio.gather(work, return_exceptions=True)
     log.info("stopped")
     return 0
-
-
-async def _tend_heap() -> None:
-    """What a storm leaves free in the heap goes back to the system, during it and after it."""
-    while True:
-        await asyncio.sleep(heap.GIVE_BACK_EVERY_S)
-        try:
-            await asyncio.to_thread(heap.give_back)
-        except RuntimeError as error:  # no more threads for now; nobody else needs this
-            log.error("free memory is not given back to the system: %s", error)
 
 
 def _leave_in_time() -> None:

@@ -13,6 +13,7 @@ allocator by LD_PRELOAD (one more thing to install), a new process after each st
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Awaitable, Callable
 
 from .limits import MIB
 
@@ -66,3 +67,20 @@ def give_back() -> bool:
         return False
     _LIBC.malloc_trim(0)
     return True
+
+
+async def tend(
+    sleep: Callable[[float], Awaitable[object]],
+    aside: Callable[[Callable[[], bool]], Awaitable[object]],
+    told: Callable[[str], object],
+) -> None:
+    """For ever: what a storm leaves free in the heap goes back to the system, during it and after it.
+
+    The loop is the caller's: `sleep` waits, `aside` runs something on a thread, `told` hears what went wrong.
+    """
+    while True:
+        await sleep(GIVE_BACK_EVERY_S)
+        try:
+            await aside(give_back)
+        except RuntimeError as error:  # no more threads for now; nobody else needs this
+            told(f"free memory is not given back to the system: {error}")
