@@ -191,3 +191,29 @@ def test_who_catches_up_with_a_truth_that_goes_back_meanwhile_is_late() -> None:
     found, _ = bench.judge.analyse(bench.history, stand, before)
     assert (set(found.lagging), set(found.regressed)) == ({b"a"}, set())
     assert set(bench.look({b"a": NEW}, {b"a": OLD}).regressed) == {b"a"}  # it had not been behind
+
+
+def test_a_truth_that_went_away_and_came_back_has_another_past_also_for_those_who_stand_as_somebody_stood() -> (
+    None
+):
+    """Two nodes of one root: the first was judged before the truth had been what both have, the second after."""
+    bench = Bench({b"a": OLD})
+    strayed = bench.look({b"a": NEW}, {b"a": OLD})
+    assert (strayed.divergent, set(strayed.regressed)) == (1, set())
+    bench.move({b"a": NEW})
+    bench.move({b"a": OLD})
+    left = bench.look({b"a": NEW}, {b"a": OLD})
+    assert set(left.regressed) == {b"a"}, "the truth had it, and left it"
+    assert set(strayed.regressed) == set()
+
+
+def test_within_one_round_what_stood_alike_before_the_truth_went_and_came_is_judged_anew() -> None:
+    bench = Bench({b"a": OLD})
+    before = bench.look({b"a": OLD}, {b"a": OLD})
+    stand = Stand(bench.forest.plant({b"a": NEW}), bench.truth, bench.forest.plant({b"a": OLD}), ())
+    bench.judge.begin_round()
+    first, _ = bench.judge.analyse(bench.history, stand, before)
+    bench.move({b"a": NEW})
+    bench.move({b"a": OLD})
+    second, _ = bench.judge.analyse(bench.history, stand, before)
+    assert (set(first.regressed), set(second.regressed)) == (set(), {b"a"})

@@ -91,7 +91,7 @@ class Judge:
     def __init__(self, differ: Differ, width: int) -> None:
         self._differ = differ
         self._width = width
-        self._known: WeakValueDictionary[tuple[int, Stand, bool, bool], Analysis] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[int, int, Stand, bool, bool], Analysis] = WeakValueDictionary()
         # Of one round: nodes that stood alike and take the same step, with what the truth came by at. `followed` is
         # told apart by its identity, and kept with its answer.
         self._round: dict[tuple[Analysis, Stand, bool, bool, int, int], tuple[Analysis, Touched, Held]] = {}
@@ -114,8 +114,7 @@ class Judge:
         """
         if before is None or made is not nothing_made:
             return self._analysed(history, stand, before, made, ours, replays, followed)
-        order = history.roots[-1][0] if history.roots else 0  # a truth that came back has another past
-        alike = (before, stand, ours, replays, id(followed), order)
+        alike = (before, stand, ours, replays, id(followed), _order_of(history))
         known = self._round.get(alike)
         if known is None:
             found, touched = self._analysed(history, stand, before, made, ours, replays, followed)
@@ -130,7 +129,7 @@ class Judge:
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
-        one = (id(history), stand, ours, replays)
+        one = (id(history), _order_of(history), stand, ours, replays)
         if before is not None and touched is not None:
             followed = {**followed, **_caught_up_before(before, raw, touched)}
             touched = tuple(dict.fromkeys((*touched, *followed))) if followed else touched
@@ -187,6 +186,11 @@ class Judge:
             sorting.regressed,
             pages,
         )
+
+
+def _order_of(history: TruthHistory) -> int:
+    """A truth that came back has another past: what stood so under the first one is told apart."""
+    return history.roots[-1][0] if history.roots else 0
 
 
 @dataclass(slots=True)
