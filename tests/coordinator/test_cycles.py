@@ -106,12 +106,57 @@ def test_what_dies_in_a_cycle_when_it_was_set_aside_is_found_by_a_whole_collecti
     assert collector.look() is Act.SWEEP
     assert ended() is not None, "a sweep does not look at what is set aside"
     monkeypatch.setattr(cycles, "GROWN_IDLE", 100_000)
+    monkeypatch.setattr(cycles, "COUNT_AFTER_BLOCKS", 0)
     grown = [[number] for number in range(150_000)]
     outlive()
     clocks.now, clocks.spent = clocks.now + COUNT_EVERY_S, clocks.spent + COUNT_EVERY_S
     assert collector.look() is Act.SWEEP, "there is much to do"
-    clocks.now, clocks.spent = clocks.now + 1, clocks.spent + 0.1
+    clocks.now, clocks.spent = clocks.now + COUNT_EVERY_S, clocks.spent + 0.1
     assert collector.look() is Act.WHOLE
     assert ended() is None
     clocks.now += 1
     assert collector.look() is Act.NOTHING, f"the {len(grown)} others live: they are no reason any more"
+
+
+def test_what_a_large_fleet_left_behind_is_no_room_for_dead_cycles_when_the_fleet_has_shrunk(
+    collector: Collector, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "GROWN_IDLE", 100_000)
+    monkeypatch.setattr(cycles, "COUNT_AFTER_BLOCKS", 0)
+
+    def look_again() -> Act:
+        outlive()
+        clocks.now += COUNT_EVERY_S
+        return collector.look()
+
+    fleet = [[number] for number in range(250_000)]
+    assert look_again() is Act.SWEEP, "it is not set aside before"
+    assert look_again() is Act.WHOLE, "it is counted, and lives"
+    fleet.clear()
+    assert look_again() is Act.SWEEP
+    grown = [[number] for number in range(150_000)]
+    assert look_again() is Act.SWEEP
+    assert look_again() is Act.WHOLE, f"{len(grown)} more than are left, though fewer than there were"
+
+
+def test_what_is_set_aside_is_counted_in_a_quiet_moment_after_memory_has_changed(
+    collector: Collector, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[float] = []
+    monkeypatch.setattr(collector, "_count", lambda: counted.append(clocks.now))
+
+    def look_again(used_s: float) -> None:
+        clocks.now, clocks.spent = clocks.now + COUNT_EVERY_S, clocks.spent + used_s
+        collector.look()
+
+    Collector._count(collector)
+    look_again(0.0)
+    assert counted == [], "nothing has changed"
+    kept = [[number] for number in range(2 * cycles.COUNT_AFTER_BLOCKS)]
+    look_again(COUNT_EVERY_S)
+    assert counted == [], "there is much to do"
+    look_again(0.0)
+    assert counted == [clocks.now], f"{len(kept)} more live"
+    monkeypatch.setattr(cycles, "GROWN_MAX", cycles.COUNT_AFTER_BLOCKS)
+    look_again(COUNT_EVERY_S)
+    assert len(counted) == 2, "so much more does not wait for a quiet moment"
