@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from closeranks_coordinator.core import recurrence
 from closeranks_coordinator.core.auditing import UNPROVEN_MAX
 from closeranks_coordinator.core.model import ReleaseAsked, ResyncAsked
 from closeranks_proto import messages as wire
@@ -28,10 +29,12 @@ def fleet(
     on_divergence: str = "alert",
     files: dict[bytes, bytes] | None = None,
     names: tuple[str, ...] = NAMES,
+    config: dict[str, object] | None = None,
     **changes: object,
 ) -> FakeWorld:
     volume = volume_config(on_divergence=on_divergence, audit_interval_s=1.0, **changes)
-    return FakeWorld(names, [volume], {"photos": SOME_FILES if files is None else files}).started()
+    files = SOME_FILES if files is None else files
+    return FakeWorld(names, [volume], {"photos": files}, **(config or {})).started()
 
 
 def audits(world: FakeWorld, node: str) -> list[wire.Audit]:
@@ -264,6 +267,64 @@ def test_where_only_an_alert_is_wanted_a_proof_of_the_same_chunk_ends_it() -> No
     world["node-02"].hides.clear()
     world.until_state("node-02", "in_rank")
     assert [one.state for one in world.incidents("audit")] == ["closed"]
+
+
+def fail_and_prove(world: FakeWorld, key: bytes = key_of("only.bin")) -> None:
+    """Wrong for one audit and its repetition, right from then on."""
+    known = len(world.incidents("audit"))
+    world["node-02"].hides.add(key)
+    world.until(lambda: len(world.incidents("audit")) > known)
+    world["node-02"].hides.clear()
+    world.run(5)
+
+
+def test_a_liar_that_is_wrong_now_and_then_is_told_of_each_time_and_in_the_end_waits_for_a_person() -> None:
+    world = fleet(files=ONE, config={"recurrence_max": 2})
+    fail_and_prove(world)
+    assert [one.state for one in world.incidents("audit")] == ["closed"]
+    assert world.incidents("recurrence") == []
+    fail_and_prove(world)
+    first, second = world.incidents("audit")
+    (told,) = world.incidents("recurrence")
+    assert (told.node, told.volume, told.recurrences, told.state) == ("node-02", "photos", 1, "open")
+    assert [first.id in one.text for one in told.timeline if one.event == "recurrence"] == [True]
+    assert any(told.id in one.text for one in second.timeline)
+    assert (second.state, world.state("node-02")) == ("closed", "in_rank"), "once is no habit"
+    fail_and_prove(world)
+    third = world.incidents("audit")[-1]
+    assert (third.state, world.state("node-02")) == ("open", "suspect"), "its proof does not end it any more"
+    assert "it failed audits again twice within 1 h 00 min" in str(third.evidence["release"])
+    world.restart()
+    world.run(10)
+    assert world.state("node-02") == "suspect"
+    world.ask(ReleaseAsked("node-02"))
+    world.run(10)
+    assert (world.incidents("audit")[-1].state, world.state("node-02")) == ("closed", "in_rank")
+
+
+def test_what_a_liar_is_remembered_for_outlives_a_restart() -> None:
+    world = fleet(files=ONE)
+    fail_and_prove(world)
+    world.run(recurrence.SAVE_EVERY_S + 1)
+    world.restart()
+    world.run(2)
+    fail_and_prove(world)
+    assert [one.recurrences for one in world.incidents("recurrence")] == [1]
+
+
+def test_failures_far_apart_are_told_and_do_not_escalate() -> None:
+    world = fleet(files=ONE, config={"recurrence_max": 2, "auto_release_window_s": 60.0})
+    for _ in range(4):
+        fail_and_prove(world)
+        world.run(65)
+    assert [one.state for one in world.incidents("audit")] == ["closed"] * 4
+    assert [one.recurrences for one in world.incidents("recurrence")] == [3]
+
+
+def test_a_node_that_is_in_rank_has_nothing_to_be_released_from() -> None:
+    world = fleet(files=ONE)
+    fail_and_prove(world)
+    assert world.ask(ReleaseAsked("node-02")) == "409 not_quarantined"
 
 
 def test_a_proof_of_any_path_ends_an_incident_of_a_node_that_gave_none() -> None:

@@ -8,7 +8,8 @@ are the right ones, whatever anybody's index says. Without such a majority nobod
   incident is open every other audit asks for what it is about: nobody else is out of sight meanwhile.
 - A proof that contradicts the majority is asked for once more, with another seed; twice, whatever others proved in
   between, is an incident of kind `audit`. The node is suspect, and is fenced where the volume's `on_divergence` says
-  so, until a person releases it: its word is what is in doubt, so its own verification proves nothing.
+  so, until a person releases it: its word is what is in doubt, so its own verification proves nothing. Where only an
+  alert is wanted, a proof of what it failed ends the incident; who fails again and again waits for a person there too.
 - A node that found its own disk to be wrong says so, has looked into it by then, and differs like any other.
 - No proof is no pass. A node that gives none for UNPROVEN_MAX paths in a row, all of which it still claims to hold,
   is told of in the same way. A path that it no longer claims had changed, and is forgiven.
@@ -29,7 +30,7 @@ from closeranks_proto.content import chunk_count, decode_chunk_list
 from closeranks_proto.entries import decode_entry, entry_size, is_file
 from closeranks_proto.limits import AUDIT_ANSWER_MAX_S
 
-from . import incidents
+from . import incidents, recurrence
 from .incidents import Incident, IncidentPath
 from .nodes import Audit, Node, Volume
 from .truth import quorum_of
@@ -245,10 +246,13 @@ def _proven(world: World, volume: Volume, node: Node, asked: Audit) -> None:
         return
     about = incident.paths.get(asked.key)
     is_it = about is not None and (not about.chunks or about.chunks[0] == (asked.chunk, asked.chunk))
+    if recurrence.by_hand(incident):
+        return  # it has proven itself before, and failed again
     if is_it or all(_askable(world, volume, key, path) is None for key, path in incident.paths.items()):
         incident.note(world.now.wall_ms, "note", f"{node.name} has proven chunk {asked.chunk} of "
                       f"{path_words(asked.key)} from its disk.")  # fmt: skip
         world.close(incident)
+        recurrence.proven(world, volume, node, incident)
 
 
 def _unproven(world: World, volume: Volume, node: Node, asked: Audit) -> None:
@@ -296,6 +300,7 @@ def _accuse(world: World, volume: Volume, node: Node, incident: Incident) -> Non
     if world.open_incident("audit", node.name, volume.name) is not None:
         return
     world.open(incident)
+    recurrence.failed(world, volume, node, incident)
     world.publish("node", node.name)
     world.log("warning", f"{incident.summary} ({incident.id})")
 

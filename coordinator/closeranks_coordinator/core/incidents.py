@@ -28,7 +28,7 @@ from .model import OnDivergence
 __all__ = [
     "RECURRENCE_JOIN_MS", "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
     "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "no_proof", "outage",
-    "recurrence", "refuted", "regression", "runaway", "undetermined",
+    "recurrence", "refuted", "regression", "runaway", "undetermined", "unsteady",
 ]  # fmt: skip
 
 SAMPLES_MAX = 20
@@ -267,6 +267,21 @@ def recurrence(*, id: str, node: str, volume: str, now_ms: int, first_ms: int, r
     )  # fmt: skip
     incident.note(first_ms, "detected", f"It was put right for the first time in incident {repaired_in}.")
     incident.evidence = {"repaired_in": repaired_in}
+    return incident
+
+
+def unsteady(*, id: str, node: str, volume: str, now_ms: int, first_ms: int, failed_in: str) -> Incident:
+    """A node fails audits, proves itself, and fails again: each return is a note."""
+    incident = Incident(
+        id, "recurrence", node, volume, now_ms,
+        f"{node} fails audits of volume {volume} again and again, and proves itself in between",
+        f"A disk, a controller or memory that gives other bytes now and then looks like this, so does an agent that "
+        f"was tampered with. See the log and the disks of {node}, and have its tree read anew as the incident of the "
+        f"audit says. After a few returns a proof does not end that any more: `closeranks release {node}`, once the "
+        f"cause is found. This incident closes when nothing has come back for an hour.",
+    )  # fmt: skip
+    incident.note(first_ms, "detected", f"It had proven what it failed in incident {failed_in}.")
+    incident.evidence = {"failed_in": failed_in}
     return incident
 
 

@@ -10,6 +10,9 @@ one repair goes on, its own rogue does not return but stay. From `recurrence_max
 The memory is bounded: ENTRIES_MAX paths and as many contents of each volume, the oldest give way, and one
 repair takes at most REPAIR_MAX places, so that a mass change does not push out everything else. Contents
 below CONTENT_MIN_BYTES are not told apart: too many files have the same few bytes by chance.
+
+A node that fails audits now and then is remembered too, whatever chunk it was: where only an alert is wanted its own
+proof ends the incident, and without a brake a liar could go on so for ever.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ def returned(
     world.unsaved_repairs.setdefault(volume.name, world.now.mono)
     accused.note(world.now.wall_ms, "note", f"Some of it was put right before: see incident {incident.id}.")
     if often >= world.config.recurrence_max:
-        _escalate(world, node, accused, incident, often)
+        _escalate(world, node, accused, incident, "what was put right came back", often)
     world.touch_incident(incident)
     world.touch_incident(accused)
 
@@ -174,10 +177,10 @@ def _tell(
     return incident
 
 
-def _escalate(world: World, node: Node, accused: Incident, incident: Incident, often: int) -> None:
+def _escalate(world: World, node: Node, accused: Incident, incident: Incident, what: str, often: int) -> None:
     """The node is not released by itself: neither behind the fence that it has, nor behind the next."""
     window = words.human_duration(world.config.auto_release_window_s)
-    why = f"by hand: what was put right came back {words.times(often)} within {window}"
+    why = f"by hand: {what} {words.times(often)} within {window}"
     if accused.evidence.get("release") == why:
         return
     accused.evidence["release"] = incident.evidence["release"] = why
@@ -185,13 +188,60 @@ def _escalate(world: World, node: Node, accused: Incident, incident: Incident, o
     if fence is not None and fence.release == "automatic":
         fence.release = "by_hand"
         world.touch_node(node)
-    text = f"It came back {words.times(often)} within {window}: a person has to release {node.name}"
+    text = f"{what.capitalize()} {words.times(often)} within {window}: a person has to release {node.name}"
     incident.note(world.now.wall_ms, "note", f"{text} (closeranks release {node.name}).")
 
 
 def by_hand(accused: Incident | None) -> bool:
     """Whether the node that this incident accuses may only be released by a person."""
     return accused is not None and "release" in accused.evidence
+
+
+# --- audits ---------------------------------------------------------------------------------------
+
+
+def proven(world: World, volume: Volume, node: Node, incident: Incident) -> None:
+    """A node has proven what it had failed an audit for: should it fail another one, that is a return."""
+    memory = world.repairs.setdefault(volume.name, RepairsRecord())
+    key = next(iter(incident.paths), b"")
+    _remember(memory.paths, _audits_of(node), key, node, incident.id, world.now.wall_ms)
+    world.unsaved_repairs.setdefault(volume.name, world.now.mono)
+
+
+def failed(world: World, volume: Volume, node: Node, accused: Incident) -> None:
+    """A node has failed an audit, as `accused` tells: look whether it had before, and had proven itself since."""
+    memory = world.repairs.get(volume.name)
+    known = None if memory is None else memory.paths.get(_audits_of(node))
+    if known is None:
+        return
+    often = _count(world, known)
+    world.unsaved_repairs.setdefault(volume.name, world.now.mono)
+    now_ms = world.now.wall_ms
+    incident = world.open_incident("recurrence", node.name, volume.name)
+    if incident is None:
+        incident = incidents.unsteady(
+            id=world.next_incident(), node=node.name, volume=volume.name, now_ms=now_ms, first_ms=known.at_ms,
+            failed_in=known.incident,
+        )  # fmt: skip
+        world.open(incident)
+        world.log("warning", f"{node.name} fails audits of {volume.name} again and again ({incident.id})")
+    hand = hands.words_of(world, node, volume.name, accused.paths)
+    who = f"Written by {hand}" if hand else "Nobody is known to have written there"
+    incident.recurrences += 1
+    incident.quiet_since_ms = now_ms
+    incident.note(
+        now_ms, "recurrence", f"{accused.summary} ({accused.id}); it had proven itself after {known.incident}. "
+        f"{who}. {words.plural(incident.recurrences, 'return')} so far.",
+    )  # fmt: skip
+    accused.note(now_ms, "note", f"It had failed audits before: see incident {incident.id}.")
+    if often >= world.config.recurrence_max:
+        _escalate(world, node, accused, incident, "it failed audits again", often)
+    world.touch_incident(incident)
+    world.touch_incident(accused)
+
+
+def _audits_of(node: Node) -> bytes:
+    return b"\0" + node.name.encode()  # no path of a node begins so: a node has a name
 
 
 # --- as time goes by ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Literal
 from closeranks_proto import messages as wire
 from closeranks_proto.kinds import is_name
 
-from . import recovery, views
+from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, unfence
 from .merging import is_file
 from .model import (
@@ -55,6 +55,12 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
     node = world.nodes.get(asked.node)
     if node is None:
         return _unknown_node(asked.node)
+    waiting = [one for one in world.accusing(node) if one.kind == "audit" and recurrence.by_hand(one)]
+    if not node.fenced and waiting:  # only an alert is wanted there: nothing was fenced
+        for incident in waiting:
+            incident.note(world.now.wall_ms, "released", f"An operator released {node.name}.")
+            world.close(incident)
+        return _done(world, "release", node)
     if not node.fenced:
         return Refusal(
             409, "not_quarantined", f"{node.name} is not quarantined: there is nothing to release."
