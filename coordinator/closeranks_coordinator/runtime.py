@@ -1,19 +1,13 @@
 """The coordinator as one running object: feeds the core, carries out its effects in their order.
 
-All events go through one queue to one task, so the core sees a single order of things. What was queued
-together is decided together and made durable in one write; nothing of those steps is sent or published
-before. When the state directory is full, the task waits with everything in its hands: no promise is
-made that is not on disk, sessions and the API go on, and `/-/ready` says why.
+What the core decides, in which order and how it becomes durable, is `deciding`'s; here is what comes of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
-from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import algorithm_named
@@ -21,7 +15,6 @@ from closeranks_proto.errors import MissingObject, UserError
 
 from .carrying import Carrying
 from .config import CoordinatorConfig
-from .core.fleet import Fleet
 from .core.model import (
     Configured,
     Effect,
@@ -33,14 +26,14 @@ from .core.model import (
     Persist,
     Publish,
     Send,
-    Step,
     Tick,
     VolumeConfig,
     WakeAt,
 )
-from .session import STORE_RETRY_S, Receipt
+from .deciding import Deciding, clock
+from .session import Receipt
 from .sessions import Sessions
-from .slices import Slice
+from .slices import Rounds
 from .storage.store import Batch, Store, StoreFault, StoreFull
 from .web.events import EventLog
 from .web.metrics import Metrics
@@ -49,27 +42,10 @@ log = logging.getLogger("closeranks.coordinator")
 
 TICK_S = 1.0
 LAG_EVERY_S = 0.02  # the loop is looked at so often while there is something to decide
-BATCH_MAX_STEPS = 64  # decided together, then one write
-QUEUE_HIGH = 2000  # events; beyond it sessions are not read on
-ROOM_POLL_S = 0.05
-SETTLED_MAX_S = 1.0
 CAUGHT_UP_MAX_S = 3.0
 COLLECT_FIRST_S = 300.0
 COLLECT_EVERY_S = 3600.0
 TRASH_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Fed:
-    """What waits for the core. Without an event: somebody who waits for what came before."""
-
-    event: Event | None
-    answer: asyncio.Future[object] | None = None
-    receipt: Receipt | None = None
-
-
-def clock() -> Now:
-    return Now(time.monotonic(), time.time_ns() // 1_000_000)
 
 
 def volume_settings(volume: VolumeConfig) -> wire.VolumeSettings:
@@ -97,27 +73,15 @@ class Coordinator:
         self.store = store
         self.ready = False  # both ports listen
         self.algorithm = algorithm_named(config.fleet.digest)
-        self._unsaved: dict[bytes, bytes] = {}
-        self.fleet = Fleet(
-            config.fleet,
-            self.algorithm,
-            self._object,
-            store.records(),
-            clock(),
-            random.SystemRandom(),  # nobody is to foresee what audits ask for
-        )
+        self._deciding = Deciding(config.fleet, self.algorithm, store, self._carry_out)
+        self.fleet = self._deciding.fleet
         self.carrying = Carrying(self.algorithm)
         self.sessions = Sessions(self)
-        self._problem: str | None = None
-        self._durable = asyncio.Event()  # set while nothing decided waits for the disk
-        self._durable.set()
         self.events = EventLog(store)
         self.metrics = Metrics()
         self.metrics.attach(self)
-        self._queue: asyncio.Queue[_Fed] = asyncio.Queue()
-        self._unjudged: frozenset[str] = frozenset()  # nodes, as of the last step
-        self._unjudged_receipts: list[Receipt] = []  # of their roots: a session's credit bounds them
         self._wake: tuple[float, asyncio.TimerHandle] | None = None
+        self._foresights = Rounds()
         self._foreseeing: dict[tuple[str, bytes], asyncio.Task[None]] = {}  # by volume and root
         self._busy = asyncio.Event()  # something was fed within the last second, other than the time
         self._fed_at = 0.0
@@ -143,10 +107,7 @@ class Coordinator:
 
     def known_root(self, node: str, volume: str) -> bytes | None:
         """The root of this node's volume that the core goes by."""
-        view = self.fleet.node_view(clock(), node)
-        found = () if view is None else view.volumes
-        root = next((one.root for one in found if one.name == volume), None)
-        return None if root is None else bytes.fromhex(root)
+        return self.fleet.root_of(node, volume)
 
     async def foreseen(self, volume: str, root: bytes) -> None:
         """Find out in slices how an announced tree differs from the truth. Equal ones of many nodes: once."""
@@ -159,54 +120,45 @@ class Coordinator:
 
     async def _foresee(self, volume: str, root: bytes) -> None:
         try:
+            await self._foresights.turn()  # a thousand nodes may announce a thousand trees at once
             for _ in self.fleet.foresee(volume, root):
                 await asyncio.sleep(0)
+                await self._foresights.turn()
         except MissingObject as error:
             log.info("%s: what an announced tree is held against is gone by now: %s", volume, error)
 
     def feed(self, event: Event, receipt: Receipt | None = None) -> None:
         """Queue an event for the core. What it decides and the receipt's root become durable together."""
-        self._queue.put_nowait(_Fed(event, receipt=receipt))
+        self._deciding.feed(event, receipt)
         if not isinstance(event, Tick):
             self._fed_at = time.monotonic()
             self._busy.set()
 
     async def room(self) -> None:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
-        while self._queue.qsize() > QUEUE_HIGH:
-            await asyncio.sleep(ROOM_POLL_S)
+        await self._deciding.room()
+
+    async def settled(self) -> None:
+        """Wait until what the core decided last is durable: no answer shows what a crash could take back."""
+        await self._deciding.settled()
+
+    async def ask(self, event: Event) -> object:
+        """The core's answer to an operator's request, once everything it promised is durable."""
+        return await self._deciding.ask(event)
 
     async def caught_up(self) -> bool:
         """Whether all that was fed so far is decided and durable, after waiting CAUGHT_UP_MAX_S for it at most."""
         try:
             async with asyncio.timeout(CAUGHT_UP_MAX_S):
-                await self._ask(None)
+                await self._deciding.ask(None)
         except TimeoutError:
             return False
         return True
 
-    async def settled(self) -> None:
-        """Wait until what the core decided last is durable: no answer shows what a crash could take back.
-
-        At most SETTLED_MAX_S: with a full disk the coordinator must still be seen, and says so.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLED_MAX_S):
-                await self._durable.wait()
-
-    async def ask(self, event: Event) -> object:
-        """The core's answer to an operator's request, once everything it promised is durable."""
-        return await self._ask(event)
-
-    def _ask(self, event: Event | None) -> asyncio.Future[object]:
-        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Fed(event, answer))
-        return answer
-
     @property
     def problem(self) -> str | None:
         """Why nothing can be made durable: for the core, or for anybody else."""
-        return self._problem or self.store.counts().fault
+        return self._deciding.problem or self.store.counts().fault
 
     async def trash(self, node: str, message: wire.TrashList | wire.TrashRestore) -> wire.TrashAnswer | None:
         """What the node answers; None while it has no session or when it does not answer in time."""
@@ -272,94 +224,16 @@ class Coordinator:
     def _settings_for(self, node: str) -> tuple[wire.VolumeSettings, ...]:
         return tuple(volume_settings(volume) for volume in self.config.fleet.volumes if node in volume.nodes)
 
-    # --- the core's task -----------------------------------------------------------------------
+    # --- what comes of it ----------------------------------------------------------------------
 
     async def run(self) -> None:
         """Decide and carry out, for ever."""
         self.feed(Tick())
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._decide())
+            group.create_task(self._deciding.run())
             group.create_task(self._tick())
             group.create_task(self._watch_loop())
             group.create_task(self._collect())
-
-    async def _decide(self) -> None:
-        while True:
-            taken = [await self._queue.get()]
-            while len(taken) < BATCH_MAX_STEPS and not self._queue.empty():
-                taken.append(self._queue.get_nowait())
-            self._durable.clear()
-            piece = Slice()
-            steps: list[Step] = []
-            receipts: list[Receipt] = []
-            for fed in taken:
-                step = self._step(fed.event)
-                steps.append(step)
-                receipts += self._judged(step, fed.receipt)
-                await piece.give()
-            await self._persist([effect for step in steps for effect in step.effects], receipts)
-            self._durable.set()
-            for receipt in receipts:
-                receipt.durable()
-            piece = Slice()
-            for fed, step in zip(taken, steps, strict=True):
-                for effect in step.effects:
-                    self._carry_out(effect)
-                    await piece.give()
-                if fed.answer is not None and not fed.answer.done():
-                    fed.answer.set_result(step.answer)
-
-    def _judged(self, step: Step, receipt: Receipt | None) -> list[Receipt]:
-        """Those that may become durable now: of this event and earlier ones, where the core has judged the root."""
-        judged: list[Receipt] = []
-        if step.judged_first:
-            judged, self._unjudged_receipts = self._unjudged_receipts, []
-        if receipt is not None:
-            self._unjudged_receipts.append(receipt)
-        if not self._unjudged:  # they are judged all at once
-            judged, self._unjudged_receipts = [*judged, *self._unjudged_receipts], []
-        return judged
-
-    def _step(self, event: Event | None) -> Step:
-        if event is None:
-            return Step(())
-        step = self.fleet.step(clock(), event)
-        self._unjudged = step.unjudged
-        for effect in step.effects:
-            if isinstance(effect, Persist):
-                self._unsaved.update(effect.objects)
-        return step
-
-    def _object(self, digest: bytes) -> bytes:
-        unsaved = self._unsaved.get(digest)
-        return self.store.object(digest) if unsaved is None else unsaved
-
-    async def _persist(self, effects: list[Effect], receipts: list[Receipt]) -> None:
-        objects: dict[bytes, bytes] = {}
-        records: dict[tuple[str, str], bytes | None] = {}
-        for effect in effects:
-            if isinstance(effect, Persist):
-                objects.update(effect.objects)
-                records.update({(kind, key): value for kind, key, value in effect.records})
-        if not objects and not records and not receipts:
-            return
-        batch = Batch(
-            objects=objects,
-            records=[(kind, key, value) for (kind, key), value in records.items()],
-            node_roots=[receipt.root for receipt in receipts],
-        )
-        while True:
-            try:
-                await self.store.write(batch)
-            except (StoreFull, StoreFault) as error:
-                if self._problem is None:
-                    log.error("%s", error)
-                self._problem = str(error)
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                break
-        self._problem = None
-        self._unsaved.clear()
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -390,7 +264,7 @@ class Coordinator:
             if not self._busy.is_set():
                 self.metrics.loop_lag(time.monotonic() - due)
             self.carrying.expire(time.monotonic())
-            if self._queue.empty():
+            if not self._deciding.queued:
                 self.feed(Tick())
 
     async def _watch_loop(self) -> None:

@@ -40,6 +40,8 @@ log = logging.getLogger("closeranks.sessions")
 # Frames waiting for one agent. Membership of 1,000 nodes is about 60 KB; 64 MiB is a stuck peer.
 OUTBOX_MAX_FRAMES = 4096
 OUTBOX_MAX_BYTES = 64 * limits.MIB
+# What one agent asked for and has not read yet: of a thousand that come back at once, half a gigabyte.
+GIVEN_MAX_BYTES = 2 * limits.FRAME_TARGET_BYTES
 STORE_RETRY_S = 1.0
 CLOSE_MAX_S = 3.0
 
@@ -92,7 +94,8 @@ class Session:
         tree: Tree,
         clock: Callable[[], float],
         turns: Callable[[str], Turns],
-        rounds: Rounds,
+        reads: Rounds,
+        writes: Rounds,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.node = hello.node
@@ -116,7 +119,7 @@ class Session:
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
-        self._rounds = rounds  # of all sessions
+        self._reads, self._writes = reads, writes  # of all sessions
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
         self._begins = asyncio.Event()
 
@@ -258,6 +261,7 @@ class Session:
     async def _write(self) -> None:
         while True:
             frame = await self._outbox.get()
+            await self._writes.turn()
             try:
                 async with asyncio.timeout(limits.SILENT_AFTER_S):
                     await self._socket.send_bytes(frame)
@@ -274,7 +278,7 @@ class Session:
                 taken = await inbox.take()
                 if taken is None:
                     return await receiving
-                await self._rounds.turn()
+                await self._reads.turn()
                 self._arrived, frame = taken
                 await self._take(decode_agent_message(frame))
         finally:
@@ -426,7 +430,7 @@ class Session:
 
     async def _room(self) -> None:
         """Wait until the outbox has drained enough for another bundle; the writer's own limit bounds this."""
-        while self._outbox_bytes > OUTBOX_MAX_BYTES // 4:
+        while self._outbox_bytes > GIVEN_MAX_BYTES:
             await asyncio.sleep(0.01)
 
     def _beat(self, beat: wire.Beat) -> None:

@@ -26,7 +26,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.model import Disconnected, DuplicateRefused
 from .session import CLOSE_MAX_S, Core, Session, hang_up
-from .slices import Rounds
+from .slices import WRITES_S, Rounds
 from .turns import Turns
 
 log = logging.getLogger("closeranks.sessions")
@@ -56,7 +56,7 @@ class Sessions:
         self._tree = Tree(core.algorithm, core.store.object)
         self._draining = False
         self._turns: dict[str, Turns] = {}  # by volume
-        self._rounds = Rounds()
+        self._reads, self._writes = Rounds(), Rounds(WRITES_S)
         # What was sent last: a membership goes to every node, and of a large fleet it is long to encode.
         self._told: tuple[wire.CoordinatorMessage | None, bytes | None] = None, None
 
@@ -216,7 +216,15 @@ class Sessions:
 
     async def _run(self, socket: web.WebSocketResponse, hello: wire.Hello, peer: str) -> None:
         session = Session(
-            self._core, socket, hello, peer, self._tree, self._clock, self._turns_of, self._rounds
+            self._core,
+            socket,
+            hello,
+            peer,
+            self._tree,
+            self._clock,
+            self._turns_of,
+            self._reads,
+            self._writes,
         )
         self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
         try:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from apifake import FILES, NODES, Client, FakeCore, break_ranks, fleet_config, three_nodes, volume_config
+from closeranks_coordinator.core.incident_record import Incident
 from closeranks_coordinator.core.model import QuarantineAsked, Tick
 from closeranks_coordinator.core.shapes import (
     ActionView,
@@ -163,6 +164,18 @@ async def test_a_diff_pages_by_cursor(core: FakeCore, client: Client) -> None:
             break
     assert paged == whole["entries"]
     assert len(paged) == whole["total"] == 50
+
+
+async def test_incidents_that_nobody_asked_for_are_not_made_to_be_shown(
+    core: FakeCore, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand of a thousand paths each would hold everybody up for most of a second."""
+    await break_ranks(core, {b"new": b"x"})
+    (open_one,) = (await client.json("/api/v1/incidents?state=open&kind=divergence&node=node-02"))["items"]
+    assert open_one["kind"] == "divergence"
+    monkeypatch.setattr(Incident, "view", None)
+    for query in ("state=closed", "kind=outage", "node=node-01", "state=open&kind=divergence&node=node-03"):
+        assert (await client.json(f"/api/v1/incidents?{query}"))["items"] == []
 
 
 async def test_a_page_ends_at_a_bound_in_bytes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

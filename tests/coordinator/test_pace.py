@@ -236,3 +236,14 @@ def test_a_large_fleet_is_told_of_addresses_together_and_of_a_fence_at_once() ->
     assert len({id(one.message) for one in members}) == 1, "one message, which is encoded once"
     fenced = large.take(QuarantineAsked(NAMES[3], "a person")).effects
     assert sum(isinstance(one, Send) and isinstance(one.message, wire.Membership) for one in fenced) == LARGE
+
+
+def test_a_step_that_takes_longer_than_the_pause_is_not_followed_by_the_next_one_at_once() -> None:
+    """Else a fleet whose steps are long would do nothing but follow, eight events at a time."""
+    pace = Pace()
+    pace.followed(1.0, LARGE)
+    pace.ended(1.0 + 3 * PAUSE_S, LARGE)
+    seen = Watched("a", "photos", 1.0)
+    assert pace.due(seen, 1.0 + 3 * PAUSE_S, LARGE) == pytest.approx(1.0 + 4 * PAUSE_S)
+    pace.ended(2.0, LARGE)  # of a step in which nothing followed
+    assert pace.due(seen, 2.0, LARGE) == 2.0

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from closeranks_coordinator import slices
-from closeranks_coordinator.core import history, verdicts
+from closeranks_coordinator.core import history, rolling
 from closeranks_coordinator.core.history import TruthHistory
 from closeranks_coordinator.core.truth import SLICE_KEYS, Differ
 from closeranks_coordinator.slices import SLICE_S, Slice
@@ -54,7 +54,7 @@ def test_what_is_counted_as_a_whole_is_judged_as_if_it_were_counted_path_by_path
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = story(seed)
-    monkeypatch.setattr(verdicts, "_spread_whole", lambda *_: False)
+    monkeypatch.setattr(rolling, "_spread_whole", lambda *_: False)
     assert whole == story(seed)
 
 

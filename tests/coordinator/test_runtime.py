@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from closeranks_coordinator import main, runtime
+from closeranks_coordinator import deciding, main, runtime, slices
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
-from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, Step
+from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, SpeedAsked, Step
+from closeranks_coordinator.core.records import SpeedRecord
 from closeranks_coordinator.cycles import Collector
 from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.session import Receipt
@@ -206,17 +208,17 @@ async def test_what_audits_ask_for_can_not_be_foreseen(tmp_path: Path) -> None:
 async def test_a_receipt_waits_for_the_judgement_of_its_own_root_and_no_longer(tmp_path: Path) -> None:
     write_config(tmp_path)
     async with running(tmp_path) as one:
-        coordinator, waiting = one.coordinator, frozenset({"n1"})
+        core, waiting = one.coordinator._deciding, frozenset({"n1"})
         first, second = (
             Receipt(("n1", "photos", "id", seq, bytes([seq]) * 16), lambda: None) for seq in (1, 2)
         )
-        coordinator._unjudged = waiting
-        assert coordinator._judged(Step((), unjudged=waiting), first) == []
-        assert coordinator._judged(Step((), unjudged=waiting), None) == []
-        assert coordinator._judged(Step((), unjudged=waiting, judged_first=True), second) == [first]
-        coordinator._unjudged = frozenset()
-        assert coordinator._judged(Step(()), None) == [second]
-        assert coordinator._judged(Step(()), None) == []
+        core._unjudged = waiting
+        assert core._judged(Step((), unjudged=waiting), first) == []
+        assert core._judged(Step((), unjudged=waiting), None) == []
+        assert core._judged(Step((), unjudged=waiting, judged_first=True), second) == [first]
+        core._unjudged = frozenset()
+        assert core._judged(Step(()), None) == [second]
+        assert core._judged(Step(()), None) == []
 
 
 async def test_nothing_that_an_agent_reports_stops_the_coordinator(tmp_path: Path) -> None:
@@ -278,3 +280,99 @@ async def test_a_coordinator_goes_on_where_the_heap_can_not_be_tended(
             assert await running == 0
     finally:
         await store.close()
+
+
+async def test_whoever_looks_sees_what_is_durable_also_while_events_never_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers have their moment after each write: not half of a step, nor what a crash would take back."""
+    write_config(tmp_path)
+    monkeypatch.setattr(deciding, "SETTLED_MAX_S", 30.0)
+    async with running(tmp_path) as one:
+        fleet, ended, looks = one.coordinator.fleet, False, 0
+        stored: list[int | None] = []  # the fleet's limit, as of each write
+
+        async def storm() -> None:
+            while not ended:
+                one.coordinator.feed(FromAgent("n2", wire.Activity(1000, (), (), ())))
+                await asyncio.sleep(0)
+
+        async def limit() -> None:
+            number = 0
+            while not ended:
+                number += 1
+                await one.coordinator.ask(SpeedAsked(None, 1_000_000 + number))
+
+        async def look() -> None:
+            nonlocal looks
+            while len(stored) < 10:
+                await one.coordinator.settled()
+                assert fleet._under_way is None, "no step is under way"
+                assert fleet._world.speed.fleet == stored[-1]
+                looks += 1
+                await asyncio.sleep(0)
+
+        write = one.coordinator.store.write
+
+        async def noted(batch: Batch) -> None:
+            await write(batch)
+            for kind, _, blob in batch.records:
+                if kind == "speed" and blob is not None:
+                    stored.append(msgspec.msgpack.decode(blob, type=SpeedRecord).fleet)
+
+        monkeypatch.setattr(one.coordinator.store, "write", noted)
+        await one.coordinator.ask(SpeedAsked(None, 1_000_000))
+        busy = [asyncio.create_task(storm()), asyncio.create_task(limit())]
+        await asyncio.wait_for(asyncio.gather(*(look() for _ in range(20))), 60)
+        assert looks > 20
+        ended = True
+        await asyncio.gather(*busy)
+
+
+async def test_sessions_are_not_read_on_while_too_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "QUEUE_HIGH", 20)
+    monkeypatch.setattr(deciding, "QUEUE_LOW", 10)
+    config = load_coordinator_config(write_config(tmp_path), environ={})
+    store = open_store(Path(config.state_dir), config.fleet.digest)
+    try:
+        coordinator = Coordinator(config, store)
+        for _ in range(20):
+            coordinator.feed(FromAgent("n2", wire.Activity(1000, (), (), ())))
+        await asyncio.wait_for(coordinator.room(), 10)
+        coordinator.feed(FromAgent("n2", wire.Activity(1000, (), (), ())))
+        readers = [asyncio.create_task(coordinator.room()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not any(reader.done() for reader in readers)
+        work = asyncio.create_task(coordinator.run())
+        await asyncio.wait_for(asyncio.gather(*readers), 10)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def test_a_thousand_trees_that_are_announced_at_once_share_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path)
+    rounds = [0]
+
+    def foresee(_volume: str, _root: bytes) -> Iterator[None]:
+        for _ in range(2):
+            time.sleep(slices.ROUND_S / 4)
+            rounds[-1] += 1
+            yield
+
+    async with running(tmp_path) as one:
+        monkeypatch.setattr(one.coordinator.fleet, "foresee", foresee)
+        asked = [
+            asyncio.create_task(one.coordinator.foreseen("photos", bytes([number]) * 16))
+            for number in range(40)
+        ]
+        while not all(task.done() for task in asked):
+            await asyncio.sleep(0)
+            rounds.append(0)
+    assert sum(rounds) == 80
+    assert max(rounds) <= slices.WOKEN

@@ -13,7 +13,7 @@ class Work:
     def __init__(self, cost_s: float) -> None:
         self.cost_s = cost_s
         self.now = 0.0
-        self.shared = Rounds(lambda: self.now)
+        self.shared = Rounds(clock=lambda: self.now)
         self.rounds: list[list[int]] = []
 
     async def piece(self, number: int) -> None:
@@ -53,3 +53,25 @@ async def test_who_has_left_takes_nobodys_turn() -> None:
     await work.run(rest)
     assert [number for one in work.rounds for number in one] == [0, *range(3 * WOKEN, 4 * WOKEN)]
     assert len(work.rounds) <= 3
+
+
+async def test_many_short_pieces_fill_their_share_of_a_round_and_not_more() -> None:
+    """A thousand acknowledgements at eight a round would take 125 rounds, each of them with a slice of other work."""
+    work = Work(cost_s=ROUND_S / 100)
+    await work.run([asyncio.create_task(work.piece(number)) for number in range(1000)])
+    assert [number for one in work.rounds for number in one] == list(range(1000))
+    assert max(map(len, work.rounds)) <= 101
+    assert len(work.rounds) <= 20
+
+
+async def test_what_turns_out_longer_has_fewer_turns_from_the_next_round_on() -> None:
+    work = Work(cost_s=ROUND_S / 100)
+    tasks = [asyncio.create_task(work.piece(number)) for number in range(1000)]
+    while work.shared._fit < 100:
+        work.rounds.append([])
+        await asyncio.sleep(0)
+    work.cost_s = ROUND_S
+    work.rounds = []
+    await work.run(tasks)
+    assert len(work.rounds[0]) <= 100
+    assert all(len(one) <= WOKEN for one in work.rounds[2:])

@@ -8,11 +8,8 @@ with everything that changed, then membership, then what is sent to nodes, then 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
-
-import msgspec
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
@@ -21,11 +18,9 @@ from closeranks_proto.tree import ObjectSource
 from . import (
     arrivals,
     auditing,
-    conflicts,
     fencing,
     guards,
     hands,
-    holds,
     phases,
     placement,
     presence,
@@ -35,11 +30,7 @@ from . import (
     requests,
     scrubbing,
     speed,
-    views,
 )
-from .diffs import DiffRow, diff_page
-from .incidents import Incident
-from .judge import excused_of
 from .model import (
     AllowAsked,
     BaselineCreateAsked,
@@ -68,46 +59,20 @@ from .model import (
     WakeAt,
     Watched,
 )
-from .nodes import Volume
 from .pace import Pace
-from .shapes import (
-    ActionView,
-    BaselineView,
-    ConflictView,
-    FleetView,
-    HoldView,
-    IncidentView,
-    NodeView,
-    ScrubView,
-    SpeedView,
-    VolumeView,
-)
-from .states import State
+from .questions import FleetDiff, Questions
+from .shapes import ActionView, BaselineView, HoldView, ScrubView, SpeedView, VolumeView
+from .stepping import Stepping, parts
 from .verdicts import judge_volume
 from .world import DIVERGED, World
+
+__all__ = ["Fleet", "FleetDiff"]
 
 Answer = ActionView | BaselineView | VolumeView | HoldView | SpeedView | ScrubView | Refusal | None
 
 
-@dataclass(frozen=True, slots=True)
-class FleetDiff:
-    """A page of a node's difference. `total` paths differ in all; `undetermined` ones are left out.
-
-    `withheld` ones differ in special mode bits that the node may not write: they are listed, and not counted.
-
-    `stale` are nodes of which this is only what they reported last: it proves nothing about now.
-    """
-
-    rows: tuple[DiffRow, ...]
-    next_key: bytes | None
-    undetermined: int
-    total: int
-    stale: tuple[str, ...]
-    withheld: int
-
-
-class Fleet:
-    """All nodes and volumes. `step` is the only way to change it; the views only read.
+class Fleet(Questions):
+    """All nodes and volumes. `step` is the only way to change it, whole or in parts; `Questions` only read.
 
     `records` is everything that earlier Persists wrote; `source` gives stored objects and those that a
     Persist of an earlier step asked to store.
@@ -122,9 +87,9 @@ class Fleet:
         now: Now,
         rng: random.Random,
     ) -> None:
+        super().__init__(World(config, algorithm, source, now))
         self._rng = rng
         self._pace = Pace()
-        self._world = World(config, algorithm, source, now)
         placement.place(self._world, config, self._world.load(records))
         for incident in self._world.open_incidents():
             if (
@@ -139,11 +104,19 @@ class Fleet:
 
     def step(self, now: Now, event: Event) -> Step:
         """Take one event. The effects are in the order in which they must be carried out."""
+        return self.begin(now, event).end(now)
+
+    def begin(self, now: Now, event: Event) -> Stepping:
+        """The same in parts. The next one begins when this has been ended."""
+        self._under_way = Stepping(self._stepping(now, event))
+        return self._under_way
+
+    def _stepping(self, now: Now, event: Event) -> Generator[None, None, Callable[[Now], Step]]:
         world, pace = self._world, self._pace
         world.now = now
         judged_first = pace.must_follow_first(event)
         if judged_first:
-            self._follow()
+            yield from self._follow()
             world.seal()
         answer = self._take(event)
         if not isinstance(event, FromAgent) or not isinstance(event.message, wire.ConvergeProgress):
@@ -151,8 +124,13 @@ class Fleet:
             if due > now.mono:
                 world.wake(due)
             else:
-                self._follow()
-        unjudged = pace.unjudged
+                yield from self._follow()
+        return partial(self._end, answer, judged_first)
+
+    def _end(self, answer: Answer, judged_first: bool, now: Now) -> Step:
+        self._under_way = None
+        self._pace.ended(now.mono, len(self._world.nodes))
+        unjudged = self._pace.unjudged
         return Step(self._effects(unjudged), answer, unjudged, judged_first)
 
     def foresee(self, volume: str, root: bytes) -> Iterator[None]:
@@ -207,29 +185,36 @@ class Fleet:
                 return scrubbing.ask(world, event)
         return None
 
-    def _follow(self) -> None:
+    def _follow(self) -> Iterator[None]:
         """What every change may bring about, in a fixed order."""
         world = self._world
         self._pace.followed(world.now.mono, len(world.nodes))
         for volume in world.volumes.values():
-            judge_volume(world, volume)
+            yield from judge_volume(world, volume)
         guards.watch(world)
         auditing.drive(world, self._rng)
+        yield
         joined = [node for node in world.nodes.values() if phases.join(world, node)]
         if joined:
             for volume in world.volumes.values():
-                judge_volume(world, volume)
-        for node in world.nodes.values():
-            phases.update_phase(world, node)
+                yield from judge_volume(world, volume)
+        for part in parts(list(world.nodes.values())):
+            for node in part:
+                phases.update_phase(world, node)
+            yield
         fencing.fence_suspects(world)
         recovery.start_due(world)
         recovery.drive(world)
+        yield
         pushing.drive(world)
+        yield
         speed.drive(world)
         scrubbing.drive(world)
+        yield
         presence.watch(world)
         recurrence.watch(world)
         hands.watch(world)
+        yield
         presence.gather(world)
 
     def _effects(self, unjudged: frozenset[str]) -> tuple[Effect, ...]:
@@ -243,155 +228,3 @@ class Fleet:
         front: list[Effect] = [] if persist is None else [persist]
         back: list[Effect] = [WakeAt(min(wakes))] if wakes else []
         return (*front, *membership, *others, *back)
-
-    # --- views ---------------------------------------------------------------------------------
-
-    def fleet_view(self, now: Now) -> FleetView:
-        found = views.fleet_view(self._at(now))
-        allowed = [holds.view(one) for one in self._world.live_holds if one.state == "allowed"]
-        return msgspec.structs.replace(found, allowed=tuple(allowed)) if allowed else found
-
-    def node_names(self) -> list[str]:
-        return list(self._world.nodes)
-
-    def node_view(self, now: Now, node: str) -> NodeView | None:
-        world = self._at(now)
-        return views.node_view(world, world.nodes[node]) if node in world.nodes else None
-
-    def volume_names(self) -> list[str]:
-        return list(self._world.volumes)
-
-    def volume_view(self, now: Now, volume: str) -> VolumeView | None:
-        world = self._at(now)
-        return views.volume_view(world, world.volumes[volume]) if volume in world.volumes else None
-
-    def incident_ids(self) -> list[str]:
-        """Newest first."""
-        return list(reversed(self._world.incidents))
-
-    def incident_view(self, incident: str) -> IncidentView | None:
-        found: Incident | None = self._world.incidents.get(incident)
-        return None if found is None else found.view()
-
-    def action_ids(self) -> list[str]:
-        """Newest first."""
-        return list(reversed(self._world.actions))
-
-    def action_view(self, action: str) -> ActionView | None:
-        return views.action_view(self._world, action)
-
-    def hold_ids(self) -> list[str]:
-        """Newest first."""
-        return list(reversed(self._world.holds))
-
-    def hold_view(self, hold: str) -> HoldView | None:
-        found = self._world.holds.get(hold)
-        return None if found is None else holds.view(found)
-
-    def baseline_names(self) -> list[str]:
-        return sorted(self._world.baselines)
-
-    def baseline_view(self, name: str) -> BaselineView | None:
-        found = self._world.baselines.get(name)
-        return None if found is None else views.baseline_view(self._world, found)
-
-    def conflicts(self, volume: str) -> tuple[ConflictView, ...]:
-        """The conflicts of a volume, newest first."""
-        return conflicts.views(self._world, volume)
-
-    def speed_view(self, now: Now) -> SpeedView:
-        return speed.view(self._at(now))
-
-    def scrub_view(self) -> ScrubView:
-        return scrubbing.view(self._world)
-
-    def lb_status(self, now: Now, node: str) -> Literal[200, 503] | None:
-        return views.lb_status(self._at(now), node)
-
-    def diff(
-        self,
-        volume: str,
-        node: str,
-        against: str | None,
-        low: bytes = b"",
-        limit: int = 100,
-        same: bool = False,
-    ) -> FleetDiff | Refusal:
-        """How a node differs from the truth (`against` None or "truth"), another node or a baseline."""
-        world = self._world
-        found = world.volumes.get(volume)
-        if found is None or node not in found.config.nodes:
-            return Refusal(404, "unknown_node", f"{node!r} has no volume {volume!r}.")
-        stored = world.nodes[node].volume(volume)
-        root, status = stored.root, stored.status
-        other = self._root_named(found, against)
-        if isinstance(other, Refusal):
-            return other
-        if root is None:
-            return Refusal(409, "not_scanned", f"{node} has not finished its first scan of {volume}.")
-        to_truth = against in (None, "truth")
-        skipped = found.undetermined if to_truth else frozenset()
-        differing = {
-            key: values for key, values in world.differ.diff(root, other).items() if key not in skipped
-        }
-        excused = excused_of(differing, stored.withheld if to_truth else (), world.algorithm.width)
-        page = diff_page(
-            world.tree, root, other, width=world.algorithm.width, chunk_bytes=found.config.chunk_bytes,
-            chunk_list=world.object, skip=skipped.__contains__,
-            unreadable={one.key: one.detail for one in status.unreadable if one.why == "unreadable"} if status else {},
-            withheld=excused, low=low, limit=limit, same=same,
-        )  # fmt: skip
-        stale = tuple(
-            one
-            for one in (node, against)
-            if one in found.config.nodes and not world.compared(world.nodes[one], found)
-        )
-        return FleetDiff(
-            page.rows, page.next_key, len(skipped), len(differing) - len(excused),
-            tuple(one for one in stale if one is not None), len(excused),
-        )  # fmt: skip
-
-    def _root_named(self, volume: Volume, against: str | None) -> bytes | Refusal:
-        world = self._world
-        if against in (None, "truth"):
-            return volume.truth or Refusal(409, "no_truth", f"{volume.name} has no truth yet.")
-        assert against is not None
-        if against in volume.config.nodes:
-            root = world.nodes[against].volume(volume.name).root
-            return root or Refusal(409, "not_scanned", f"{against} has not finished its first scan.")
-        baseline = world.baselines.get(against)
-        if baseline is not None and baseline.volume == volume.name:
-            return baseline.root
-        return Refusal(
-            404, "unknown_against", f"{against!r} is neither truth nor a node nor a baseline of this volume."
-        )
-
-    def live_roots(self, now: Now) -> set[bytes]:
-        """Every root whose tree must be kept: present, held, the truth's past, baselines, open evidence."""
-        world = self._at(now)
-        live: list[bytes | None] = []
-        for volume in world.volumes.values():
-            volume.history.forget_left(now.mono - world.config.history_keep_s)
-            first = volume.history.roots[0][0] if volume.history.roots else 0
-            if volume.record.roots and volume.record.roots[0][0] < first:
-                volume.record.roots = [one for one in volume.record.roots if one[0] >= first]
-                world.touch("volume", volume.name)
-            live += [root for _, root in volume.history.roots]
-        for node in world.nodes.values():
-            live += [root for stored in node.record.volumes.values() for root in (stored.root, stored.held)]
-            live.append(None if node.recovery is None else node.recovery.target)
-            live += [root for view in node.views.values() for order in view.orders for root in order]
-            live += [view.analysis.truth for view in node.views.values() if view.analysis is not None]
-        live += world.targets()
-        live += [baseline.root for baseline in world.baselines.values()]
-        live += [root for incident in world.incidents.values() if incident.is_open for root in incident.roots]
-        return {root for root in live if root is not None}
-
-    def state(self, now: Now, node: str) -> State | None:
-        """Only the state of a node; None for one that does not exist."""
-        world = self._at(now)
-        return views.state_of(world, world.nodes[node]) if node in world.nodes else None
-
-    def _at(self, now: Now) -> World:
-        self._world.now = now
-        return self._world

@@ -3,7 +3,7 @@
 What an event may bring about is looked for on every node, so it costs the fleet's size; and the events of a
 fleet, beats above all, come in proportion to it. A thousand nodes at rest beat two hundred times a second. So
 in a large fleet events change the world at once, and what follows is run once for all of them, at most a
-tenth of the time.
+tenth of the time; half of it while a thousand nodes take different steps, and others have their turns in between.
 
 What may not wait: an operator's request, and what stands on a judgement that is still to come, such as a
 node's next root, or its answer to an order that made the last one. And what waits is not durable: a root is stored
@@ -36,6 +36,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._not_before = 0.0
+        self._follows = False  # the step under way
         self._unjudged: set[str] = set()  # nodes with a root that nothing has followed yet
 
     def must_follow_first(self, event: Event) -> bool:
@@ -67,5 +68,16 @@ class Pace:
         return frozenset(self._unjudged)
 
     def followed(self, now: float, nodes: int) -> None:
-        self._not_before = now + nodes * PAUSE_S_A_NODE
+        """What follows is being looked for, from now on."""
+        self._rest(now, nodes)
         self._unjudged.clear()
+        self._follows = True
+
+    def ended(self, now: float, nodes: int) -> None:
+        """A step has ended now: what it followed with may have taken longer than the pause."""
+        if self._follows:
+            self._rest(now, nodes)
+        self._follows = False
+
+    def _rest(self, now: float, nodes: int) -> None:
+        self._not_before = now + nodes * PAUSE_S_A_NODE

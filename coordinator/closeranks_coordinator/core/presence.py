@@ -22,14 +22,12 @@ def gather(world: World) -> None:
     A fence is told at once. Addresses that become known, as when a fleet starts, can wait a moment in a large
     fleet: each change costs a message of its size to everybody.
     """
+    if len(world.told) == len(world.nodes) and all(map(_is_told, world.told, world.nodes.values())):
+        return
     members = tuple(
-        wire.Member(
-            node.name, node.record.address, node.fenced, not node.fenced or node.record.recovery is not None
-        )
+        wire.Member(node.name, node.record.address, node.fenced, _may_fetch(node))
         for node in world.nodes.values()
     )
-    if members == world.told:
-        return
     now, due = world.now.mono, world.told_at + len(members) * len(members) * TELL_S_A_PAIR
     if now < due and len(members) > TOLD_AT_ONCE and _doors(members) == _doors(world.told):
         world.wake(due)
@@ -38,6 +36,20 @@ def gather(world: World) -> None:
     world.counters.term += 1
     world.touch("counters", "")
     world.untold = dict.fromkeys(world.nodes)
+
+
+def _is_told(told: wire.Member, node: Node) -> bool:
+    """Whether this is what everybody was told of a node. Nothing is made for it: it is asked for all at every step."""
+    return (
+        told.node == node.name
+        and told.address == node.record.address
+        and told.fenced == node.fenced
+        and told.may_fetch == _may_fetch(node)
+    )
+
+
+def _may_fetch(node: Node) -> bool:
+    return not node.fenced or node.record.recovery is not None
 
 
 def _doors(members: tuple[wire.Member, ...]) -> list[tuple[str, bool, bool]]:

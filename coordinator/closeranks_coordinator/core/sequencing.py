@@ -8,13 +8,14 @@ trees (`founding`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from . import conflicts, guards, movement, recurrence
 from .founding import unite
 from .judge import Analysis
 from .merging import is_file, merge
 from .nodes import Node, Volume
+from .stepping import parts
 from .truth import Decision, Values, quorum_of
 from .world import World
 
@@ -23,30 +24,34 @@ FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of
 Look = Callable[[World, Volume, Node], None]
 
 
-def follow(world: World, volume: Volume, look: Look) -> None:
-    """Found the truth, or merge what writers have changed. `look` brings a node's analysis up to date."""
-    name = volume.name
+def follow(world: World, volume: Volume, look: Look) -> Iterator[None]:
+    """Found the truth, or merge what writers have changed; in parts. `look` brings a node's analysis up to date."""
     volume.voters = tuple(node for node in volume.config.writers if world.may_vote(world.nodes[node], volume))
     if volume.truth is None:
         _found(world, volume)
         if volume.truth is None:
             return
-    for writer in volume.config.writers:
-        node = world.nodes[writer]
-        if not may_write(world, volume, node):
-            continue
-        look(world, volume, node)
-        view = node.view(name)
-        if view.analysis is None or not view.analysis.divergent:
-            view.changes = None
-            continue
-        own = own_of(node, volume)
-        if guards.may_merge(world, volume, node, own):
-            recurrence.merged(world, volume, node, own)
-            _merge(world, volume, node, own)
-            look(world, volume, node)
+    for part in parts(volume.config.writers):
+        for writer in part:
+            if may_write(world, volume, world.nodes[writer]):
+                _take_over(world, volume, world.nodes[writer], look)
+        yield
     if world.kept:
         _drop_lost(world, volume)
+
+
+def _take_over(world: World, volume: Volume, node: Node, look: Look) -> None:
+    """Merge what this writer has changed, if it may."""
+    look(world, volume, node)
+    view = node.view(volume.name)
+    if view.analysis is None or not view.analysis.divergent:
+        view.changes = None
+        return
+    own = own_of(node, volume)
+    if guards.may_merge(world, volume, node, own):
+        recurrence.merged(world, volume, node, own)
+        _merge(world, volume, node, own)
+        look(world, volume, node)
 
 
 def may_write(world: World, volume: Volume, node: Node) -> bool:

@@ -1,7 +1,8 @@
 """How many bytes differ, kept up to date at the price of what changes.
 
 The sum is made when somebody first asks, and from then on only the paths that have changed since are
-taken out and put in again: a node with a hundred thousand differing paths is polled like any other.
+taken out and put in again: a node with a hundred thousand differing paths is polled like any other. Of nodes that
+stand alike one is added up.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ def differing_bytes(world: World, volume: Volume, view: View) -> int | None:
     if view.size is None:
         view.size = SizeOf(0, dict.fromkeys(analysis.differing))
     size = view.size
-    for key, before in size.changed.items():
-        now = analysis.differing.get(key)
-        size.total += _bytes_of(world, volume, key, now) - _bytes_of(world, volume, key, before)
-    size.changed = {}
+    known = world.sizes.get(analysis)
+    if known is None:
+        for key, before in size.changed.items():
+            now = analysis.differing.get(key)
+            size.total += _bytes_of(world, volume, key, now) - _bytes_of(world, volume, key, before)
+        known = world.sizes[analysis] = size.total
+    size.total, size.changed = known, {}
     if not view.unclear:
         return size.total
     unclear = [key for key in volume.undetermined if key in analysis.differing]

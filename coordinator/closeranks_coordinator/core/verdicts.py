@@ -7,13 +7,13 @@ tuples. Nobody is named here (`naming`), fenced (`fencing`) or repaired (`recove
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Generator, Iterator
 
-from . import currency, movement, naming, sequencing, unclear
+from . import currency, movement, naming, rolling, sequencing, unclear
 from .judge import NO_HELD, Analysis, Differing, Held, Made, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
+from .stepping import parts
 from .truth import Decision, Values, decide_quorum
 from .world import World
 
@@ -23,39 +23,45 @@ SILENT_LOOK_S = 1.0
 FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the fleet
 
 
-def judge_volume(world: World, volume: Volume) -> None:
-    """Bring truth, undetermined paths and every node's view of this volume up to date."""
+def judge_volume(world: World, volume: Volume) -> Iterator[None]:
+    """Bring truth, undetermined paths and every node's view of this volume up to date; in parts (`stepping`)."""
     world.own_of, world.followed_of, world.moved_of = {}, {}, {}
     world.judge.begin_round()
     if volume.config.replicated:
-        sequencing.follow(world, volume, _look)
+        yield from sequencing.follow(world, volume, _look)
     else:
-        decision = _decide(world, volume)
+        decision = yield from _decide(world, volume)
         if decision is not None:
             movement.move(world, volume, decision)
+    yield
     unclear.watch(world, volume)
     nodes = world.members(volume)
-    for node in nodes:
-        _look(world, volume, node)
+    for part in parts(nodes):
+        for node in part:
+            _look(world, volume, node)
+        yield
     if volume.config.policy == "quorum":
-        _restart_rolling(volume, nodes, world.now.mono)
-    _confirm_all(world, volume, nodes)
+        rolling.restart(volume, nodes, world.now.mono)
+        yield
+    yield from _confirm_all(world, volume, nodes)
 
 
 # --- the truth ------------------------------------------------------------------------------------
 
 
-def _decide(world: World, volume: Volume) -> Decision | None:
+def _decide(world: World, volume: Volume) -> Generator[None, None, Decision | None]:
     """The truth as it should be now; None when nothing that it depends on has changed."""
     if volume.config.policy == "baseline":
         volume.voters = ()
         pinned = world.baselines.get(volume.record.pinned or "")
         return Decision(None if pinned is None else pinned.root)
-    votes = {
-        node.name: root
-        for node in world.members(volume)
-        if (root := node.volume(volume.name).root) is not None and world.may_vote(node, volume)
-    }
+    votes: dict[str, bytes] = {}
+    for part in parts(world.members(volume)):
+        for node in part:
+            root = node.volume(volume.name).root
+            if root is not None and world.may_vote(node, volume):
+                votes[node.name] = root
+        yield
     volume.voters = tuple(votes)
     if volume.truth is None and not _may_found(world, volume, votes):
         return None
@@ -282,99 +288,19 @@ def _remember_sizes(view: View, before: Analysis | None, after: Analysis, touche
         view.size.changed.setdefault(key, before.differing.get(key))
 
 
-# --- entries that spread --------------------------------------------------------------------------
-
-
-def _restart_rolling(volume: Volume, nodes: list[Node], now: float) -> None:
-    """RULES 1.4: an entry that spreads restarts its clock with each new holder."""
-    views = [view for node in nodes if not node.fenced and len((view := node.view(volume.name)).clocks)]
-    fresh = [view for view in views if view.fresh]
-    if len(views) < 2:
-        volume.rolling, volume.rolled = {}, None
-    elif fresh and not _spread_whole(volume, views, fresh, now):
-        _spread(volume, views, fresh, now)
-    for node in nodes:
-        node.view(volume.name).fresh = []
-
-
-def _spread_whole(volume: Volume, views: list[View], fresh: list[View], now: float) -> bool:
-    """A whole tree that rolls out, one and the same on all that differ: it is counted as one. Whether it was."""
-    analysis, before = views[0].analysis, volume.rolled
-    if (
-        analysis is None
-        or volume.rolling
-        or any(view.analysis is not analysis or len(view.clocks) != len(views[0].clocks) for view in views)
-        or any(len(view.fresh) < len(view.clocks) for view in fresh)
-        or (before is not None and before[0] is not analysis)
-    ):
-        if before is not None:
-            differing = before[0].differing
-            volume.rolling |= {key: (differing[key][0], before[1]) for key in before[0].own_keys()}
-            volume.rolled = None
-        return False
-    if len(views) > (1 if before is None else before[1]):
-        volume.rolled = (analysis, len(views))
-        for view in views:
-            view.clocks.restart_all(now)
-    return True
-
-
-def _spread(volume: Volume, views: list[View], fresh: list[View], now: float) -> None:
-    """Count the holders of what some nodes have newly brought; restart the clocks of what has grown."""
-    groups = Counter(view.analysis for view in views if view.analysis is not None)
-    grown: dict[bytes, bytes | None] = {}
-    counted: dict[bytes, bytes | None] = {}
-    alike = len(groups) == 1  # a whole tree that rolls out: nothing has to be counted key by key
-    for view in fresh:
-        if view.analysis is None:
-            continue
-        differing = view.analysis.differing
-        for key in view.fresh:
-            if key not in view.clocks:
-                continue
-            value = differing[key][0]
-            if counted.get(key, b"") == value:  # no entry's value is empty
-                continue
-            counted[key] = value
-            holders = len(views) if alike else _holders(groups, key, value)
-            known = volume.rolling.get(key)
-            if holders > (known[1] if known is not None and known[0] == value else 1):
-                volume.rolling[key] = (value, holders)
-                grown[key] = value
-    held = {analysis: _held_of(grown, analysis) for analysis in groups} if grown else {}
-    for view in views if grown else ():
-        if view.analysis is not None:
-            view.clocks.restart(held[view.analysis], now)
-
-
-def _holders(groups: Counter[Analysis], key: bytes, value: bytes | None) -> int:
-    """How many nodes have brought this entry there."""
-    return sum(
-        size
-        for analysis, size in groups.items()
-        if analysis.differing.get(key, NOTHING)[0] == value and analysis.is_own(key)
-    )
-
-
-def _held_of(grown: Mapping[bytes, bytes | None], analysis: Analysis) -> Set[bytes]:
-    """What of this a node has."""
-    differing = analysis.differing
-    if all(differing.get(key, NOTHING)[0] == value for key, value in grown.items()):
-        return grown.keys()
-    return {key for key, value in grown.items() if differing.get(key, NOTHING)[0] == value}
-
-
 # --- confirmation ---------------------------------------------------------------------------------
 
 
-def _confirm_all(world: World, volume: Volume, nodes: list[Node]) -> None:
+def _confirm_all(world: World, volume: Volume, nodes: list[Node]) -> Iterator[None]:
     """Confirm what has lasted, and ask those on whose word something still waits."""
     looks = currency.Looks(world, volume)
     waiting: list[tuple[str, float]] = []
-    for node in nodes:
-        since = _confirm(world, volume, node, looks)
-        if since is not None:
-            waiting.append((node.name, since))
+    for part in parts(nodes):
+        for node in part:
+            since = _confirm(world, volume, node, looks)
+            if since is not None:
+                waiting.append((node.name, since))
+        yield
     currency.ask_voters(world, volume, waiting)
 
 

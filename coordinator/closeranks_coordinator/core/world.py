@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -98,6 +99,7 @@ class World:
         self.membership: wire.Membership | None = None  # as most nodes were told it last
         self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
+        self.sizes: WeakKeyDictionary[Analysis, int] = WeakKeyDictionary()  # differing bytes, as far as asked
         # Of the judgement under way, what many nodes have in common.
         self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}
         self.followed_of: dict[tuple[Analysis, int, int], Held] = {}

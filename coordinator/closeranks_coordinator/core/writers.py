@@ -122,6 +122,8 @@ def add_to(hands: list[HandRecord], new: HandRecord, most: int = SUM_HANDS) -> H
 
 def top(hands: list[HandRecord], most: int = SUM_HANDS) -> list[HandRecord]:
     """The most active by bytes and the most active by files, without repetition."""
+    if len(hands) < 2:  # of most nodes, whenever anybody looks at the fleet
+        return list(hands)
     by_bytes = sorted(hands, key=lambda one: (-one.bytes, -one.files, one.key[0], one.pid))
     by_files = sorted(hands, key=lambda one: (-one.files, -one.bytes, one.key[0], one.pid))
     found: list[HandRecord] = []

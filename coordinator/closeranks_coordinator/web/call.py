@@ -211,7 +211,8 @@ def text_answer(text: str, status: int = 200, content_type: str = "text/plain") 
 
 # --- lists -----------------------------------------------------------------------------------------
 
-PAGE_MAX_BYTES = 16 * 1024 * 1024  # incidents can carry a thousand paths each: a page ends here
+# Incidents can carry a thousand paths each, and nobody else is served while a page is made: it ends here, after 25 ms.
+PAGE_MAX_BYTES = 8 * 1024 * 1024
 
 
 def page(
@@ -219,8 +220,12 @@ def page(
     ids: Sequence[str],
     view: Callable[[str], object | None],
     wanted: Callable[[Any], bool] | None = None,
+    named: Callable[[str], bool] | None = None,
 ) -> web.Response:
-    """One page of `ids` in their order, each shown by `view`; those that it does not know are passed over."""
+    """One page of `ids` in their order, each shown by `view`; those that it does not know are passed over.
+
+    `wanted` chooses by what is shown, `named` before it is made: a thousand large incidents take 0.7 s to show.
+    """
     start = 0
     cursor = call.text("cursor")
     if cursor is not None:
@@ -236,6 +241,8 @@ def page(
     for identity in ids[start:]:
         if len(items) == call.limit or size > PAGE_MAX_BYTES:
             return _list_answer(items, encode_cursor(last_id.encode()))
+        if named is not None and not named(identity):
+            continue
         found = view(identity)
         if found is None or (wanted is not None and not wanted(found)):
             continue

@@ -98,15 +98,10 @@ async def diff(call: Call) -> web.StreamResponse:
 async def incidents(call: Call) -> web.StreamResponse:
     state, node_name, volume_name, kind = (call.text(name) for name in ("state", "node", "volume", "kind"))
 
-    def wanted(found: IncidentView) -> bool:
-        return (
-            state in (None, found.state)
-            and node_name in (None, found.node)
-            and volume_name in (None, found.volume)
-            and kind in (None, found.kind)
-        )
+    def named(identity: str) -> bool:
+        return call.core.fleet.incident_is(identity, state, node_name, volume_name, kind)
 
-    return page(call, call.core.fleet.incident_ids(), call.core.fleet.incident_view, wanted)
+    return page(call, call.core.fleet.incident_ids(), call.core.fleet.incident_view, named=named)
 
 
 def _incident(call: Call) -> IncidentView:

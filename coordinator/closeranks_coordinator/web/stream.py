@@ -80,6 +80,7 @@ async def _follow(core: Core, listener: Listener, stream: web.StreamResponse, re
             if event is None:
                 await _send(stream, f"event: reset\nid: {listener.latest}\ndata: {{}}\n\n".encode())
             else:
+                await core.settled()  # what it looks like now may wait for the disk yet
                 await _send(stream, render(core, event))
     finally:
         if waiting is not None:
