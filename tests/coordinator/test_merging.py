@@ -19,8 +19,8 @@ from fakeworld.trees import is_tree, tree
 WALL_MS = 1_795_000_000_000
 
 
-def merged(base: Files, ours: Files, theirs: Files) -> tuple[Merged, Files]:
-    """What the merge says, and the new truth."""
+def merged(base: Files, ours: Files, theirs: Files, *lost: bytes) -> tuple[Merged, Files]:
+    """What the merge says, and the new truth. Of `lost` keys no node has the truth's version."""
     objects: dict[bytes, bytes] = {}
     trees = Tree(XXH3_128, objects.__getitem__)
     objects.update(trees.empty.pages)
@@ -43,7 +43,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Merged, Files]:
     analysis = Analysis(
         roots[1], roots[2], roots[0], (), raw, behind, raw, frozenset(raw.keys() - own.keys()), frozenset()
     )
-    found = merge(trees, analysis, own, "node-02", WALL_MS)
+    found = merge(trees, analysis, own, "node-02", WALL_MS, lost.__contains__)
     truth = dict(theirs)
     for key, value in found.changes.items():
         if value is None:
@@ -105,6 +105,23 @@ def test_a_removal_of_what_was_changed_first_is_only_noted() -> None:
     found, truth = merged(BASE, changed(f=None), changed(f=NEW))
     assert truth == changed(f=NEW)
     assert kept(found) == [(b"f", None)]
+
+
+def test_a_removal_of_what_nobody_has_any_more_is_one() -> None:
+    """Kept, it would be a truth that no node could ever reach."""
+    for ours in (changed(d__x=None), changed(d=None)):
+        found, truth = merged(BASE, ours, changed(d__x=NEW), b"d\0x")
+        assert truth == ours
+        assert not found.clashes
+    _, truth = merged(BASE, changed(d=None), changed(d__x=NEW))
+    assert truth == {b"d": DIRECTORY, b"d\0x": NEW, b"f": BASE[b"f"]}, "somebody has it: it stays"
+
+
+def test_a_tree_takes_the_place_of_a_file_that_nobody_has_any_more() -> None:
+    ours = changed(f=DIRECTORY, f__new=NEW, f__sub=DIRECTORY, f__sub__new=NEW)
+    found, truth = merged(BASE, ours, changed(f=OTHER), b"f")
+    assert truth == ours
+    assert not found.clashes
 
 
 def test_a_new_file_brings_its_directory_back_and_nothing_else() -> None:

@@ -102,6 +102,26 @@ def test_attributes_that_clash_are_told_as_what_they_are() -> None:
     assert "deleted" not in text
 
 
+def test_a_merged_version_whose_only_holder_deletes_it_keeps_nobody_behind() -> None:
+    """One gives it a mode, another its content, and deletes it before anybody could fetch it: no disk has it."""
+    world = fleet(4)
+    old = FILES[key_of("c.txt")]
+    assert old is not None
+    mode = encode_entry(replace(decode_entry(old, XXH3_128.width), mode=0o600))
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    world["node-02"].put("photos", "c.txt", file_of("new content"))
+    world.run(0.2)
+    world["node-01"].put("photos", "c.txt", mode)
+    world.run(0.2)
+    world["node-02"].remove("photos", "c.txt")
+    world.run(0.2)
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    assert key_of("c.txt") not in world["node-03"].disk["photos"]
+
+
 def test_a_node_that_slept_through_a_removal_does_not_bring_it_back() -> None:
     world = fleet(4)
     world["node-04"].stop()

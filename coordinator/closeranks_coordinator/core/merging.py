@@ -71,7 +71,8 @@ def merge(
 ) -> Merged:
     """Merge a writer's own changes (key to (ours, theirs)) into the truth that its analysis was made against.
 
-    `is_lost` tells of a path whether no node has the truth's version any more: then ours stands instead.
+    `is_lost` tells of a path whether no node has the content of the truth's version any more: then ours stands, also
+    where ours is that it is gone.
     """
     work = _Merge(tree, analysis, own, node, wall_ms, is_lost)
     work.find_needed()
@@ -141,7 +142,9 @@ class _Merge:
                 values = self.analysis.raw.get(below)
                 if values is None or values[0] is not None:
                     marks = self.put_off
-                elif below not in self.own or not self.is_ahead(below):
+                elif below not in self.own or not (
+                    self.is_ahead(below) or self._is_nowhere(below, values[1])
+                ):
                     marks = self.needed
                 else:
                     continue
@@ -215,11 +218,17 @@ class _Merge:
             if above in self._moved:
                 self._follow(key, above, ours)
                 return
+        if self.is_ahead(key):
+            self.add(key)  # what stood in its way may have gone
+            if key in self.done.changes:
+                return
         self.done.held[key] = ours
         if ours == theirs:
             return
         if ours is None:
-            if not is_directory(theirs):
+            if self._is_nowhere(key, theirs):
+                self.done.changes[key] = None
+            elif not is_directory(theirs):
                 self.done.clashes.append(Clash(key, None, theirs, None))
             return
         block = self._block(key)
@@ -232,7 +241,7 @@ class _Merge:
         if both is not None:
             if both != theirs:
                 self.done.changes[key] = both
-        elif not is_directory(ours) and is_file(theirs) and self.is_lost(key):
+        elif self._is_nowhere(key, theirs):
             self.done.changes[key] = ours
         elif theirs is None and is_directory(ours):
             return
@@ -240,6 +249,10 @@ class _Merge:
             self._settle(key, base, ours, theirs)
         else:
             self._move(key, ours)
+
+    def _is_nowhere(self, key: bytes, theirs: Value) -> bool:
+        """Whether nobody could give the truth's version: held against a writer, it would keep all behind for ever."""
+        return is_file(theirs) and self.is_lost(key)
 
     def _settle(self, key: bytes, base: Value, ours: bytes, theirs: bytes) -> None:
         """Only attributes clash: what came first stands in each, and what only we changed is taken."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from closeranks_proto.entries import same_content
+
 from . import conflicts, guards, movement, recurrence
 from .founding import unite
 from .judge import Analysis
@@ -88,7 +90,7 @@ def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
         own,
         node.name,
         world.now.wall_ms,
-        lambda key: not _somebody_has(world, volume, key),
+        lambda key: not _somebody_gives(world, volume, key),
     )
     winners = [_author(volume, clash.key) for clash in merged.clashes]
     if merged.changes:
@@ -136,17 +138,32 @@ def _step_of(
 
 def _somebody_has(world: World, volume: Volume, key: bytes) -> bool:
     """Whether any node, silent ones included, was last known to have what the truth has there."""
+    return any(ours == theirs for ours, theirs in _versions(world, volume, key))
+
+
+def _somebody_gives(world: World, volume: Volume, key: bytes) -> bool:
+    """The same of the content alone: an entry that was merged of two changes lies on no disk as it is."""
+    width = world.algorithm.width
+    return any(
+        ours == theirs or (ours is not None and theirs is not None and same_content(ours, theirs, width))
+        for ours, theirs in _versions(world, volume, key)
+    )
+
+
+def _versions(world: World, volume: Volume, key: bytes) -> Iterator[Values]:
+    """(a node's, the truth's) entry, of every node that told of its tree."""
+    truth = volume.truth
     for node in world.members(volume):
-        root, truth = node.volume(volume.name).root, volume.truth
+        root = node.volume(volume.name).root
         if root is None or truth is None:
             continue
         analysis = node.view(volume.name).analysis
-        if analysis is not None and (analysis.root, analysis.truth) == (root, truth):
-            if key not in analysis.raw:
-                return True
-        elif world.tree.lookup(root, key) == world.tree.lookup(truth, key):
-            return True
-    return False
+        if analysis is None or (analysis.root, analysis.truth) != (root, truth):
+            yield world.tree.lookup(root, key), world.tree.lookup(truth, key)
+        elif key in analysis.raw:
+            yield analysis.raw[key]
+        else:
+            yield None, None
 
 
 def _drop_lost(world: World, volume: Volume) -> None:
