@@ -178,6 +178,22 @@ async def test_incidents_that_nobody_asked_for_are_not_made_to_be_shown(
         assert (await client.json(f"/api/v1/incidents?{query}"))["items"] == []
 
 
+async def test_whether_it_lives_waits_for_nothing_that_is_to_become_durable(
+    core: FakeCore, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+
+    async def settled() -> None:
+        waited.append("settled")
+
+    monkeypatch.setattr(core, "settled", settled)
+    assert (await client.get("/-/healthy")).status == 200
+    assert (await client.get("/-/ready")).status in (200, 503)
+    assert waited == []
+    await client.json("/api/v1/nodes")
+    assert waited == ["settled"]
+
+
 async def test_a_page_ends_at_a_bound_in_bytes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_core, "PAGE_MAX_BYTES", 10)
     page = await client.json("/api/v1/nodes")
