@@ -107,3 +107,14 @@ def test_buckets_count_what_the_keys_say(steps: list[tuple[str, set[int], int]])
         due = [first for first, start in simple.values() if now >= min(start + 3, first + 7)]
         assert (seen.confirmed, seen.unconfirmed) == (len(due), len(simple) - len(due))
         assert seen.since == min(due, default=None)
+
+
+def test_a_key_that_is_told_twice_leaves_nothing_behind_when_it_heals() -> None:
+    """It was judged again and became judgeable in one step. Whatever differs next would have been confirmed at once."""
+    clocks = Clocks()
+    clocks.change([b"a", b"a"], [], 0.0)
+    clocks.change([], [b"a"], 1.0)
+    assert clocks.first_seen() is None
+    clocks.change([b"b"], [], 10.0)
+    found = clocks.confirm(10.0, 2.0, 600.0, math.inf)
+    assert (found.confirmed, found.unconfirmed, found.since) == (0, 1, None)

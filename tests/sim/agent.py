@@ -78,6 +78,9 @@ class Agent:
         self.slow_s = 0.0
         self.filling: float | None = None  # free bytes of its disk, while something fills it
         self.highest_ever = 0  # told from outside: tokens never go back
+        self.looked_at = dict.fromkeys(
+            copies, float("-inf")
+        )  # the same: when it last began to look at everything
         self._forget()
 
     def _forget(self) -> None:
@@ -408,7 +411,7 @@ class Agent:
         }
         copy.commit(edits, cause, started)
         self.effect()
-        looked.scanned = started
+        looked.scanned = self.looked_at[name] = started
         if self.watches:
             looked.proven = started
         if edits and self.watches:

@@ -7,6 +7,7 @@ corruption. A world is deterministic: no clock, no thread, no set is iterated un
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -237,7 +238,11 @@ class World:
         self.people.accepted_stays()
         canary = self.people.corrupt()
         if canary is not None:
+            restless = random.Random(f"{self.plan.seed}/canary").random() < 0.5
+            if restless:
+                self.people.rewrite(*canary)
             self._named(*canary)
+            self.people.rest()
             self._come_back("a corruption was named")
         self.checks.same_after_restart()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 INVARIANTS: dict[str, str] = {
     "no_false_accusation": "no node is accused of an entry that the policy's truth had since the node held its elder",
     "quorum_accuses": "nothing is accused while fewer than a quorum hold what the truth has there",
+    "looked_again": "nobody is named before every other voter has looked since the difference was first seen",
     "quorum_decides": "the truth of a path changes only to what a quorum of unfenced, unheld nodes holds",
     "writers_decide": "what comes into a replicated truth is on the disk of a writer that is neither fenced nor held",
     "fence_isolates": "nothing of a fenced or held node is given to another: it is no source of anything",

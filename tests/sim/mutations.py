@@ -72,6 +72,54 @@ MUTATIONS = (
         "        if size >= need - 1:\n            changes[key]", "--policy quorum",
     ),
     Mutation(
+        "clocks: nobody else need have looked", f"{CORE}/clocks.py",
+        "elif scanned is not None and scanned > bucket.first:", "elif scanned is not None:",
+        "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "clocks: another write to a path restarts its clock", f"{CORE}/verdicts.py",
+        "        view.clocks.change(own, gone, now)\n",
+        "        view.clocks.change((), own, now)\n        view.clocks.change(own, gone, now)\n",
+        "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "clocks: a key that is told twice counts twice", f"{CORE}/clocks.py",
+        "list(dict.fromkeys(key for key in here if key not in self._of))",
+        "[key for key in here if key not in self._of]", "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "currency: too few voters are no hindrance", f"{CORE}/currency.py",
+        "        if len(self._volume.voters) < self._volume.need:\n            return None\n", "", "--policy quorum",
+    ),
+    Mutation(
+        "truth: more than half of those who vote", f"{CORE}/nodes.py",
+        "else quorum_of(len(self.config.nodes))", "else quorum_of(max(1, len(self.voters)))", "--policy quorum",
+    ),
+    Mutation(
+        "fencing: max_quarantined is looked at once for all suspects of a round", f"{CORE}/fencing.py",
+        "    for node in sorted(suspects, key=lambda one: (one.suspect_since, one.name)):\n"
+        "        volume = _ready(world, node)\n        if fenced_count(world) >=",
+        "    count = fenced_count(world)\n"
+        "    for node in sorted(suspects, key=lambda one: (one.suspect_since, one.name)):\n"
+        "        volume = _ready(world, node)\n        if count >=", "--policy quorum",
+    ),
+    Mutation(
+        "fencing: a quorum may be lost", f"{CORE}/fencing.py",
+        "        if len(members) - 1 < volume.need:\n            return False\n", "", "--policy quorum",
+    ),
+    Mutation(
+        "pushing: a fenced node is pushed to", f"{CORE}/pushing.py", "        or node.fenced\n", "", "--nodes 5",
+    ),
+    Mutation(
+        "pushing: a held node gives contents", f"{CORE}/pushing.py",
+        "        and not world.is_held(peer, volume)\n", "", "--nodes 5",
+    ),
+    Mutation(
+        "movement: the truth's past is not durable", f"{CORE}/movement.py",
+        "for order, root in volume.history.roots\n        ]", "for order, root in volume.history.roots[-1:]\n        ]",
+        "--nodes 5",
+    ),
+    Mutation(
         "votes: a held node founds", f"{CORE}/world.py", "if node.fenced or self.is_muted(node, volume) or not",
         "if node.fenced or not", "--policy quorum --faults filling,operator,late_start",
     ),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Seen = dict[bytes, list[tuple[float, bytes | None]]]  # by key: (since when, what the truth was)
 Reached = dict[tuple[str, bytes], tuple[float, int]]
+HOLD_BACK = frozenset({"partition", "slow_link", "freeze"})
+DATED_SLACK_S = 0.15
 BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
 
 
@@ -57,6 +59,7 @@ class Oracle:
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
         self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
+        self.differs: dict[tuple[str, bytes], float] = {}  # since when a node has had there something else
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
         # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
         self.pushes: dict[tuple[str, int], set[tuple[bytes, bytes]]] = {}
@@ -170,6 +173,10 @@ class Oracle:
         Of several that are alike the first that it lacked: it may go on to what followed.
         """
         known, value = self.seen.get(key), self.values[node].get(key)
+        if value == self.truth(key):
+            self.differs.pop((node, key), None)
+        else:
+            self.differs.setdefault((node, key), self.world.time.now)
         if not known:
             return
         reached = self.reached.get((node, key))
@@ -304,6 +311,7 @@ class Oracle:
         """An incident accuses this node of these paths."""
         core = self.world.core
         volume = core.volumes[self.volume]
+        self._looked_again(node, keys)
         keep_s = self.world.coordinator.config.history_keep_s
         view = core.nodes[node].view(self.volume)
         # What it is accused of lies in the root that was judged: in a large fleet a newer one may have come since.
@@ -327,6 +335,22 @@ class Oracle:
                     hold(
                         "no_false_accusation", value != mine, f"{node} is accused of {key!r} and is only late"
                     )
+
+    def _looked_again(self, node: str, keys: list[bytes]) -> None:
+        """Of one of the paths at least every other voter has looked since it was first seen to differ.
+
+        A proof is dated when it comes: what a network, or a stopped coordinator, holds back counts as newer than it is.
+        """
+        world = self.world
+        if world.policy != "quorum" or world.plan.gathered or world.plan.faults & HOLD_BACK:
+            return
+        since = min((self.differs.get((node, key), world.time.now) for key in keys), default=world.time.now)
+        for voter in world.core.volumes[self.volume].voters:
+            looked = world.agents[voter].looked_at[self.volume]
+            hold(
+                "looked_again", voter == node or looked > since - DATED_SLACK_S,
+                f"{node} is named for what differs since {since - 1000:.3f}, and {voter} looked at {looked - 1000:.3f}",
+            )  # fmt: skip
 
     def own(self, node: str) -> list[bytes]:
         """Paths in which this node has what the truth never had."""

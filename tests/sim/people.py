@@ -50,6 +50,7 @@ PLACES = (
 REASSERT_S = 60.0  # of paths without a majority, until the site writes what it means everywhere
 LOST_S = 150.0  # until somebody gives up what nobody has any more
 ANEW_S = 300.0
+REWRITE_S = 0.3  # less than any settle_s
 GIVE_UP_S = 200.0  # until somebody writes the same on all nodes of a quorum
 
 
@@ -67,6 +68,7 @@ class People:
         self.number = 0
         self.baselines = 0
         self.anew = False
+        self.restless = False
         self.over_written: set[bytes] = (
             set()
         )  # contents that were gone from their writer before they were accepted
@@ -259,6 +261,20 @@ class People:
         agent, key = self.world.agents[self.rng.choice(others)], self.rng.choice(files)
         self.write_in_place(agent, key, self.fresh("canary"))
         return agent.name, key
+
+    def rewrite(self, node: str, key: bytes) -> None:
+        """It is written again and again: a file that never rests is named like any other."""
+        self.restless = True
+
+        def again() -> None:
+            if self.restless:
+                self.write_in_place(self.world.agents[node], key, self.fresh("canary"))
+                self.time.later(REWRITE_S, again)
+
+        self.time.later(REWRITE_S, again)
+
+    def rest(self) -> None:
+        self.restless = False
 
     # --- operators -----------------------------------------------------------------------------
 

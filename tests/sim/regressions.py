@@ -54,6 +54,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (930000320, "any-writer", 16): (
         "as 1891707414; and the oracle took what a node wrote before it had joined for accepted"
     ),
+    (3036, "quorum", 5): (
+        "a path that came to differ and to have a majority in one step left a clock behind: the next was named at once"
+    ),
     (930000658, "writers", 16): (
         "a node that was stopped in the middle of a push went on with it: a file came back that all had left"
     ),

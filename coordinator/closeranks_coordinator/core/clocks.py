@@ -63,12 +63,12 @@ class Clocks:
         self.change(wanted, [key for key in self._of if key not in wanted], now)
 
     def change(self, here: Iterable[bytes], gone: Iterable[bytes], now: float) -> None:
-        """These keys differ now (a clock that runs runs on), those no longer."""
+        """These keys differ now (a clock that runs runs on), those no longer. A key may be told twice."""
         for key in gone:
             bucket = self._of.pop(key, None)
             if bucket is not None:
                 self._leave(bucket, 1)
-        fresh = [key for key in here if key not in self._of]
+        fresh = list(dict.fromkeys(key for key in here if key not in self._of))
         if fresh:
             self._enter(fresh, now, now)
 
