@@ -78,9 +78,8 @@ class Agent:
         self.slow_s = 0.0
         self.filling: float | None = None  # free bytes of its disk, while something fills it
         self.highest_ever = 0  # told from outside: tokens never go back
-        self.looked_at = dict.fromkeys(
-            copies, float("-inf")
-        )  # the same: when it last began to look at everything
+        # The same: when it last began to look at everything.
+        self.looked_at = dict.fromkeys(copies, float("-inf"))
         self._forget()
 
     def _forget(self) -> None:

@@ -151,6 +151,10 @@ class Checks:
                 undetermined = core.volumes[oracle.volume].undetermined
                 own = [key for key in oracle.own(name) if key not in undetermined]
                 hold("released_clean", not own, f"{name} is released and {own} are its own")
+                open_yet = [key for key in oracle.lacking(name) if key in undetermined]
+                hold(
+                    "released_clean", not open_yet, f"{name} is released and nobody can judge its {open_yet}"
+                )
 
     def _sends(self, step: Step) -> None:
         core = self.world.core

@@ -59,6 +59,9 @@ class Oracle:
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
         self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
+        self.removed: dict[
+            tuple[bytes, bytes], str
+        ] = {}  # files of the truth that joined writers removed: who
         self.differs: dict[tuple[str, bytes], float] = {}  # since when a node has had there something else
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
         # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
@@ -147,6 +150,7 @@ class Oracle:
                     contents[content_of(one.theirs)] -= 1
                 if one.ours is None:
                     values.pop(one.key, None)
+                    self._left(name, one.key, one.theirs)
                 else:
                     values[one.key] = one.ours
                     contents[content_of(one.ours)] += 1
@@ -156,6 +160,13 @@ class Oracle:
             name for name, node in self.world.core.nodes.items() if node.volume(self.volume).held is not None
         }
         return moved
+
+    def _left(self, node: str, key: bytes, value: bytes | None) -> None:
+        """A writer has removed what the truth has there: so must the truth."""
+        if value is None or not content_of(value) or value != self.truth(key):
+            return
+        if node in self.eligible and node in self.world.plan.writers and node in self.joined:
+            self.removed[key, value] = node
 
     def _streamed(self, node: str, key: bytes, value: bytes) -> None:
         """What a writer brings is accepted, unless it has yet to join: then its own goes to its trash (RULES 1.6).
@@ -304,6 +315,8 @@ class Oracle:
     def rewritten(self, key: bytes, value: bytes | None) -> None:
         """Somebody has written this there (again)."""
         self.dead.discard((key, content_of(value)))
+        if value is not None:
+            self.removed.pop((key, value), None)
 
     # --- who is accused ------------------------------------------------------------------------
 
@@ -352,12 +365,17 @@ class Oracle:
                 f"{node} is named for what differs since {since - 1000:.3f}, and {voter} looked at {looked - 1000:.3f}",
             )  # fmt: skip
 
+    def lacking(self, node: str) -> list[bytes]:
+        """Paths in which this node differs from the truth."""
+        return (
+            sorted(one.key for one in self.tree.diff(self.roots[node], self.moves[-1].root))
+            if self.moves
+            else []
+        )
+
     def own(self, node: str) -> list[bytes]:
         """Paths in which this node has what the truth never had."""
-        if not self.moves:
-            return []
-        values = self.values.get(node, {})
-        keys = sorted(one.key for one in self.tree.diff(self.roots[node], self.moves[-1].root))
+        values, keys = self.values.get(node, {}), self.lacking(node)
         return [key for key in keys if all(values.get(key) != value for _, value in self.seen.get(key, ()))]
 
     def oldest_lacking(self, node: str) -> float | None:

@@ -428,6 +428,9 @@ class People:
             if content not in oracle.ever and content not in self.over_written
         ]
         hold("accepted_stays", not lost, f"accepted and in no truth: {lost[:5]}")
+        if not self.world.plan.gathered and "unmount" not in self.world.plan.faults:
+            kept = [where for where in oracle.removed.items() if oracle.truth(where[0][0]) == where[0][1]]
+            hold("accepted_stays", not kept, f"removed by a writer and still in the truth: {kept[:5]}")
 
 
 def hash_of(name: str) -> int:
