@@ -83,9 +83,13 @@ MUTATIONS = (
         "--policy quorum --nodes 5",
     ),
     Mutation(
-        "clocks: a key that is told twice counts twice", f"{CORE}/clocks.py",
-        "list(dict.fromkeys(key for key in here if key not in self._of))",
-        "[key for key in here if key not in self._of]", "--policy quorum --nodes 5",
+        "recovery: released while paths have no majority", f"{CORE}/recovery.py",
+        "    if any(node.view(volume.name).unclear for volume in volumes):", "    if False:",
+        "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "merging: a deletion is not merged", f"{CORE}/merging.py",
+        "    for key in sorted(own, reverse=True):\n        work.remove(key)\n", "", "--policy writers --nodes 5",
     ),
     Mutation(
         "currency: too few voters are no hindrance", f"{CORE}/currency.py",
