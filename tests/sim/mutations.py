@@ -174,8 +174,8 @@ MUTATIONS = (
     ),
     Mutation(
         "merging: the version that came second is not kept", f"{CORE}/merging.py",
-        "        else:\n            self._move(key, ours)\n\n    def _settle",
-        "        else:\n            self.done.clashes.append(Clash(key, ours, theirs, None))\n\n    def _settle",
+        "        else:\n            self._move(key, ours)\n\n    def _is_nowhere",
+        "        else:\n            self.done.clashes.append(Clash(key, ours, theirs, None))\n\n    def _is_nowhere",
         "--policy any-writer --faults slow_link,cut,coordinator_crash",
     ),
     Mutation(
