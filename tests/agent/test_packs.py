@@ -125,6 +125,25 @@ def test_writing_to_one_path_leaves_the_other_packs(index: Index) -> None:
     assert len(list(index.directory(b"d"))) == 151
 
 
+def test_a_pack_of_what_was_written_meanwhile_becomes_rows(index: Index) -> None:
+    """A look at a path of a huge directory while its readers are under way: what they read counts, once."""
+    put(index, Record(b"d\0b", value(7), STAT))
+    put_packs(index, b"d", {name: (value(1), STAT.pack(), 1) for name in (b"a", b"b", b"c")})
+    assert [(row.name, row.value) for row in index.directory(b"d")] == [
+        (name, value(1)) for name in (b"a", b"b", b"c")
+    ]
+    put_packs(index, b"e", {name: (value(1), STAT.pack(), 1) for name in (b"b", b"d", b"y")})
+    put_packs(index, b"e", {name: (value(2), STAT.pack(), 1) for name in (b"a", b"d", b"x")})
+    expected = [(b"a", 2), (b"b", 1), (b"d", 2), (b"x", 2), (b"y", 1)]
+    assert [(row.name, row.value) for row in index.directory(b"e")] == [
+        (name, value(number)) for name, number in expected
+    ]
+    for name, number in expected:
+        found = index.row(b"e\0" + name)
+        assert found is not None
+        assert found.value == value(number)
+
+
 def test_rows_that_were_packed_while_they_were_read_come_once(index: Index) -> None:
     """A reader of a directory goes on while its packs are taken apart."""
     packs = [{b"%d%02d" % (group, at): (value(at), STAT.pack(), 1) for at in range(50)} for group in range(4)]
