@@ -241,18 +241,22 @@ class Session:
 
     def _open_window(self, volume: Volume, window: _Window) -> None:
         """Hold the journal against what the coordinator has stored; announce where it does not follow."""
-        volume.acknowledge(min(window.acked, volume.last_seq))
-        if not volume.follows(window.acked, window.root):
+        if volume.went_back(window.acked, window.root):
+            log.warning("%s: this machine was put back to an earlier state; announcing its tree", volume.name)
+            self._announce(volume, window, window.acked, wire.PUT_BACK)
+        elif not volume.follows(window.acked, window.root):
             log.info(
                 "%s: what the coordinator has does not match our journal; announcing the present root",
                 volume.name,
             )
             self._announce(volume, window, window.acked)
+        else:
+            volume.acknowledge(min(window.acked, volume.last_seq))
         window.open, window.resync = True, False
         volume.carrying.set(volume.name in self._carry)
 
-    def _announce(self, volume: Volume, window: _Window, after_seq: int) -> None:
-        volume.announce(after_seq)
+    def _announce(self, volume: Volume, window: _Window, after_seq: int, cause: str = "scan") -> None:
+        volume.announce(after_seq, cause)
         # Scans go on meanwhile: the announcement is the journal's first record, not always its last.
         window.sent = window.acked = volume.first_seq - 1
         window.resync, window.announcing = False, None

@@ -41,6 +41,7 @@ from .parts import (
 
 __all__ = [
     "PROTOCOL",
+    "PUT_BACK",
     "Ack",
     "Activity",
     "AgentMessage",
@@ -101,6 +102,7 @@ __all__ = [
 ]
 
 PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits
+PUT_BACK = "put_back"  # why a root is announced: the machine was put back to an earlier state, with its agent
 
 Mode = Literal["divergence", "lag", "join", "manual"]
 
@@ -148,7 +150,7 @@ class Announce(Message, frozen=True, tag=3):
     volume: Text
     seq: Whole
     root: bytes
-    cause: Text
+    cause: Text  # also PUT_BACK
     observed_age_ms: Whole
     hands: Many[Hand] = ()
 

@@ -22,7 +22,7 @@ from closeranks_agent.disk.volume import Change, Record, StateUnavailable, StatS
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import MissingObject, UserError
-from closeranks_proto.messages import Announce, Commit
+from closeranks_proto.messages import PUT_BACK, Announce, Commit
 
 MakeVolume = Callable[..., Volume]
 Expected = Callable[[Volume], bytes]
@@ -107,6 +107,44 @@ def test_a_change_is_a_commit_from_the_old_root_to_the_new(volume: Volume, tree_
     assert volume.follows(2, volume.root), "acknowledged, and a disk that fails could not forget it yet"
     assert not volume.follows(2, base)
     assert not volume.follows(3, volume.root)
+
+
+def test_a_state_that_was_put_back_is_told_from_one_that_was_made_anew(
+    volume: Volume, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    assert not volume.went_back(1, volume.root)
+    assert volume.went_back(1, b"another root under a number of ours")
+    assert volume.went_back(2, volume.root), "a number that was never given"
+    assert not volume.went_back(0, volume.root), "a coordinator that was put back is not us"
+    base = volume.root
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    assert not volume.went_back(1, base)
+    assert not volume.went_back(1, None), "it has not caught up"
+    assert not volume.went_back(2, volume.root)
+    assert volume.went_back(2, base)
+
+
+def test_an_index_that_was_made_anew_was_not_put_back(tree_dir: Path, make_volume: MakeVolume) -> None:
+    plant(tree_dir)
+    volume = make_volume()
+    assert not volume.went_back(7, b"root")
+    volume.scan()
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    assert not volume.went_back(7, b"root"), "its numbers begin again, with an announcement"
+
+
+def test_that_a_machine_was_put_back_is_told_until_it_is_heard(volume: Volume, tree_dir: Path) -> None:
+    volume.announce(9, PUT_BACK)
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    volume.announce()  # the tree has changed while it was fetched
+    (only,) = volume.pending(9, 9)
+    assert (only.root, only.cause) == (volume.root, PUT_BACK)
+    volume.acknowledge(volume.last_seq)
+    volume.announce()
+    assert volume.pending(9, 9)[0].cause == "scan"
 
 
 def test_what_was_acknowledged_twice_or_too_high_does_no_harm(volume: Volume, tree_dir: Path) -> None:

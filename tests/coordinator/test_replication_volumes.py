@@ -139,6 +139,23 @@ def test_a_machine_that_is_restored_from_a_backup_is_only_late() -> None:
     assert not world.incidents()
 
 
+def test_a_machine_that_is_put_back_with_its_agent_joins() -> None:
+    """Its old versions are nobody's change, however long ago the truth had them."""
+    world = fleet()
+    world["node-03"].put("photos", "never.jpg", file_of("what no truth is remembered to have had"))
+    world["node-03"].stop()
+    old = dict(world["node-03"].disk["photos"])
+    world["node-01"].put("photos", "c.txt", file_of("second"))
+    world.run(1)
+    files = dict(world["node-01"].disk["photos"])
+    world["node-03"]._commit("photos", world.plant(old), wire.PUT_BACK)
+    world["node-03"].start()
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == files
+    assert "node-03 joining" in world.told
+    assert not world.incidents()
+
+
 def claimed(world: FakeWorld, name: str) -> None:
     """Another machine dials with this name, is let in, tells nothing, and goes."""
     session = world.new_session()

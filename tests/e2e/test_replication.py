@@ -109,6 +109,36 @@ def test_what_a_sleeper_brings_back_from_before_a_delete_is_not_a_new_file(make_
     assert not (asleep.path() / "large.bin").exists()
 
 
+def test_a_machine_that_is_put_back_to_an_image_brings_no_old_version_back(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """Disk and agent together, as a snapshot of a virtual machine has them: it knows of nothing that came since."""
+    names = ("node-01", "node-02", "node-03")
+    fleet = _started(make_fleet, 3, *names)
+    machine, changed = fleet[2], Path("dir-1", "file-001.bin")
+    machine.daemon.stop()
+    shutil.copytree(machine.state_dir, tmp_path / "state")
+    shutil.copytree(machine.path(), tmp_path / "tree", symlinks=True)
+    machine.start()
+    fleet.wait_in_rank()
+    (fleet[0].path() / changed).write_bytes(b"newer")
+    (fleet[0].path() / "large.bin").unlink()
+    (machine.path() / "new.bin").write_bytes(b"of its own, on all of them")
+    fleet.wait_equal(fleet[0])
+    machine.daemon.kill()
+    shutil.rmtree(machine.state_dir)
+    shutil.copytree(tmp_path / "state", machine.state_dir)
+    for one in machine.path().iterdir():  # the volume's root stays what it is
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+    shutil.copytree(tmp_path / "tree", machine.path(), symlinks=True, dirs_exist_ok=True)
+    machine.start()
+    fleet.wait_equal(fleet[0])
+    assert (machine.path() / changed).read_bytes() == b"newer"
+    assert (machine.path() / "new.bin").exists()
+    assert not (fleet[0].path() / "large.bin").exists()
+    _nobody_is_blamed(fleet)
+
+
 def test_a_replicas_own_change_is_divergence_and_is_undone(make_fleet: MakeFleet) -> None:
     fleet = _started(make_fleet, 3)
     replica = fleet[2]

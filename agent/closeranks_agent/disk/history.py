@@ -228,13 +228,13 @@ class History:
             self.unfinished = False
         self.objects.clear()
 
-    def announce(self, after_seq: int) -> None:
+    def announce(self, after_seq: int, cause: str) -> None:
         """One announcement of the present root instead of everything that was not acknowledged."""
         with self.index.database.lock:
             if self.root is None:
                 return  # the first scan announces at its end
             with self._transaction():
-                self.journal.announce(self.root, "scan", time.monotonic(), after_seq)
+                self.journal.announce(self.root, cause, time.monotonic(), after_seq)
 
     def acknowledge(self, seq: int) -> None:
         """Forget records up to `seq`. Power loss may bring them back: they are sent again then."""
@@ -277,6 +277,18 @@ class History:
             if base is None:
                 return seq < self.journal.first_seq
             return seq == self.journal.first_seq - 1 and root == base
+
+    def went_back(self, seq: int, root: bytes | None) -> bool:
+        """Whether somebody who has `root` as of `seq` was told it by a later state of ours: an older one was put back.
+
+        A number that has left us stands for one root for ever. An index that was made anew, whose numbers begin again,
+        begins with an announcement.
+        """
+        with self.index.database.lock:
+            if self.root is None or (not self.journal.empty and self.journal.base_root() is None):
+                return False
+            known = self.base_root() if seq == self.journal.first_seq - 1 else self.journal.root_at(seq)
+            return seq > self.journal.last_seq or (root is not None and known is not None and known != root)
 
     def _set_root(self, root: bytes) -> None:
         self.index.set_meta("root", root.hex())

@@ -284,12 +284,16 @@ class Volume:
         except StateUnavailable as error:
             log.warning("%s: acknowledged steps can not be forgotten yet: %s", self.name, error)
 
-    def announce(self, after_seq: int = 0) -> None:
+    def went_back(self, seq: int, root: bytes | None) -> bool:
+        """Whether our state is older than the one that told somebody of `root` as of `seq`."""
+        return self._history is not None and self._history.went_back(seq, root)
+
+    def announce(self, after_seq: int = 0, cause: str = "scan") -> None:
         """One announcement of the present root in place of the journal, numbered above `after_seq`.
 
         Raises StateUnavailable where it can not be recorded.
         """
-        self.history.announce(after_seq)
+        self.history.announce(after_seq, cause)
         self._tell()
 
     def last_scan_started(self) -> float | None:

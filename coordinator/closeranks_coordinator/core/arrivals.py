@@ -74,7 +74,7 @@ def root_stored(world: World, event: RootStored) -> None:
         return
     stored.root = event.root
     another = teller not in ("", node.record.agent_id)
-    if another:
+    if another or event.cause == wire.PUT_BACK:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
@@ -99,6 +99,7 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
     It is told by the first root that another agent tells than told the one before. That somebody dialled with this
     name in between says nothing: whoever goes on from its own root has its changes. Only where it lacks more than
     half of the truth: who lost nothing but its agent's state may have changes of its own, which must not be set aside.
+    A machine that was put back to an earlier state with its agent knows of none: all that it has is of then.
     """
     volume = world.volumes[event.volume]
     stored = node.volume(event.volume)
@@ -108,7 +109,7 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
         return
     differing = world.differ.diff(event.root, volume.truth)
     lacking = sum(ours is None for ours, _ in differing.values())
-    if 2 * lacking <= world.tree.summary(volume.truth).entries:
+    if event.cause != wire.PUT_BACK and 2 * lacking <= world.tree.summary(volume.truth).entries:
         return
     stored.held, stored.withheld = None, ()
     node.views[event.volume] = View(seen=node.view(event.volume).seen)
