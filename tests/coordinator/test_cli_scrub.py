@@ -75,6 +75,20 @@ def test_orders(api: Fake, words: list[str], body: dict[str, Any]) -> None:
     assert api.requests[-1].body == body
 
 
+def test_an_order_is_not_taken_for_what_nodes_told_before_it(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right after `--resume` the table says "paused", for no node has heard of it yet."""
+    api.routes["POST /api/v1/scrub"] = view(tour(state="paused"))
+    assert main(["scrub", "--resume"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "all nodes: tours go on, and begin when they are due",
+        "what the nodes told last, before that:",
+    ]
+    assert "paused" in lines[3]
+
+
 @pytest.mark.parametrize("words", [["--bytes-per-second", "fast"], ["--faster"], ["n1", "--slower"]])
 def test_what_can_not_be_exits_2(api: Fake, words: list[str]) -> None:
     api.routes["GET /api/v1/scrub"] = view(tour(bytes_s=None), None)

@@ -60,6 +60,7 @@ def scrub(args: argparse.Namespace, screen: Screen) -> int:
         api.get(f"/api/v1/nodes/{segment(args.node)}")  # the coordinator says that there is none
     if body is not None:
         screen.line(f"{args.node or 'all nodes'}: {_done(body)}", GOOD)
+        screen.line("what the nodes told last, before that:", CARE)
     _print(screen, api, [one for one in view.nodes if args.node in (None, one.node)])
     return OK
 
