@@ -35,6 +35,9 @@ class Stored:
         self.roots: dict[tuple[str, str], NodeRoot] = {}
         self.born: dict[bytes, float] = {}
         self.queued: list[Batch] = []
+        self.touched: set[bytes] = set()  # `has` said yes to them: somebody may be about to name them
+        self.touched_before: set[bytes] = set()
+        self.epoch_began = 0.0
         self.tree = Tree(XXH3_128, self.object, cache_pages=64)
         self.objects.update(self.tree.empty.pages)
 
@@ -49,7 +52,10 @@ class Stored:
 
     def has(self, digest: bytes) -> bool:
         """What is stored is stored with everything beneath it: pages come after what they name."""
-        return digest in self.objects
+        if digest not in self.objects:
+            return False
+        self.touched.add(digest)
+        return True
 
     def durable(self, batch: Batch, now: float) -> None:
         """The transaction has ended."""
@@ -72,15 +78,17 @@ class Stored:
         return [(kind, key, blob) for (kind, key), blob in sorted(self.records.items())]
 
     def collect(self, live: Iterable[bytes], now: float) -> int:
-        """Drop what no live root reaches; how many objects."""
+        """Drop what no live root reaches, and nobody asked for lately; how many objects."""
         kept = set(self.tree.empty.pages)
         roots = {root for root in (*live, *(root for _, _, root in self.roots.values())) if root is not None}
-        for root in sorted(roots):
-            if self.has(root):
+        for root in sorted(roots | self.touched | self.touched_before):
+            if root in self.objects:
                 kept.update(digest for digest, _ in self.tree.pages(root, kept.__contains__))
         dead = [
             one for one in self.objects if one not in kept and now - self.born.get(one, -YOUNG_S) >= YOUNG_S
         ]
         for digest in dead:
             del self.objects[digest]
+        if now >= self.epoch_began + YOUNG_S:
+            self.touched_before, self.touched, self.epoch_began = self.touched, set(), now
         return len(dead)
