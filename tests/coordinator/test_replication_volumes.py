@@ -156,6 +156,21 @@ def test_a_machine_that_is_put_back_with_its_agent_joins() -> None:
     assert not world.incidents()
 
 
+def test_an_entry_of_two_changes_is_not_lost_because_nobody_has_it_as_a_whole_yet() -> None:
+    """One changed the mode, another the content: a third one's content does not take the place of theirs."""
+    world = fleet()
+    for agent in world.agents.values():
+        agent.push_s = 5.0
+    world["node-02"].write("photos", "c.txt", file_of("c.txt", mode=0o600))
+    world.run(0.2)
+    world["node-01"].write("photos", "c.txt", file_of("first"))
+    world.run(0.2)
+    world["node-03"].write("photos", "c.txt", file_of("second"))
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    contents = {value[12:28] for value in world["node-02"].disk["photos"].values()}
+    assert {file_of("first")[12:28], file_of("second")[12:28]} <= contents
+
+
 def claimed(world: FakeWorld, name: str) -> None:
     """Another machine dials with this name, is let in, tells nothing, and goes."""
     session = world.new_session()
