@@ -13,7 +13,7 @@ import pytest
 
 from faults.power import PowerDisk
 from faults.shim import Calls, Shim
-from fleet import Fleet, MakeFleet, Node, Tmpfs, VolumeSpec, replicated
+from fleet import Fleet, LoopDisk, MakeFleet, Node, Tmpfs, VolumeSpec, replicated
 from fleet.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
@@ -246,6 +246,39 @@ def test_a_volume_that_turns_read_only_in_the_middle(make_fleet: MakeFleet, tmp_
         subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
         fleet.wait_incident(node=node.name, state="closed", timeout_s=60)
         heal_and_end(fleet, {node.name})
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_coordinator_whose_disk_stands_still_answers_all_the_same(make_fleet: MakeFleet) -> None:
+    """It promises nothing meanwhile, but load balancers and people are answered, and it goes on by itself."""
+    fleet = make_fleet(nodes=2, volumes=[replicated("node-01", scan_interval_s=5.0)])
+    with LoopDisk(fleet.base / "disk", fleet.base / "image", 300 << 20) as disk:
+        fleet.state_dir = disk.path / "coordinator"
+        fleet.start()
+        fleet.wait_in_rank()
+        written = 0
+
+        def write() -> None:
+            nonlocal written
+            written += 1
+            (fleet[0].path() / f"written-{written:03}").write_bytes(os.urandom(5000))
+            time.sleep(0.02)  # more than one commit: each has a root that must be stored
+
+        for _ in range(20):
+            write()
+        with disk.frozen():
+            for _ in range(3):
+                for _ in range(20):
+                    write()
+                assert fleet.api.status("/-/healthy") == 200
+                assert fleet.api.lb("node-02") == 200
+                assert fleet.api.text("/metrics")
+                assert [node["node"] for node in fleet.api.fleet()["nodes"]] == ["node-01", "node-02"]
+                fleet.api.diff("photos", "node-02")
+        fleet.wait_equal(fleet[0], timeout_s=60)
+        assert not fleet.accused()
         fleet.stop()
 
 

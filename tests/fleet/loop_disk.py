@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878  # <linux/fs.h>
 MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
@@ -39,6 +43,19 @@ class LoopDisk:
     def used_bytes(self) -> int:
         disk = os.statvfs(self.path)
         return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Whoever writes to it waits until the end, as on a disk that does not answer."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, FIFREEZE, 0)
+            try:
+                yield
+            finally:
+                fcntl.ioctl(fd, FITHAW, 0)
+        finally:
+            os.close(fd)
 
     def rot(self, path: Path) -> bytes:
         """Flip a bit of a file in the disk's image; what it should hold. Nothing of it stays in memory."""

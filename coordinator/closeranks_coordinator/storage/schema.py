@@ -14,6 +14,9 @@ from closeranks_proto.errors import UserError
 
 SCHEMA_VERSION = 1
 BUSY_WAIT_MS = 10_000
+# What SQLite's connections share is kept in memory, and the lock is the process's. As a mapped file, which even those
+# who only read write to, it stopped the event loop for as long as the disk of the state directory stood still.
+VFS = "unix-excl"
 APPLICATION_ID = 0x636C7273  # "clrs"
 
 SELECT_BODY = "SELECT bodies.body FROM objects JOIN bodies ON bodies.id = objects.body WHERE digest = ?"
@@ -36,13 +39,16 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NU
 
 def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
     """A connection with the settings that the store's promises rest on. Raises apsw.Error."""
-    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    connection = apsw.Connection(str(path), flags=flags)
+    # A file that is opened for reading alone takes no lock for the process, and is shared by a mapped file again.
+    flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
+    connection = apsw.Connection(str(path), flags=flags, vfs=VFS)
     connection.set_busy_timeout(BUSY_WAIT_MS)
     # One statement a call: what follows one that gives a row would not run until that row was taken.
     for setting in ("mmap_size = 0", "temp_store = MEMORY", "cache_size = -4096"):
         connection.execute(f"PRAGMA {setting}").fetchall()
-    if not read_only:
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
         if not path.stat().st_size:
             # Only a new file takes these: pages can be given back to the file system bit by bit.
             connection.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")

@@ -15,10 +15,12 @@ from typing import Any, Final
 import apsw
 
 from closeranks_agent import syscalls
+from closeranks_coordinator.storage import schema
 
 from .drive import REAL, Drive, Image
 from .loop import PROCESS
 
+BASE_VFS: Final = schema.VFS
 _FLAGS: Final = syscalls.RENAME_EXCHANGE
 _rename_flags = syscalls.rename_flags
 _sync_filesystem = syscalls.sync_filesystem
@@ -227,13 +229,14 @@ class _Files(apsw.VFS):
 
     def __init__(self, taps: Taps) -> None:
         self._taps = taps
-        super().__init__("drives", "unix", makedefault=True)
+        super().__init__("drives", BASE_VFS, makedefault=True)
+        schema.VFS = "drives"  # the coordinator names its own
 
     def xOpen(self, name: Any, flags: list[int]) -> Any:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         node = self._taps.holding(path or "")
         if path is None or node is None:
-            return apsw.VFSFile("unix", name, flags)
+            return apsw.VFSFile(BASE_VFS, name, flags)
         drive = self._taps.drives[node]
         if path not in drive.images:
             is_there = os.path.exists(path)
@@ -264,7 +267,7 @@ class _File(apsw.VFSFile):
 
     def __init__(self, drive: Drive, path: str, name: Any, flags: list[int]) -> None:
         self._drive, self._path = drive, path
-        super().__init__("unix", name, flags)
+        super().__init__(BASE_VFS, name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
         if self._about(apsw.SQLITE_IOERR_WRITE):
