@@ -5,6 +5,9 @@ alone, and everything not acknowledged is sent again by the next session. One ta
 the windows' sending ends; one reads; one answers questions for objects. Before a volume's window opens, its
 journal is held against what the coordinator has; where it does not follow, the present root is announced.
 Until then nothing is said of its scans either: they would vouch for a root that is not this tree's.
+
+A process that was stopped or suspended for as long as it takes the coordinator to give it up ends the session before it
+reads on: what lay in the connection meanwhile, such as a push, is of a fleet that has gone on.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ STATUS_MIN_S = 1.0  # between two looks at the statuses, unless a volume's probl
 COUNTS_MIN_S = 10.0  # the same of a volume where only its counts of files and bytes have changed
 BEAT_MIN_S = 0.5
 FORGET_EVERY_S = 0.25  # what was acknowledged is forgotten in the journal: not at each of many small commits
+RAN_EVERY_S = 1.0  # how often it is noted that this process runs
 OUTBOX_MAX_MESSAGES = 4096
 OBJECTS_AHEAD = 16  # frames of FRAME_TARGET_BYTES that wait for the wire before more objects are read
 CREDIT_MAX = 1024
@@ -95,6 +99,7 @@ class Session:
         self._acks = asyncio.Event()  # set and replaced at every one
         self._forget = asyncio.Event()
         self._beat_due = self._full_beat_due = 0.0
+        self._ran_at = _now_s()  # when this process was last known to run
         self.wake = asyncio.Event()
 
     def flushed(self, name: str, seq: int | None = None) -> bool:
@@ -131,7 +136,9 @@ class Session:
 
     async def run(self) -> float:
         """Until the connection ends; how many seconds the coordinator asks to wait before the next try."""
-        parts = (self._read(), self._write(), self._answer_wants(), self._forget_acknowledged())
+        parts = (
+            self._read(), self._write(), self._answer_wants(), self._forget_acknowledged(), self._note_running(),
+        )  # fmt: skip
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -316,9 +323,21 @@ class Session:
 
     # --- in ------------------------------------------------------------------------------------
 
+    async def _note_running(self) -> None:
+        while True:
+            self._ran_at = _now_s()
+            await asyncio.sleep(RAN_EVERY_S)
+            self._check_running()
+
+    def _check_running(self) -> None:
+        stood_s = _now_s() - self._ran_at
+        if stood_s > limits.SILENT_AFTER_S:
+            raise ConnectionError(f"this process stood still for {stood_s:.0f} s, so the session is over")
+
     async def _read(self) -> None:
         while True:
             frame = await self._socket.receive()
+            self._check_running()
             if frame.type is aiohttp.WSMsgType.ERROR:
                 raise ConnectionError(f"the connection failed: {frame.data}")
             if frame.type is not aiohttp.WSMsgType.BINARY:
@@ -440,6 +459,11 @@ class Session:
         while len(self._outbox) > OBJECTS_AHEAD:
             self._sent_some.clear()
             await self._sent_some.wait()
+
+
+def _now_s() -> float:
+    """A clock that runs on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _age_ms(moment: float | None, now: float) -> int | None:

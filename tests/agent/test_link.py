@@ -395,6 +395,28 @@ async def test_an_agent_at_rest_costs_under_200_bytes_a_second(
         assert (talk.bytes - before) / (time.monotonic() - started) < 60
 
 
+@pytest.mark.parametrize("stood_s", [0.0, 1.2])
+async def test_what_came_while_the_process_stood_still_is_not_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch, stood_s: float
+) -> None:
+    """A push that lay in the connection may be of a truth that has long gone on."""
+    monkeypatch.setattr(session, "RAN_EVERY_S", 0.05)
+    (world.tree / "a").write_bytes(b"1")
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        volume = agent.volumes["photos"]
+        assert volume.root is not None
+        before = volume.tree.lookup(volume.root, b"a")
+        monkeypatch.setattr("closeranks_proto.limits.SILENT_AFTER_S", 0.9)
+        await talk.say(wire.Push("photos", 1, (wire.PushEdit(b"a", before, None),), ()))
+        time.sleep(stood_s)  # noqa: ASYNC251 (everything here stands still)
+        if stood_s:
+            await world.coordinator.talk(1)
+        else:
+            await talk.hear(wire.Commit)
+        assert (world.tree / "a").exists() == bool(stood_s)
+
+
 def test_a_text_that_no_receiver_takes_is_clipped() -> None:
     from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 

@@ -113,10 +113,11 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
         return
     stored.held, stored.withheld = None, ()
     node.views[event.volume] = View(seen=node.view(event.volume).seen)
-    fencing.drop_recovery(
-        world, node, "another agent has come with most of the tree gone"
-    )  # of one who was late
-    world.log("info", f"{node.name}, {event.volume}: another agent with most of the tree gone: it joins anew")
+    what = "another agent has come with most of the tree gone"
+    if event.cause == wire.PUT_BACK:
+        what = "its machine was put back to an earlier state"
+    fencing.drop_recovery(world, node, what)  # of one who was late
+    world.log("info", f"{node.name}, {event.volume}: {what}: it joins anew")
 
 
 def _learn_step(world: World, view: View, event: RootStored) -> None:
