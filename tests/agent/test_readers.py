@@ -238,13 +238,12 @@ def rested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_module, "COARSE_TICK_NS", 2 * TICK_NS)
 
 
-def read_here(root: Path) -> Part:
-    """By a reader in this process."""
+def read_here(root: Path, device: int | None = None) -> Part:
+    """By a reader in this process. `device`: as which that of the root is taken."""
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        setup = Setup(
-            "xxh3-128", CHUNK, True, False, False, (), ".closeranks", os.fstat(root_fd).st_dev, False, False
-        )
+        device = os.fstat(root_fd).st_dev if device is None else device
+        setup = Setup("xxh3-128", CHUNK, True, False, False, (), ".closeranks", device, False, False)
         return DirectoryReader(setup, root_fd).directory(b"")
     finally:
         os.close(root_fd)
@@ -308,6 +307,45 @@ def test_where_the_clock_was_set_back_meanwhile_nothing_is_settled(
     monkeypatch.setattr(directory_module, "drift_ns", lambda: next(drifts))
     part = read_here(tmp_path)
     assert (part.state, [row[3] for row in rows_in(part)]) == (FRESH, [0])
+
+
+@pytest.mark.usefixtures("rested")
+def test_a_clock_that_is_set_back_while_a_directory_is_listed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    time.sleep(0.1)
+    drift, few = 0, directory_module._few
+
+    def listing(fd: int, skip: str | None) -> list[os.DirEntry[str]] | None:
+        nonlocal drift
+        drift = -3_000_000_000
+        return few(fd, skip)
+
+    monkeypatch.setattr(directory_module, "_few", listing)
+    monkeypatch.setattr(directory_module, "drift_ns", lambda: drift)
+    part = read_here(tmp_path)
+    assert (part.state, [row[3] for row in rows_in(part)]) == (FRESH, [0])
+
+
+@pytest.mark.usefixtures("rested")
+def test_a_file_that_is_mounted_alone_is_looked_at_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine may stamp it, whatever filesystem its directory is on."""
+    (tmp_path / "f").write_bytes(b"x")
+    time.sleep(0.1)
+    looked: list[int] = []
+    fstat = os.fstat
+
+    def counting(fd: int) -> os.stat_result:
+        looked.append(fd)
+        return fstat(fd)
+
+    monkeypatch.setattr(os, "fstat", counting)
+    part = read_here(tmp_path, device=1)
+    assert digests_in(part) == {b"f": XXH3_128.of(b"x")}
+    assert len(looked) == 2
 
 
 def test_who_stamps_the_files_is_known_of_a_filesystem(tmp_path: Path) -> None:

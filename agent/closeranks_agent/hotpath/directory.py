@@ -70,12 +70,13 @@ class DirectoryReader:
         """Everything in it. Raises OSError where it can not be listed."""
         fd = open_beneath(self._root_fd, path_of(key), DIRECTORY_FLAGS)
         try:
+            drift = drift_ns()  # before `at`: the clock may be set back at any moment
             at = clock_ns()
             skip = None if key else self.setup.skip
             if self._nowait and not self.setup.keep_cache:
                 entries = _few(fd, skip)
                 if entries is not None:
-                    return _packed(self._together(key, fd, at, entries))
+                    return _packed(self._together(key, fd, at, drift, entries))
             seen = look(fd, skip, False)
             if seen.stats is None:
                 names = [os.fsencode(name) for name in os.listdir(fd) if name != skip]
@@ -196,7 +197,9 @@ class DirectoryReader:
 
     # --- small files ---------------------------------------------------------------------------
 
-    def _together(self, key: bytes, fd: int, at: int, entries: Sequence[os.DirEntry[str]]) -> Part:
+    def _together(
+        self, key: bytes, fd: int, at: int, drift: int, entries: Sequence[os.DirEntry[str]]
+    ) -> Part:
         """A directory whose files are looked at when they are open, and read where nothing has to be waited for.
 
         That saves a stat by name, which costs twice as much. Where this machine stamps the files, one look after the
@@ -208,7 +211,7 @@ class DirectoryReader:
         os_open, preadv, fstat, close = os.open, os.preadv, os.fstat, os.close
         euid, owner, flags = self._euid, self._owner_seen, self._flags(self._owner_seen)
         whole, rested, ahead = [buffer], at - COARSE_TICK_NS, self._one_look
-        drift = drift_ns()
+        here = self.setup.device  # a file of another one is mounted alone: who stamps it is not known
         part = _empty(CLEAN, b"")
         block: list[tuple[object, ...]] = []
         others: list[tuple[bytes, Status]] = []
@@ -231,13 +234,13 @@ class DirectoryReader:
                 except OSError:
                     outcome = LEFT
                     continue
-                before = mode, size, _, ctime, *_ = file_state(status)
+                before = mode, size, _, ctime, _, device = file_state(status)
                 block.append((entry.name, before))
                 uid = status.st_uid
                 if size > small_bytes or mode & _FORMAT != _REGULAR or (uid != owner and euid == uid):
                     others.append((name, status))
                     ahead = False  # the next one may be as long, and would be read for nothing
-                elif count >= 0 and (count != size or ctime >= rested):
+                elif count >= 0 and (count != size or ctime >= rested or device != here):
                     others.append((name, status))
                 else:
                     view = buffer[:size]
