@@ -6,16 +6,20 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, count, repeat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from closeranks_agent import syscalls
+from closeranks_agent.chunks.fetch import Fetcher
 from closeranks_agent.converge import push as pushing
 from closeranks_agent.converge import pushed
+from closeranks_agent.converge.install import Installer, Result
+from closeranks_agent.converge.plan import Step
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -437,13 +441,59 @@ async def test_a_push_that_stands_still_in_the_middle_is_given_up_there(
         names = [f"f{number}" for number in range(4)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
         monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
-        stopped_s = chain((0.0, 0.0), repeat(PUSH_GOOD_S + 1))
+        looks = 3  # of each part: when its bytes come, before it is applied, and behind that
+        stopped_s = chain(repeat(0.0, 2 * looks), repeat(PUSH_GOOD_S + 1))
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stopped_s))
         monkeypatch.setattr(pushed, "time", clock)
         result = await nodes.push("n2", "n1")
         assert (result.applied, result.skipped, result.failed) == (2, 2, 0)
         monkeypatch.undo()
         assert (await nodes.push("n2", "n1")).applied == 2
+
+
+async def test_a_push_that_stood_still_within_a_step_is_over_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the step brought about is no progress that makes the rest good again."""
+    stood_s, apply = 0.0, Installer.apply
+
+    def stopping(self: Installer, steps: Sequence[Step]) -> list[Result]:
+        nonlocal stood_s
+        results = apply(self, steps)
+        stood_s = 2 * PUSH_GOOD_S
+        return results
+
+    async with nodes_in(tmp_path) as nodes:
+        names = [f"f{number}" for number in range(4)]
+        await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
+        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
+        monkeypatch.setattr(Installer, "apply", stopping)
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + stood_s)
+        monkeypatch.setattr(pushed, "time", clock)
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.skipped, result.failed) == (1, 3, 0)
+
+
+async def test_a_push_is_good_while_its_bytes_come_however_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node under a low limit of bytes follows its writer, too."""
+    passed_s, write = 0.0, Fetcher._write
+
+    async def slowly(self: Fetcher, *what: Any) -> None:
+        nonlocal passed_s
+        passed_s += 0.75 * PUSH_GOOD_S
+        await write(self, *what)
+
+    async with nodes_in(tmp_path) as nodes:
+        names = [f"f{number}" for number in range(4)]
+        await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
+        monkeypatch.setattr("closeranks_agent.chunks.fetch.BATCH_CHUNKS", 1)
+        monkeypatch.setattr(Fetcher, "_write", slowly)
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s)
+        monkeypatch.setattr(pushed, "time", clock)
+        assert (await nodes.push("n2", "n1")).applied == 4
+        assert passed_s > 2 * PUSH_GOOD_S
 
 
 async def test_a_push_is_good_for_as_long_as_it_makes_progress(
@@ -456,5 +506,4 @@ async def test_a_push_is_good_for_as_long_as_it_makes_progress(
         passed = count(0.0, PUSH_GOOD_S / 4)  # at each look, and after each part
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(passed))
         monkeypatch.setattr(pushed, "time", clock)
-        monkeypatch.setattr(pushing, "time", clock)
         assert (await nodes.push("n2", "n1")).applied == 5

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,6 +54,7 @@ SMALL_STEPS = 2048  # of one part, which is one sync of the filesystem: mostly t
 SMALL_BYTES = 8 * 1024 * 1024  # of one part, held in memory until they are written
 LARGE_BYTES = 16 * 1024 * 1024  # from here on several groups are under way at once
 BATCH_STEPS = 256
+PAID_BYTES = 16 * 1024  # 16 s of the lowest limit there is
 ROUNDS_MAX = 3
 SCAN_MIN_S = 10.0  # between two scans that pushes ask for
 PATIENCE_S = 5.0  # with peers that give nothing: the next push names other sources
@@ -100,7 +100,7 @@ class Pusher:
                 count.detail = f"the push is not well formed: {error}"
                 return result_of(push, count, len(push.edits))
             fetch_bytes = sum(0 if edit.after is None else entry_size(edit.after) for edit in push.edits)
-            count.goes_on(came_at, fetch_bytes)
+            count.came(came_at, fetch_bytes)
             await self._pay(count)
             await self._lists(count)
             await self._rounds(push, count)
@@ -119,10 +119,12 @@ class Pusher:
     async def _pay(self, count: Count) -> None:
         """What came along counts as moved, and against the limit."""
         size = sum(map(len, count.bodies.values()))
-        if size:
-            count.moved += size
-            if self._owner.budget is not None:
-                await self._owner.budget.take(size)
+        count.moved += size
+        if self._owner.budget is None:
+            return
+        for start in range(0, size, PAID_BYTES):  # an operator's low limit is no standstill
+            await self._owner.budget.take(min(PAID_BYTES, size - start))
+            count.goes_on()
 
     async def _lists(self, count: Count) -> None:
         """Bring the chunk lists that the edits name; those that nobody has fail their edits."""
@@ -246,6 +248,7 @@ class Pusher:
         async def keep(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
             bad = [want for want, data in parts if self._volume.algorithm.of(data) != want.digest]
             came.update({(want.key, want.index): bytes(data) for want, data in parts if want not in bad})
+            count.goes_on()
             return bad
 
         await fetcher.fetch(part.wants, keep)
@@ -336,7 +339,7 @@ class Pusher:
             bench.installer,
             bench.threads,
             note,
-            lambda _: None,
+            lambda _: count.goes_on(),
             soon=True,
         )
         at = 0
@@ -364,7 +367,7 @@ class Pusher:
                 self._bench.untidy = True  # what was staged for it may still lie there
             match result.outcome:
                 case Outcome.DONE:
-                    count.goes_on(time.monotonic())
+                    count.goes_on()
                     for key in keys:
                         count.end(key, count.done)
                 case Outcome.CHANGED:

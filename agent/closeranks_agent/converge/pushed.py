@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -34,11 +35,17 @@ class Count:
     again: bool = False  # something changed under our hands that another round may get right
     problem: Problem | None = None
     detail: str = ""
-    good_until: float = 0.0  # monotonic
+    good_until: float = math.inf  # monotonic
 
-    def goes_on(self, since: float, fetch_bytes: int = 0) -> None:
-        """It has come, or made progress: it is good for a while from then."""
-        self.good_until = max(self.good_until, since + PUSH_GOOD_S + fetch_bytes / PUSH_SLOWEST_BYTES_S)
+    def came(self, at: float, fetch_bytes: int) -> None:
+        """When, and what it has to fetch: for so long it is good."""
+        self.good_until = at + PUSH_GOOD_S + fetch_bytes / PUSH_SLOWEST_BYTES_S
+
+    def goes_on(self) -> None:
+        """It makes progress, and is good for a while from now; but what was over before that stays so."""
+        now = time.monotonic()
+        if now <= self.good_until:
+            self.good_until = max(self.good_until, now + PUSH_GOOD_S)
 
     def is_over(self) -> bool:
         return time.monotonic() > self.good_until
