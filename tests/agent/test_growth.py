@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -175,6 +176,29 @@ def test_what_is_written_behind_the_frontier_is_in_the_root(
     volume.scan()
     assert volume.root == expected_root(volume)
     assert max(grown) <= b"0\0d0"
+
+
+class Compared(bytes):
+    """A key that counts how often it is held against another one."""
+
+    count = 0
+
+    def __lt__(self, other: bytes) -> bool:
+        Compared.count += 1
+        return bytes(self) < bytes(other)
+
+
+def test_the_frontier_costs_the_same_however_many_directories_are_left() -> None:
+    """It is asked for whenever readers have answered, and a tree may have many directories that nobody can read."""
+    nothing = cast(Any, None)
+    fresh = Fresh(nothing, nothing, nothing, nothing)
+    keys = [Compared(b"d%04d" % number) for number in range(1000)]
+    random.Random(1).shuffle(keys)
+    for key in keys:
+        fresh._leave(key)
+    Compared.count = 0
+    assert fresh.frontier(Compared(b"e")) == b"d0000"
+    assert Compared.count < 10
 
 
 def test_a_scan_that_failed_leaves_no_tree_to_the_next(

@@ -79,7 +79,7 @@ class _Long:
 
 @dataclass(slots=True)
 class Fresh:
-    """For one scan. `left` are directories that the scan must compare itself, now that nothing is under way."""
+    """For one scan. `left` are directories that the scan must compare itself, when nothing is under way: a heap."""
 
     readers: Readers
     recorder: Recorder
@@ -102,7 +102,7 @@ class Fresh:
     def frontier(self, limit: bytes | None) -> bytes:
         """No path before this one will come from here any more. `limit`: nor from elsewhere before that one."""
         return min(
-            self._open.union(self.left, self._todo[:1], () if limit is None else (limit,)), default=_END
+            self._open.union(self.left[:1], self._todo[:1], () if limit is None else (limit,)), default=_END
         )
 
     @property
@@ -246,7 +246,7 @@ class Fresh:
 
     def _leave(self, key: bytes) -> None:
         """To the scan."""
-        self.left.append(key)
+        heappush(self.left, key)
         self._open.discard(key)
 
     def _glance(self, here: _Directory, answer: Any) -> None:

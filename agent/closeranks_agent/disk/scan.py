@@ -17,6 +17,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
@@ -255,7 +256,7 @@ class Scan:
                 self._pump(fresh)
                 continue
             self._recorder.flush()
-            self._left = self._at = fresh.left.pop()
+            self._left = self._at = heappop(fresh.left)
             try:
                 Walk(self._root_fd, self).run(self._left)
             except OSError as error:
