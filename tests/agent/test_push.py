@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain, count, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,6 @@ from closeranks_agent.chunks.fetch import Fetcher
 from closeranks_agent.converge import push as pushing
 from closeranks_agent.converge import pushed
 from closeranks_agent.converge.install import Installer, Result
-from closeranks_agent.converge.plan import Step
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -441,7 +440,7 @@ async def test_a_push_that_stands_still_in_the_middle_is_given_up_there(
         names = [f"f{number}" for number in range(4)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
         monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
-        looks = 3  # of each part: when its bytes come, before it is applied, and behind that
+        looks = 4  # of each part: when its bytes come, before it is applied and its step, and behind that
         stopped_s = chain(repeat(0.0, 2 * looks), repeat(PUSH_GOOD_S + 1))
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stopped_s))
         monkeypatch.setattr(pushed, "time", clock)
@@ -451,23 +450,24 @@ async def test_a_push_that_stands_still_in_the_middle_is_given_up_there(
         assert (await nodes.push("n2", "n1")).applied == 2
 
 
+@pytest.mark.parametrize("steps", [1, 4])
 async def test_a_push_that_stood_still_within_a_step_is_over_behind_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    """What the step brought about is no progress that makes the rest good again."""
-    stood_s, apply = 0.0, Installer.apply
+    """What the step brought about is no progress that makes the rest good again, in its batch or behind it."""
+    stood_s, attempt = 0.0, Installer._attempt
 
-    def stopping(self: Installer, steps: Sequence[Step]) -> list[Result]:
+    def stopping(self: Installer, work: Any) -> Result:
         nonlocal stood_s
-        results = apply(self, steps)
+        result = attempt(self, work)
         stood_s = 2 * PUSH_GOOD_S
-        return results
+        return result
 
     async with nodes_in(tmp_path) as nodes:
         names = [f"f{number}" for number in range(4)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
-        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
-        monkeypatch.setattr(Installer, "apply", stopping)
+        monkeypatch.setattr(pushing, "SMALL_STEPS", steps)
+        monkeypatch.setattr(Installer, "_attempt", stopping)
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + stood_s)
         monkeypatch.setattr(pushed, "time", clock)
         result = await nodes.push("n2", "n1")

@@ -77,7 +77,7 @@ class Installer:
 
     Pushes keep no list of what was written (`written` None: nobody proves them by reading again) and give
     `open_incidents`: they may let the trash make room by dropping what pushes put there before. They are good for a
-    while only: `is_over` is asked before each batch.
+    while only: `is_over` is asked before each batch, and before each step of it.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Installer:
         works = self._admit([work for work in map(self._check, steps) if work is not None])
         arrived: list[tuple[str, Discard]] = []
         for work in works:
-            result = self._attempt(work)
+            result = Result(work.step, Outcome.OVER) if self.is_over() else self._attempt(work)
             self._results.append(result)
             if result.trashed:
                 assert work.discard is not None
