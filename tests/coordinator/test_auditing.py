@@ -11,6 +11,7 @@ import pytest
 from closeranks_coordinator.core import recurrence
 from closeranks_coordinator.core.auditing import UNPROVEN_MAX
 from closeranks_coordinator.core.model import ReleaseAsked, ResyncAsked
+from closeranks_coordinator.web.report import as_markdown
 from closeranks_proto import messages as wire
 from closeranks_proto.audits import seeded_digest
 from closeranks_proto.content import ChunkList, encode_chunk_list
@@ -289,6 +290,9 @@ def test_a_liar_that_is_wrong_now_and_then_is_told_of_each_time_and_in_the_end_w
     assert (told.node, told.volume, told.recurrences, told.state) == ("node-02", "photos", 1, "open")
     assert [first.id in one.text for one in told.timeline if one.event == "recurrence"] == [True]
     assert any(told.id in one.text for one in second.timeline)
+    report = as_markdown(told, "xxh3-128", world.now().wall_ms)
+    assert "node-02 fails audits again and again" in report
+    assert "epair" not in report, "nothing was repaired"
     assert (second.state, world.state("node-02")) == ("closed", "in_rank"), "once is no habit"
     fail_and_prove(world)
     third = world.incidents("audit")[-1]

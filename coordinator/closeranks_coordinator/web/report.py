@@ -37,6 +37,7 @@ TITLES = {
     "duplicate_node": "Two agents call themselves {node}",
     "audit": "{node} reports what its disk does not have",
 }
+UNSTEADY = "{node} fails audits again and again"  # a recurrence of which nothing was repaired
 EVENT_WORDS = {"resync_started": "resync started"}
 CHANGES = {
     "modified": ("changed", "differs from the truth"),
@@ -54,6 +55,7 @@ _EVIDENCE = (
     ("lasted", "Lasted when named"),
     ("winner", "Whose change came first"),
     ("repaired_in", "First put right in incident"),
+    ("failed_in", "Last failed, and proven since, in incident"),
     ("release", "Release"),
     ("truth_root", "Root of the truth"),
     ("node_root", "Root of the node"),
@@ -167,7 +169,7 @@ def as_markdown(incident: IncidentView, digest: str, wall_ms: int) -> str:
 
 def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
     """What the report says. `digest` is the fleet's algorithm, `wall_ms` the moment of the telling."""
-    title = TITLES.get(incident.kind, incident.kind).format(
+    title = (UNSTEADY if _is_unsteady(incident) else TITLES.get(incident.kind, incident.kind)).format(
         node=incident.node or "a node", volume=incident.volume or "a volume"
     )
     return Told(
@@ -205,6 +207,10 @@ def _lasted(incident: IncidentView, wall_ms: int) -> str:
     return words.human_duration(end - began)
 
 
+def _is_unsteady(incident: IncidentView) -> bool:
+    return "failed_in" in incident.evidence
+
+
 def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
     found = [Fact("Node", incident.node or "none: nobody is accused", incident.node is not None)]
     if incident.volume is not None:
@@ -216,7 +222,8 @@ def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
     if incident.path_count:
         found.append(Fact("Paths", f"{incident.path_count:,}"))
     if incident.recurrences:
-        found.append(Fact("Came back after repair", words.times(incident.recurrences)))
+        what = "Failed again after a proof" if _is_unsteady(incident) else "Came back after repair"
+        found.append(Fact(what, words.times(incident.recurrences)))
     found += [Fact("Written by", printable(writer)) for writer in incident.writers]
     found.append(Fact("Moved", words.human_bytes(incident.bytes_moved)))
     found.append(Fact("Set aside", words.plural(incident.files_trashed, "file")))
