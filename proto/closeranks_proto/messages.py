@@ -40,6 +40,7 @@ from .parts import (
 )
 
 __all__ = [
+    "MADE_ANEW",
     "PROTOCOL",
     "PUT_BACK",
     "Ack",
@@ -102,7 +103,10 @@ __all__ = [
 ]
 
 PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits
-PUT_BACK = "put_back"  # why a root is announced: the machine was put back to an earlier state, with its agent
+# Why a root is announced: what the agent knew of the volume is gone, so nothing says that its directory is the one that
+# it was. The other: the machine was put back to an earlier state, with its agent.
+MADE_ANEW = "made_anew"
+PUT_BACK = "put_back"
 
 Mode = Literal["divergence", "lag", "join", "manual"]
 
@@ -150,7 +154,7 @@ class Announce(Message, frozen=True, tag=3):
     volume: Text
     seq: Whole
     root: bytes
-    cause: Text  # also PUT_BACK
+    cause: Text  # also MADE_ANEW, PUT_BACK
     observed_age_ms: Whole
     hands: Many[Hand] = ()
 

@@ -22,7 +22,7 @@ from closeranks_agent.disk.volume import Change, Record, StateUnavailable, StatS
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import MissingObject, UserError
-from closeranks_proto.messages import PUT_BACK, Announce, Commit
+from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit
 
 MakeVolume = Callable[..., Volume]
 Expected = Callable[[Volume], bytes]
@@ -75,9 +75,25 @@ def test_the_first_scan_is_one_announcement(tree_dir: Path, make_volume: MakeVol
     volume.scan()
     (only,) = volume.pending(0, 9)
     assert isinstance(only, Announce)
-    assert (only.seq, only.root, only.cause) == (1, volume.root, "scan")
+    assert (only.seq, only.root, only.cause) == (1, volume.root, MADE_ANEW)
     assert volume.base_root is None
     assert volume.follows(0, None)
+
+
+def test_an_index_that_was_set_aside_as_damaged_tells_what_its_tree_says(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    """The tree is the one that it was: what it holds is this node's word, as before."""
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    volume.close()
+    volume.index_path.write_bytes(b"no database" * 1000)
+    again = make_volume()
+    again.scan()
+    (only,) = again.pending(0, 9)
+    assert isinstance(only, Announce)
+    assert only.cause == "scan"
 
 
 def test_an_acknowledged_journal_is_empty_and_starts_at_the_present_root(volume: Volume) -> None:

@@ -139,6 +139,42 @@ def test_a_machine_that_is_put_back_to_an_image_brings_no_old_version_back(
     _nobody_is_blamed(fleet)
 
 
+@pytest.mark.parametrize("what", ["older", "empty"])
+def test_a_writers_tree_that_was_replaced_brings_no_old_version_and_deletes_nothing(
+    make_fleet: MakeFleet, tmp_path: Path, what: str
+) -> None:
+    """By the agent's own advice: stop it, remove the volume's index, start it again. Nobody has written anything."""
+    fleet = _started(make_fleet, 3, "node-01", guards={"enabled": False})
+    machine, changed = fleet[0], Path("dir-1", "file-001.bin")
+    if what == "older":
+        shutil.copytree(
+            machine.path(), tmp_path / "older", symlinks=True, ignore=shutil.ignore_patterns(".closeranks")
+        )
+    else:
+        (tmp_path / "older").mkdir()
+    (machine.path() / changed).write_bytes(b"newest")
+    (machine.path() / "large.bin").unlink()
+    (machine.path() / "new.bin").write_bytes(b"came later")
+    fleet.wait_equal(fleet[1])
+    machine.daemon.stop()
+    machine.path().rename(tmp_path / "away")
+    shutil.copytree(tmp_path / "older", machine.path(), symlinks=True)
+    machine.start()
+    fleet.wait_state(machine, "unreachable")
+    told = fleet.api.node(machine.name)["volumes"][0]["problem"]
+    index = machine.state_dir / "volume-photos.sqlite"
+    assert str(index) in told["message"]
+    machine.daemon.stop()
+    index.unlink()
+    machine.start()
+    fleet.wait_equal(fleet[1], timeout_s=60)
+    for node in fleet.nodes.values():
+        assert (node.path() / changed).read_bytes() == b"newest"
+        assert (node.path() / "new.bin").read_bytes() == b"came later"
+        assert not (node.path() / "large.bin").exists()
+    _nobody_is_blamed(fleet)
+
+
 def test_a_replicas_own_change_is_divergence_and_is_undone(make_fleet: MakeFleet) -> None:
     fleet = _started(make_fleet, 3)
     replica = fleet[2]

@@ -20,7 +20,7 @@ from typing import Final
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import JOURNAL_MAX_BYTES, MIB, SNAPSHOT_EDITS
-from closeranks_proto.messages import Edit, Hand, VolumeSettings
+from closeranks_proto.messages import MADE_ANEW, Edit, Hand, VolumeSettings
 from closeranks_proto.tree import Edited, Summary, Tree
 
 from .attributed import HandOf, attribute
@@ -201,7 +201,13 @@ class History:
         self.index.database.gather(False)  # the next transaction, which will be a small one, empties it
 
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
-        """The root of all rows, announced where it is another than before or `force` says so."""
+        """The root of all rows, announced where it is another than before or `force` says so.
+
+        The first root of an index that somebody removed tells so: who made the volume's directory anew, by our own
+        advice, has written nothing. With nobody who was told of another root before, it means nothing.
+        """
+        if self.root is None and self.index.meta("made_anew"):
+            cause = MADE_ANEW
         edited = self._built()
         self.objects.add(edited.pages)
         with self.index.database.lock:
@@ -210,6 +216,7 @@ class History:
                     self.journal.announce(edited.root, cause, seen_mono, hands=hands)
                     self._set_root(edited.root)
                 self.index.set_meta("unfinished", False)
+                self.index.set_meta("made_anew", False)
             self.root, self.summary = edited.root, edited.summary
             self.unfinished = False
         self.rest()
@@ -320,7 +327,11 @@ def _open_index(path: Path, damaged: bool) -> Index:
     """The index at `path`; a damaged one is set aside, for all it holds can be read from the volume."""
     try:
         if not damaged:
-            return Index(path)
+            index = Index(path)
+            if index.meta("made_under") is None:  # there was none
+                with index.database.transaction():
+                    index.set_meta("made_anew", True)
+            return index
     except Damaged as error:
         log.error("%s; it is set aside and the volume is read anew", error)
     aside = path.with_name(f"{path.name}.damaged")  # one is enough for whoever wants to look

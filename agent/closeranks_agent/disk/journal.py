@@ -22,7 +22,7 @@ from closeranks_proto.limits import (
     JOURNAL_MAX_BYTES,
     MIB,
 )
-from closeranks_proto.messages import PUT_BACK, Announce, Commit, Edit, Hand
+from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Edit, Hand
 
 from .attributed import Attributed, Tally
 from .database import Database
@@ -138,11 +138,12 @@ class Journal:
         """One announcement in place of everything; numbered above whatever was ever numbered.
 
         `hands` are those of what no commit told yet; they join those of the commits that give way. That this machine
-        was put back is told until somebody has heard it.
+        was put back, or knows nothing of what it told before, is told until somebody has heard it.
         """
         told = self._told_hands(hands)
-        if self._database.row("SELECT 1 FROM journal WHERE cause = ?", (PUT_BACK,)) is not None:
-            cause = PUT_BACK
+        for untold in (MADE_ANEW, PUT_BACK):
+            if self._database.row("SELECT 1 FROM journal WHERE cause = ?", (untold,)) is not None:
+                cause = untold
         self._fresh, self._written = {}, []
         self._database.execute("DELETE FROM journal")
         self.last_seq = max(self.last_seq, after_seq)

@@ -73,7 +73,9 @@ def root_stored(world: World, event: RootStored) -> None:
     if before == event.root:
         return
     stored.root = event.root
-    another = teller not in ("", node.record.agent_id)
+    another = before is not None and (
+        teller not in ("", node.record.agent_id) or event.cause == wire.MADE_ANEW
+    )
     if another or event.cause == wire.PUT_BACK:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
@@ -96,9 +98,10 @@ def root_stored(world: World, event: RootStored) -> None:
 def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
     """A machine that was built anew joins, and has deleted nothing.
 
-    It is told by the first root that another agent tells than told the one before. That somebody dialled with this
-    name in between says nothing: whoever goes on from its own root has its changes. Only where it lacks more than
-    half of the truth: who lost nothing but its agent's state may have changes of its own, which must not be set aside.
+    It is told by the first root that another agent tells than told the one before, or the same one when its index is
+    new. That somebody dialled with this name in between says nothing: whoever goes on from its own root has its
+    changes. Only where it lacks more than half of the truth: who lost nothing but its agent's state may have changes of
+    its own, which must not be set aside.
     A machine that was put back to an earlier state with its agent knows of none: all that it has is of then.
     """
     volume = world.volumes[event.volume]
@@ -113,7 +116,7 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
         return
     stored.held, stored.withheld = None, ()
     node.views[event.volume] = View(seen=node.view(event.volume).seen)
-    what = "another agent has come with most of the tree gone"
+    what = "what its agent knew is gone, and most of the tree"
     if event.cause == wire.PUT_BACK:
         what = "its machine was put back to an earlier state"
     fencing.drop_recovery(world, node, what)  # of one who was late

@@ -188,7 +188,7 @@ def _why(node: Node, volume: str, book: Book) -> str:
     watch_kind = "" if status is None else status.watch
     if book.cause == "scrub":
         return "found by a scrub: other bytes under the same size, times and inode; no program is known to have written"
-    if book.cause == "scan" or watch_kind == "rescan":
+    if book.cause in ("scan", wire.MADE_ANEW, wire.PUT_BACK) or watch_kind == "rescan":
         return "found by a scan, which does not tell who writes"
     if watch_kind == "inotify":
         return "inotify does not tell who writes"
