@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -25,7 +26,11 @@ def main() -> int:
         settings = read_settings(dict(os.environ))
         if "--stop" in sys.argv[1:]:
             ended = stage.stop_kept(settings.base)
-            screen.plain(f"{ended} kept fleet{'' if ended == 1 else 's'} stopped and removed")
+            screen.plain(
+                f"{ended} kept fleet{'' if ended == 1 else 's'} below {settings.base} stopped and removed"
+            )
+            if not ended:
+                screen.plain("one that was started with DEMO_DIR is ended with the same DEMO_DIR")
             return 0
         run = stage.new_run(settings)
         screen.title("closeranks: sixteen servers hold the same files; one breaks ranks")
@@ -111,8 +116,9 @@ def _leave(fleet: Fleet, keep: bool, screen: Screen) -> None:
         screen.plain(
             f"the fleet keeps running: {fleet.api.url}/api/v1/fleet; its trees are in {fleet.base}/nodes"
         )
+        place = f"DEMO_DIR={shlex.quote(str(fleet.base.parent))} " if "DEMO_DIR" in os.environ else ""
         screen.plain(
-            f"ask it: CLOSERANKS_URL={fleet.api.url} .venv/bin/closeranks status; end it: make demo-stop"
+            f"ask it: CLOSERANKS_URL={fleet.api.url} .venv/bin/closeranks status; end it: {place}make demo-stop"
         )
         return
     fleet.kill()

@@ -99,6 +99,14 @@ def test_faster_and_slower_now(api: Fake, words: list[str], body: dict[str, Any]
     assert api.requests[-1].body == body
 
 
+def test_a_speed_says_how_it_is_taken_back_from_the_same_node(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["POST /api/v1/speed"] = speed(40_000_000, 10_000_000)
+    assert main(["speed", "--node", "n1", "--bytes-per-second", "1M"]) == 0
+    assert "(closeranks speed --node n1 --bytes-per-second auto)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words", [["--bytes-per-second", "fast"], ["--bytes-per-second", "-1"], ["--faster"]]
 )

@@ -89,6 +89,14 @@ def test_an_order_is_not_taken_for_what_nodes_told_before_it(
     assert "paused" in lines[3]
 
 
+def test_a_limit_says_how_it_is_taken_back_from_the_same_node(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["POST /api/v1/scrub"] = view(tour())
+    assert main(["scrub", "n1", "--bytes-per-second", "5M"]) == 0
+    assert "(closeranks scrub n1 --bytes-per-second auto)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["--bytes-per-second", "fast"], ["--faster"], ["n1", "--slower"]])
 def test_what_can_not_be_exits_2(api: Fake, words: list[str]) -> None:
     api.routes["GET /api/v1/scrub"] = view(tour(bytes_s=None), None)

@@ -77,6 +77,8 @@ AWAY = clifake.node("n1", "unreachable", connected=False)
         ("coverage", clifake.fleet([N1], coverage=model.CoverageView(13, 16)), "Compared 13 of 16"),
         ("no truth", clifake.fleet([N1], [clifake.volume(truth_root=None)]), "NO TRUTH YET"),
         ("no pin", clifake.fleet([N1], [clifake.volume(truth_root=None, policy="baseline")]), "baseline pin photos"),
+        ("no pin any more", clifake.fleet([N1], [clifake.volume(truth_root=None, policy="baseline", undetermined=7)]),
+         "NO TRUTH YET"),
         ("a full disk", clifake.fleet([N1], in_rank=False, problem="no room"), "what it knew before: no room"),
         ("its own word", clifake.fleet([N1], in_rank=False), "NOT PROVEN"),
     ],

@@ -68,7 +68,8 @@ def test_a_file_that_can_not_be_read_is_named_and_is_no_deletion(
 def test_the_agents_state_that_can_not_be_written_is_a_problem_by_name(
     make_fleet: MakeFleet, load_shim: Callable[..., Shim], calls: Calls
 ) -> None:
-    fleet = make_fleet(nodes=3)
+    # How fast the disk fills is not asked: other tests write to it too.
+    fleet = make_fleet(nodes=3, volumes=[VolumeSpec(guards={"disk_full_in_s": 0})])
     node = fleet[1]
     shim = load_shim(node.daemon)
     fleet.start()

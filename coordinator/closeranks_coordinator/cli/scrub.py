@@ -59,7 +59,7 @@ def scrub(args: argparse.Namespace, screen: Screen) -> int:
     if args.node is not None and all(one.node != args.node for one in view.nodes):
         api.get(f"/api/v1/nodes/{segment(args.node)}")  # the coordinator says that there is none
     if body is not None:
-        screen.line(f"{args.node or 'all nodes'}: {_done(body)}", GOOD)
+        screen.line(f"{args.node or 'all nodes'}: {_done(body, args.node)}", GOOD)
         screen.line("what the nodes told last, before that:", CARE)
     _print(screen, api, [one for one in view.nodes if args.node in (None, one.node)])
     return OK
@@ -98,7 +98,7 @@ def _scaled(view: ScrubView, args: argparse.Namespace) -> int:
     return max(LEAST_BYTES_S, min(MOST_BYTES_S, wanted))
 
 
-def _done(body: dict[str, Any]) -> str:
+def _done(body: dict[str, Any], node: str | None) -> str:
     if body.get("now"):
         return "a tour begins, or goes on"
     if "paused" in body:
@@ -109,7 +109,8 @@ def _done(body: dict[str, Any]) -> str:
         return "no limit, until you say otherwise"
     if body.get("auto"):
         return "as the configuration says"
-    return f"{size(body['bytes_s'])}/s, until you say otherwise (closeranks scrub --bytes-per-second auto)"
+    undo = f"closeranks scrub {'' if node is None else f'{node} '}--bytes-per-second auto"
+    return f"{size(body['bytes_s'])}/s, until you say otherwise ({undo})"
 
 
 def _print(screen: Screen, api: Api, nodes: list[ScrubNodeView]) -> None:

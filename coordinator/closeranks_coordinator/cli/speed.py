@@ -111,7 +111,8 @@ def _done(node: str | None, body: dict[str, Any]) -> str:
         return f"{whose}: no limit, until you say otherwise"
     if body["bytes_s"] is None:
         return f"{whose}: as the configuration says"
-    return f"{whose}: {size(body['bytes_s'])}/s, until you say otherwise (closeranks speed --bytes-per-second auto)"
+    undo = f"closeranks speed {'' if node is None else f'--node {node} '}--bytes-per-second auto"
+    return f"{whose}: {size(body['bytes_s'])}/s, until you say otherwise ({undo})"
 
 
 def _print(screen: Screen, view: SpeedView, node: str | None) -> None:

@@ -249,7 +249,8 @@ def progress_text(progress: dict[str, int | str]) -> str:
 
 def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     for volume in fleet.volumes:
-        if volume.undetermined:
+        unpinned = volume.policy == "baseline" and volume.truth_root is None  # there nobody votes
+        if volume.undetermined and not unpinned:
             own = [i for i in incidents if i.volume == volume.name and i.kind == "undetermined"]
             since = f" for {age(own[0].opened_at, now)}" if own else ""
             screen.line()
