@@ -26,10 +26,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def make_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[MakeFleet]:
-    """`make_fleet(nodes=4, ...)`: a Fleet under tmp_path, ended and checked afterwards."""
+    """`make_fleet(nodes=4, ...)`: a Fleet under tmp_path, ended and checked afterwards.
+
+    How fast its disk fills is not asked, unless the test says what its guards are: other tests fill it too.
+    """
     made: list[Fleet] = []
 
     def make(**settings: Any) -> Fleet:
+        settings.setdefault("guards", {"disk_full_in_s": 0})
         fleet = Fleet(tmp_path / f"fleet-{len(made)}", **settings)
         made.append(fleet)
         return fleet

@@ -169,7 +169,8 @@ def test_a_runaway_writer_is_held_before_a_replica_has_any_of_it(make_fleet: Mak
 @needs_root
 def test_a_disk_that_fills_holds_its_writer(make_fleet: MakeFleet) -> None:
     """The writes fall outside the volume, but on its disk."""
-    fleet = make_fleet(nodes=3, volumes=[replicated("node-01", on_divergence="alert")])
+    asked = {"disk_full_in_s": 600.0}
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01", on_divergence="alert", guards=asked)])
     node = fleet[0]
     with Tmpfs(node.base / "disk", 600 * MIB) as disk:
         node.paths["photos"] = disk.path / "photos"

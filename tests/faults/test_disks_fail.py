@@ -68,8 +68,7 @@ def test_a_file_that_can_not_be_read_is_named_and_is_no_deletion(
 def test_the_agents_state_that_can_not_be_written_is_a_problem_by_name(
     make_fleet: MakeFleet, load_shim: Callable[..., Shim], calls: Calls
 ) -> None:
-    # How fast the disk fills is not asked: other tests write to it too.
-    fleet = make_fleet(nodes=3, volumes=[VolumeSpec(guards={"disk_full_in_s": 0})])
+    fleet = make_fleet(nodes=3)
     node = fleet[1]
     shim = load_shim(node.daemon)
     fleet.start()
@@ -204,7 +203,7 @@ def test_a_coordinator_that_can_store_no_trees_says_so_and_goes_on_when_there_is
     make_fleet: MakeFleet,
 ) -> None:
     """Its disk holds hardly more than the room set aside: single records still get through, writers' trees do not."""
-    fleet = make_fleet(nodes=3, volumes=[replicated("node-01", guards={"disk_full_in_s": 0})])
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01")])
     with Tmpfs(fleet.state_dir, 16 << 20) as disk:
         fleet.start()
         fleet.wait_in_rank()
