@@ -127,9 +127,8 @@ class Answer:
     async def _receive(self) -> bool:
         """Whether something came; False at the end of a body that ends so."""
         came = await self._loop.sock_recv(self._sock, ASIDE_BYTES)
-        await asyncio.sleep(
-            0
-        )  # what is there already is given at once: tiny frames without end would stop all else
+        # What is there already is given at once: tiny frames without end would stop all else.
+        await asyncio.sleep(0)
         if not came:
             return bool(self._hung_up())
         self._came, self._at = self._came[self._at :] + came, 0

@@ -86,9 +86,7 @@ class Fresh:
     findings: Findings
     links: Links
     left: list[bytes] = field(default_factory=list)
-    _todo: list[bytes] = field(
-        default_factory=list
-    )  # directories: a heap, for they are read in the order of keys
+    _todo: list[bytes] = field(default_factory=list)  # directories: a heap, read in the order of keys
     _open: set[bytes] = field(default_factory=set)  # directories that were asked for and are not finished
     _questions: deque[Question] = field(default_factory=deque)  # of files and ranges; these come first
     _each: float = 1.0  # files that a directory has, lately

@@ -331,18 +331,17 @@ class Index:
     def _write_packs(self, packs: Iterable[FreshPack]) -> None:
         """Insert them; one that something is known of already, written while it was read, becomes rows."""
         for place, last, blob in packs:
-            pack = _Pack(last, blob)
-            names = self._open(pack, names_of)
+            names = names_of(blob)
             known = self.database.rows(
                 "SELECT name FROM entries WHERE dir = ? AND name BETWEEN ? AND ?", (place, names[0], last)
             )
             other = self._pack(place, names[0], ">=")
-            beside = other is None or self._open(other, names_of)[0] > last
-            if beside and (not known or {row[0] for row in known}.isdisjoint(names)):
+            apart = other is None or self._open(other, names_of)[0] > last
+            if apart and (not known or {row[0] for row in known}.isdisjoint(names)):
                 self.database.execute("INSERT INTO packs VALUES (?, ?, ?)", (place, last, blob))
                 continue
             self._take_apart({(place, name) for name in names})
-            self.database.execute_many(_INSERT, [(place, *row, None) for row in self._open(pack, rows_of)])
+            self.database.execute_many(_INSERT, [(place, *row, None) for row in rows_of(blob)])
 
     def _take_apart(self, places: Set[tuple[bytes, bytes]]) -> None:
         """Make rows of each pack that one of these paths stands in, but of these paths themselves: they are written."""

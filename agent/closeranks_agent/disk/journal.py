@@ -141,9 +141,9 @@ class Journal:
         was put back, or knows nothing of what it told before, is told until somebody has heard it.
         """
         told = self._told_hands(hands)
-        for untold in (MADE_ANEW, PUT_BACK):
-            if self._database.row("SELECT 1 FROM journal WHERE cause = ?", (untold,)) is not None:
-                cause = untold
+        untold = self._database.row("SELECT cause FROM journal WHERE cause IN (?, ?)", (MADE_ANEW, PUT_BACK))
+        if untold is not None:
+            cause = cast(str, untold[0])
         self._fresh, self._written = {}, []
         self._database.execute("DELETE FROM journal")
         self.last_seq = max(self.last_seq, after_seq)

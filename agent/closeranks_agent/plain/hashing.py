@@ -79,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
             code = IMPOSSIBLE
             continue
         found.seconds = round(time.monotonic() - began, 3)
-        if manifest is None or not is_standard_output(
-            manifest
-        ):  # else it would be one of the manifest's lines
+        # Where the manifest goes to standard output, this would be one of its lines.
+        if manifest is None or not is_standard_output(manifest):
             _print(found, args.json)
         _complain(found, args.json)
         if found.left_out_count and code == DONE:

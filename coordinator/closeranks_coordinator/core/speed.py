@@ -169,12 +169,11 @@ def view(world: World) -> SpeedView:
     force, by_rule = _in_force(world), scheduled(world.config.speed, world.now.wall_ms)
     fetching = [node.name for node in world.nodes.values() if _fetches(world, node)]
     shown: list[dict[str, str | int | None]] = []
+    # An order for all does not touch what is set for each.
+    ruled = force if force.node is None else by_rule
     for node in world.nodes.values():
         is_one = node.name in fetching
         take, give = _limits(world, node, force, len(fetching), is_one)
-        ruled = (
-            force if force.node is None else by_rule
-        )  # an order for all does not touch what is set for each
         why = BY_HAND if node.name in world.speed.nodes else ruled.why
         if force.fleet is not None and take is not None and take != give:
             why = f"its share of the fleet's {rate_words(force.fleet)} ({force.why})"
