@@ -18,7 +18,7 @@ INVARIANTS: dict[str, str] = {
     "last_copy": "nothing that we do removes the last copy of a content from the fleet",
     "few_fenced": "no more than max_quarantined are fenced by the coordinator itself, and a quorum is always left",
     "fenced_for_a_reason": "whoever is fenced by the coordinator itself has an open incident that accuses it",
-    "token_grows": "a fence token never goes back, on the coordinator or on a node, over any restart",
+    "token_grows": "a fence token never goes back, on the coordinator or on a node, over any restart; nor a fence",
     "released_clean": "nobody is released by itself with what the truth never had, or where nobody can judge it",
     "acknowledged_survives": "a commit that was acknowledged is stored after any crash, with every object beneath it",
     "journal_replays": "replaying a journal gives the state that it was written from, on both sides",

@@ -37,6 +37,7 @@ def test_a_seed_of_whole_programs_breaks_no_promise(seed: int) -> None:
         ("store: nothing waits for the disk any more", "acknowledged_survives"),
         ("session: a step is acknowledged before it is stored", "acknowledged_survives"),
         ("index: nothing waits for the disk any more", "number_once"),
+        ("state: a token is kept in memory alone", "token_grows"),
     ],
 )
 def test_a_power_cut_finds_what_was_promised_too_early(planted: str, invariant: str) -> None:

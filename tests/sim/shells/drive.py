@@ -90,7 +90,6 @@ class Drive:
         self.names_only = False  # only changes of names count for the cut
         self.fails: int | None = None  # errno
         self.share = 0.0  # of the calls that fail
-        self.failed = 0
         self._steps: list[Step] = []
         self._dirty: dict[int, Dirty] = {}  # by inode
         self.images: dict[str, Image] = {}
@@ -119,7 +118,6 @@ class Drive:
         """The errno that this call fails with, if it does."""
         if self.fails is None or self.rng.random() >= self.share:
             return None
-        self.failed += 1
         return self.fails
 
     def check(self, *unless: int, name: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import os
 import random
 from pathlib import Path
@@ -16,9 +17,11 @@ from closeranks_agent.config import load_agent_config
 from closeranks_agent.disk.private import PRIVATE_NAME
 from closeranks_agent.main import _check_volumes
 from closeranks_agent.runtime import Agent
-from closeranks_agent.state import AgentState
+from closeranks_agent.state import AgentState, OwedHook
 from closeranks_agent.web import build_app
+from closeranks_proto.messages import FenceState
 
+from ..invariants import hold
 from .drive import Drive
 from .loop import PROCESS, Loop, Process
 
@@ -55,7 +58,10 @@ class Host:
         self.agent: Agent | None = None
         self.state: AgentState | None = None
         self.work: asyncio.Task[None] | None = None
-        self.tokens = 0
+        self.kept_token = 0  # the highest that its state directory has taken
+        self.kept_fence: list[FenceState | None] = [
+            None
+        ]  # what it may hold: more than one where a write was cut off
         self.owed: set[bytes] = set()  # written here by others, and by nobody but closeranks taken away
         world.loop.network.hosts[name] = self.address
         (self.base / "agent.toml").write_text(
@@ -77,6 +83,8 @@ class Host:
         config = load_agent_config(self.base / "agent.toml", environ={})
         _check_volumes(config)
         self.state = AgentState(Path(config.state_dir))
+        self.world.checked(self._check_state, self.state)
+        self._watch_state(self.state)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False, connector=Connector()) as http:
             self.agent = Agent(config, self.state, http)
@@ -85,6 +93,32 @@ class Host:
             await web.TCPSite(runner, self.address, 7342).start()
             self.agent.address = f"{self.address}:7342"
             await self.agent.run()
+
+    def _check_state(self, state: AgentState) -> None:
+        """Right after a start, before anybody could tell it again."""
+        token, fence = state.highest_token, state.fence
+        hold(
+            "token_grows",
+            token >= self.kept_token,
+            f"{self.name} goes on from {token}, it had kept {self.kept_token}",
+        )
+        hold(
+            "token_grows", fence in self.kept_fence, f"{self.name} starts with {fence}, not {self.kept_fence}"
+        )
+        self.kept_fence = [fence]
+
+    def _watch_state(self, state: AgentState) -> None:
+        """Write down what it has promised to keep: what was asked of it, once that has returned."""
+        keeps = state.set_fence
+
+        @functools.wraps(keeps)
+        def set_fence(fence: FenceState | None, owed: OwedHook | None = None) -> None:
+            self.kept_fence.append(fence)
+            keeps(fence, owed)
+            self.kept_fence = [fence]
+            self.kept_token = max(self.kept_token, state.highest_token)
+
+        state.set_fence = set_fence  # type: ignore[method-assign]
 
     def kill(self) -> None:
         """It is killed where it is; the kernel closes its files and connections, and writes what it was given."""
@@ -105,9 +139,6 @@ class Host:
         if self.state is not None:
             self.state.close()
         self.world.taps.close(self.name)
-        if self.drive.failed:
-            self.tokens = 0  # the highest may be one that the disk refused to take
-        self.drive.failed = 0
         self.agent = self.state = None
 
     @property

@@ -100,6 +100,7 @@ async def _play(world: World, chosen: frozenset[str], broken: list[BaseException
     for host in world.hosts.values():
         host.start()
     await _until(world, broken, 60.0)
+    hold("no_fault_of_our_own", world.steps, "the core takes its steps where nobody looks")
     world.note("all are in rank")
     end = loop.now + rng.choice((20.0, 40.0))
     while loop.now < end:

@@ -22,12 +22,16 @@ from aiohttp import web
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core.model import (
     AllowAsked,
+    Event,
+    Now,
     Refusal,
     RejectAsked,
     ReleaseAsked,
     ResyncAsked,
     Send,
+    Step,
 )
+from closeranks_coordinator.core.stepping import Stepping
 from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.storage.sqlite import open_store
 
@@ -96,6 +100,7 @@ class World:
         self.work: asyncio.Task[None] | None = None
         self.coordinator: Coordinator | None = None
         self.token = 0
+        self.steps = 0  # of the core that were looked at
         self.number = 0
         self.meant: dict[str, bytes | None] = {name: name.encode() * 40 for name in FILES}  # by the site
         self.unclear_since: float | None = None
@@ -141,29 +146,41 @@ class World:
         self.fenced = {name: node.record.fence.token for name, node in nodes.items() if node.record.fence}
         token = self.coordinator.fleet._world.counters.token
         hold("token_grows", token >= self.token, f"tokens go on from {token}, {self.token} was given")
-        step = self.coordinator.fleet.step
-
-        @functools.wraps(step)
-        def watched(now: Any, event: Any) -> Any:
-            made = step(now, event)
-            for effect in made.effects:
-                if isinstance(effect, Send):
-                    self._hash.update(
-                        f"{self.loop.now:.6f} {effect.node} {type(effect.message).__name__}\n".encode()
-                    )
-            try:
-                self.after_step(event)
-            except Violation as error:
-                self.violations.append(error)
-            return made
-
-        self.coordinator.fleet.step = watched  # type: ignore[method-assign]
+        self._watch_steps(self.coordinator)
         app = web.Application()
         app.add_routes(self.coordinator.sessions.routes())
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         await web.TCPSite(runner, *COORDINATOR).start()
         await self.coordinator.run()
+
+    def _watch_steps(self, coordinator: Coordinator) -> None:
+        """Look at the core where a step of it is whole, as the shell takes it: in parts."""
+        begin = coordinator.fleet.begin
+
+        @functools.wraps(begin)
+        def watched(now: Now, event: Event) -> Stepping:
+            stepping = begin(now, event)
+            end = stepping.end
+
+            def ended(now: Now) -> Step:
+                made = end(now)
+                self._stepped(event, made)
+                return made
+
+            stepping.end = ended  # type: ignore[method-assign]
+            return stepping
+
+        coordinator.fleet.begin = watched  # type: ignore[method-assign]
+
+    def _stepped(self, event: Event, made: Step) -> None:
+        self.steps += 1
+        for effect in made.effects:
+            if isinstance(effect, Send):
+                self._hash.update(
+                    f"{self.loop.now:.6f} {effect.node} {type(effect.message).__name__}\n".encode()
+                )
+        self.checked(self.after_step, event)
 
     def kill_coordinator(self) -> None:
         if self.process is not None and not self.process.dead and self.coordinator is not None:
@@ -221,7 +238,7 @@ class World:
         assert self.coordinator is not None, "it runs"
         return self.coordinator.fleet._world
 
-    def after_step(self, event: Any) -> None:
+    def after_step(self, event: Event) -> None:
         core = self.core
         fenced = {name: node.record.fence.token for name, node in core.nodes.items() if node.record.fence}
         by_itself = not isinstance(event, ResyncAsked | RejectAsked) and any(
@@ -233,10 +250,6 @@ class World:
         for incident in core.incidents.values():
             wrong = incident.kind in ACCUSING and incident.node in self.writers
             hold("no_false_accusation", not wrong, f"the writer {incident.node} is accused")
-        for host in self.hosts.values():
-            if host.state is not None:
-                hold("token_grows", host.state.highest_token >= host.tokens, f"{host.name} forgot a token")
-                host.tokens = host.state.highest_token
 
     def check_disks(self) -> None:
         """What somebody wrote and only closeranks replaced or removed is still there: in the tree or the trash."""
