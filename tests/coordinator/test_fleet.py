@@ -622,6 +622,42 @@ def test_a_late_node_that_gets_an_earlier_truth_is_still_late() -> None:
     world.until(lambda: world.incidents(kind="regression"))
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("came", "kind"), [("between", None), ("after", None), ("before", "regression")])
+def test_who_was_elsewhere_while_the_truth_came_back_lacks_what_was_between(
+    came: str, kind: str | None, restarted: bool
+) -> None:
+    """Absent, something, absent, two other things, absent: a node that has held the second absence alone."""
+    world = FakeWorld(names(5), [volume_config(on_divergence="alert", settle_s=30.0)]).started()
+    for value in (file_of("before"), None):
+        world.everywhere("d/new.txt", value)
+        world.run(3)
+    world["node-05"].write("photos", "d/new.txt", file_of("its own"))
+    for value in (file_of("between"), file_of("after"), None):
+        world.everywhere("d/new.txt", value, but=["node-05"])
+        world.run(3)
+    assert (world.volume("node-05").unconfirmed_paths, world.incidents()) == (1, [])
+    if restarted:
+        world.restart()
+        world.run(3)
+    world["node-05"].write("photos", "d/new.txt", file_of(came))
+    world.run(45)
+    assert [one.kind for one in world.incidents()] == ([] if kind is None else [kind])
+
+
+def test_what_was_between_is_a_regression_once_the_second_absence_was_held() -> None:
+    world = FakeWorld(names(5), [volume_config(on_divergence="alert", settle_s=30.0)]).started()
+    world["node-05"].write("photos", "new.txt", file_of("its own"))
+    for value in (file_of("between"), None):
+        world.everywhere("new.txt", value, but=["node-05"])
+        world.run(3)
+    world["node-05"].write("photos", "new.txt", None)
+    world.run(3)
+    assert world.in_rank()
+    world["node-05"].write("photos", "new.txt", file_of("between"))
+    world.until(lambda: world.incidents(kind="regression"))
+
+
 def test_a_volume_that_is_not_mounted_has_no_vote_and_is_not_accused() -> None:
     world = FakeWorld(names(5)).started()
     world["node-02"].problem("photos", "not_mounted")

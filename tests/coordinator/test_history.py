@@ -33,6 +33,16 @@ def test_a_path_that_never_changed_is_not_known() -> None:
     assert moved(Forest(), {b"a": ONE, b"b": ONE}, {b"a": ONE, b"b": TWO}).latest_order(b"a", ONE) is None
 
 
+def test_what_a_value_was_left_for_is_known_once_it_is_there_again() -> None:
+    past = moved(Forest(), {b"a": ONE}, {}, {b"a": TWO}, {b"a": THREE}, {}, {b"a": ONE}, {})
+    assert past.left_for(b"a", None, 7) is None, "it is the same one"
+    assert [past.left_for(b"a", None, by) for by in (6, 5, 4, 2)] == [(ONE,), (ONE,), (TWO,), (TWO,)]
+    assert past.left_for(b"a", None, 1) is None, "it had not been there"
+    assert past.left_for(b"a", ONE, 6) is None, "it is not there now"
+    assert past.left_for(b"b", None, 6) is None
+    assert moved(Forest(), {b"a": ONE}, {}, {b"a": ONE}).left_for(b"a", ONE, 1) == (None,)
+
+
 def test_it_is_the_same_after_a_restart() -> None:
     forest = Forest()
     past = moved(forest, {b"a": ONE}, {b"a": TWO, b"b": ONE}, {b"b": ONE})

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_coordinator.core.history import TruthHistory
-from closeranks_coordinator.core.judge import Analysis, Judge, Stand, same_but_special_bits
+from closeranks_coordinator.core.judge import (
+    Analysis,
+    Judge,
+    Passed,
+    Stand,
+    same_but_special_bits,
+)
 from closeranks_coordinator.core.truth import Differ
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from forest.store import Forest, small_value
@@ -175,7 +181,7 @@ def test_what_the_truth_came_to_while_the_node_had_it_is_lag_from_then_on() -> N
     bench.move({})
     bench.move({b"a": OLD})
     stand = Stand(first.root, bench.truth, first.held, ())
-    late, touched = bench.judge.analyse(bench.history, stand, first, followed={b"a": None})
+    late, touched = bench.judge.analyse(bench.history, stand, first, passed=Passed({b"a": None}))
     bench.forest.objects.update(late.pages)
     assert (set(late.lagging), late.divergent, bench.held(late)) == ({b"a"}, 0, {})
     assert touched == (b"a",)
@@ -217,3 +223,25 @@ def test_within_one_round_what_stood_alike_before_the_truth_went_and_came_is_jud
     bench.move({b"a": OLD})
     second, _ = bench.judge.analyse(bench.history, stand, before)
     assert (set(first.regressed), set(second.regressed)) == (set(), {b"a"})
+
+
+def test_the_elder_of_two_values_that_are_alike_is_told_apart_by_what_was_between() -> None:
+    """It had held the first absence, and was elsewhere when the second came: seed 5011."""
+    bench = Bench({b"a": OLD}, {})
+    strayed = bench.look({b"a": OTHER}, {}, replays=True)
+    for truth in ({b"a": NEW}, {b"a": LATER}, {}):
+        bench.move(truth)
+    stand = Stand(bench.forest.plant({b"a": OTHER}), bench.truth, strayed.held, ())
+    passed = Passed(returned={b"a": NEW})
+    found, touched = bench.judge.analyse(bench.history, stand, strayed, replays=True, passed=passed)
+    bench.forest.objects.update(found.pages)
+    held = bench.held(found)
+    assert (touched, found.divergent, held) == ((b"a",), 1, {b"a": NEW})
+    for late in (NEW, LATER):
+        assert set(bench.look({b"a": late}, held, replays=True).lagging) == {b"a"}
+    assert set(bench.look({b"a": OLD}, held, replays=True).regressed) == {b"a"}
+    assert bench.held(bench.look({}, held, replays=True)) == {}
+    assert set(bench.look({b"a": NEW}, {}, replays=True).regressed) == {b"a"}
+    at_once = Stand(bench.forest.plant({b"a": NEW}), bench.truth, strayed.held, ())
+    came, _ = bench.judge.analyse(bench.history, at_once, strayed, replays=True, passed=passed)
+    assert (set(came.lagging), came.divergent) == ({b"a"}, 0)

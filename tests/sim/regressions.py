@@ -57,6 +57,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (3036, "quorum", 5): (
         "a path that came to differ and to have a majority in one step left a clock behind: the next was named at once"
     ),
+    (5011, "quorum", 5): (
+        "a truth came back to what a node had held while it was elsewhere: come late to what was between, it was named"
+    ),
     (930000658, "writers", 16): (
         "a node that was stopped in the middle of a push went on with it: a file came back that all had left"
     ),

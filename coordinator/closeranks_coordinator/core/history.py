@@ -97,6 +97,19 @@ class TruthHistory:
                 return _order(known[at - 1])
         return None
 
+    def left_for(self, key: bytes, value: bytes | None, by: int) -> tuple[bytes | None] | None:
+        """What the truth of `key` left `value` for, when it was it last up to the order `by`, and is it again now.
+
+        None where it is not, or never went away since.
+        """
+        known = self._index().get(key, ())
+        if not known or known[-1] != value or _order(known[-2]) <= by:
+            return None
+        for at in range(len(known) - 3, 0, -2):
+            if known[at] == value and _order(known[at - 1]) <= by:
+                return (_value(known[at + 2]),)
+        return None
+
     def after(self, order: int) -> list[int]:
         """The order numbers of the steps since, newest first."""
         return [one for one, _ in takewhile(lambda one: one[0] > order, reversed(self.roots))]

@@ -28,7 +28,26 @@ Differing = Mapping[bytes, Values]
 Touched = tuple[bytes, ...] | None
 Made = Callable[[bytes, Values], bool]
 Held = Mapping[bytes, bytes | None]  # no entry's value is empty
-NO_HELD: Held = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What the truth did where a node went a way of its own, since the node was looked at last.
+
+    `met`: what the node has there, and the truth came by at and left: from there on the node is late.
+    `returned`: the truth went on and came back to what the node has held. The node held the elder of two values that
+    are alike, and lacks what was between them. No value tells the two apart, so the first of what was between takes
+    the place of what it has held: what came after is late, what was before is a regression, over a restart too.
+    """
+
+    met: Held = field(default_factory=dict)
+    returned: Held = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.met or self.returned)
+
+
+NOTHING_PASSED = Passed()
 
 
 def nothing_made(_key: bytes, _step: Values) -> bool:
@@ -63,6 +82,11 @@ class Analysis:
         """Whether this path differs by the node's own doing."""
         return key in self.differing and key not in self.lagging
 
+    def held_value(self, key: bytes) -> bytes | None:
+        """What this node has held on a path in which it differs."""
+        late = self.behind.get(key)
+        return self.differing[key][1] if late is None else late[0]
+
     def own_keys(self) -> Iterable[bytes]:
         if not self.divergent:
             return ()
@@ -92,9 +116,9 @@ class Judge:
         self._differ = differ
         self._width = width
         self._known: WeakValueDictionary[tuple[int, int, Stand, bool, bool], Analysis] = WeakValueDictionary()
-        # Of one round: nodes that stood alike and take the same step, with what the truth came by at. `followed` is
+        # Of one round: nodes that stood alike and take the same step, with what the truth did meanwhile. `passed` is
         # told apart by its identity, and kept with its answer.
-        self._round: dict[tuple[Analysis, Stand, bool, bool, int, int], tuple[Analysis, Touched, Held]] = {}
+        self._round: dict[tuple[Analysis, Stand, bool, bool, int, int], tuple[Analysis, Touched, Passed]] = {}
 
     def begin_round(self) -> None:
         """All nodes are about to be looked at, of one volume: what they have in common is found out once."""
@@ -102,47 +126,50 @@ class Judge:
 
     def analyse(
         self, history: TruthHistory, stand: Stand, before: Analysis | None = None, made: Made = nothing_made,
-        ours: bool = False, replays: bool = False, followed: Held = NO_HELD,
+        ours: bool = False, replays: bool = False, passed: Passed = NOTHING_PASSED,
     ) -> tuple[Analysis, Touched]:  # fmt: skip
         """Sort what differs into lag, regression and divergence, and move `held` along with the node.
 
         `made` tells of (key, (held, value)) whether that step of the node was our own doing, however long ago the
         truth had this value. `ours`: the whole step may be; such an analysis is shared with its like only. `replays`:
-        this node is no writer: the truth's steps come to it, one after the other. `followed`: what the node had there
-        when the truth came by, since the analysis before, and went on: there the node is late.
+        this node is no writer: the truth's steps come to it, one after the other. `passed`: what the truth did since
+        the analysis before, where the node went a way of its own.
         The keys are those of which something may be otherwise than in the analysis before, None: any.
         """
         if before is None or made is not nothing_made:
-            return self._analysed(history, stand, before, made, ours, replays, followed)
-        alike = (before, stand, ours, replays, id(followed), _order_of(history))
+            return self._analysed(history, stand, before, made, ours, replays, passed)
+        alike = (before, stand, ours, replays, id(passed), _order_of(history))
         known = self._round.get(alike)
         if known is None:
-            found, touched = self._analysed(history, stand, before, made, ours, replays, followed)
-            self._round[alike] = found, touched, followed
+            found, touched = self._analysed(history, stand, before, made, ours, replays, passed)
+            self._round[alike] = found, touched, passed
             return found, touched
         return known[:2]
 
     def _analysed(
         self, history: TruthHistory, stand: Stand, before: Analysis | None, made: Made, ours: bool, replays: bool,
-        followed: Held,
+        passed: Passed,
     ) -> tuple[Analysis, Touched]:  # fmt: skip
         if before is not None and (before.withheld != stand.withheld or before.held != stand.held):
             before = None
         raw, behind, touched = _differences(self._differ, stand, before)
         one = (id(history), _order_of(history), stand, ours, replays)
         if before is not None and touched is not None:
-            followed = {**followed, **_caught_up_before(before, raw, touched)}
-            touched = tuple(dict.fromkeys((*touched, *followed))) if followed else touched
-        found = None if stand.by_us or followed else self._known.get(one)
+            caught_up = _caught_up_before(before, raw, touched)
+            if caught_up:
+                passed = Passed({**passed.met, **caught_up}, passed.returned)
+            if passed:
+                touched = tuple(dict.fromkeys((*touched, *passed.met, *passed.returned)))
+        found = None if stand.by_us or passed else self._known.get(one)
         if found is None:
-            found = self._sort(history, stand, before, raw, behind, touched, made, replays, followed)
-            if not followed:
+            found = self._sort(history, stand, before, raw, behind, touched, made, replays, passed)
+            if not passed:
                 self._known[one] = found
         return found, touched
 
     def _sort(
         self, history: TruthHistory, stand: Stand, before: Analysis | None, raw: Differing, behind: Differing,
-        touched: Touched, made: Made, replays: bool, followed: Held,
+        touched: Touched, made: Made, replays: bool, passed: Passed,
     ) -> Analysis:  # fmt: skip
         differing = _without_withheld(raw, stand.withheld, self._width)
         root, truth, held = stand.root, stand.truth, stand.held
@@ -159,10 +186,10 @@ class Judge:
             history, differing, behind, ours,
             set(before.lagging) if known and before is not None else set(),
             set(before.regressed) if known and before is not None else set(),
-            made, frozenset(stand.withheld), self._width, followed, replays,
+            made, frozenset(stand.withheld), self._width, passed, replays,
         )  # fmt: skip
         keys: Iterable[bytes] = touched or ()
-        if touched is None and not (behind or ours or stand.withheld or followed) and made is nothing_made:
+        if touched is None and not (behind or ours or stand.withheld or passed) and made is nothing_made:
             keys = history.among(differing)  # all else the truth never had: it is the node's own
         elif touched is None:
             keys = (*differing, *(key for key in behind if key not in differing))
@@ -206,7 +233,7 @@ class _Sorting:
     made: Made
     withheld: Keys
     width: int
-    followed: Held
+    passed: Passed
     replays: bool = False
     moved: dict[bytes, bytes | None] = field(default_factory=dict)
 
@@ -227,13 +254,16 @@ class _Sorting:
             if late is not None:
                 self.moved[key] = late[1]
             return
+        if late is None and key in self.passed.returned:
+            late = (self.passed.returned[key], values[1])
+            self.moved[key] = late[0]
         value, held_value = values[0], values[1] if late is None else late[0]
         if value == held_value or (
             key in self.withheld and same_but_special_bits((value, held_value), self.width)
         ):
             self.lagging.add(key)
             return
-        if self.followed.get(key, b"") == value or self.made(key, (held_value, value)):
+        if self.passed.met.get(key, b"") == value or self.made(key, (held_value, value)):
             self.lagging.add(key)
             self.moved[key] = value
             return

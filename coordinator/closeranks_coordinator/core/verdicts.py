@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator, Iterator
 
 from . import currency, movement, naming, rolling, sequencing, unclear
-from .judge import NO_HELD, Analysis, Differing, Held, Made, Stand, Touched, nothing_made
+from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
 from .stepping import parts
@@ -25,7 +25,7 @@ FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of
 
 def judge_volume(world: World, volume: Volume) -> Iterator[None]:
     """Bring truth, undetermined paths and every node's view of this volume up to date; in parts (`stepping`)."""
-    world.own_of, world.followed_of, world.moved_of = {}, {}, {}
+    world.own_of, world.passed_of, world.moved_of = {}, {}, {}
     world.judge.begin_round()
     if volume.config.replicated:
         yield from sequencing.follow(world, volume, _look)
@@ -101,10 +101,11 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
-    followed = _followed(world, volume, view)
+    writes = node.name in volume.config.writers
+    passed = _passed(world, volume, view, not writes)
     known = before is not None and view.stand is not None and not _has_moved(stored, truth, view.stand)
-    if before is None or not known or view.by_us or followed:
-        if before is not None and not followed and _may_wait(world, volume, node, view):
+    if before is None or not known or view.by_us or passed:
+        if before is not None and not passed and _may_wait(world, volume, node, view):
             return
         view.looked_at = world.now.mono
         # Where writers' changes count, what is our doing is asked step by step: see `_made`. What another agent has
@@ -112,9 +113,8 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         by_us = view.by_another or (view.by_us and not volume.config.replicated)
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
-        writes = node.name in volume.config.writers
         after, touched = world.judge.analyse(
-            volume.history, stand, before, made, view.by_us, not writes, followed
+            volume.history, stand, before, made, view.by_us, not writes, passed
         )
         if after.held != stored.held:
             world.keep(after.pages)
@@ -141,28 +141,36 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         view.lag_since = world.now.mono
 
 
-def _followed(world: World, volume: Volume, view: View) -> Held:
-    """Where the truth has come to what this node has of its own doing since it was looked at, and may have gone on.
+def _passed(world: World, volume: Volume, view: View, replays: bool) -> Passed:
+    """What the truth did where this node has something of its own doing, since it was looked at.
 
     Of several steps of the truth only the last is looked at. A node that had what the truth then came to is late
-    from there on (RULES 1.5), however it came to have it.
+    from there on (RULES 1.5), however it came to have it. Where the truth came back to what the node has held, the
+    node has not held that second one: a writer aside, for whom what it goes to is a change.
     """
-    order, analysis = volume.history.roots[-1][0], view.analysis
+    history, analysis = volume.history, view.analysis
+    order = history.roots[-1][0]
     since, view.order = view.order, order
     if analysis is None or not analysis.divergent or since == order:
-        return NO_HELD
-    known = world.followed_of.get((analysis, since, order))
+        return NOTHING_PASSED
+    known = world.passed_of.get((analysis, since, order, replays))
     if known is not None:
         return known
-    found: dict[bytes, bytes | None] = {}
-    for step in volume.history.after(since):
-        for key in volume.history.changed(step) or ():
-            if analysis.is_own(key):
-                value = analysis.differing[key][0]
-                if (volume.history.latest_order(key, value) or 0) > since:
-                    found[key] = value
-    world.followed_of[(analysis, since, order)] = found or NO_HELD
-    return found or NO_HELD
+    met: dict[bytes, bytes | None] = {}
+    returned: dict[bytes, bytes | None] = {}
+    for step in history.after(since):
+        for key in history.changed(step) or ():
+            if not analysis.is_own(key):
+                continue
+            value = analysis.differing[key][0]
+            if (history.latest_order(key, value) or 0) > since:
+                met[key] = value
+            left_for = history.left_for(key, analysis.held_value(key), since) if replays else None
+            if left_for is not None:
+                returned[key] = left_for[0]
+    found = Passed(met, returned) if met or returned else NOTHING_PASSED
+    world.passed_of[(analysis, since, order, replays)] = found
+    return found
 
 
 def _may_wait(world: World, volume: Volume, node: Node, view: View) -> bool:

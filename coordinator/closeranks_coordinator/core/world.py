@@ -17,7 +17,7 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
 from .incidents import Incident, Kind
-from .judge import Analysis, Held, Judge
+from .judge import Analysis, Judge, Passed
 from .meters import Brake
 from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
 from .nodes import Node, Recovery, Volume
@@ -102,7 +102,7 @@ class World:
         self.sizes: WeakKeyDictionary[Analysis, int] = WeakKeyDictionary()  # differing bytes, as far as asked
         # Of the judgement under way, what many nodes have in common.
         self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}
-        self.followed_of: dict[tuple[Analysis, int, int], Held] = {}
+        self.passed_of: dict[tuple[Analysis, int, int, bool], Passed] = {}
         self.moved_of: dict[
             tuple[Analysis, tuple[bytes, ...], int], tuple[tuple[bytes, ...], tuple[bytes, ...]]
         ] = {}
