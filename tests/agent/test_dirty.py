@@ -135,11 +135,21 @@ def test_what_takes_long_to_read_rests_as_long_as_that_costs() -> None:
     dirty = Dirty()
     dirty.note(b"huge", 10.0, None)
     assert dirty.take(11.0) is not None
-    dirty.cost({b"huge": 0.5}, 11.0)
+    dirty.cost({b"huge": 0.5}, (), 11.0)
     dirty.note(b"huge", 11.1, None)
     assert dirty.take(11.0 + 0.4 * COST_SHARE) is None
     assert dirty.due() == pytest.approx(11.0 + 0.5 * COST_SHARE)
     assert dirty.take(11.0 + 0.5 * COST_SHARE) is not None
+
+
+def test_a_longer_file_that_comes_again_and_again_comes_once_in_a_while() -> None:
+    dirty = Dirty()
+    dirty.note(b"hot", 10.0, None)
+    assert dirty.take(10.1) is not None
+    dirty.cost({b"hot": 0.001}, {b"hot"}, 10.1)
+    dirty.note(b"hot", 10.2, None)
+    assert dirty.take(10.1 + 0.9 * AGE_MAX_S) is None
+    assert dirty.take(10.1 + AGE_MAX_S) is not None
 
 
 def test_a_proof_takes_what_is_known_since_a_moment_due_or_not() -> None:

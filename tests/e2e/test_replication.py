@@ -6,16 +6,19 @@ pushed.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fleet import CountingProxy, Fleet, Flood, MakeFleet, Reader, compare_trees, replicated
-from fleet.reader import versioned
+from fleet.reader import number_of, versioned
 from fleet.scribes import SCRIBES, sparse
 
 pytestmark = pytest.mark.e2e
@@ -223,6 +226,57 @@ def test_a_reader_of_a_replica_sees_whole_versions_and_never_an_older_one(make_f
         seen = reader.stop()
         assert (seen["torn"], seen["missing"], seen["back"]) == (0, 0, 0), seen
         assert seen["versions"] > 3, seen
+
+
+def _replaced(path: Path, content: bytes) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_bytes(content)
+    aside.rename(path)
+
+
+def _rewritten(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        assert os.pwrite(descriptor, content, 0) == len(content)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("write", [_replaced, _rewritten])
+def test_a_long_file_that_never_rests_comes_in_whole_versions(
+    make_fleet: MakeFleet, write: Callable[[Path, bytes], None]
+) -> None:
+    """Each 20 ms another mebibyte: whatever a replica is told of is gone from the writer's disk when it asks."""
+    fleet = _started(make_fleet, 3)
+    rng, stop = random.Random(11), threading.Event()
+    bodies = [rng.randbytes(1_300_000) for _ in range(4)]
+
+    def never_rest() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            write(fleet[0].path() / "hot.bin", versioned(number, bodies[number % len(bodies)]))
+            time.sleep(0.02)
+
+    seen: dict[int, set[int | None]] = {1: set(), 2: set()}
+
+    def look() -> dict[int, int]:
+        for node, numbers in seen.items():
+            path = fleet[node].path() / "hot.bin"
+            if path.exists():
+                numbers.add(number_of(path.read_bytes()))
+        return {node: len(numbers) for node, numbers in seen.items()}
+
+    writer = threading.Thread(target=never_rest)
+    writer.start()
+    try:
+        fleet.wait("versions come while it goes on", look, lambda found: min(found.values()) >= 4)
+    finally:
+        stop.set()
+        writer.join()
+    fleet.wait_equal(fleet[0])
+    assert None not in seen[1] | seen[2], "never a part of a version, nor two mixed"
+    _nobody_is_blamed(fleet)
 
 
 @pytest.mark.parametrize("victim", ["writer", "replica", "coordinator"])

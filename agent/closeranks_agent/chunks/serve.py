@@ -1,7 +1,7 @@
 """Giving chunks to peers: bytes are read from disk now and sent only if they have the digest asked for.
 
-Invariant: nothing leaves this node but bytes of files that the index lists in the volume (of small files that
-never rest, listed a moment ago: `disk.recent`), to askers that the membership knows and allows, and never while
+Invariant: nothing leaves this node but bytes of files that the index lists in the volume (of files that never rest,
+listed a moment ago: `disk.recent`, `disk.versions`), to askers that the membership knows and allows, and never while
 this node is fenced. The index says *which* paths may be
 read; it is never believed about their content. A peer that reads slowly loses its place after
 WRITE_TIMEOUT_S, and no more than CHUNK_STREAMS_MAX are served at once, a few more wait a moment for a place:
@@ -341,9 +341,20 @@ def _read_chunk(
     Long ones come in `buffer`, if there is one.
     """
     data = _read_now(volume, index, root_fd, chunk, buffer)
-    if data is not None or chunk.index:
-        return data
-    return volume.recent.get(chunk.key, chunk.digest)
+    if data is None and not chunk.index:
+        data = volume.recent.get(chunk.key, chunk.digest)
+    return _read_kept(volume, chunk) if data is None else data
+
+
+def _read_kept(volume: Volume, chunk: ChunkName) -> Buffer | None:
+    """Of a version of a longer file that is replaced or rewritten faster than it can be fetched."""
+    try:
+        return volume.versions.read(
+            chunk.key, chunk.index, volume.chunk_bytes, lambda data: volume.algorithm.of(data) == chunk.digest
+        )
+    except OSError as error:
+        log.info("a kept chunk of volume %s could not be read for a peer: %s", volume.name, error.strerror)
+        return None
 
 
 def _read_now(

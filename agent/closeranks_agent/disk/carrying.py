@@ -21,7 +21,7 @@ from closeranks_proto.limits import (
 )
 from closeranks_proto.messages import Edit
 
-from .scan import DIGEST_AT
+from .hashing import DIGEST_AT
 
 
 class Carrying:

@@ -27,6 +27,7 @@ from .. import beneath
 from .records import BusyFile, Record, StatSignature, clock_ns, is_settled, pack_signature
 
 BUFFER_BYTES: Final = 1 * MIB
+DIGEST_AT: Final = 12  # where a file's value has its content digest
 _MTIME_MAX: Final = 2**63 - 1
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What replicas share. Security labels and `trusted` belong to the machine, capabilities to its operator.
@@ -162,6 +163,16 @@ class EntryReader:
         settled = steady and is_settled(after.st_ctime_ns, at)
         record = Record(key, value, StatSignature.of(after), chunks, settled)
         return Reading(record, steady, count, time.monotonic() - started)
+
+    def record_of(self, copy: Record, fd: int, status: os.stat_result) -> Record:
+        """The record of the open file `fd`, which had that stat when the copy was made that was read. Not settled."""
+        xattrs = self._xattrs_of(fd) if self.xattrs else None
+        value = self.file_value(status, self.digest_of(copy.value), xattrs)
+        return Record(copy.key, value, StatSignature.of(status), copy.chunks, False)
+
+    def digest_of(self, value: bytes) -> bytes:
+        """The content digest in a file's value."""
+        return value[DIGEST_AT : DIGEST_AT + self.algorithm.width]
 
     def content(self, count: int) -> bytes:
         """What the last small file held, of which `count` bytes were read."""

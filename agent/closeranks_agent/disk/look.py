@@ -35,12 +35,14 @@ from .private import PRIVATE_NAME
 from .recent import FILE_MAX_BYTES, Recent
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, is_settled, pack_signature
-from .scan import BUSY_TRACKED_MAX, DIGEST_AT, OpenDirectory, Scan, ScanSetup
+from .scan import BUSY_TRACKED_MAX, OpenDirectory, Scan, ScanSetup
+from .versions import Versions
 from .walk import Walk
 
 MOVED_MAX: Final = 65536  # files that lost their name lately, about 250 bytes each
 MOVED_KEEP_S: Final = 5.0
 BUSY_LOOK_MAX_AGE_S: Final = 1.0  # then a file that never rests is recorded as it was read
+PATIENCE_S: Final = 0.1  # of one look with files that hardly rest
 COSTS_TOLD_S: Final = 0.005  # files that take less to read are not worth remembering
 COSTS_MAX: Final = 1024
 SIZES_MAX: Final = 8192
@@ -58,6 +60,7 @@ class LookReport:
     again: list[bytes] = field(default_factory=list)  # keys that should be looked at once more soon
     unfinished: list[bytes] = field(default_factory=list)  # those of them that are not recorded at all
     costs: dict[bytes, float] = field(default_factory=dict)  # seconds that reading took, where it was long
+    hot: set[bytes] = field(default_factory=set)  # longer files that come again and again
     scan: str = ""  # why only a scan can tell the rest
     directories_gone: bool = False
     sizes: dict[bytes, int] = field(
@@ -107,11 +110,12 @@ class Look(Scan):
 
     def __init__(
         self, setup: ScanSetup, recorder: Recorder, moved: Moved, recent: Recent, carrying: Carrying,
-        report: LookReport,
+        versions: Versions, report: LookReport,
     ) -> None:  # fmt: skip
         super().__init__(setup, recorder)
         self._gone_values = moved
-        self._recent, self._carrying = recent, carrying
+        self._recent, self._carrying, self._versions = recent, carrying, versions
+        self._patient_until = time.monotonic() + PATIENCE_S
         self._gone_digests: set[bytes] = set()  # contents that replicas have under a name that is gone
         self._report = report
         self._trees: set[bytes] = set()  # directories to walk
@@ -225,7 +229,7 @@ class Look(Scan):
     def _gone(self, row: Row) -> None:
         self._gone_values.keep(row)
         if self._carrying.on and len(self._gone_digests) < MOVED_MAX:
-            self._gone_digests.add(self._digest_of(row.value))
+            self._gone_digests.add(self._reader.digest_of(row.value))
 
     # --- then what is there --------------------------------------------------------------------
 
@@ -274,7 +278,7 @@ class Look(Scan):
         """Record a file that only changed its place; False where its chunk list is not at hand any more."""
         chunks = None
         if status.st_size > self._reader.chunk_bytes:
-            chunks = self._index.chunk_list(self._digest_of(value))
+            chunks = self._index.chunk_list(self._reader.digest_of(value))
             if chunks is None:
                 return False
         self._put(Record(key, value, StatSignature.of(status), chunks, True), None)
@@ -292,6 +296,17 @@ class Look(Scan):
             self._report.again.append(record.key)
         self._recorder.listing(parent_key(record.key), None)
 
+    def _reading(self, key: bytes, fd: int, row: Row | None) -> Reading:
+        """What a longer file held that comes again and again is kept for its replicas."""
+        if row is not None:
+            status = os.fstat(fd)
+            if self._versions.is_hot(key, status.st_size):
+                self._report.hot.add(key)
+                in_place = StatSignature.unpack(row.stat).inode == status.st_ino
+                stopped, until = self._setup.stopped, self._patient_until
+                return self._versions.read_file(self._reader, key, fd, stopped, in_place, until)
+        return super()._reading(key, fd, row)
+
     def _read(self, reading: Reading, row: Row | None) -> bool:
         if reading.seconds >= COSTS_TOLD_S and len(self._report.costs) < COSTS_MAX:
             self._report.costs[reading.record.key] = reading.seconds
@@ -301,7 +316,7 @@ class Look(Scan):
 
     def _remember(self, record: Record, count: int, row: Row | None) -> None:
         """Keep the content of a small file for who will want it in a moment: see `recent` and `carrying`."""
-        digest = self._digest_of(record.value)
+        digest = self._reader.digest_of(record.value)
         carried = (
             self._carrying.on
             and count <= CARRY_FILE_MAX_BYTES
@@ -315,9 +330,6 @@ class Look(Scan):
             self._recent.keep(record.key, digest, content)
         if carried:
             self._carrying.keep(digest, content)
-
-    def _digest_of(self, value: bytes) -> bytes:
-        return value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
 
     def _linked_names(self) -> None:
         """The other names of files that changed."""

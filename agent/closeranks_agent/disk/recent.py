@@ -2,7 +2,7 @@
 
 A file that is replaced every few milliseconds is committed about once a second, and by the time a peer asks
 for that version it is gone from disk. The last versions of such files are kept here, in memory, for as long as
-a fetch takes. Longer files that never rest reach their replicas when they do rest.
+a fetch takes. For longer files that never rest see `versions`.
 """
 
 from __future__ import annotations

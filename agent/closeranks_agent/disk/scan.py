@@ -55,7 +55,6 @@ READERS_FILES: Final = 1024  # to read, from which on other processes are worth 
 STARTED_FILES: Final = 256  # from which on they are started, which takes as long as reading the rest of those
 READERS_BYTES: Final = 128 * MIB
 BREATH_S: Final = 0.25  # between looks while other processes read
-DIGEST_AT: Final = 12  # where a file's value has its content digest
 _SKIPPED: Final = os.fsdecode(PRIVATE_NAME)
 
 
@@ -397,7 +396,7 @@ class Scan:
 
     def _restat(self, key: bytes, status: os.stat_result, row: Row) -> None:
         """The same content under other tracked attributes."""
-        digest = row.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width]
+        digest = self._reader.digest_of(row.value)
         value = self._reader.file_value(status, digest, None)
         if value != row.value:
             known = self._index.record(key, self._reader.chunk_bytes)
@@ -416,7 +415,7 @@ class Scan:
         chunk_bytes = self._reader.chunk_bytes
         if record.chunks is None or row is None or entry_size(row.value) <= chunk_bytes:
             return None
-        before = self._index.chunk_list(row.value[DIGEST_AT : DIGEST_AT + self._reader.algorithm.width])
+        before = self._index.chunk_list(self._reader.digest_of(row.value))
         return None if before is None else changed_bytes(before, record.chunks)
 
     def _remove(self, key: bytes, row: Row) -> None:
@@ -462,7 +461,7 @@ class Scan:
                 try:
                     if isinstance(fd, OSError):
                         raise fd
-                    reading = self._reader.read_file(key, fd, self._setup.stopped)
+                    reading = self._reading(key, fd, row)
                 except OSError as error:
                     here.clean = False
                     self._not_read(key, row, error)
@@ -472,6 +471,10 @@ class Scan:
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _reading(self, key: bytes, fd: int, row: Row | None) -> Reading:
+        """Raises what `read_file` raises."""
+        return self._reader.read_file(key, fd, self._setup.stopped)
 
     def _not_read(self, key: bytes, row: Row | None, error: OSError) -> None:
         if error.errno == errno.ENOENT:

@@ -64,6 +64,7 @@ from .records import (
 )
 from .root import VolumeRoot
 from .scan import Scan, ScanSetup
+from .versions import Versions
 
 __all__ = [
     "BusyFile",
@@ -120,7 +121,7 @@ class Volume:
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
         self._links, self._moved, self.recent = Links(), Moved(), Recent()
-        self.carrying = Carrying()
+        self.carrying, self.versions = Carrying(), Versions(self.private)
         self._hard_links = 0
         self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
         self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`
@@ -211,6 +212,7 @@ class Volume:
         """Let go of everything. What is committed is on disk already."""
         self._stop.set()
         self._close_history()
+        self.versions.clear()
         self._worker.shutdown(wait=False)
 
     # --- what is known -------------------------------------------------------------------------
@@ -527,7 +529,8 @@ class Volume:
             recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)
             self._moved.fresh()
             try:
-                Look(setup, recorder, self._moved, self.recent, self.carrying, report).look(root_fd, names)
+                kept = (self._moved, self.recent, self.carrying, self.versions)
+                Look(setup, recorder, *kept, report).look(root_fd, names)
             except Stopped:
                 recorder.flush()
                 raise

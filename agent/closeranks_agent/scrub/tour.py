@@ -14,8 +14,8 @@ from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.entries import Kind, entry_kind, entry_size
 from closeranks_proto.paths import path_of
 
+from ..disk.hashing import DIGEST_AT
 from ..disk.index import Index, Row
-from ..disk.scan import DIGEST_AT
 from .reading import Job
 
 JOB_BYTES: Final = 4 * 1024 * 1024

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Final
@@ -136,13 +136,18 @@ class Dirty:
                     key, max(now + AGAIN_S * 2 ** min(times, AGAIN_DOUBLINGS), self._resting.get(key, 0.0))
                 )
 
-    def cost(self, costs: Mapping[bytes, float], now: float) -> None:
-        """Reading these took so many seconds."""
+    def cost(self, costs: Mapping[bytes, float], hot: Collection[bytes], now: float) -> None:
+        """Reading these took so many seconds; `hot` are longer files that come again and again.
+
+        Those come once in AGE_MAX_S: of ten versions a second that fill the network none would get through.
+        """
         for key in [key for key, until in self._resting.items() if until <= now]:
             del self._resting[key]
-        for key, seconds in costs.items():
+        rests = {key: seconds * COST_SHARE for key, seconds in costs.items()}
+        rests |= {key: max(rests.get(key, 0.0), AGE_MAX_S) for key in hot}
+        for key, rest_s in rests.items():
             if len(self._resting) < KNOWN_MAX:
-                self._resting[key] = now + seconds * COST_SHARE
+                self._resting[key] = now + rest_s
 
     def clear(self) -> None:
         """A scan will see all of it."""

@@ -222,6 +222,7 @@ class Watcher:
             self._growth_due = now + GROWTH_EVERY_S
             self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
+            self.volume.versions.forget()
         if now >= self._mute_due and (count or len(self._muted)):
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
@@ -361,7 +362,7 @@ class Watcher:
         self._tally.looks += 1
         self._tally.changed += report.changed
         self._growth.committed(report, batch)
-        self._dirty.cost(report.costs, now)
+        self._dirty.cost(report.costs, report.hot, now)
         if report.problem is not None:
             self._missed(f"a look could not be finished: {report.problem.message}")
         elif report.scan:

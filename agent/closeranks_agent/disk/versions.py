@@ -1,0 +1,227 @@
+"""What longer files that never rest held when they were committed: so that some version of them reaches the replicas.
+
+A file that is replaced or rewritten every few milliseconds is committed about once a second, and by the time a
+peer asks for that version the path holds another one. For small files `recent` keeps the bytes. Here the version
+itself is kept for as long as fetches take: of a file that is *replaced* an open descriptor of the inode that was
+read, which costs nothing but its room on disk; of one that is *rewritten in place* a copy without a name
+(O_TMPFILE), for a descriptor would show what is written next. Nothing has to be cleaned up after a crash: neither
+has a name, and a copy that lives for seconds is seldom written to the disk at all.
+
+Only files that a look has read a moment before as well (`is_hot`) are kept, and only a content that did not change
+while it was read. Whoever serves holds the bytes against the digest as always. A file that never rests for as
+long as it takes to be read (32 MiB: some 4 ms) comes when it does.
+
+Bounded: KEEP_S after the last use, ALL_MAX_BYTES and VERSIONS_MAX in all, nothing where room is short. Rejected: memory
+(as many bytes, which can not be given to the disk when memory is short), a copy of what is only replaced (30 MB/s of
+writing for nothing), clones where the filesystem has them (they write the file out first and hold its writer up for
+that long), one version for each file (its replicas fetch at different paces).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from closeranks_proto.content import chunk_count, chunk_span
+from closeranks_proto.limits import MIB
+
+from .. import beneath
+from ..syscalls import stamped_here
+from .hashing import EntryReader, Reading
+from .recent import FILE_MAX_BYTES as SMALL_MAX_BYTES
+from .signature import clock_ns
+
+KEEP_S: Final = 5.0
+HOT_S: Final = 5.0
+HOT_MAX: Final = 1024  # paths that were read lately
+FILE_MAX_BYTES: Final = 128 * MIB  # so that two versions of one file can be kept
+IN_PLACE_MAX_BYTES: Final = 32 * MIB  # of memory, for as long as it is read and written
+ALL_MAX_BYTES: Final = 256 * MIB
+VERSIONS_MAX: Final = 64
+SPARE_TIMES: Final = 8  # so many times its size must be free on the disk
+PAUSE_S: Final = 0.001  # between looks whether a writer rests
+_CLOCK_REALTIME_COARSE: Final = 5  # which stamps files
+CLOCK_TICK_NS: Final = int(time.clock_getres(_CLOCK_REALTIME_COARSE) * 1e9) + 1_000_000
+_COPY_FLAGS: Final = os.O_TMPFILE | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class _Version:
+    fd: int
+    size: int
+    used: float
+
+
+class Versions:
+    """By (key, content digest). Copies have their room in the directory `private`. Any thread."""
+
+    def __init__(self, private: bytes) -> None:
+        self._private = private
+        self._lock = threading.Lock()
+        self._read: OrderedDict[bytes, float] = OrderedDict()
+        self._kept: OrderedDict[tuple[bytes, bytes], _Version] = OrderedDict()  # the last used comes last
+        self._bytes = 0
+
+    def is_hot(self, key: bytes, size: int) -> bool:
+        """Whether a longer file is being read for the second time within HOT_S. Asked once for each reading."""
+        if not SMALL_MAX_BYTES < size <= FILE_MAX_BYTES:
+            return False
+        now = time.monotonic()
+        with self._lock:
+            last = self._read.pop(key, None)
+            self._read[key] = now
+            if len(self._read) > HOT_MAX:
+                self._read.popitem(last=False)
+        return last is not None and now - last <= HOT_S
+
+    def read_file(
+        self, reader: EntryReader, key: bytes, fd: int, stopped: Callable[[], bool], in_place: bool, until: float
+    ) -> Reading:  # fmt: skip
+        """Read a hot file as it is between two writes, and keep what it held. Raises what `read_file` raises.
+
+        `in_place`: it is written in the inode that was read before. Where it does not rest for long enough until
+        then (monotonic), or can not be kept, it is read as ever.
+        """
+        status = os.fstat(fd)
+        try:
+            room = os.fstatvfs(fd)
+            if room.f_bavail * room.f_frsize < SPARE_TIMES * status.st_size:
+                return reader.read_file(key, fd, stopped)
+            if in_place:
+                copied = self._copied(fd, until)
+                if copied is None:
+                    return reader.read_file(key, fd, stopped)
+                own, status = copied
+            else:
+                own = os.dup(fd)
+        except OSError:  # a filesystem without unnamed files, or no room
+            return reader.read_file(key, fd, stopped)
+        try:
+            reading = reader.read_file(key, own, stopped)
+            if in_place:
+                reading = replace(reading, record=reader.record_of(reading.record, fd, status))
+            elif (
+                not reading.steady
+                and reading.bytes == status.st_size
+                and _written(os.fstat(fd)) == _written(status)
+            ):
+                reading = replace(reading, steady=True)  # its name went to the next version meanwhile
+        except BaseException:
+            os.close(own)
+            raise
+        if reading.steady:
+            self._keep(key, reader.digest_of(reading.record.value), own, status.st_size)
+        else:
+            os.close(own)
+        return reading
+
+    def _copied(self, fd: int, until: float) -> tuple[int, os.stat_result] | None:
+        """A copy of a file between two writes, with the stat that it had; None where it does not rest.
+
+        By way of memory that is ready before the writer rests: reading into it takes a fifth of writing a file.
+        """
+        size = os.fstat(fd).st_size
+        if not 0 < size <= IN_PLACE_MAX_BYTES or not stamped_here(fd):
+            return None
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        with mmap.mmap(-1, size, flags=flags) as scratch, memoryview(scratch) as view:
+            while time.monotonic() < until:
+                before = _at_rest(fd)
+                if before is None or before.st_size != size:
+                    time.sleep(PAUSE_S)
+                    continue
+                count = beneath.pread_into(fd, view, 0)
+                if count == size and _written(os.fstat(fd)) == _written(before):
+                    return self._copy(view), before
+        return None
+
+    def _copy(self, content: memoryview) -> int:
+        copy = os.open(self._private, _COPY_FLAGS, 0o600)
+        try:
+            at = 0
+            while at < len(content):
+                at += os.pwrite(copy, content[at:], at)
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
+
+    def _keep(self, key: bytes, digest: bytes, fd: int, size: int) -> None:
+        with self._lock:
+            self._drop((key, digest))
+            self._kept[key, digest] = _Version(fd, size, time.monotonic())
+            self._bytes += size
+            while self._bytes > ALL_MAX_BYTES or len(self._kept) > VERSIONS_MAX:
+                self._drop(next(iter(self._kept)))
+
+    def read(self, key: bytes, index: int, chunk_bytes: int, wanted: Callable[[bytes], bool]) -> bytes | None:
+        """That chunk of the kept version in which it is `wanted`; None where none has it."""
+        with self._lock:
+            names = [name for name in reversed(self._kept) if name[0] == key]
+        for name in names:
+            with self._lock:
+                version = self._kept.get(name)
+                if version is None or index >= chunk_count(version.size, chunk_bytes):
+                    continue
+                fd, span = os.dup(version.fd), chunk_span(version.size, chunk_bytes, index)
+            try:
+                data = beneath.pread_full(fd, *span)
+            finally:
+                os.close(fd)
+            if wanted(data):
+                self._use(name)
+                return data
+        return None
+
+    def _use(self, name: tuple[bytes, bytes]) -> None:
+        with self._lock:
+            version = self._kept.get(name)
+            if version is not None:
+                version.used = time.monotonic()
+                self._kept.move_to_end(name)
+
+    def forget(self) -> None:
+        """Let go of what nobody has asked for any more."""
+        if not self._kept:
+            return
+        with self._lock:
+            now = time.monotonic()
+            while self._kept:
+                oldest = next(iter(self._kept))
+                if now - self._kept[oldest].used <= KEEP_S:
+                    break
+                self._drop(oldest)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            while self._kept:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, name: tuple[bytes, bytes]) -> None:
+        dropped = self._kept.pop(name, None)
+        if dropped is not None:
+            os.close(dropped.fd)
+            self._bytes -= dropped.size
+
+
+def _at_rest(fd: int) -> os.stat_result | None:
+    """The stat of an open file that nobody is writing to; None where somebody may be.
+
+    Whatever is written from now on changes its mtime: that is stamped when a write begins, by a clock that ticks. What
+    was begun before has ended: looking for data waits for the lock that a write holds (ext4, XFS, btrfs, F2FS, tmpfs).
+    """
+    os.lseek(fd, 0, os.SEEK_DATA)
+    status = os.fstat(fd)
+    return status if abs(clock_ns() - status.st_mtime_ns) > CLOCK_TICK_NS else None
+
+
+def _written(status: os.stat_result) -> tuple[int, int]:
+    """By what a write shows, and nothing that only its name went through."""
+    return status.st_size, status.st_mtime_ns

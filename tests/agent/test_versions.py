@@ -1,0 +1,177 @@
+"""Longer files that never rest: what they held when they were committed can be had for a moment."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent.disk import versions as module
+from closeranks_agent.disk.volume import Volume
+from closeranks_proto.content import decode_chunk_list
+
+MakeVolume = Callable[..., Volume]
+MIB = 1 << 20
+NAME = b"hot.bin"
+LOOK = {b"": frozenset([NAME])}
+
+
+@pytest.fixture
+def volume(tree_dir: Path, make_volume: MakeVolume) -> Volume:
+    (tree_dir / "hot.bin").write_bytes(bytes(2 * MIB))
+    time.sleep(0.03)  # past the tick of the kernel's clock
+    found = make_volume(chunk_bytes=MIB)
+    assert found.scan().complete
+    return found
+
+
+def _replace(tree: Path, content: bytes) -> None:
+    aside = tree / ".hot.new"
+    aside.write_bytes(content)
+    aside.rename(tree / "hot.bin")
+
+
+def _rewrite(tree: Path, content: bytes) -> None:
+    with (tree / "hot.bin").open("r+b", buffering=0) as file:
+        assert file.write(content) == len(content)
+
+
+def _committed(volume: Volume) -> list[bytes]:
+    """The digests of the chunks that the volume has told of last."""
+    record = volume.record(NAME)
+    assert record is not None
+    assert record.chunks is not None
+    digests, width = decode_chunk_list(record.chunks).digests, volume.algorithm.width
+    return [digests[at : at + width] for at in range(0, len(digests), width)]
+
+
+def _kept(volume: Volume, chunks: list[bytes]) -> bytes | None:
+    """The whole version with those chunks; None where it is not kept."""
+    found = [
+        volume.versions.read(
+            NAME, index, MIB, lambda data, digest=digest: volume.algorithm.of(data) == digest
+        )  # type: ignore[misc]
+        for index, digest in enumerate(chunks)
+    ]
+    return None if None in found else b"".join(one or b"" for one in found)
+
+
+@pytest.mark.parametrize("write", [_replace, _rewrite])
+def test_a_version_that_the_disk_has_no_more_is_kept_for_whoever_fetches_it(
+    volume: Volume, tree_dir: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    contents = [os.urandom(2 * MIB + 17) for _ in range(4)]
+    told = []
+    for content in contents:
+        write(tree_dir, content)
+        volume.look(LOOK, {})
+        told.append(_committed(volume))
+    write(tree_dir, os.urandom(2 * MIB + 17))
+    assert _kept(volume, told[0]) is None, "nobody knew yet that it would come again"
+    assert [_kept(volume, chunks) for chunks in told[1:]] == contents[1:]
+
+
+def test_what_nobody_asks_for_is_let_go_and_what_is_asked_for_stays(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for _ in range(3):
+        _replace(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+        told.append(_committed(volume))
+    clock, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock() + passed[0])
+    passed[0] = module.KEEP_S - 1
+    assert _kept(volume, told[1]) is not None
+    passed[0] = module.KEEP_S + 0.5
+    volume.versions.forget()
+    assert _kept(volume, told[2]) is None
+    assert _kept(volume, told[1]) is not None
+
+
+def test_bytes_and_descriptors_are_bounded_and_given_back(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ALL_MAX_BYTES", 5 * MIB)
+    before = len(os.listdir("/proc/self/fd"))
+    told = []
+    for number in range(8):
+        (_replace if number % 2 else _rewrite)(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+        told.append(_committed(volume))
+    assert [_kept(volume, chunks) is not None for chunks in told] == [False] * 6 + [True] * 2
+    volume.versions.clear()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_where_room_is_short_nothing_is_kept_and_it_is_committed_all_the_same(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPARE_TIMES", 1 << 60)
+    for write in (_replace, _rewrite, _rewrite):
+        content = os.urandom(2 * MIB)
+        write(tree_dir, content)
+        volume.look(LOOK, {})
+        assert _committed(volume)[0] == volume.algorithm.of(content[:MIB])
+        assert _kept(volume, _committed(volume)) is None
+
+
+@contextmanager
+def _written_again_and_again(path: Path, rest_s: float) -> Iterator[None]:
+    """By one long write each time, of one byte value each: a mixed version would show."""
+    stop = threading.Event()
+
+    def write() -> None:
+        fd = os.open(path, os.O_RDWR)
+        try:
+            for number in count(1):
+                if stop.is_set():
+                    return
+                os.pwrite(fd, bytes([number % 256]) * (16 * MIB), 0)
+                time.sleep(rest_s)
+        finally:
+            os.close(fd)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_what_is_kept_of_a_file_that_is_rewritten_in_place_is_never_half_of_a_write(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel stamps a write when it begins, so for as long as it takes the file looks as if it rested."""
+    (tree_dir / "hot.bin").write_bytes(bytes(16 * MIB))
+    made: list[bytes] = []
+    copy = module.Versions._copy
+    monkeypatch.setattr(
+        module.Versions, "_copy", lambda self, content: made.append(bytes(content)) or copy(self, content)
+    )
+    with _written_again_and_again(tree_dir / "hot.bin", rest_s=0.03):
+        deadline = time.monotonic() + 20
+        while len({one[0] for one in made}) < 5 and time.monotonic() < deadline:
+            volume.look(LOOK, {})
+    assert len(made) >= 5
+    assert [one for one in made if one.count(one[0]) != len(one)] == []
+
+
+def test_a_file_that_never_rests_is_committed_though_no_version_of_it_can_be_kept(
+    volume: Volume, tree_dir: Path
+) -> None:
+    (tree_dir / "hot.bin").write_bytes(bytes(16 * MIB))
+    before = volume.record(NAME)
+    with _written_again_and_again(tree_dir / "hot.bin", rest_s=0.0):
+        deadline = time.monotonic() + 20
+        while volume.record(NAME) == before and time.monotonic() < deadline:
+            volume.look(LOOK, {})
+    assert volume.record(NAME) != before
