@@ -185,7 +185,7 @@ class Volumes:
         if kept.applied != kept.settings or kept.volume.algorithm is not kept.algorithm:
             return None
         try:
-            return None if kept.volume.history.rederive else kept.volume
+            return None if kept.volume.history.rederive or kept.volume.is_comparing else kept.volume
         except StateUnavailable:
             return None  # its problem says so
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -149,6 +150,117 @@ def test_an_index_that_was_made_anew_was_not_put_back(tree_dir: Path, make_volum
     (tree_dir / "x").write_bytes(b"now")
     volume.scan()
     assert not volume.went_back(7, b"root"), "its numbers begin again, with an announcement"
+
+
+def put_back(state: Path, kept: Path) -> None:
+    shutil.rmtree(state)
+    shutil.copytree(kept, state)
+
+
+@pytest.fixture
+def snapshot(volume: Volume, tree_dir: Path, tmp_path: Path) -> Path:
+    """The state directory as of step 2; the volume has gone on to step 4 and is closed."""
+    (tree_dir / "x").write_bytes(b"second")
+    volume.scan()
+    volume.acknowledge(2)
+    shutil.copytree(tmp_path / "state", tmp_path / "kept")
+    for content in (b"third", b"fourth"):
+        (tree_dir / "x").write_bytes(content)
+        volume.scan()
+    assert volume.last_seq == 4
+    volume.close()
+    return tmp_path / "kept"
+
+
+def test_a_state_directory_that_alone_was_put_back_announces_what_the_files_have_come_to(
+    snapshot: Path, tmp_path: Path, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    """The files are as new as what was told, or newer: what they hold is this node's own word."""
+    put_back(tmp_path / "state", snapshot)
+    (tree_dir / "own").write_bytes(b"not told yet")
+    again = make_volume()
+    assert again.is_comparing, "the old root is not that of the files"
+    assert again.last_seq == 4, "no number is given twice"
+    assert again.scan().complete
+    assert not again.is_comparing
+    assert not again.went_back(4, b"what was told as the fourth")
+    assert not again.follows(4, b"what was told as the fourth")
+    again.announce(4)
+    (only,) = again.pending(4, 9)
+    assert isinstance(only, Announce)
+    assert (only.root, only.cause) == (again.root, "scan")
+    again.close()
+    assert not make_volume().is_comparing
+
+
+def test_it_is_known_also_after_a_restart_before_anybody_heard_it(
+    snapshot: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
+    put_back(tmp_path / "state", snapshot)
+    again = make_volume()
+    again.scan()
+    again.close()
+    again = make_volume()
+    assert again.is_comparing
+    again.scan()
+    assert not again.went_back(4, b"another")
+    assert again.went_back(5, b"another"), "told by somebody who had a later state than the files"
+
+
+def test_a_machine_that_was_put_back_with_its_volume_is_told_from_its_state_directory_alone(
+    volume: Volume, tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
+    for place in ("state", "tree"):
+        shutil.copytree(tmp_path / place, tmp_path / "kept" / place)
+    (tree_dir / "x").write_bytes(b"second")
+    volume.scan()
+    told = volume.root
+    volume.close()
+    put_back(tmp_path / "state", tmp_path / "kept" / "state")
+    for one in tree_dir.iterdir():  # the volume's root stays what it is
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+    shutil.copytree(tmp_path / "kept" / "tree", tree_dir, dirs_exist_ok=True)
+    again = make_volume()
+    assert not again.is_comparing
+    again.scan()
+    assert again.went_back(2, told)
+    (tree_dir / "x").write_bytes(b"another second")
+    again.scan()
+    assert again.went_back(2, told), "its own number since then stands for another root"
+
+
+def test_the_files_of_another_index_say_nothing(
+    snapshot: Path, tmp_path: Path, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    """A tree that was copied here with its private directory, or an index that was removed and made anew."""
+    shutil.rmtree(tmp_path / "state")
+    again = make_volume()
+    assert again.last_seq == 0
+    assert not again.is_comparing
+    again.scan()
+    assert [one.cause for one in again.pending(0, 9)] == [MADE_ANEW]
+
+
+def test_a_root_that_was_replaced_gets_no_number(
+    volume: Volume, tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
+    """Nothing is written below a directory that is not the one that the index was made from."""
+    tree_dir.rename(tmp_path / "away")
+    tree_dir.mkdir()
+    (tree_dir / ".closeranks").mkdir(mode=0o700)
+    (tree_dir / ".closeranks" / "WITNESS").write_bytes(b"of somebody else")
+    volume.announce(7)
+    assert (tree_dir / ".closeranks" / "WITNESS").read_bytes() == b"of somebody else"
+    assert volume.last_seq == 8
+
+
+def test_an_announcement_under_way_does_not_hide_that_a_machine_was_put_back(
+    volume: Volume, tree_dir: Path
+) -> None:
+    """Its numbers have been acknowledged before: one beyond them was given later than all that it knows."""
+    volume.announce()
+    assert not volume.went_back(1, volume.root)
+    assert volume.went_back(9, b"a later root")
 
 
 def test_that_a_machine_was_put_back_is_told_until_it_is_heard(volume: Volume, tree_dir: Path) -> None:

@@ -153,7 +153,39 @@ def test_a_machine_that_is_put_back_with_its_agent_joins() -> None:
     world.until(lambda: world.in_rank() and same(world, "photos"))
     assert world["node-01"].disk["photos"] == files
     assert "node-03 joining" in world.told
-    assert not world.incidents()
+    (told,) = world.incidents()
+    assert (told.kind, told.node, told.state) == ("put_back", "node-03", "closed")
+    assert told.files_trashed == 1
+    assert {key for _, key, _ in world["node-03"].trash} == {key_of("c.txt"), key_of("never.jpg")}
+    assert [one.text for one in told.timeline][1] == (
+        "Volume photos: node-03 differs from the others in 2 paths; what it has in 2 of them goes to its trash."
+    )
+
+
+def test_what_a_machine_was_put_back_with_is_kept_while_it_is_told() -> None:
+    """What it did since then goes to its trash under the incident, and stays there as long as that is open."""
+    world = fleet()
+    world["node-03"].put("photos", "never.jpg", file_of("what no truth is remembered to have had"))
+    world.until(lambda: same(world, "photos"))
+    world["node-03"].stop()
+    world["node-03"].disk["photos"][key_of("own.txt")] = file_of("written since")
+    world["node-03"]._commit("photos", world.plant(world["node-03"].disk["photos"]), wire.PUT_BACK)
+    world["node-03"].fails = wire.Problem("no_space", "no room: 5 GiB are needed", 5 << 30, 1 << 20)
+    world["node-03"].start()
+    world.until(lambda: bool(world.incidents("put_back")))
+    (told,) = world.incidents("put_back")
+    world.run(5)
+    assert world.incidents("put_back")[0].state == "open"
+    membership = world["node-03"].membership
+    assert membership is not None
+    assert told.id in membership.open_incidents
+    world["node-03"].fails = None
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert key_of("own.txt") not in world["node-01"].disk["photos"]
+    assert ("photos", key_of("own.txt"), file_of("written since")) in world["node-03"].trash
+    (told,) = world.incidents("put_back")
+    assert (told.state, told.files_trashed) == ("closed", 1)
+    assert f"closeranks trash list node-03 --incident {told.id}" in told.advice
 
 
 def test_an_entry_of_two_changes_is_not_lost_because_nobody_has_it_as_a_whole_yet() -> None:

@@ -7,6 +7,7 @@ pushed.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import shutil
@@ -138,6 +139,36 @@ def test_a_machine_that_is_put_back_to_an_image_brings_no_old_version_back(
     fleet.wait_equal(fleet[0])
     assert (machine.path() / changed).read_bytes() == b"newer"
     assert (machine.path() / "new.bin").exists()
+    assert not (fleet[0].path() / "large.bin").exists()
+    (told,) = fleet.api.incidents()
+    assert (told["kind"], told["node"], told["state"]) == ("put_back", machine.name, "closed")
+    listed = json.loads(fleet.run("trash", "list", machine.name, "--incident", told["id"], "--json").stdout)
+    assert {item["path"] for item in listed["items"]} == {str(changed), "large.bin"}
+
+
+def test_a_state_directory_that_alone_is_put_back_loses_no_change(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """The files are as new as ever: what was written there and reached nobody goes to the others."""
+    names = ("node-01", "node-02", "node-03")
+    fleet = _started(make_fleet, 3, *names)
+    machine, changed = fleet[2], Path("dir-1", "file-001.bin")
+    machine.daemon.stop()
+    shutil.copytree(machine.state_dir, tmp_path / "state")
+    machine.start()
+    fleet.wait_in_rank()
+    (fleet[0].path() / changed).write_bytes(b"newer")
+    (fleet[0].path() / "large.bin").unlink()
+    fleet.wait_equal(fleet[0])
+    machine.daemon.kill()
+    (machine.path() / "new.bin").write_bytes(b"written while nobody watched")
+    (machine.path() / changed).write_bytes(b"newest")
+    shutil.rmtree(machine.state_dir)
+    shutil.copytree(tmp_path / "state", machine.state_dir)
+    machine.start()
+    fleet.wait("its changes are on the others", lambda: (fleet[0].path() / "new.bin").exists(), timeout_s=60)
+    fleet.wait_equal(machine)
+    assert (fleet[0].path() / changed).read_bytes() == b"newest"
     assert not (fleet[0].path() / "large.bin").exists()
     _nobody_is_blamed(fleet)
 

@@ -10,6 +10,7 @@ was stowed.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from .index import Delta, Index
 from .journal import Journal, cut, edit_bytes
 from .objects import Objects
 from .private import Identity
+from .witness import Witness
 
 log = logging.getLogger("closeranks.history")
 
@@ -57,6 +59,13 @@ class History:
         self._growth: Growth | None = None  # of a first scan that is under way
         self.rederive = False  # what is known was made under other settings: look at everything again
         self._volume = volume
+        outlived = self.index.meta("outlived")
+        # The last step that the files know of and an index that was put back does not; None: they are of one time.
+        # Nothing may be told until a scan has compared the two, and then the present root, not how it came there.
+        self.outlived = outlived if isinstance(outlived, int) else None
+        self._heard = bool(self.index.meta("heard"))  # a number of ours was acknowledged
+        self._witness: Witness | None = None
+        self._told, self._untold_why = -1, ""  # what the witness says; why it could not be told
         try:
             self.fit(settings, algorithm)
             self._load()
@@ -242,6 +251,8 @@ class History:
                 return  # the first scan announces at its end
             with self._transaction():
                 self.journal.announce(self.root, cause, time.monotonic(), after_seq)
+                self.index.set_meta("outlived", None)
+            self.outlived = None
 
     def acknowledge(self, seq: int) -> None:
         """Forget records up to `seq`. Power loss may bring them back: they are sent again then."""
@@ -249,8 +260,11 @@ class History:
             return
         with self._transaction(durable=False):
             self.journal.acknowledge(seq)
+            if not self._heard:
+                self.index.set_meta("heard", True)
             if self.journal.empty and not self.objects.pinned:
                 self.index.drop_orphans()
+        self._heard = True
 
     def remember(self, name: str, value: object) -> None:
         """One fact beside the rows."""
@@ -268,6 +282,52 @@ class History:
         if self.index.meta("identity") != found:
             self.remember("identity", found)
 
+    def witness(self, private: bytes) -> None:
+        """Hold our numbers against what the private directory says of them, once. Raises StateUnavailable."""
+        if self._witness is not None:
+            return
+        try:
+            self._compare(private)
+        except OSError as error:
+            self._not_kept(error)
+
+    def _compare(self, private: bytes) -> None:
+        index_id = self.index.meta("index_id")
+        if not isinstance(index_id, str):
+            index_id = secrets.token_hex(16)
+            self.remember("index_id", index_id)
+        witness = Witness(private, index_id)
+        told = witness.read()
+        if told is not None and told > self.journal.last_seq:
+            log.warning(
+                "%s: the state directory was put back to an earlier state, and the files were not (step %d, and %d): "
+                "what differs from it is looked for, and is this node's own", self._volume, self.journal.last_seq, told,
+            )  # fmt: skip
+            with self._transaction():
+                self.journal.skip(told)
+                self.index.set_meta("outlived", told)
+            self.outlived = told
+        witness.begin(self.journal.last_seq)
+        self._witness, self._told = witness, self.journal.last_seq
+
+    def _tell_witness(self) -> None:
+        """After a step is durable, and before anybody can be told."""
+        if self._witness is None or self._told == self.journal.last_seq:
+            return
+        try:
+            self._witness.tell(self.journal.last_seq)
+            self._told, self._untold_why = self.journal.last_seq, ""
+        except OSError as error:
+            self._not_kept(error)
+
+    def _not_kept(self, error: OSError) -> None:
+        """The next step, or scan, tries again; a number that is too low does no harm."""
+        if str(error) != self._untold_why:
+            log.warning(
+                "%s: the number of the last step is not kept beside the files: %s", self._volume, error
+            )
+        self._untold_why = str(error)
+
     # --- reading -------------------------------------------------------------------------------
 
     def base_root(self) -> bytes | None:
@@ -276,6 +336,8 @@ class History:
 
     def follows(self, seq: int, root: bytes | None) -> bool:
         with self.index.database.lock:
+            if self.outlived is not None:
+                return False
             if self.journal.empty:
                 return seq == self.journal.last_seq and root is not None and root == self.root
             if seq >= self.journal.first_seq:  # acknowledged, but a disk that fails could not forget it yet
@@ -288,11 +350,15 @@ class History:
     def went_back(self, seq: int, root: bytes | None) -> bool:
         """Whether somebody who has `root` as of `seq` was told it by a later state of ours: an older one was put back.
 
-        A number that has left us stands for one root for ever. An index that was made anew, whose numbers begin again,
-        begins with an announcement.
+        A number that has left us stands for one root for ever. The numbers of an index that was made anew begin again,
+        and mean nothing before one of them was acknowledged. Where the files are newer than the index, what they have
+        come to was told, or is our own, up to the last step that they know of.
         """
         with self.index.database.lock:
-            if self.root is None or (not self.journal.empty and self.journal.base_root() is None):
+            if self.outlived is not None:
+                return seq > self.outlived
+            begins = not self.journal.empty and self.journal.base_root() is None
+            if self.root is None or (begins and not self._heard):
                 return False
             known = self.base_root() if seq == self.journal.first_seq - 1 else self.journal.root_at(seq)
             return seq > self.journal.last_seq or (root is not None and known is not None and known != root)
@@ -305,6 +371,7 @@ class History:
         try:
             with self.index.database.transaction(durable):
                 yield
+            self._tell_witness()
             self.journal.durable()
         except BaseException:
             self.journal.reload()

@@ -174,6 +174,13 @@ class Journal:
         )
         self._index.set_meta("last_seq", self.last_seq)
 
+    def skip(self, seq: int) -> None:
+        """Numbers go on above `seq`: it was given once, and is not remembered."""
+        if self.empty:
+            self.first_seq = seq + 1
+        self.last_seq = seq
+        self._index.set_meta("last_seq", seq)
+
     def acknowledge(self, seq: int) -> None:
         self._database.execute("DELETE FROM journal WHERE seq <= ?", (seq,))
         self._fresh = {number: one for number, one in self._fresh.items() if number > seq}

@@ -223,6 +223,11 @@ class Volume:
         return None if self._history is None else self._history.root
 
     @property
+    def is_comparing(self) -> bool:
+        """Whether the index is older than the files, and no scan has compared them yet: its root is not theirs."""
+        return self._last_started is None and self.history.outlived is not None
+
+    @property
     def summary(self) -> Summary | None:
         return None if self._history is None else self._history.summary
 
@@ -315,6 +320,12 @@ class Volume:
     def _open_private(self, fatal: bool) -> None:
         try:
             self.ensure_private()
+            if self._history is not None:
+                self._history.witness(self.private)
+        except StateUnavailable as error:
+            if not fatal:
+                raise
+            self._trouble(error.problem)
         except UserError as error:
             if fatal:
                 self.close()

@@ -11,10 +11,11 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
-from . import answers, auditing, fencing, guards, hands, pushing, scrubbing
+from . import answers, auditing, fencing, guards, hands, incidents, pushing, scrubbing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
-from .nodes import Node, View
+from .nodes import Node, View, Volume
 from .truth import Values
+from .words import plural
 from .world import UNTRUSTED, World
 
 
@@ -119,8 +120,24 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
     what = "what its agent knew is gone, and most of the tree"
     if event.cause == wire.PUT_BACK:
         what = "its machine was put back to an earlier state"
+        if differing:
+            _tell_put_back(world, node, volume, len(differing), len(differing) - lacking)
     fencing.drop_recovery(world, node, what)  # of one who was late
     world.log("info", f"{node.name}, {event.volume}: {what}: it joins anew")
+
+
+def _tell_put_back(world: World, node: Node, volume: Volume, differing: int, held: int) -> None:
+    """What is set aside may hold a change that reached nobody: a person must know where it is."""
+    incident = world.open_incident("put_back", node.name, None)
+    if incident is None:
+        incident = incidents.put_back(id=world.next_incident(), node=node.name, now_ms=world.now.wall_ms)
+        world.open(incident)
+    text = (
+        f"Volume {volume.name}: {node.name} differs from the others in {plural(differing, 'path')}; "
+        f"what it has in {held} of them goes to its trash."
+    )
+    incident.note(world.now.wall_ms, "note", text)
+    world.touch_incident(incident)
 
 
 def _learn_step(world: World, view: View, event: RootStored) -> None:

@@ -39,6 +39,7 @@ Kind = Literal[
     "conflict",
     "duplicate_node",
     "audit",
+    "put_back",
 ]
 EventName = Literal[
     "detected",
@@ -230,7 +231,7 @@ class Incident(msgspec.Struct):
 
     def _looking_back(self) -> str:
         """What is left to do when it is over."""
-        if self.kind == "runaway" and self.files_trashed:
+        if self.kind in ("runaway", "put_back") and self.files_trashed:
             trash = f"`closeranks trash list {self.node} --incident {self.id}`"
             return f"This is over. What was set aside can be had back: {trash}."
         if self.kind not in ("divergence", "regression"):

@@ -28,7 +28,7 @@ from .model import OnDivergence
 __all__ = [
     "RECURRENCE_JOIN_MS", "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
     "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "no_proof", "outage",
-    "recurrence", "refuted", "regression", "runaway", "undetermined", "unsteady",
+    "put_back", "recurrence", "refuted", "regression", "runaway", "undetermined", "unsteady",
 ]  # fmt: skip
 
 SAMPLES_MAX = 20
@@ -402,6 +402,21 @@ def duplicate_node(*, id: str, node: str, now_ms: int, detail: str) -> Incident:
         f"If {node} has moved to a new machine, stop the old agent: the new one is accepted 10 s later.",
     )  # fmt: skip
     incident.note(now_ms, "detected", f"A second agent with the name {node} was refused: {said}.")
+    return incident
+
+
+def put_back(*, id: str, node: str, now_ms: int) -> Incident:
+    """A machine was put back to an earlier state, with its agent. Each volume's part of it is a note."""
+    incident = Incident(
+        id, "put_back", node, None, now_ms,
+        f"{node} was put back to an earlier state: a snapshot or an image of it was restored, its agent with it",
+        f"Its old files are nobody's change: they do not go to the other nodes. {node} is brought up to date by "
+        f"itself, and does not serve before. What it had otherwise than the others goes to its trash, also what was "
+        f"changed there since it was put back, or shortly before and reached nobody. See what that is: "
+        f"`closeranks trash list {node} --incident {id}`; `closeranks trash restore {node} VOLUME ID --to "
+        f"DIRECTORY` gives it back. The incident closes when {node} is back in rank.",
+    )  # fmt: skip
+    incident.note(now_ms, "detected", f"A step that {node} told before is not known to it any more.")
     return incident
 
 

@@ -98,6 +98,10 @@ def _present(world: World, node: Node) -> None:
     if incident is not None and node.session is not None:
         incident.note(world.now.wall_ms, "note", f"{node.name} is back.")
         world.close(incident)
+    back = world.open_incident("put_back", node.name, None)
+    if back is not None and all(node.volume(one.name).held is not None for one in world.volumes_of(node)):
+        back.note(world.now.wall_ms, "note", f"{node.name} has what the others have.")
+        world.close(back)
     if node.session is None:
         world.wake(node.gone_at + node.grace_s)
 

@@ -108,6 +108,8 @@ def begin(world: World, node: Node, purpose: Purpose, volumes: list[str]) -> Act
     action = world.new_action("resync", node, volumes[0] if len(volumes) == 1 else None, "running")
     fence = node.record.fence
     incident = None if fence is None else fence.incident
+    if purpose == "join" and (told := world.open_incident("put_back", node.name, None)) is not None:
+        incident = told.id  # what is set aside is listed under it
     node.record.recovery = RecoveryRecord(purpose, action.id, incident, volumes, world.now.wall_ms)
     node.recovery = Recovery()
     world.touch_node(node)

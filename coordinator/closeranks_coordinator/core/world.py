@@ -48,7 +48,7 @@ PLANS_MAX = 10  # dry runs whose plans are kept
 UNTRUSTED = ("not_mounted",)  # problems under which a scan says nothing about the node
 DIVERGED: tuple[Kind, ...] = ("divergence", "regression")
 ACCUSING: tuple[Kind, ...] = (*DIVERGED, "audit")
-TRASHING: tuple[Kind, ...] = (*ACCUSING, "runaway")  # those whose repair sets something aside
+TRASHING: tuple[Kind, ...] = (*ACCUSING, "runaway", "put_back")  # those whose repair sets something aside
 
 IncidentKey = tuple[str, str | None, str | None]
 

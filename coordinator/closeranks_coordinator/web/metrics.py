@@ -37,7 +37,7 @@ ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 INCIDENT_KINDS = (
     "divergence", "regression", "outage", "undetermined", "many_suspects", "runaway", "recurrence",
-    "conflict", "duplicate_node", "audit",
+    "conflict", "duplicate_node", "audit", "put_back",
 )  # fmt: skip
 
 

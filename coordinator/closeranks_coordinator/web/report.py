@@ -36,6 +36,7 @@ TITLES = {
     "conflict": "{node} and another writer changed the same thing in {volume}",
     "duplicate_node": "Two agents call themselves {node}",
     "audit": "{node} reports what its disk does not have",
+    "put_back": "{node} was put back to an earlier state",
 }
 UNSTEADY = "{node} fails audits again and again"  # a recurrence of which nothing was repaired
 EVENT_WORDS = {"resync_started": "resync started"}
