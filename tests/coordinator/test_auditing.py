@@ -10,7 +10,7 @@ import pytest
 
 from closeranks_coordinator.core import recurrence
 from closeranks_coordinator.core.auditing import UNPROVEN_MAX
-from closeranks_coordinator.core.model import ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_coordinator.web.report import as_markdown
 from closeranks_proto import messages as wire
 from closeranks_proto.audits import seeded_digest
@@ -329,6 +329,25 @@ def test_a_node_that_is_in_rank_has_nothing_to_be_released_from() -> None:
     world = fleet(files=ONE)
     fail_and_prove(world)
     assert world.ask(ReleaseAsked("node-02")) == "409 not_quarantined"
+
+
+def test_a_release_ends_no_suspicion_for_which_a_node_is_yet_to_be_fenced() -> None:
+    """It has failed audits too often, and waits for a place behind the fence: nobody has brought it back."""
+    names = (*NAMES, "node-04", "node-05")
+    world = fleet("quarantine", files=ONE, names=names, config={"recurrence_max": 1, "max_quarantined": 1})
+    world.ask(QuarantineAsked("node-04", "maintenance"))
+    for _ in range(2):
+        fail_and_prove(world)
+    waiting = world.incidents("audit")[-1]
+    assert "by hand" in str(waiting.evidence["release"])
+    assert (waiting.state, world.state("node-02")) == ("open", "suspect")
+    assert world.ask(ReleaseAsked("node-02")) == "409 not_quarantined"
+    world.run(5)
+    assert (world.incidents("audit")[-1].state, world.state("node-02")) == ("open", "suspect")
+    world.ask(ReleaseAsked("node-04"))
+    world.until_state("node-02", "quarantined")
+    world.ask(ReleaseAsked("node-02"))
+    assert world.incidents("audit")[-1].state == "closed"
 
 
 def test_a_proof_of_any_path_ends_an_incident_of_a_node_that_gave_none() -> None:

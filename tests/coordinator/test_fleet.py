@@ -19,6 +19,7 @@ from closeranks_coordinator.core.model import (
     ResyncAsked,
     Send,
 )
+from closeranks_coordinator.core.recovery import CATCH_UPS_MAX
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 
@@ -794,6 +795,40 @@ def test_a_busy_fleet_still_releases_a_repaired_node() -> None:
     world.until_state("node-03", "quarantined")
     world.until(lambda: world.view("node-03").quarantine is None, 60)
     assert world.state("node-03") in ("in_rank", "lagging")
+
+
+def test_a_busy_fleet_releases_a_node_that_takes_longer_to_be_read_back_than_the_truth_stands() -> None:
+    """It was equal when that began. Begun anew with each step of the truth, it would never end."""
+    world = FakeWorld(names(5), [volume_config(settle_s=6.0)]).started()
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+
+    def work() -> None:
+        world.everywhere("log.txt", file_of(f"line {world.mono}"), but=["node-03"])
+        world.later(1.0, work)
+
+    world["node-03"].verify_s = 5.0
+    work()
+    world.until_state("node-03", "quarantined")
+    world.until(lambda: world.view("node-03").quarantine is None, 120)
+    assert len(world.sent("node-03", wire.Verify)) <= 2 + CATCH_UPS_MAX
+
+
+def test_a_busy_fleet_that_forgets_its_past_at_once_still_releases_a_repaired_node() -> None:
+    """What the node is late with might never have been the truth, as far as is remembered: that holds it so often."""
+    world = FakeWorld(names(5), [volume_config(settle_s=6.0)]).started()
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+
+    def work() -> None:
+        world.everywhere("log.txt", file_of(f"line {world.mono}"), but=["node-03"])
+        history = world.fleet._world.volumes["photos"].history
+        history.forget(history.roots[-1][0])
+        world.later(1.0, work)
+
+    world["node-03"].verify_s = 2.0  # when it has been read back, the truth has moved on again
+    work()
+    world.until_state("node-03", "quarantined")
+    world.until(lambda: world.view("node-03").quarantine is None, 120)
+    assert len(world.sent("node-03", wire.Verify)) <= 2 + CATCH_UPS_MAX
 
 
 # --- tokens and fences ----------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class FakeAgent:
     disk: dict[str, Files]
     scan_interval_s: float = 1.0
     order_s: float = 0.3  # how long a converge or a verification takes
+    verify_s: float | None = None  # a verification, where that takes as long as there is much to read
     agent_id: str = ""
     session: str | None = None
     fence: wire.FenceState | None = None
@@ -270,7 +271,8 @@ class FakeAgent:
                 if self.deaf or (running is not None and same_order(running, message)):
                     return
                 self._running[message.volume] = message
-                self._again(lambda: self._carry_out(message), self.order_s)
+                reads = self.verify_s if isinstance(message, wire.Verify) else None
+                self._again(lambda: self._carry_out(message), self.order_s if reads is None else reads)
             case wire.Push():
                 if not self.deaf:
                     self._again(lambda: self._pushed(message), self.push_s)

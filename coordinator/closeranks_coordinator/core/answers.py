@@ -153,4 +153,4 @@ def verified(world: World, node: Node, message: wire.VerifyResult) -> None:
         work.noted = ""  # it could be read after all
     else:
         work.reached.pop(volume.name, None)
-        work.not_before = world.now.mono + RETRY_MIN_S
+        work.stage, work.not_before = "converge", world.now.mono + RETRY_MIN_S

@@ -76,6 +76,11 @@ class TruthHistory:
         for order in [one for one in self._steps if one <= first]:
             self._drop(self._steps.pop(order))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every truth that there ever was is known."""
+        return not self.roots or self.roots[0][0] == 1
+
     def among(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of the keys on which the truth has moved, as far as is known."""
         index = self._index()

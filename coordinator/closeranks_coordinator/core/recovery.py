@@ -149,7 +149,7 @@ def _advance(world: World, node: Node) -> bool:
     if work.stage == "settle":
         return _settle(world, node, record, work, volumes)
     behind = [volume for volume in volumes if _is_left(world, node, record, work, volume)]
-    if behind:
+    if behind and not _only_went_on(node, record, work, volumes):
         work.stage = "converge"
         _ask_converge(world, node, record, work, behind[0])
         return False
@@ -170,6 +170,19 @@ def _is_left(world: World, node: Node, record: RecoveryRecord, work: Recovery, v
     if reached is not None and node.volume(volume.name).root == reached:
         return False
     return bool(world.left(node, volume, record.purpose))
+
+
+def _only_went_on(node: Node, record: RecoveryRecord, work: Recovery, volumes: list[Volume]) -> bool:
+    """Whether a fenced node equalled the truth, is being read back, and the truth went on meanwhile.
+
+    Reading back takes as long as there is much to read; begun anew at each step of the truth it would never end. How
+    often it catches up before its release is `_settle`'s.
+    """
+    return (
+        work.stage == "verify"
+        and record.purpose == "divergence"
+        and not any(node.view(volume.name).own for volume in volumes)
+    )
 
 
 def _is_overtaken(world: World, node: Node, record: RecoveryRecord, work: Recovery) -> bool:
@@ -310,10 +323,13 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
         text = "Some of its paths differ from others and have no majority: it is held until they have."
         trouble(world, record, work, text)
         return False
-    if any(_joined_otherwise(node, volume) for volume in volumes):
+    joined_so = [volume for volume in volumes if _joined_otherwise(node, volume)]
+    if any(volume.history.is_complete for volume in joined_so):
         work.stage = "converge"
         return True
-    if work.catch_ups < CATCH_UPS_MAX and any(_is_late(world, node, volume) for volume in volumes):
+    if work.catch_ups < CATCH_UPS_MAX and (
+        joined_so or any(_is_late(world, node, volume) for volume in volumes)
+    ):
         work.stage, work.catch_ups = "converge", work.catch_ups + 1
         return True
     _finish_fenced(world, node, record, world.now.mono - work.quiet_since)
@@ -323,7 +339,8 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
 def _joined_otherwise(node: Node, volume: Volume) -> bool:
     """Whether it still has something that it joined with while nobody could judge it, and that was never the truth.
 
-    It is late there, and nobody's fault; but what it was held for has been decided, and proof is of the truth.
+    It is late there, and nobody's fault; but what it was held for has been decided, and proof is of the truth. Where
+    the past is not known from its beginning, it may be an elder truth that is forgotten: then this holds it so often.
     """
     analysis = node.view(volume.name).analysis
     if volume.config.policy != "quorum" or analysis is None:

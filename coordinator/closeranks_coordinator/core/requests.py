@@ -56,15 +56,16 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
     if node is None:
         return _unknown_node(asked.node)
     waiting = [one for one in world.accusing(node) if one.kind == "audit" and recurrence.by_hand(one)]
-    if not node.fenced and waiting:  # only an alert is wanted there: nothing was fenced
-        for incident in waiting:
+    only_told = [one for one in waiting if world.volumes[one.volume or ""].config.on_divergence == "alert"]
+    if not node.fenced and only_told:  # elsewhere it is yet to be fenced, and brought back
+        for incident in only_told:
             incident.note(world.now.wall_ms, "released", f"An operator released {node.name}.")
             world.close(incident)
         return _done(world, "release", node)
     if not node.fenced:
-        return Refusal(
-            409, "not_quarantined", f"{node.name} is not quarantined: there is nothing to release."
-        )
+        nothing = f"{node.name} is not quarantined: there is nothing to release."
+        yet = f"{nothing} It waits for its place behind the fence; bring it back then, and release it."
+        return Refusal(409, "not_quarantined", yet if waiting else nothing)
     gone = all(_is_gone(world, node, volume) for volume in world.concerned(node))
     if node.record.recovery is not None and not gone:
         return Refusal(
