@@ -63,19 +63,17 @@ class Press:
         """The root over strictly ascending items. Raises CodecError, PathError for what may not stand in a tree."""
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
-            self.add(batch)
+            self.add([key for key, _ in batch], [value for _, value in batch])
         return self.finish()
 
-    def add(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
+    def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """The next items, greater than all before. Raises as `build` does."""
-        new_keys = [key for key, _ in batch]
-        new_values = [value for _, value in batch]
-        if new_keys[0] <= self._last:
+        if keys[0] <= self._last:
             raise CodecError("keys that do not ascend strictly")
-        check_items(new_keys, new_values, self._algorithm.width)
-        self._last = new_keys[-1]
-        self._keys += new_keys
-        self._values += new_values
+        check_items(keys, values, self._algorithm.width)
+        self._last = keys[-1]
+        self._keys += keys
+        self._values += values
         self._cut(0, self._keys, self._values, self._refs)
 
     def finish(self) -> bytes:

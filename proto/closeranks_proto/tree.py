@@ -52,12 +52,12 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Building:
-    """`add` takes some more items, strictly ascending and behind all earlier ones, and raises as `Tree.build` does.
+    """`add` takes some more keys, strictly ascending and behind all earlier ones, and their values.
 
-    `finish` ends it.
+    It raises as `Tree.build` does. `finish` ends it.
     """
 
-    add: Callable[[Sequence[tuple[bytes, bytes]]], None]
+    add: Callable[[Sequence[bytes], Sequence[bytes]], None]
     finish: Callable[[], Edited]
 
 

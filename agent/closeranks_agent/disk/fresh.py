@@ -47,6 +47,7 @@ from .recorder import Recorder
 
 BATCH_FILES: Final = 512  # a question is to bring about so many files
 BATCH_DIRECTORIES: Final = 64
+EACH_FILES: Final = 64.0  # in a directory, before any was read: the first ones are shared among all readers
 NAMES_MAX_BYTES: Final = 8 * 1024
 RANGE_BYTES: Final = 128 * MIB  # where one ends, a cold disk idles a moment; the last ones end 7 ms apart
 WAIT_S: Final = 0.2  # then whoever wants to stop the scan is heard
@@ -89,7 +90,7 @@ class Fresh:
     _todo: list[bytes] = field(default_factory=list)  # directories: a heap, read in the order of keys
     _open: set[bytes] = field(default_factory=set)  # directories that were asked for and are not finished
     _questions: deque[Question] = field(default_factory=deque)  # of files and ranges; these come first
-    _each: float = 1.0  # files that a directory has, lately
+    _each: float = EACH_FILES  # files that a directory has, lately
 
     # --- for the scan --------------------------------------------------------------------------
 

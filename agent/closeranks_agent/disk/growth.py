@@ -10,8 +10,7 @@ Memory: the pages, which are kept anyway, and a page of rows for each level of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from bisect import bisect_left
 from typing import Final
 
 from closeranks_proto.tree import Edited, Tree
@@ -25,8 +24,8 @@ class Growth:
     """For one scan into an index that has been empty. It is told of each delta before that is written."""
 
     def __init__(self, index: Index, tree: Tree) -> None:
-        self._items: Iterator[tuple[bytes, bytes]] = index.items()
-        self._ahead: list[tuple[bytes, bytes]] = []  # the one path that was read and not added yet
+        self._stretches = index.stretches()
+        self._ahead: tuple[list[bytes], list[bytes]] = [], []  # what was looked at and not added yet
         self._building = tree.begin()
         self._begun = False
         self.stunted = False  # what was built is of no use
@@ -39,28 +38,32 @@ class Growth:
         if self.stunted or not frontier:  # b"": the root's own paths are still to come
             return
         self._begun = True
-        while batch := self._before(frontier):
-            self._building.add(batch)
+        self._add(frontier)
 
     def finish(self) -> Edited:
         """The tree of all there is."""
         assert not self.stunted
-        while batch := self._before(None):
-            self._building.add(batch)
+        self._add(None)
         return self._building.finish()
 
-    def _before(self, frontier: bytes | None) -> list[tuple[bytes, bytes]]:
-        """Some of what comes before it.
+    def _add(self, frontier: bytes | None) -> None:
+        """All that comes before it.
 
-        One path behind it is looked at, and kept. It stands in a directory before the frontier, so in a finished one.
+        The rest of a stretch is looked at, and kept. It stands in a directory before the frontier, so in a finished
+        one; what is below a directory behind the frontier is not looked at.
         """
-        batch, self._ahead = self._ahead, []
-        if batch and frontier is not None and batch[0][0] >= frontier:
-            self._ahead = batch
-            return []
-        for item in islice(self._items, BATCH_ITEMS):
-            if frontier is not None and item[0] >= frontier:
-                self._ahead = [item]
+        keys, values = self._ahead
+        while frontier is None or not keys or keys[-1] < frontier:
+            if len(keys) >= BATCH_ITEMS:
+                self._building.add(keys, values)
+                keys, values = [], []
+            stretch = next(self._stretches, None)
+            if stretch is None:
+                frontier = None
                 break
-            batch.append(item)
-        return batch
+            keys += stretch[0]
+            values += stretch[1]
+        end = len(keys) if frontier is None else bisect_left(keys, frontier)
+        if end:
+            self._building.add(keys[:end], values[:end])
+        self._ahead = keys[end:], values[end:]

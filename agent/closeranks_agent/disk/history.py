@@ -116,7 +116,7 @@ class History:
         stored = self.index.meta("root")
         if stored is None:
             return
-        edited = self.tree.build(self.index.items())
+        edited = Growth(self.index, self.tree).finish()
         self.objects.add(edited.pages)
         self.root, self.summary = edited.root, edited.summary
         expected = bytes.fromhex(str(stored))
@@ -202,7 +202,7 @@ class History:
         growth, self._growth = self._growth, None
         if growth is not None and not growth.stunted:
             return growth.finish()
-        return self.tree.build(self.index.items())
+        return Growth(self.index, self.tree).finish()
 
     def rest(self) -> None:
         """Nothing more is stowed for now, whether or not a root was found: the log needs no room for masses."""

@@ -32,7 +32,7 @@ import blake3
 from closeranks_proto.entries import Kind, entry_size
 
 from .database import Damaged, Database
-from .packs import PackedRow, items_of, names_of, row_of, rows_of
+from .packs import PACK_ROWS, PackedRow, items_of, names_of, row_of, rows_of
 from .records import Record, StatSignature
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
 LISTINGS_MAX = 64
+_DIRECTORY = int(Kind.DIRECTORY)  # an enumeration's member is looked up in a tenth of a microsecond
 LONG_LIST_BYTES = 64 * 1024  # of a chunk list: of a file of 4 GiB
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
@@ -120,7 +121,7 @@ class _Pack(NamedTuple):
 
 
 def is_directory(value: bytes) -> bool:
-    return value[0] & 15 == Kind.DIRECTORY
+    return value[0] & 15 == _DIRECTORY
 
 
 def directory_id(key: bytes) -> bytes:
@@ -155,39 +156,44 @@ class Index:
 
     def directory(self, key: bytes, page_rows: int = PAGE_ROWS, after: bytes = b"") -> Iterator[Row]:
         """The rows of directory `key` behind the name `after`, ascending, in pages: writing meanwhile is allowed."""
-        for name, value, stat, settled in self._pages(
-            "name, value, stat, settled", rows_of, directory_id(key), after, page_rows
-        ):
-            yield Row(name, value, stat, bool(settled))
+        for page in self._pages("name, value, stat, settled", rows_of, directory_id(key), after, page_rows):
+            for name, value, stat, settled in page:
+                yield Row(name, value, stat, bool(settled))
 
     def _pages(
         self, columns: str, unpack: Callable[[bytes], list[Any]], place: bytes, after: bytes, page_rows: int
-    ) -> Iterator[Any]:
-        """Rows behind the name `after`, each page asked for anew: what was a pack may be rows by then."""
+    ) -> Iterator[list[Any]]:
+        """Pages of rows behind the name `after`, each asked for anew: what was a pack may be rows by then."""
         statement = f"SELECT {columns} FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT ?"
+        count = 2 if page_rows > PACK_ROWS else 1  # then what has one pack is asked for once
         last = after
         while True:
             with self.database.lock:
-                page = cast(list[Any], self.database.rows(statement, (place, last, page_rows)))
-                pack = self._pack(place, last, ">")
-            full = len(page) == page_rows
-            if pack is not None:
-                page = _beside(page, full, [row for row in self._open(pack, unpack) if row[0] > last])
-                full = True
+                rows = cast(list[Any], self.database.rows(statement, (place, last, page_rows)))
+                packs = self._packs(place, last, ">", count)
+            packed = [row for pack in packs for row in self._open(pack, unpack)]
+            if packed and packed[0][0] <= last:
+                packed = [row for row in packed if row[0] > last]
+            page, more = _beside(rows, len(rows) == page_rows, packed, len(packs) == count)
             if len(page) > page_rows:  # of a deep directory, where each level keeps what is left of a page
-                page = page[:page_rows]
-            yield from page
-            if not full:
+                page, more = page[:page_rows], True
+            if page:
+                yield page
+            if not more:
                 return
             last = page[-1][0]
 
-    def _pack(self, place: bytes, name: bytes, how: Literal[">", ">="]) -> _Pack | None:
-        """The first pack whose last name is greater than `name`, or also as great."""
-        found = self.database.row(
-            f"SELECT last, rows FROM packs WHERE dir = ? AND last {how} ? ORDER BY last LIMIT 1",
-            (place, name),
+    def _packs(self, place: bytes, name: bytes, how: Literal[">", ">="], count: int) -> list[_Pack]:
+        """The first packs whose last name is greater than `name`, or also as great."""
+        found = self.database.rows(
+            f"SELECT last, rows FROM packs WHERE dir = ? AND last {how} ? ORDER BY last LIMIT ?",
+            (place, name, count),
         )
-        return None if found is None else _Pack(*cast(tuple[bytes, bytes], found))
+        return [_Pack(*cast(tuple[bytes, bytes], row)) for row in found]
+
+    def _pack(self, place: bytes, name: bytes) -> _Pack | None:
+        """The one in which that name stands or would stand."""
+        return next(iter(self._packs(place, name, ">=", 1)), None)
 
     def _open(self, pack: _Pack, unpack: Callable[[bytes], T]) -> T:
         try:
@@ -223,7 +229,7 @@ class Index:
                     "SELECT name, value, stat, settled FROM entries WHERE dir = ? AND name = ?", (place, name)
                 ),
             )
-            pack = None if found is not None else self._pack(place, name, ">=")
+            pack = None if found is not None else self._pack(place, name)
         if pack is not None:
             found = self._open(pack, lambda blob: row_of(blob, name))
         return None if found is None else Row(*found[:3], bool(found[3]))
@@ -245,23 +251,38 @@ class Index:
         return None if found is None else cast(bytes, found[0])
 
     def items(self, below: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) below a directory, by default the root, keys ascending: what trees are built of."""
-        stack = [(below and below + b"\0", self._values(below, PAGE_ROWS))]
-        while stack:
-            prefix, values = stack[-1]
-            for name, value in values:
-                key = prefix + name
-                yield key, value
-                if value[0] & 15 == Kind.DIRECTORY:
-                    page_rows = PAGE_ROWS if len(stack) < DEEP_LEVELS else DEEP_PAGE_ROWS
-                    stack.append((key + b"\0", self._values(key, page_rows)))
-                    break
-            else:
-                stack.pop()
+        """Every (key, value) below a directory, by default the root, keys ascending."""
+        for keys, values in self.stretches(below):
+            yield from zip(keys, values, strict=True)
 
-    def _values(self, key: bytes, page_rows: int) -> Iterator[tuple[bytes, bytes]]:
-        """(name, value) of directory `key`, as `directory`: no row is made of what is only passed on."""
-        return self._pages("name, value", items_of, directory_id(key), b"", page_rows)
+    def stretches(self, below: bytes = b"") -> Iterator[tuple[list[bytes], Sequence[bytes]]]:
+        """The same as (keys, values) of what stands together: what trees are built of, a third of the time.
+
+        A directory ends its stretch, and nothing below it was looked at yet.
+        """
+        levels = [self._level(below, PAGE_ROWS)]
+        while levels:
+            stretch = next(levels[-1], None)
+            if stretch is None:
+                levels.pop()
+                continue
+            yield stretch
+            if is_directory(stretch[1][-1]):
+                page_rows = PAGE_ROWS if len(levels) < DEEP_LEVELS else DEEP_PAGE_ROWS
+                levels.append(self._level(stretch[0][-1], page_rows))
+
+    def _level(self, key: bytes, page_rows: int) -> Iterator[tuple[list[bytes], Sequence[bytes]]]:
+        """(keys, values) of a directory's own paths, one part for each directory among them and each page."""
+        prefix = key and key + b"\0"
+        for page in self._pages("name, value", items_of, directory_id(key), b"", page_rows):
+            names, values = zip(*page, strict=True)
+            keys = [prefix + name for name in names]
+            start = 0
+            for end in [end for end, value in enumerate(values, 1) if value[0] & 15 == _DIRECTORY]:
+                yield keys[start:end], values[start:end]
+                start = end
+            if start < len(keys):
+                yield keys[start:], values[start:]
 
     def rows(self, below: bytes = b"") -> Iterator[tuple[bytes, Row]]:
         """Every (key, row) below a directory, by default the root, keys ascending."""
@@ -335,7 +356,7 @@ class Index:
             known = self.database.rows(
                 "SELECT name FROM entries WHERE dir = ? AND name BETWEEN ? AND ?", (place, names[0], last)
             )
-            other = self._pack(place, names[0], ">=")
+            other = self._pack(place, names[0])
             apart = other is None or self._open(other, names_of)[0] > last
             if apart and (not known or {row[0] for row in known}.isdisjoint(names)):
                 self.database.execute("INSERT INTO packs VALUES (?, ?, ?)", (place, last, blob))
@@ -350,7 +371,7 @@ class Index:
         here, pack, names = b"", None, frozenset[bytes]()
         for place, name in sorted(places):
             if place != here or (pack is not None and name > pack.last):
-                here, pack = place, self._pack(place, name, ">=")
+                here, pack = place, self._pack(place, name)
                 names = frozenset(() if pack is None else self._open(pack, names_of))
             if pack is None or name not in names:
                 continue
@@ -414,15 +435,14 @@ class Index:
         self.database.execute("DELETE FROM chunk_lists WHERE orphan")
 
 
-def _beside(page: list[Any], full: bool, packed: list[Any]) -> list[Any]:
-    """Rows and what stands in a pack, as far as both are known, names ascending."""
-    if not page:
-        return packed
-    end = packed[-1][0]
-    if full and page[-1][0] < end:
-        end = page[-1][0]
-        packed = [row for row in packed if row[0] < end]
-    return sorted([*(row for row in page if row[0] <= end), *packed])
+def _beside(rows: list[Any], more_rows: bool, packed: list[Any], more_packs: bool) -> tuple[list[Any], bool]:
+    """Rows and what stands in packs, as far as both are known, names ascending; whether more may follow."""
+    page = sorted([*rows, *packed]) if rows and packed else rows or packed
+    ends = [part[-1][0] for part, more in ((rows, more_rows), (packed, more_packs)) if more]
+    if rows and packed and ends:
+        end = min(ends)
+        page = [row for row in page if row[0] <= end]
+    return page, bool(ends)
 
 
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"

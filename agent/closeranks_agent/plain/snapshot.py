@@ -70,10 +70,9 @@ class _Rows:
 
     def found(self, cause: str, seen_mono: float, force: bool = False, hands: Sequence[Hand] = ()) -> None:
         growth = self._growth
-        if growth is not None and not growth.stunted:
-            self.summary = growth.finish().summary
-        else:
-            self.summary = self._tree.build(self.index.items()).summary
+        if growth is None or growth.stunted:
+            growth = Growth(self.index, self._tree)
+        self.summary = growth.finish().summary
 
     def grow(self, frontier: bytes) -> None:
         if self._growth is not None:
