@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -29,6 +30,9 @@ from .web import build_app
 
 log = logging.getLogger("closeranks.agent")
 
+GARBAGE_OBJECTS = (
+    10_000  # made since the last look for dead cycles: a megabyte or two, and half of the time for it
+)
 STOP_MAX_S = 9.5  # DRAIN_TIMEOUT_S and what closing the ports takes
 
 
@@ -81,6 +85,8 @@ async def _main(config: AgentConfig, state: AgentState) -> int:
         port = runner.addresses[0][1]
         agent.address = _advertised(config, port)
         log.info("agent of %s listens on %s port %d (process ready)", config.node, config.listen.host, port)
+        gc.freeze()  # what is loaded by now stays
+        gc.set_threshold(GARBAGE_OBJECTS)
         try:
             return await _until_stopped(agent, stop)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -304,18 +305,24 @@ async def test_a_full_trash_stops_the_step_and_says_so(tmp_path: Path) -> None:
 async def test_a_file_whose_name_differs_only_in_case_is_reported_and_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel of this machine may lack case-folding ext4: lstat is made to fold the one name."""
-    inner = beneath.status
+    """The kernel of this machine may lack case-folding ext4: lstat and rename are made to fold the one name."""
+    inner, move = beneath.status, beneath.move_new
 
     def folding(where: beneath.Spot) -> os.stat_result | None:
         folded = b"Readme" if where.name == b"readme" else where.name
         return inner(beneath.Spot(where.parent_fd, folded))
+
+    def moving(old: bytes, old_dir_fd: int, new: bytes, new_dir_fd: int) -> None:
+        if new == b"readme":
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        move(old, old_dir_fd, new, new_dir_fd)
 
     async with nodes_in(tmp_path) as nodes:
         fill(tmp_path / "n1", {"Readme": b"capital", "readme": b"small"})
         fill(tmp_path / "n2", {"Readme": b"capital"})
         await two(nodes)
         monkeypatch.setattr(beneath, "status", folding)
+        monkeypatch.setattr(beneath, "move_new", moving)
         result = await nodes.converge("n2", "n1")
         assert result.state == "partial"
         assert "case_twin" in result.detail

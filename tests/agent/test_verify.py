@@ -51,14 +51,14 @@ async def test_what_can_not_be_read_again_gives_no_root(
 ) -> None:
     async with nodes_in(tmp_path) as nodes:
         await repaired(nodes, tmp_path)
-        inner = Volume.read_entry
+        inner = Volume.read_open
 
-        def failing(self: Volume, root_fd: int, key: bytes, *more: Any) -> object:
+        def failing(self: Volume, key: bytes, *more: Any) -> object:
             if key == b"large":
                 raise OSError(5, "Input/output error")
-            return inner(self, root_fd, key, *more)
+            return inner(self, key, *more)
 
-        monkeypatch.setattr(Volume, "read_entry", failing)
+        monkeypatch.setattr(Volume, "read_open", failing)
         result = await nodes.verify("n2")
         assert result.root is None
         assert result.detail == "1 paths could not be read again: large: Input/output error"

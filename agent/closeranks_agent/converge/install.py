@@ -140,7 +140,7 @@ class Installer:
 
     def _check(self, step: Step) -> _Work | None:
         """The step's work if the path is what the plan saw; else its result is noted."""
-        if self._is_push and step.seen is None and step.source is None:
+        if step.seen is None and step.source is None:
             return _Work(step, None)  # that nothing is there is seen when it appears: it never replaces
         return self._check_now(step)
 
@@ -293,7 +293,7 @@ class Installer:
     def _surprised(self, work: _Work) -> Result:
         """What the path holds instead is recorded at once where it was not compared before."""
         step = work.step
-        if step.seen is None and self._is_push:
+        if step.seen is None:
             before = len(self._results)
             plain = replace(step, source=None)
             if self._check_now(plain) is None and len(self._results) > before:

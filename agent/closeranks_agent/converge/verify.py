@@ -4,8 +4,9 @@ The page cache proves nothing about a disk: cached pages of each file are droppe
 hashed. What can not be read, or does not hold still, gives no root: an error is not a pass. A long file that was read
 back from the disk while it came (`readback`) is not read a second time, as long as its stat is what it was then.
 
-A disk that is asked for one thing at a time is mostly idle. So the files of a batch are announced to the kernel
-before the first of them is read, and a long file some way ahead of its reader. Rejected: one syncfs for each
+A disk that is asked for one thing at a time is mostly idle. So the next AHEAD_FILES files are open and announced to
+the kernel while one is read, and a long file some way ahead of its reader. What is read is what was opened: a file
+that took its name meanwhile has another inode, and the scan at the end reads it. Rejected: one syncfs for each
 batch (only clean pages can be dropped, but converge has synced these files already: writing out what somebody
 else has dirtied since costs a look at each file, not a flush of the disk's cache).
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from closeranks_proto.entries import Kind, decode_entry, entry_kind, entry_size
@@ -23,7 +25,7 @@ from closeranks_proto.messages import Verify, VerifyResult
 from closeranks_proto.paths import escape, path_of
 
 from .. import beneath, syscalls
-from ..disk.hashing import KnownContent
+from ..disk.hashing import KnownContent, NotRegular
 from ..disk.records import BusyFile, Change, Record
 from ..disk.volume import Volume
 from .plan import is_withheld
@@ -31,8 +33,9 @@ from .readback import Proved
 from .trash import Trash
 from .written import Written
 
-BATCH_KEYS = 256
-AHEAD_BYTES = 32 * 1024 * 1024  # of a batch, and of one long file, that the kernel reads before we do
+BATCH_KEYS = 512
+AHEAD_FILES = 64
+AHEAD_BYTES = 32 * 1024 * 1024  # that the kernel reads before we do, of the next files or of one long file
 AHEAD_STEP_BYTES = 8 * 1024 * 1024
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 BUSY_RETRIES = 3
@@ -84,24 +87,22 @@ def _reread(volume: Volume, proved: Proved, keys: Sequence[bytes], reread: _Rere
     try:
         records = {key: volume.record(key) for key in keys}
         contents = {key: proved.still(root_fd, key, records[key]) for key in keys}
-        unread = [key for key in keys if not _is_directory(records[key]) and contents[key] is None]
-        refused = _chill(root_fd, unread)
-        for key, known in records.items():
-            if _is_directory(known):
-                continue  # has no content; the scan compares its attributes
+        # A directory has no content; the scan compares its attributes.
+        files = [key for key in keys if not _is_directory(records[key])]
+        for key, file in _chilled(root_fd, [(key, contents[key] is None) for key in files]):
+            known = records[key]
             try:
-                if key in refused:
-                    raise refused[key]
-                change = _read_steadily(volume, root_fd, key, contents[key])
+                if isinstance(file, OSError):
+                    raise file
+                record = _read_steadily(volume, root_fd, key, contents[key], file)
             except (BusyFile, OSError) as error:
                 reread.unread.append(f"{escape(path_of(key))}: {getattr(error, 'strerror', None) or error}")
                 continue
-            record = change.record
             if record is not None and entry_kind(record.value) is Kind.FILE:
                 reread.files += 1
                 reread.bytes += entry_size(record.value)
             if record != known and (record is None or entry_kind(record.value) is not Kind.DIRECTORY):
-                changes.append(change)
+                changes.append(Change(key, record))
     finally:
         os.close(root_fd)
     if changes:
@@ -112,17 +113,23 @@ def _is_directory(record: Record | None) -> bool:
     return record is not None and entry_kind(record.value) is Kind.DIRECTORY
 
 
-def _read_steadily(volume: Volume, root_fd: int, key: bytes, content: KnownContent | None) -> Change:
-    """`content`: what was read back of it, if that still stands; else the file has been chilled."""
+def _read_steadily(
+    volume: Volume, root_fd: int, key: bytes, content: KnownContent | None, fd: int | None
+) -> Record | None:
+    """`content`: what was read back of it, if that still stands; else `fd` is the file, and has been chilled."""
     if content is not None:
         try:
-            return Change(key, volume.read_entry(root_fd, key, None, content))
+            return volume.read_entry(root_fd, key, None, content)
         except BusyFile:  # somebody wrote to it a moment ago
-            drop_cache(root_fd, key, AHEAD_BYTES)
+            drop_cache(root_fd, key)
+    if fd is not None:
+        try:
+            return volume.read_open(key, fd, _Ahead(fd, volume.chunk_bytes).step)
+        except (BusyFile, NotRegular):
+            drop_cache(root_fd, key)  # it may rest, or be what it should, when it is looked for by its name
     for attempt in range(BUSY_RETRIES + 1):
         try:
-            with _Ahead(root_fd, key, volume.chunk_bytes) as ahead:
-                return Change(key, volume.read_entry(root_fd, key, ahead.step))
+            return volume.read_entry(root_fd, key)
         except BusyFile:
             if attempt == BUSY_RETRIES:
                 raise
@@ -133,65 +140,80 @@ def _read_steadily(volume: Volume, root_fd: int, key: bytes, content: KnownConte
 class _Ahead:
     """Lets the kernel read a long file some way ahead of whoever reads it chunk by chunk."""
 
-    def __init__(self, root_fd: int, key: bytes, chunk_bytes: int) -> None:
-        self._root_fd, self._key, self._chunk_bytes = root_fd, key, chunk_bytes
+    def __init__(self, fd: int, chunk_bytes: int) -> None:
+        self._fd, self._chunk_bytes = fd, chunk_bytes
         self._read = 0
-        self._asked = AHEAD_BYTES  # when the file was chilled
-        self._fd: int | None = None
-
-    def __enter__(self) -> _Ahead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
+        self._asked = AHEAD_BYTES // AHEAD_FILES  # when the file was chilled
 
     def step(self) -> bool:
         """A chunk is about to be read. Never stops the reader."""
         if self._read + AHEAD_BYTES >= self._asked + AHEAD_STEP_BYTES:
-            if self._fd is None:
-                self._fd = beneath.open_beneath(self._root_fd, path_of(self._key), _READ_FLAGS)
             os.posix_fadvise(self._fd, self._asked, AHEAD_STEP_BYTES, os.POSIX_FADV_WILLNEED)
             self._asked += AHEAD_STEP_BYTES
         self._read += self._chunk_bytes
         return False
 
 
-def _chill(root_fd: int, keys: Sequence[bytes]) -> dict[bytes, OSError]:
-    """Make the next reads of these files come from the disk, and let it begin with them.
+def _chilled(
+    root_fd: int, keys: Sequence[tuple[bytes, bool]]
+) -> Iterator[tuple[bytes, int | OSError | None]]:
+    """Each with its open file where it is to be read, whose next reads come from the disk: the next ones are under way.
 
-    Those that can not be opened, with the reason.
+    The file is closed when the next one is asked for. None: nothing to be opened; an error: it can not be opened.
     """
-    refused: dict[bytes, OSError] = {}
-    ahead = AHEAD_BYTES
-    for key in keys:
-        try:
-            ahead -= drop_cache(root_fd, key, ahead)
-        except OSError as error:
-            refused[key] = error
-    return refused
+    opened: deque[tuple[bytes, int | OSError | None]] = deque()
+    try:
+        for key, wanted in keys:
+            opened.append((key, _open_cold(root_fd, key) if wanted else None))
+            if len(opened) > AHEAD_FILES:
+                yield opened[0]
+                _close_first(opened)
+        while opened:
+            yield opened[0]
+            _close_first(opened)
+    finally:
+        while opened:
+            _close_first(opened)
 
 
-def drop_cache(root_fd: int, key: bytes, ahead: int) -> int:
-    """Make the next read of a file come from the disk, and ask for its first `ahead` bytes at once.
+def _close_first(opened: deque[tuple[bytes, int | OSError | None]]) -> None:
+    _, file = opened.popleft()
+    if isinstance(file, int):
+        os.close(file)
 
-    How many bytes were asked for. Raises OSError where the file can not be opened.
-    """
+
+def _open_cold(root_fd: int, key: bytes) -> int | OSError | None:
+    """A file whose next read comes from the disk, and whose first bytes the disk has been asked for."""
+    try:
+        fd = beneath.open_beneath(root_fd, path_of(key), _READ_FLAGS)
+    except OSError as error:
+        return None if error.errno in beneath.DETOUR_ERRNOS else error  # gone or a symlink: nothing to drop
+    try:
+        _drop_cache(fd)
+        os.posix_fadvise(fd, 0, AHEAD_BYTES // AHEAD_FILES, os.POSIX_FADV_WILLNEED)
+    except OSError as error:
+        os.close(fd)
+        return error
+    return fd
+
+
+def drop_cache(root_fd: int, key: bytes) -> None:
+    """Make the next read of a file come from the disk. Raises OSError where the file can not be opened."""
     try:
         fd = beneath.open_beneath(root_fd, path_of(key), _READ_FLAGS)
     except OSError as error:
         if error.errno in beneath.DETOUR_ERRNOS:
-            return 0  # gone or a symlink: there is nothing to drop
+            return
         raise
     try:
-        syscalls.write_out(fd)  # only clean pages can be dropped
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        size = min(os.fstat(fd).st_size, ahead)
-        if size > 0:
-            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
-        return max(0, size)
+        _drop_cache(fd)
     finally:
         os.close(fd)
+
+
+def _drop_cache(fd: int) -> None:
+    syscalls.write_out(fd)  # only clean pages can be dropped
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _still_withheld(volume: Volume, key: bytes, target: bytes) -> bool:

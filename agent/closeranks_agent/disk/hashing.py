@@ -298,8 +298,17 @@ def read_entry(
         if error.errno in beneath.DETOUR_ERRNOS:
             return None
         raise
+    return _steady(reading)
+
+
+def read_open(reader: EntryReader, key: bytes, fd: int, stopped: Callable[[], bool] | None = None) -> Record:
+    """The record of a regular file that is open. Raises NotRegular too, and otherwise as `read_entry` does."""
+    return _steady(reader.read_file(key, fd, stopped))
+
+
+def _steady(reading: Reading) -> Record:
     if not reading.steady:
-        raise BusyFile(f"{escape(path_of(key))} changed while it was read")
+        raise BusyFile(f"{escape(path_of(reading.record.key))} changed while it was read")
     return reading.record
 
 

@@ -61,8 +61,17 @@ def rows_of(blob: bytes) -> list[PackedRow]:
 def row_of(blob: bytes, name: bytes) -> PackedRow | None:
     """The one of that name."""
     names = names_of(blob)
-    at = bisect_left(names, name)
-    return rows_of(blob)[at] if at < len(names) and names[at] == name else None
+    at, count = bisect_left(names, name), len(names)
+    if at == count or names[at] != name:
+        return None
+    begin = _HEAD.size + _HEAD.unpack_from(blob)[1]
+    lengths = struct.unpack_from(f"<{count}H", blob, begin)
+    stat = begin + (2 + 1) * count + at * STAT_BYTES
+    value = begin + (2 + 1 + STAT_BYTES) * count + sum(lengths[:at])
+    if value + sum(lengths[at:]) != len(blob):
+        raise ValueError("a pack of another length than it says")
+    settled = blob[begin + 2 * count + at]
+    return name, blob[value : value + lengths[at]], blob[stat : stat + STAT_BYTES], settled
 
 
 def _values_of(blob: bytes, count: int) -> list[bytes]:

@@ -43,7 +43,7 @@ from .carrying import Carrying
 from .database import Damaged
 from .findings import Findings
 from .fresh import reading_setup
-from .hashing import EntryReader, KnownContent, Stopped, TooLarge, read_entry
+from .hashing import EntryReader, KnownContent, Stopped, TooLarge, read_entry, read_open
 from .history import History
 from .ignore import IgnoreRules
 from .links import Links
@@ -352,6 +352,10 @@ class Volume:
         as it is `known`), TooLarge, OSError, and Stopped when it says True.
         """
         return read_entry(self._reader, root_fd, key, each_chunk, known)
+
+    def read_open(self, key: bytes, fd: int, each_chunk: Callable[[], bool] | None = None) -> Record:
+        """The record of a regular file that is open already. Raises NotRegular too."""
+        return read_open(self._reader, key, fd, each_chunk)
 
     # --- changes -------------------------------------------------------------------------------
 
