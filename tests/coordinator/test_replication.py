@@ -102,6 +102,25 @@ def test_attributes_that_clash_are_told_as_what_they_are() -> None:
     assert "deleted" not in text
 
 
+def test_who_changes_the_mode_of_its_second_version_before_it_is_kept_does_not_lose_it() -> None:
+    """It still has the content under the plain name: only somebody who wrote over it has given it up."""
+    world = fleet(4)
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    world["node-01"].put("photos", "c.txt", file_of("first"))
+    world["node-02"].put("photos", "c.txt", file_of("second"))
+    world.until(lambda: conflicts(world))
+    mode = replace(decode_entry(file_of("second"), XXH3_128.width), mode=0o600)
+    world["node-02"].put("photos", "c.txt", encode_entry(mode))
+    world.run(0.2)
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    (found,) = conflicts(world)
+    assert found.state == "open"
+    assert world["node-03"].disk["photos"][key_of(found.kept_path)] == file_of("second")
+
+
 def test_a_merged_version_whose_only_holder_deletes_it_keeps_nobody_behind() -> None:
     """One gives it a mode, another its content, and deletes it before anybody could fetch it: no disk has it."""
     world = fleet(4)

@@ -169,6 +169,7 @@ def _versions(world: World, volume: Volume, key: bytes) -> Iterator[Values]:
 def _drop_lost(world: World, volume: Volume) -> None:
     """A second version that its own writer has overwritten before anybody fetched it exists nowhere any more."""
     changes: dict[bytes, bytes | None] = {}
+    width = world.algorithm.width
     for record in conflicts.unplaced(world, volume):
         analysis = (
             world.nodes[record.loser].view(volume.name).analysis if record.loser in world.nodes else None
@@ -180,7 +181,8 @@ def _drop_lost(world: World, volume: Volume) -> None:
             ours = (
                 analysis.raw[plain][0] if plain in analysis.raw else world.tree.lookup(analysis.root, plain)
             )
-            if is_file(value) and ours != value and not _somebody_has(world, volume, key):
+            is_there = value is not None and ours is not None and same_content(ours, value, width)
+            if is_file(value) and not is_there and not _somebody_has(world, volume, key):
                 changes[key] = None
     if changes and volume.truth is not None:
         edited = world.tree.edit(volume.truth, sorted(changes.items()))
