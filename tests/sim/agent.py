@@ -16,7 +16,7 @@ from closeranks_proto.limits import CREDIT_COMMITS, RECONNECT_MIN_S
 from closeranks_proto.wire import clipped, decode_coordinator_message, encode_message
 
 from .coordinator import Killed
-from .disk import Copy, Files, Values, content_of
+from .disk import DIRECTORY, Copy, Files, Values, content_of, is_directory
 from .orders import Orders
 from .wires import COORDINATOR, Wire
 
@@ -77,7 +77,8 @@ class Agent:
         self.frozen_until = 0.0
         self.slow_s = 0.0
         self.filling: float | None = None  # free bytes of its disk, while something fills it
-        self.highest_ever = 0  # told from outside: tokens never go back
+        self.lies = 0  # proofs that it will get wrong
+        self.lied: list[bytes] = []  # about which paths it did
         # The same: when it last began to look at everything.
         self.looked_at = dict.fromkeys(copies, float("-inf"))
         self._forget()
@@ -86,6 +87,7 @@ class Agent:
         self.wire: Wire | None = None
         self.session = 0
         self.welcomed = False
+        self.told_of_peers = False  # in this session
         self.windows: dict[str, Window] = {}
         self.looked = {name: Looked() for name in self.copies}
         self.orders = Orders(self)
@@ -124,10 +126,21 @@ class Agent:
         """The state directory is gone: no index, no journal, no fence, and another identity."""
         self.world.identities += 1
         self.kept = Kept(f"id-{self.name}-{self.world.identities}")
+        self.lose_index()
+
+    def lose_index(self) -> None:
+        """What it knew of its volumes is gone; numbers begin again."""
         for copy in self.copies.values():
             copy.rows, copy.root, copy.last_seq = {}, None, 0
             copy.journal.clear()
             copy.seen_at.clear()
+            self.forget_decayed(copy)
+
+    def forget_decayed(self, copy: Copy) -> None:
+        """Nobody knows any more what was there before: what has decayed is what is there."""
+        for value in copy.disk.values():
+            self.world.taken_over(content_of(value))
+        copy.decayed.clear()
 
     def emptied(self) -> None:
         """Its disk has room again."""
@@ -187,6 +200,7 @@ class Agent:
     def _connect(self) -> None:
         link = Wire(self.world.network, self.name)
         self.wire, self.welcomed = link, False
+        self.told_of_peers = False
         self.session += 1
         number, process = self.session, self.process
 
@@ -256,7 +270,10 @@ class Agent:
             case wire.Objects():
                 self.answers[message.request] = message
             case wire.Membership():
-                if message.term >= self.kept.term or self.kept.term == 0:
+                if message.term >= self.kept.term or not self.told_of_peers:
+                    self.told_of_peers = (
+                        True  # the first one is taken: a coordinator may count from the beginning
+                    )
                     self.kept.term = message.term
                     self.kept.members = {one.node: one for one in message.members}
             case _:
@@ -278,9 +295,12 @@ class Agent:
         if window is None or copy.root is None or not self.welcomed:
             return
         if not window.open:
-            copy.acknowledge(min(window.acked, copy.last_seq))
-            if not copy.follows(window.acked, window.root):
-                self._announce(copy, window, window.acked)
+            if copy.went_back(window.acked, window.root):
+                self._announce(copy, window, window.acked, wire.PUT_BACK)
+            else:
+                copy.acknowledge(min(window.acked, copy.last_seq))
+                if not copy.follows(window.acked, window.root):
+                    self._announce(copy, window, window.acked)
             window.open, window.resync = True, False
         elif window.resync:
             self._announce(copy, window, 0)
@@ -303,8 +323,8 @@ class Agent:
                 self.effect()
                 self.post(told)
 
-    def _announce(self, copy: Copy, window: Window, after: int) -> None:
-        copy.announce("scan", self.time.now, after)
+    def _announce(self, copy: Copy, window: Window, after: int, cause: str = "scan") -> None:
+        copy.announce(cause, self.time.now, after)
         window.sent = window.acked = copy.first_seq - 1
         window.resync, window.announcing = False, None
 
@@ -370,6 +390,25 @@ class Agent:
                 yield LOOK_S
                 if self.looked[name].asked:
                     break
+            if self.copies[name].decayed:
+                yield from self.alone(name, self._scrub(name))
+
+    def _scrub(self, name: str) -> Work:
+        """Contents are read again: what decayed is told as what it is, in a step of its own."""
+        yield 0.2 + self.slow_s * self.rng.random()
+        copy = self.copies[name]
+        if copy.is_gone() or copy.no_room_for_state or copy.root is None:
+            return
+        found: Values = {
+            key: value
+            for key, value in copy.decayed.items()
+            if copy.disk.get(key) == value and key in copy.rows
+        }
+        copy.decayed.clear()
+        self.effect()
+        copy.commit(found, "scrub", self.time.now)
+        self.effect()
+        self.pump(name)
 
     def changed(self, name: str) -> None:
         """Somebody wrote: whoever watches looks at once."""
@@ -424,7 +463,11 @@ class Agent:
     def _read(self, copy: Copy) -> Files:
         """What can be read; where nothing can, what was there before."""
         seen = dict(copy.disk)
-        copy.unreadable &= copy.disk.keys()
+        for key, value in copy.decayed.items():
+            if seen.get(key) == value and key in copy.rows:
+                seen[key] = copy.rows[key]  # its stat is what it was
+        files = (key for key in copy.unreadable if not is_directory(copy.disk.get(key, DIRECTORY)))
+        copy.unreadable = set(files)
         for key in sorted(copy.unreadable):
             if key in copy.rows:
                 seen[key] = copy.rows[key]

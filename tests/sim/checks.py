@@ -10,6 +10,7 @@ from closeranks_coordinator.core.history import HISTORY_MAX_ROOTS
 from closeranks_coordinator.core.model import (
     Event,
     QuarantineAsked,
+    Refusal,
     RejectAsked,
     ReleaseAsked,
     ResyncAsked,
@@ -29,7 +30,8 @@ from .invariants import hold
 if TYPE_CHECKING:
     from .fleet import World
 
-ACCUSING = ("divergence", "regression")
+DIVERGED = ("divergence", "regression")
+ACCUSING = (*DIVERGED, "audit")
 SOMETIMES = 150  # steps between two looks at what costs much
 LAG_SLACK_S = 1.5
 
@@ -62,6 +64,8 @@ class Checks:
         world = self.world
         world.trace(event, step)
         for oracle in world.oracles.values():
+            if isinstance(event, ReleaseAsked) and not isinstance(step.answer, Refusal):
+                oracle.learned(event.node)
             oracle.follow()
         self._accusations()
         self._fences(event)
@@ -83,7 +87,7 @@ class Checks:
                 continue
             self.known.add(incident.id)
             self.world.time.tell(f"{incident.id} {incident.kind} {incident.node or '-'}")
-            if incident.kind in ACCUSING and incident.node is not None and incident.volume is not None:
+            if incident.kind in DIVERGED and incident.node is not None and incident.volume is not None:
                 oracle = self.world.oracles[incident.volume]
                 oracle.accused(incident.node, list(incident.paths), incident.kind == "regression")
                 if self.world.policy in ("writers", "any-writer"):

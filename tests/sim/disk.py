@@ -72,6 +72,10 @@ class Copy:
     unreadable: set[bytes] = field(default_factory=set)
     no_room: bool = False
     no_room_for_state: bool = False
+    decayed: Files = field(default_factory=dict)  # what lies there as no stat tells: a scrub finds it
+    unsaid: set[bytes] = field(
+        default_factory=set
+    )  # contents of which it was found, and all was announced instead
 
     @property
     def first_seq(self) -> int:
@@ -132,6 +136,7 @@ class Copy:
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Exactly this value there, durable: what was written there before it can not come back by itself."""
+        self.decayed.pop(key, None)
         self.unsynced = [one for one in self.unsynced if one[1] != key]
         if value is None:
             self.disk.pop(key, None)
@@ -159,7 +164,7 @@ class Copy:
         self.pages.update(edited.pages)
         base, self.rows, self.root = self.root, rows, edited.root
         if base is None or len(changed) > ANNOUNCE_EDITS or len(self.journal) >= JOURNAL_MAX:
-            self.announce(cause, seen_at, 0)
+            self.announce(wire.MADE_ANEW if base is None else cause, seen_at, 0)
             return
         self.last_seq += 1
         told = tuple(wire.Edit(key, value) for key, value in sorted(changed.items()))
@@ -167,8 +172,15 @@ class Copy:
         self.seen_at[self.last_seq] = seen_at
 
     def announce(self, cause: str, seen_at: float, after: int) -> None:
-        """One statement of the present root in place of everything."""
+        """One statement of the present root in place of everything.
+
+        That its machine was put back, or knows nothing of what it told before, is told until somebody has heard it.
+        """
         assert self.root is not None, "what was scanned is announced"
+        scrubbed = [one for one in self.journal if isinstance(one, wire.Commit) and one.cause == "scrub"]
+        self.unsaid.update(content_of(edit.value) for one in scrubbed for edit in one.edits)
+        untold = (one.cause for one in self.journal if one.cause in (wire.MADE_ANEW, wire.PUT_BACK))
+        cause = next(untold, cause)
         self.journal.clear()
         self.seen_at.clear()
         self.last_seq = max(self.last_seq, after) + 1
@@ -187,6 +199,15 @@ class Copy:
         if first.seq != seq + 1:
             return False
         return isinstance(first, wire.Announce) or (root is not None and first.base_root == root)
+
+    def went_back(self, seq: int, root: bytes | None) -> bool:
+        """Whether somebody who has `root` as of `seq` was told it by a later state of this copy."""
+        if self.root is None or (self.journal and isinstance(self.journal[0], wire.Announce)):
+            return False
+        known = {one.seq: one.root for one in self.journal}.get(seq)
+        if seq == self.first_seq - 1:
+            known = self.base_root() if self.journal else self.root
+        return seq > self.last_seq or (root is not None and known is not None and known != root)
 
     def replayed(self) -> bytes | None:
         """The root that the journal leads to, from whatever it starts from."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .disk import content_of, file_of, is_directory
+from .images import Images
 from .people import VOLUME
 from .wires import COORDINATOR
 
@@ -23,7 +25,10 @@ class Faults:
         self.world = world
         self.time = world.time
         self.rng = world.time.stream("faults")
+        self.images = Images(world)
         self.on = False
+        fewer = (len(world.plan.nodes) - 1) // 2
+        self.liars = sorted(world.time.stream("liars").sample(world.plan.nodes, max(1, fewer)))
 
     def begin(self) -> None:
         self.on = True
@@ -36,6 +41,8 @@ class Faults:
             "slow_disk": (6.0, self._slow_disk), "unmount": (12.0, self._unmount),
             "filling": (15.0, self._fill), "mass": (12.0, self.world.people.mass),
             "identity": (20.0, self._identity), "second_agent": (15.0, self._second), "collect": (5.0, self._collect),
+            "put_back": (4.0, self.images.deed), "coordinator_lost": (25.0, self._lose_coordinator),
+            "liar": (12.0, self._lie), "decay": (5.0, self._decay),
         }  # fmt: skip
         for name in sorted(self.world.plan.faults & deeds.keys()):
             mean_s, deed = deeds[name]
@@ -60,6 +67,7 @@ class Faults:
             world.start_coordinator()
         for agent in world.agents.values():
             agent.frozen_until, agent.slow_s, agent.fuse, agent.filling = 0.0, 0.0, None, None
+            agent.lies = 0
             for copy in agent.copies.values():
                 copy.problem, copy.no_room, copy.no_room_for_state = None, False, False
                 copy.unreadable.clear()
@@ -128,11 +136,32 @@ class Faults:
         else:
             coordinator.crash("at rest")
 
-        def again() -> None:
-            if not coordinator.up:
-                self.world.start_coordinator()
+        self.time.later(4.0 * self.rng.random() + 0.2, self._start_coordinator)
 
-        self.time.later(4.0 * self.rng.random() + 0.2, again)
+    def _lose_coordinator(self) -> None:
+        """Its state directory is gone: it knows of no node, no truth, no fence and no number."""
+        self.world.coordinator.crash("it loses its state")
+        self.world.lose_coordinator()
+        self.time.later(4.0 * self.rng.random() + 0.2, self._start_coordinator)
+
+    def _start_coordinator(self) -> None:
+        if not self.world.coordinator.up:
+            self.world.start_coordinator()
+
+    def _lie(self) -> None:
+        """Fewer than half, as nobody could tell otherwise; sometimes while hardly anybody else is there."""
+        names = self.world.plan.nodes
+        liars = self.liars[: self.rng.randrange(1, len(self.liars) + 1)]
+        often = self.rng.choice((1, 1000))
+        self.time.tell(f"{' '.join(liars)} lie {'once' if often == 1 else 'on'}")
+        for name in liars:
+            self.world.agents[name].lies = often
+            self._while(20.0, partial(setattr, self.world.agents[name], "lies", 0))
+        others = [one for one in names if one not in self.liars]
+        for name in others[1:] if self.rng.random() < 0.5 else ():
+            agent = self.world.agents[name]
+            agent.crash("it is away while others lie")
+            self.time.later(10.0 + 10.0 * self.rng.random(), agent.start)
 
     def _freeze(self) -> None:
         what = self.world.coordinator if self.rng.random() < 0.2 else self._agent()
@@ -167,6 +196,21 @@ class Faults:
         self.world.authors[content_of(value)] = agent.name
         self.world.oracles[VOLUME].rewritten(key, value)
         copy.disk[key] = value
+
+    def _decay(self) -> None:
+        """The same, on a writer too, and the stat of the file is what it was."""
+        agent = self._agent()
+        copy = agent.copies[VOLUME]
+        files = sorted(
+            key for key, value in copy.disk.items() if content_of(value) and copy.rows.get(key) == value
+        )
+        if not files:
+            return
+        key = self.rng.choice(files)
+        value = file_of(f"decay {self.world.plan.seed} {self.time.now} {key!r}", 100)
+        self.world.authors[content_of(value)] = agent.name
+        self.world.decayed.add(content_of(value))
+        copy.disk[key] = copy.decayed[key] = value
 
     def _eio(self) -> None:
         copy = self._agent().copies[VOLUME]

@@ -29,6 +29,8 @@ from .faults import Faults
 from .invariants import Violation, hold
 from .oracle import Oracle
 from .people import People
+from .rules import Rules
+from .stored import Stored
 from .swarm import Plan
 from .timeline import Timeline
 from .wires import COORDINATOR, Network, Wire
@@ -37,6 +39,7 @@ FOUND_MAX_S = 60.0
 GOAL_MAX_S = 600.0
 NAMED_MAX_S = 60.0
 STORY_SHOWN = 60
+FOREST_FILES = 280
 PATIENT = ("recurrence", "duplicate_node", "conflict")  # those that end by a person or by time alone
 PACE = (pace.PROMPT_NODES, pace.PAUSE_S_A_NODE)
 PATHS = (
@@ -91,9 +94,13 @@ class World:
         self.calm = False
         self.deeds: Counter[str] = Counter()
         self.authors: dict[bytes, str] = {}  # contents that rogues wrote where nobody may write: whose
+        self.decayed: set[bytes] = set()  # contents that nobody wrote
         self.replaced_in_truth: set[bytes] = set()
         start = {key_of(path): file_of(path, 100) for path in PATHS}
         start |= {key_of(path): DIRECTORY for path in ("a", "a/deep", "b", "d", "d/e")}
+        for number in range(FOREST_FILES if plan.forest else 0):
+            start[key_of(f"m{number % 7}")] = DIRECTORY
+            start[key_of(f"m{number % 7}/{number:03d}")] = file_of(f"tree {number}", 10)
         self.agents: dict[str, Agent] = {}
         for name in plan.nodes:
             copies = {one.name: self.copy(one.name, start) for one in plan.config.volumes}
@@ -101,6 +108,7 @@ class World:
         self.coordinator = Coordinator(self, plan.config)
         self.oracles = {one.name: Oracle(self, one.name) for one in plan.config.volumes}
         self.checks = Checks(self)
+        self.rules = Rules(self)
         self.people = People(self, start)
         self.faults = Faults(self)
 
@@ -135,6 +143,13 @@ class World:
         for oracle in self.oracles.values():
             oracle.restarted()
         self.checks.restarted()
+        self.rules.restarted()
+
+    def lose_coordinator(self) -> None:
+        """Nothing is left of what it stored; people put it up again with the same configuration."""
+        self.coordinator.stored = Stored()
+        self.coordinator.acked.clear()
+        self.sent_token = 0
 
     def claim(self, agent: Agent) -> None:
         """A second machine with the name of this one dials."""
@@ -152,6 +167,11 @@ class World:
         )  # fmt: skip
         link.send(COORDINATOR, encode_message(hello))
         self.time.later(4.0, lambda: link.drop(agent.name))
+
+    def taken_over(self, content: bytes) -> None:
+        """Somebody has moved a file, or changed its attributes, or said that it stands: what it holds is meant."""
+        if content in self.decayed:
+            self.authors.pop(content, None)
 
     def damaged(self, agent: Agent, copy: Copy, keys: list[bytes]) -> None:
         """The power went: what is there now is what somebody wrote."""
@@ -196,6 +216,8 @@ class World:
             hold("last_copy", kept, f"the last copy of {key!r} was removed on {agent.name}")
         if content:
             author = self.authors.get(content)
+            if author is not None and content in self.agents[author].copies[copy.volume].unsaid:
+                author = None  # an announcement tells of a tree, and not how it came about
             told = f"{agent.name} got {key!r}, which a rogue on {author} wrote"
             hold("rogue_isolated", author in (None, agent.name), told)
             dead = (key, content) in self.oracles[copy.volume].dead

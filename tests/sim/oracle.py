@@ -6,6 +6,7 @@ each node has followed it. When the coordinator is killed, what was not durable 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,7 @@ Seen = dict[bytes, list[tuple[float, bytes | None]]]  # by key: (since when, wha
 Reached = dict[tuple[str, bytes], tuple[float, int]]
 HOLD_BACK = frozenset({"partition", "slow_link", "freeze"})
 DATED_SLACK_S = 0.15
+CONFLICT = re.compile(rb"\.conflict-(node-\d+)-\d{8}-\d{6}-[0-9a-f]{6}(-\d+)?")
 BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
 
 
@@ -63,6 +65,12 @@ class Oracle:
             tuple[bytes, bytes], str
         ] = {}  # files of the truth that joined writers removed: who
         self.differs: dict[tuple[str, bytes], float] = {}  # since when a node has had there something else
+        self.held: dict[tuple[str, bytes], set[bytes]] = {}  # contents that a node has ever had there
+        self.holders: dict[
+            tuple[bytes, bytes | None], tuple[int, float]
+        ] = {}  # of new entries: how many, since when
+        self.first_root_at: float | None = None  # of a writer, while there is no truth
+        self.last_move: dict[bytes, tuple[bytes | None, bytes | None]] = {}  # what the step under way changed
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
         # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
         self.pushes: dict[tuple[str, int], set[tuple[bytes, bytes]]] = {}
@@ -154,8 +162,11 @@ class Oracle:
                 else:
                     values[one.key] = one.ours
                     contents[content_of(one.ours)] += 1
+                    self.held.setdefault((name, one.key), set()).add(content_of(one.ours))
                     self._streamed(name, one.key, one.ours)
                 self._reach(name, one.key)
+        if self.first_root_at is None and any(one in self.world.plan.writers for one in moved):
+            self.first_root_at = self.world.time.now
         self.joined |= {
             name for name, node in self.world.core.nodes.items() if node.volume(self.volume).held is not None
         }
@@ -188,6 +199,7 @@ class Oracle:
             self.differs.pop((node, key), None)
         else:
             self.differs.setdefault((node, key), self.world.time.now)
+            self._spreads(key, value)
         if not known:
             return
         reached = self.reached.get((node, key))
@@ -197,8 +209,41 @@ class Oracle:
             orders = ((since, number) for number, (since, truth) in enumerate(known, 1) if truth == value)
             self.reached[node, key] = next((order for order in orders if order >= reached), reached)
 
+    def _spreads(self, key: bytes, value: bytes | None) -> None:
+        """One more node may have what the truth never had there."""
+        if self.world.policy != "quorum" or any(value == truth for _, truth in self.seen.get(key, ())):
+            return
+        nodes = self.world.core.nodes
+        holders = sum(
+            values.get(key) == value and nodes[name].record.fence is None
+            for name, values in self.values.items()
+        )
+        if holders > self.holders.get((key, value), (1, 0.0))[0]:
+            self.holders[key, value] = holders, self.world.time.now
+
+    def spread_at(self, node: str, key: bytes) -> float:
+        """When the number of those that hold what this node has there has grown last."""
+        return self.holders.get((key, self.values[node].get(key)), (0, float("-inf")))[1]
+
+    def learned(self, node: str) -> None:
+        """A person has said that what it has is all there is: it goes on from the truth as it is."""
+        for key in self.seen:
+            self.held.setdefault((node, key), set()).add(content_of(self.truth(key)))
+        for value in self.values.get(node, {}).values():
+            self.world.taken_over(content_of(value))
+
+    def own_contents(self, node: str) -> set[bytes]:
+        """Contents of files that this node has and the truth never had."""
+        found = (
+            {content_of(self.values[node].get(key)) for key in self.own(node)}
+            if node in self.roots
+            else set()
+        )
+        return found - self.ever - {b""}
+
     def _follow_truth(self, eligible: frozenset[str]) -> None:
         truth = self._truth()
+        self.last_move = {}
         before = self.moves[-1].root if self.moves else None
         if truth == before:
             return
@@ -208,6 +253,7 @@ class Oracle:
         now, founding = self.world.time.now, before is None
         found = self.tree.diff(truth, before or self.tree.empty.root)
         move = Move(truth, now, {one.key: (one.theirs, one.ours) for one in found}, founding)
+        self.last_move = move.changes
         self.moves.append(move)
         for key, (old, new) in move.changes.items():
             if not self.seen.get(key):
@@ -239,6 +285,11 @@ class Oracle:
         former = self.former.get(node, {})
         return self.values.get(node, {}).get(key) == value or (key in former and former[key] == value)
 
+    def _had_content(self, node: str, key: bytes, content: bytes) -> bool:
+        former = self.former.get(node, {})
+        now = content_of(self.values.get(node, {}).get(key))
+        return now == content or (key in former and content_of(former[key]) == content)
+
     def _held(self, node: str, content: bytes) -> bool:
         former = self.former.get(node, {}).values()
         return self.contents.get(node, Counter())[content] > 0 or any(
@@ -259,10 +310,54 @@ class Oracle:
             if left and content != left:
                 self.world.replaced_in_truth.add(left)
         values = dict(self.tree.walk(move.root))
+        if move.founding:
+            self._founded()
+            for (
+                _,
+                new,
+            ) in move.changes.values():  # whatever writers have then is the truth, also what had decayed
+                self.world.authors.pop(content_of(new), None)
+        else:
+            beside = {content_of(one) for one in values.values()}
+            for key, (old, new) in move.changes.items():
+                self._is_known(key, content_of(old), new, writers, beside)
         for key in move.changes:
             parent = key.rpartition(b"\0")[0]
             fits = key not in values or not parent or (parent in values and is_directory(values[parent]))
             hold("holdable", fits, f"{key!r} lies in nothing that the truth has as a directory")
+
+    def _is_known(
+        self, key: bytes, left: bytes, new: bytes | None, writers: list[str], beside: set[bytes]
+    ) -> None:
+        """What goes was known to one of those who have what comes; or it lives on beside it, or nobody has it."""
+        if not left or left == content_of(new) or left in beside:
+            return
+        content = content_of(new)  # its attributes may be of another change
+        known = any(
+            left in self.held.get((one, key), ()) for one in writers if self._had_content(one, key, content)
+        )
+        there = any(contents[left] > 0 for contents in self.contents.values())
+        second = CONFLICT.search(key)
+        if (
+            second is not None
+        ):  # whoever has moved its own version, or written over it, gives up the second one
+            mine = self.values.get(second[1].decode(), {}).get(CONFLICT.sub(b"", key))
+            there = content_of(mine) == left
+        hold(
+            "no_lost_update", known or not there,
+            f"{key!r} left the truth, and none of {writers} that has what came had held it",
+        )  # fmt: skip
+
+    def _founded(self) -> None:
+        """Of a fleet that begins: whoever is heard later joins, and what it has of its own goes to its trash."""
+        core = self.world.core
+        config = core.volumes[self.volume].config
+        missing = [one for one in config.writers if core.nodes[one].volume(self.volume).root is None]
+        waited = self.world.time.now - (self.first_root_at or 0.0)
+        hold(
+            "founded_by_all", not missing or waited >= config.settle_s,
+            f"founded {waited:.3f} s after the first root, and {missing} were not heard",
+        )  # fmt: skip
 
     def _bury(self, node: str) -> None:
         """What the truth has left some time ago, and no node holds or is about to tell of any more."""

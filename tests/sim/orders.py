@@ -80,7 +80,7 @@ class Orders:
                 pass
 
     def _audit(self, audit: wire.Audit) -> None:
-        """An honest answer; contents are known by their digests here."""
+        """Contents are known by their digests here. Honest, but for those that were made liars."""
         copy, why, proof = self.agent.copies[audit.volume], "", None
         if copy.is_gone() or audit.key in copy.unreadable:
             why = "failed"
@@ -90,6 +90,10 @@ class Orders:
         ):
             why = "moved"
             self.agent.ask(audit.volume)
+        elif self.agent.lies:
+            self.agent.lies -= 1
+            self.agent.lied.append(audit.key)
+            proof = seeded_digest(XXH3_128, audit.seed, XXH3_128.of(b"what all liars say"))
         else:
             proof = seeded_digest(XXH3_128, audit.seed, audit.digest)
         self.agent.post(wire.AuditAnswer(audit.volume, audit.audit, proof, why, ""))  # type: ignore[arg-type]

@@ -51,6 +51,22 @@ REASSERT_S = 60.0  # of paths without a majority, until the site writes what it 
 LOST_S = 150.0  # until somebody gives up what nobody has any more
 ANEW_S = 300.0
 REWRITE_S = 0.3  # less than any settle_s
+# Faults by which something that a writer wrote may be rejected, torn, or go to a trash on purpose.
+SET_ASIDE = frozenset(
+    (
+        "operator",
+        "mass",
+        "filling",
+        "power",
+        "identity",
+        "rot",
+        "policy",
+        "put_back",
+        "coordinator_lost",
+        "decay",
+        "late_start",
+    )
+)
 GIVE_UP_S = 200.0  # until somebody writes the same on all nodes of a quorum
 
 
@@ -131,6 +147,7 @@ class People:
         if copy.problem is not None or (copy.no_room and value is not None):
             return
         oracle = self.world.oracles[VOLUME]
+        self.world.taken_over(content_of(value))
         before = dict(copy.disk)
         copy.write(key, value, self.time.now)
         self.over_written.update(
@@ -207,6 +224,7 @@ class People:
     def write_in_place(self, agent: Agent, key: bytes, value: bytes) -> None:
         copy = agent.copies[VOLUME]
         if copy.problem is None:
+            self.world.taken_over(content_of(value))
             copy.unsynced.append((self.time.now, key, copy.disk.get(key)))
             copy.disk[key] = value
             agent.changed(VOLUME)
@@ -350,6 +368,9 @@ class People:
         for name, node in core.nodes.items():
             if node.record.fence is not None:
                 coordinator.ask(ReleaseAsked(name), partial(self._or_resync, name))
+            elif any(one.kind == "audit" for one in core.accusing(node)):
+                coordinator.ask(ReleaseAsked(name))
+                coordinator.ask(ResyncAsked(name, None, False))
             elif node.record.phase == "suspect" and passed_s > 10:
                 coordinator.ask(ResyncAsked(name, None, False))
         lost = core.volumes[VOLUME].record.pinned is None or (passed_s > 30 and not int(passed_s) % 30)
@@ -409,19 +430,8 @@ class People:
         oracle = self.world.oracles[VOLUME]
         if self.world.policy not in ("writers", "any-writer"):
             return
-        if self.world.plan.faults & {
-            "operator",
-            "mass",
-            "filling",
-            "power",
-            "identity",
-            "rot",
-            "policy",
-            "late_start",
-        }:
+        if self.world.plan.faults & SET_ASIDE or self.world.core.counters.hold:
             return  # what was rejected, torn or set aside on purpose is not lost
-        if self.world.core.counters.hold:
-            return
         lost = [
             where
             for content, where in oracle.accepted.items()

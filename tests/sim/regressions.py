@@ -73,6 +73,13 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
         "the oracle held an accusation against a root that had come and was not judged yet, as 2064844947"
     ),
 }
+# The same, of worlds in which the faults of `swarm.LATER` may happen.
+FOUND_LATER: dict[tuple[int, str, int], str] = {
+    (6051, "any-writer", 7): (
+        "who had lost a conflict changed the mode of its own version: the second version left the truth, and all disks"
+    ),
+    (6141, "any-writer", 4): "as 6051",
+}
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
     11: "a peer left between its question and its answer, and the log told of a fault",

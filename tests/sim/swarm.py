@@ -14,11 +14,11 @@ from typing import Any
 from closeranks_coordinator.core.model import FleetConfig, VolumeConfig
 from closeranks_coordinator.core.rules import GuardRules
 
-from .regressions import FOUND
+from .regressions import FOUND, FOUND_WITH
 
 POLICIES = ("quorum", "writers", "any-writer", "baseline")
 # Each fault by its name: what it does to whom.
-FAULTS: Mapping[str, str] = {
+FIRST: Mapping[str, str] = {
     "cut": "a session breaks in the middle, and what was under way is lost",
     "partition": "messages stop in one direction or both, between an agent and the coordinator or two agents",
     "slow_link": "a node's messages take up to two seconds",
@@ -47,6 +47,17 @@ FAULTS: Mapping[str, str] = {
     "collect": "the coordinator's garbage is collected at random moments",
     "stale_site": "the site's own copying reaches some nodes much later",
 }
+# Those that came later have dice of their own, so that the worlds of older seeds stay what they were.
+LATER: Mapping[str, str] = {
+    "put_back": "a machine is put back to an image: its volume, its agent's state, or both; or its index is lost",
+    "coordinator_lost": "the coordinator loses its state and begins with nothing",
+    "liar": "some nodes prove other bytes than they hold, once or for a while, also while most others are away",
+    "decay": "contents change on a disk, a writer's too, as no stat tells: a scrub finds them",
+}
+FAULTS: Mapping[str, str] = {**FIRST, **LATER}
+LATER_SHARE = 0.12
+FOREST_SHARE = 0.1
+FOREST_MAX_NODES = 7
 SIZES = (3, 3, 3, 4, 5, 5, 7, 9, 16)
 SAFETY_S = (40.0, 60.0, 90.0)
 
@@ -64,6 +75,7 @@ class Plan:
     late: frozenset[str]
     slow: frozenset[str]
     gathered: bool  # consequences are gathered, as in a fleet of a thousand nodes
+    forest: bool  # hundreds of files, so that a tree is more than a page
     pace_s: float  # between two deeds, on average
     safety_s: float
     config: FleetConfig
@@ -88,23 +100,36 @@ def plan(
     policy, count = policy or chosen, nodes or size
     names = tuple(f"node-{number:02d}" for number in range(1, count + 1))
     share = rng.choice((0.15, 0.3, 0.5, 0.8))
-    faults = frozenset(sorted(name for name in FAULTS if rng.random() < share)) if only is None else only
+    faults = frozenset(sorted(name for name in FIRST if rng.random() < share)) | _later(seed)
+    faults = faults if only is None else only
     writers = _writers(rng, policy, names)
     return Plan(
         seed, policy, names, writers, faults,
         frozenset(name for name in names if rng.random() < 0.6),
         frozenset(name for name in names[1:] if "late_start" in faults and rng.random() < 0.3),
         frozenset(name for name in names if "slow_link" in faults and rng.random() < 0.3),
-        rng.random() < 0.15,
+        rng.random() < 0.15, count <= FOREST_MAX_NODES and _dice(seed, "forest") < FOREST_SHARE,
         rng.choice((0.2, 0.5, 1.0, 2.0)), rng.choice(SAFETY_S),
-        _audited(seed, _config(rng, policy, names, writers, faults)),
+        _audited(seed, _config(rng, policy, names, writers, faults), faults),
     )  # fmt: skip
 
 
-def _audited(seed: int, config: FleetConfig) -> FleetConfig:
+def _later(seed: int) -> frozenset[str]:
+    return frozenset(name for name in LATER if _dice(seed, name) < LATER_SHARE)
+
+
+def _dice(seed: int, name: str) -> float:
+    """Dice of their own. Seeds that once found something stay as they were."""
+    is_found = seed in FOUND or any(seed == one for one, _, _ in FOUND_WITH)
+    return 1.0 if is_found else random.Random(f"{seed}/{name}").random()
+
+
+def _audited(seed: int, config: FleetConfig, faults: frozenset[str]) -> FleetConfig:
     """Half of the fleets are audited, by dice of their own. Those that once found something stay as they were."""
     interval_s = random.Random(f"{seed}/audits").choice((0.0, 0.0, 1.0, 5.0))
-    if seed in FOUND or not interval_s:
+    if "liar" in faults:
+        interval_s = 1.0
+    elif seed in FOUND or not interval_s:
         return config
     volumes = tuple(replace(one, audit_interval_s=interval_s) for one in config.volumes)
     return replace(config, volumes=volumes)
