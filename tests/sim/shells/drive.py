@@ -134,6 +134,16 @@ class Drive:
         """Power is back, and the disk is in order."""
         self.is_off, self.cut_in, self.fails = False, None, None
 
+    def forget(self) -> None:
+        """Everything on it was put there by somebody, and is durable."""
+        self.mend()
+        for dirty in self._dirty.values():
+            os.close(dirty.fd)
+        self._dirty.clear()
+        self._steps.clear()
+        self.deleted.clear()
+        self.images.clear()
+
     # --- names ------------------------------------------------------------------------------------
 
     def did(self, undo: Callable[[], None], *places: str) -> None:

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,35 @@ class Host:
         self.world.checked(self.world.check_disks)
         self.world.loop.call_later(0.2 + 5 * self.world.rng.random(), self.start)
 
+    # --- its machine -------------------------------------------------------------------------------
+
+    def image(self, place: Path) -> None:
+        """As a snapshot of the machine has it: the volume and the agent's state of one moment."""
+        shutil.rmtree(place, ignore_errors=True)
+        for one in (self.tree, self.base / "state"):
+            shutil.copytree(one, place / one.name, symlinks=True)
+
+    def put_back(self, place: Path) -> None:
+        """The machine is as it was when the image was made. The directory of the volume is the same one."""
+        self.kill()
+        for one in (self.tree, self.base / "state"):
+            _empty(one)
+            shutil.copytree(place / one.name, one, symlinks=True, dirs_exist_ok=True)
+        self._begin_anew()
+
+    def lose_index(self) -> None:
+        """Somebody has removed what the agent knows of its volume."""
+        self.kill()
+        for path in (self.base / "state").glob("volume-*"):
+            path.unlink()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.drive.forget()
+        self.world.promises.anew(self.name)
+        self.owed = {content for _, content in self.files().values()} & self.world.written
+        self.tokens = 0
+
     # --- its disk ------------------------------------------------------------------------------
 
     def files(self) -> dict[str, tuple[int, bytes]]:
@@ -185,6 +215,8 @@ class Host:
     def write(self, name: str, content: bytes | None) -> None:
         path = self.tree / name
         self.drive.written_by_others(path)
+        if path.is_file() and self.name in self.world.writers:
+            self.world.given_up.add(path.read_bytes())
         if content is None:
             if path.is_file():
                 self.owed.discard(path.read_bytes())
@@ -199,5 +231,14 @@ class Host:
             self.owed.discard(path.read_bytes())
         path.write_bytes(content)
         self.owed.add(content)
+        self.world.written.add(content)
         path.chmod(0o644)
         self.world.note(f"{self.name} {name} is written")
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

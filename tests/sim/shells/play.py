@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..invariants import Violation, hold
+from ..regressions import FOUND_BY_SHELLS
 from . import kernel
 from .drive import Drive, PowerCut
 from .host import Host
+from .later import Later
 from .loop import Loop
 from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, World
 
@@ -40,6 +42,9 @@ FAULTS = (
     "power_coordinator",
     "bad_disk",
 )
+# Those that came later have dice of their own, so that the worlds of older seeds stay what they were.
+LATER = ("put_back", "index_lost", "collect")
+LATER_SHARE = 0.2
 
 
 def play(seed: int, story: bool, faults: frozenset[str] | None = None) -> None:
@@ -53,15 +58,18 @@ def play(seed: int, story: bool, faults: frozenset[str] | None = None) -> None:
     asyncio.set_event_loop(loop)
     world = World(loop, base, seed, rng.choice(POLICIES), rng.choice((3, 3, 4, 5)), skew_s)
     chosen = frozenset(one for one in FAULTS if rng.random() < 0.5)
+    later = Later(world, random.Random(f"{seed}/later"))
+    coming = frozenset(one for one in LATER if later.rng.random() < LATER_SHARE)
+    later.chosen = frozenset() if seed in FOUND_BY_SHELLS else coming
     if faults is not None:
-        assert faults <= set(FAULTS), f"these are faults: {FAULTS}"
-        chosen = faults
+        assert faults <= {*FAULTS, *LATER}, f"these are faults: {(*FAULTS, *LATER)}"
+        chosen, later.chosen = faults.difference(LATER), faults.intersection(LATER)
     logging.getLogger().addHandler(world.faults)
     broken: list[BaseException] = []
     loop.set_exception_handler(lambda _, context: _note(world, broken, context))
     status = 0
     try:
-        loop.run_until_complete(_play(world, chosen, broken))
+        loop.run_until_complete(_play(world, chosen, later, broken))
         print(
             json.dumps(
                 {"seed": seed, "seconds": loop.now - 1000.0, "digest": world.digest, "deeds": world.deeds}
@@ -72,7 +80,8 @@ def play(seed: int, story: bool, faults: frozenset[str] | None = None) -> None:
         only = "" if faults is None else f" --faults {','.join(sorted(faults))}"
         name = error.name if isinstance(error, Violation) else "no_fault_of_our_own"
         print(
-            f"{name}: {error!r}\nagain: python -m sim.shells --one {seed}{only}\n{world.policy}, {sorted(chosen)}"
+            f"{name}: {error!r}\nagain: python -m sim.shells --one {seed}{only}\n{world.policy}, "
+            f"{sorted(chosen | later.chosen)}"
         )
         print("\n".join(world.story[-STORY_SHOWN:]))
         if not isinstance(error, Violation):
@@ -94,7 +103,7 @@ def _note(world: World, broken: list[BaseException], context: dict[str, Any]) ->
         world.faults.found.append(f"{context.get('message')}: {error!r}")
 
 
-async def _play(world: World, chosen: frozenset[str], broken: list[BaseException]) -> None:
+async def _play(world: World, chosen: frozenset[str], later: Later, broken: list[BaseException]) -> None:
     rng, loop = world.rng, world.loop
     world.start_coordinator()
     for host in world.hosts.values():
@@ -106,6 +115,7 @@ async def _play(world: World, chosen: frozenset[str], broken: list[BaseException
     while loop.now < end:
         await asyncio.sleep(rng.random() * 1.5)
         _deed(world, chosen)
+        later.deed()
         _look(world, broken)
     world.note("the faults end")
     loop.network.heal()
@@ -120,6 +130,7 @@ async def _play(world: World, chosen: frozenset[str], broken: list[BaseException
         world.start_coordinator()
     await _until(world, broken, GOAL_MAX_S)
     world.check_disks()
+    world.check_accepted()
     world.note("all is well")
     if world.policy != "any-writer":
         await _corrupt(world, broken)

@@ -48,6 +48,7 @@ class Promises:
         # By session: what it sent last.
         self._last: WeakKeyDictionary[agent_session.Session, tuple[int, bytes]] = WeakKeyDictionary()
         self.broken: list[Violation] = []
+        self._anew: set[str] = set()  # nodes that do not know what they told, and have not announced since
 
     def install(self) -> None:
         """Listen where the two programs speak."""
@@ -62,12 +63,13 @@ class Promises:
             await sends(session, message)
 
         @functools.wraps(announces)
-        def announce(session: Any, volume: Any, window: Any, after_seq: int) -> None:
+        def announce(session: Any, volume: Any, window: Any, after_seq: int, *cause: str) -> None:
             process = PROCESS.get()
-            if process is not None and not window.resync and window.root is not None:
+            known = process is not None and process.node not in self._anew
+            if process is not None and known and not window.resync and window.root is not None:
                 why = f"{process.node} has nothing that follows {window.acked}, which was acknowledged"
                 self._guarded(hold, "journal_replays", False, why)
-            announces(session, volume, window, after_seq)
+            announces(session, volume, window, after_seq, *cause)
 
         @functools.wraps(posts)
         def post(session: Any, message: wire.CoordinatorMessage) -> bytes | None:
@@ -79,6 +81,13 @@ class Promises:
         agent_session.Session._send = send  # type: ignore[method-assign,assignment]
         agent_session.Session._announce = announce  # type: ignore[method-assign,assignment]
         coordinator_session.Session.post = post  # type: ignore[method-assign,assignment]
+
+    def anew(self, node: str) -> None:
+        """It was put back, or lost what it knew: numbers that nobody has acknowledged may be given once more."""
+        self._sent[node] = {
+            seq: root for seq, root in self._sent.get(node, {}).items() if seq <= self._acked.get(node, 0)
+        }
+        self._anew.add(node)
 
     def _guarded(self, check: Any, *args: Any) -> None:
         """A broken promise is told to the world; the program goes on as it would."""
@@ -96,6 +105,7 @@ class Promises:
         hold("number_once", before == root, f"{node} gives {seq} to {root.hex()}, it was {before.hex()}")
         acked = self._acked.get(node, 0)
         if isinstance(message, wire.Announce):
+            self._anew.discard(node)
             host = self._world.hosts[node]
             assert host.agent is not None
             self._items[root] = dict(host.agent.volumes["photos"].tree.walk(root))
@@ -149,6 +159,8 @@ class Promises:
 
     def check_index(self, host: Host, live: dict[str, tuple[int, bytes]]) -> None:
         """Of an agent: rows, root and journal are one, nothing that was promised is gone. `live`: before the cut."""
+        if host.name in self._anew:
+            return  # what it promised, it promised in another life
         _check_files(host.base / "state")
         path = host.base / "state" / "volume-photos.sqlite"
         sent, acked = self._sent.get(host.name, {}), self._acked.get(host.name, 0)

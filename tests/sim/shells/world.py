@@ -44,6 +44,7 @@ from .taps import Taps
 
 GOAL_MAX_S = 400.0
 NAMED_MAX_S = 60.0
+PROTECT_S = 5.0  # of the store's objects: more than a transaction takes here
 REASSERT_S = 60.0  # of paths without a majority, until a person decides
 FILES = (
     "a/one.jpg",
@@ -102,6 +103,12 @@ class World:
         self.token = 0
         self.steps = 0  # of the core that were looked at
         self.number = 0
+        self.written: set[bytes] = set()  # every content that somebody wrote anywhere
+        self.given_up: set[bytes] = set()  # those that a writer wrote over or removed
+        self.stale: dict[
+            bytes, str
+        ] = {}  # contents that an image brought back and nobody had any more: to where
+        self.rejected = False
         self.meant: dict[str, bytes | None] = {name: name.encode() * 40 for name in FILES}  # by the site
         self.unclear_since: float | None = None
         self.names = tuple(f"node-{number:02d}" for number in range(1, nodes + 1))
@@ -141,7 +148,9 @@ class World:
 
     async def _serve(self, process: Process) -> None:
         config = load_coordinator_config(self.base / "coordinator.toml", environ={})
-        self.coordinator = Coordinator(config, open_store(Path(config.state_dir), config.fleet.digest))
+        self.coordinator = Coordinator(
+            config, open_store(Path(config.state_dir), config.fleet.digest, protect_s=PROTECT_S)
+        )
         nodes = self.coordinator.fleet._world.nodes
         self.fenced = {name: node.record.fence.token for name, node in nodes.items() if node.record.fence}
         token = self.coordinator.fleet._world.counters.token
@@ -261,6 +270,27 @@ class World:
                 f"{host.name} has {sorted(one[:40] for one in lost)} nowhere any more",
             )
 
+    def check_accepted(self) -> None:
+        """In the end: what a writer wrote is in its tree, if under another name, unless a writer gave it up."""
+        self.check_stale()
+        if self.rejected or not self.writers or self.deeds["put_back"] or self.deeds["index_lost"]:
+            return
+        for name in self.writers:
+            host = self.hosts[name]
+            lost = host.owed - self.given_up - {content for _, content in host.files().values()}
+            hold(
+                "accepted_stays",
+                not lost,
+                f"{name} has {sorted(one[:40] for one in lost)} in no tree any more",
+            )
+
+    def check_stale(self) -> None:
+        """What only an image had stays where it is put back."""
+        for host in self.hosts.values():
+            came = {content for _, content in host.files().values()} & self.stale.keys()
+            wrong = sorted(one[:40] for one in came if self.stale[one] != host.name)
+            hold("deleted_stays", not wrong, f"{host.name} has {wrong}, which an image brought back")
+
     def check_faults(self) -> None:
         hold("journal_replays", not self.faults.gaps, "; ".join(self.faults.gaps[:3]))
         hold("no_fault_of_our_own", not self.faults.found, "; ".join(self.faults.found[:3]))
@@ -287,7 +317,9 @@ class World:
             return
         for name in sorted(self.core.holds):
             if self.core.holds[name].state == "held":
-                await self._ask(RejectAsked(name) if self.rng.random() < 0.3 else AllowAsked(name, 5.0))
+                reject = self.rng.random() < 0.3
+                self.rejected |= reject
+                await self._ask(RejectAsked(name) if reject else AllowAsked(name, 5.0))
         for name, node in list(self.core.nodes.items()):
             if node.record.fence is not None:
                 if isinstance(await self._ask(ReleaseAsked(name)), Refusal):
