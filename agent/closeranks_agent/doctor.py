@@ -16,15 +16,15 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from closeranks_proto.findings import Finding, fail, ok, warn
-from closeranks_proto.kinds import AGENTS_PORT, Address
+from closeranks_proto.kinds import Address
 from closeranks_proto.lines import printable
 
 from .config import AgentConfig, AgentVolumeConfig, load_agent_config
 from .disk.private import MARK_NAME, PRIVATE_NAME
 from .hands import freezing
+from .standing import examine_agent_itself, examine_coordinator
 from .watch.examined import examine_watching
 
 MIN_FREE_SHARE = 0.05  # of a volume's file system: what a resync stages and the trash keeps must fit
@@ -45,6 +45,7 @@ class Probes(Protocol):
     def state_directory(self, path: str, what_for: str) -> list[Finding]: ...
     def port(self, key: str, address: Address) -> Finding: ...
     def dial(self, address: Address) -> str: ...
+    def get(self, url: str) -> tuple[int, bytes, str]: ...
 
 
 def examine_agent(file: str, probes: Probes) -> list[Finding]:
@@ -58,12 +59,13 @@ def examine_agent(file: str, probes: Probes) -> list[Finding]:
     findings += probes.state_directory(
         config.state_dir, "the agent keeps index, journal and fence there and does not start without it"
     )
-    findings.append(_coordinator(config, probes))
+    findings += examine_coordinator(config, probes)
     listening = probes.port("listen", config.listen)
     findings.append(listening)
     findings += _advertised(config, probes)
     findings.append(probes.open_files(1024, "hashing, peers and the index"))
     findings += examine_hands(config)
+    findings += examine_agent_itself(config, probes)
     for volume in config.volumes:
         findings += examine_volume(volume, probes)
     return findings
@@ -113,26 +115,6 @@ def _writers() -> Finding:
             "run the agent as root or with CAP_SYS_PTRACE, and mount /proc without hidepid",
         )
     return ok("writers", "the processes that write can be named")
-
-
-def _coordinator(config: AgentConfig, probes: Probes) -> Finding:
-    parts = urlsplit(config.coordinator)
-    reason = probes.dial(Address(parts.hostname or "", parts.port or AGENTS_PORT))
-    if not reason:
-        return ok("coordinator", f"{config.coordinator} accepts connections")
-    if reason == os.strerror(errno.ECONNREFUSED):
-        return warn(
-            "coordinator",
-            f"{config.coordinator}: {reason}: not running yet?",
-            "without it nothing is compared, and nobody notices if this node breaks ranks",
-            "fine before it is started; else: is this its listen_agents? Look for a firewall between the two",
-        )
-    return fail(
-        "coordinator",
-        f"{config.coordinator}: {reason}",
-        "without it nothing is compared, and nobody notices if this node breaks ranks",
-        "is it running, and is this its listen_agents? Look for a firewall between the two",
-    )
 
 
 def _advertised(config: AgentConfig, probes: Probes) -> list[Finding]:

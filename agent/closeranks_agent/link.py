@@ -31,6 +31,7 @@ log = logging.getLogger("closeranks.link")
 
 SOFTWARE = "closeranks/0.2.0"
 CLOSE_MAX_S = 3.0
+WRONG_PORT = 421  # what the coordinator's other port answers to a session
 FLUSHED_LOOK_S = 0.1  # whoever waits for acknowledgements looks so often whether the session is another one
 
 
@@ -55,6 +56,11 @@ class Link:
     @property
     def connected(self) -> bool:
         return self._session is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no session; "" while there is one, or before the first try has failed."""
+        return "" if self.connected else self._last_trouble
 
     def post(self, message: wire.AgentMessage) -> None:
         """Send when connected; otherwise the coordinator asks again after the next Hello."""
@@ -192,6 +198,11 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         return "it can not be reached" if number is None else os.strerror(number).lower()
+    if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == WRONG_PORT:
+        return (
+            "that is the coordinator's listen_api, for operators. Write its listen_agents (by default port 7340) as "
+            "`coordinator` in agent.toml"
+        )
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return f"what answers there is no closeranks coordinator (HTTP status {error.status})"
     return str(error) or "no answer in time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -13,7 +14,20 @@ from .chunks.serve import ChunkServer
 if TYPE_CHECKING:
     from .runtime import Agent
 
+PROBLEMS_PATH = "/-/problems"
 BODY_MAX_BYTES = 4 * 1024 * 1024  # a request for CHUNK_REQUEST_MAX_CHUNKS chunks of paths of 4,095 bytes
+
+
+class Said(msgspec.Struct):
+    """What an agent says of itself to this machine: (volume, code, message) of each problem.
+
+    `trouble`: why it has no session with its coordinator, "" where it has one or has not tried yet.
+    """
+
+    node: str
+    connected: bool
+    trouble: str
+    problems: tuple[tuple[str, str, str], ...]
 
 
 def build_app(agent: Agent) -> web.Application:
@@ -36,7 +50,25 @@ def build_app(agent: Agent) -> web.Application:
             body=generate_latest(agent.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    app.add_routes([web.get("/-/healthy", healthy), web.get("/-/ready", ready), web.get("/metrics", metrics)])
+    async def problems(request: web.Request) -> web.Response:
+        if not _is_local(request):  # paths of this machine are told to this machine alone
+            return web.Response(status=403, text="only this machine is told\n")
+        config, link = agent.config, agent.link
+        statuses = [(volume.name, agent.status(volume.name)) for volume in config.volumes]
+        found = tuple(
+            (name, status.problem.code, status.problem.message)
+            for name, status in statuses
+            if status is not None and status.problem is not None
+        )
+        said = Said(config.node, link.connected, link.trouble, found)
+        return web.Response(body=msgspec.json.encode(said), content_type="application/json")
+
+    app.add_routes(
+        [
+            web.get("/-/healthy", healthy), web.get("/-/ready", ready), web.get(PROBLEMS_PATH, problems),
+            web.get("/metrics", metrics),
+        ]
+    )  # fmt: skip
     chunks = ChunkServer(
         lambda: agent.volumes,
         lambda: agent.state.members,
@@ -47,3 +79,11 @@ def build_app(agent: Agent) -> web.Application:
     )
     app.add_routes(chunks.routes())
     return app
+
+
+def _is_local(request: web.Request) -> bool:
+    """Whether who asks is on this machine: its address is the one that it asked."""
+    if request.transport is None:
+        return False
+    own, peer = (request.transport.get_extra_info(name) for name in ("sockname", "peername"))
+    return bool(own and peer and own[0] == peer[0])

@@ -21,6 +21,7 @@ from closeranks_proto.errors import UserError
 from closeranks_proto.kinds import Address
 from closeranks_proto.limits import DRAIN_TIMEOUT_S
 
+from . import gate
 from .config import CoordinatorConfig
 from .cycles import Collector
 from .descriptors import raise_limit
@@ -66,7 +67,7 @@ async def _serve(config: CoordinatorConfig, store: Store) -> int:
     coordinator = Coordinator(config, store)
     loop.add_signal_handler(signal.SIGHUP, coordinator.reload_soon)
     agents_app = web.Application()
-    agents_app.add_routes(coordinator.sessions.routes())
+    agents_app.add_routes([*coordinator.sessions.routes(), *gate.routes(lambda: coordinator.fleet_config)])
     runners = [
         web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         for app in (agents_app, build_app(coordinator))

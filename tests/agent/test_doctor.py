@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+import clifake
+from clifake import Fake
 from closeranks_agent import doctor
 from closeranks_agent.config import AgentVolumeConfig
 from closeranks_agent.doctor import examine_agent, examine_hands, examine_volume
@@ -166,24 +169,70 @@ def test_the_mount_table_is_read_with_its_escapes(tmp_path: Path) -> None:
     assert filesystem_of("/", str(tmp_path / "absent")) == ("", "")
 
 
-def write_config(tmp_path: Path, tree: Path, port: int, listen: int = 0) -> Path:
+def write_config(tmp_path: Path, tree: Path, port: int, listen: int = 0, host: str = "127.0.0.1") -> Path:
     file = tmp_path / "agent.toml"
     file.write_text(
-        f'[agent]\nnode = "n1"\ncoordinator = "http://127.0.0.1:{port}"\nlisten = "127.0.0.1:{listen}"\n'
+        f'[agent]\nnode = "n1"\ncoordinator = "http://{host}:{port}"\ninsecure = true\nlisten = "127.0.0.1:{listen}"\n'
         f'state_dir = "{tmp_path}/state"\n[[volume]]\nname = "photos"\npath = "{tree}"\n'
     )
     return file
 
 
-def test_the_whole_agent(tmp_path: Path, tree: Path) -> None:
+@pytest.fixture
+def coordinator() -> Iterator[Fake]:
+    """What `listen_agents` of a coordinator answers about n1."""
+    with clifake.serving(Fake()) as fake:
+        fake.routes["GET /v1/agents/n1"] = {"node": "n1", "volumes": ["photos"]}
+        yield fake
+
+
+def port_of(fake: Fake) -> int:
+    return int(fake.url.rpartition(":")[2])
+
+
+def test_the_whole_agent(tmp_path: Path, tree: Path, coordinator: Fake) -> None:
+    file = write_config(tmp_path, tree, port_of(coordinator))
+    findings = examine_agent(str(file), Probes())
+    assert told(findings, "fail") == ""
+    assert "answers, and knows n1" in told(findings, "ok")
     with socket.create_server(("127.0.0.1", 0)) as server:
         file = write_config(tmp_path, tree, server.getsockname()[1])
-        findings = examine_agent(str(file), Probes())
-    assert told(findings, "fail") == ""
-    assert "accepts connections" in told(findings, "ok")
     findings = examine_agent(str(file), Probes())
     assert told(findings, "fail") == "", "nobody listens yet: that is no fault of the set-up"
     assert "Connection refused: not running yet?" in told(findings, "warn")
+
+
+@pytest.mark.parametrize(
+    ("answer", "what", "mend"),
+    [
+        ((404, clifake.error("unknown_node", "")), 'node: the coordinator has no node "n1"', "mend node in agent.toml"),
+        ((421, clifake.error("wrong_port", "")), "is the coordinator's listen_api", "port of its listen_agents"),
+        ((404, b"404: Not Found"), "no coordinator of this version: it answers with HTTP status 404", "listen_agents"),
+        ((200, {"node": "n2", "volumes": []}), "is no coordinator of this version", "listen_agents"),
+        ((200, b"welcome"), "is no coordinator of this version", "listen_agents"),
+    ],
+)  # fmt: skip
+def test_an_address_that_leads_elsewhere(
+    tmp_path: Path, tree: Path, coordinator: Fake, answer: object, what: str, mend: str
+) -> None:
+    coordinator.routes["GET /v1/agents/n1"] = answer
+    findings = examine_agent(str(write_config(tmp_path, tree, port_of(coordinator))), Probes())
+    assert what in told(findings, "fail")
+    assert any(mend in one.mend for one in findings if one.level == "fail")
+
+
+def test_an_unknown_host_is_said_with_what_to_do(tmp_path: Path, tree: Path) -> None:
+    findings = examine_agent(str(write_config(tmp_path, tree, 7340, host="no-such-host.invalid")), Probes())
+    (found,) = [one for one in findings if one.level == "fail"]
+    assert "the host name is not known" in found.what
+    assert "getent hosts no-such-host.invalid must print an address" in found.mend
+
+
+def test_a_volume_that_only_one_side_has(tmp_path: Path, tree: Path, coordinator: Fake) -> None:
+    coordinator.routes["GET /v1/agents/n1"] = {"node": "n1", "volumes": ["docs"]}
+    warned = told(examine_agent(str(write_config(tmp_path, tree, port_of(coordinator))), Probes()), "warn")
+    assert "the coordinator has no volume photos for n1" in warned
+    assert "the coordinator expects volume docs of n1, and agent.toml has none" in warned
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -222,12 +271,12 @@ def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Probes().open_files(200, "hashing").level == "ok"
 
 
-def test_the_command(tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        file = write_config(tmp_path, tree, port)
-        assert main(["doctor", "--config", str(file)]) == 0
-        assert "coordinator: http://127.0.0.1" in capsys.readouterr().out
+def test_the_command(
+    tmp_path: Path, tree: Path, coordinator: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_config(tmp_path, tree, port_of(coordinator))
+    assert main(["doctor", "--config", str(file)]) == 0
+    assert "coordinator: http://127.0.0.1" in capsys.readouterr().out
     assert main(["doctor", "--config", str(file), "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
     assert answer["files"] == [str(file)]

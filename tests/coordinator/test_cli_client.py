@@ -81,6 +81,12 @@ def test_something_else_answers(capsys: pytest.CaptureFixture[str], said: bytes,
     assert told in complaint(capsys)
 
 
+def test_the_port_where_agents_dial_in(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/fleet"] = (421, clifake.error("wrong_port", "this is listen_agents"))
+    assert main(["status"]) == 2
+    assert "Name its listen_api (by default port 7341) with --url or CLOSERANKS_URL" in complaint(capsys)
+
+
 def test_silence_ends(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.2)
     with talker(b"", keep_open=True) as url:

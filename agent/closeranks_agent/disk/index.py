@@ -132,9 +132,9 @@ def directory_id(key: bytes) -> bytes:
 class Index:
     """The rows of one volume. Writing methods belong inside a transaction of `database`."""
 
-    def __init__(self, path: Path | None) -> None:
-        """None: nobody keeps it."""
-        self.database = Database(path, SCHEMA, FORMAT, UPGRADES)
+    def __init__(self, path: Path | None, upgrades: Mapping[int, str] = UPGRADES) -> None:
+        """`path` None: nobody keeps it. Without `upgrades` an older format counts as damaged, and stays as it is."""
+        self.database = Database(path, SCHEMA, FORMAT, upgrades)
 
     # --- small facts ---------------------------------------------------------------------------
 

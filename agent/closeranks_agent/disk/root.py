@@ -23,6 +23,11 @@ from .records import VolumeGone, problem_of
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def index_path(state_dir: str | os.PathLike[str], volume: str) -> Path:
+    """Where the index of a volume is kept."""
+    return Path(state_dir) / f"volume-{volume}.sqlite"
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeRoot:
     """Where volume `name` lies, and which file an operator removes to found it anew.

@@ -62,7 +62,7 @@ from .records import (
     VolumeGone,
     problem_of,
 )
-from .root import VolumeRoot
+from .root import VolumeRoot, index_path
 from .scan import Scan, ScanSetup
 from .versions import Versions
 
@@ -103,7 +103,7 @@ class Volume:
     ) -> None:
         self.name = name
         self.path = path
-        self.index_path = Path(state_dir) / f"volume-{name}.sqlite"
+        self.index_path = index_path(state_dir, name)
         private = None if private_dir is None else os.fsencode(private_dir)
         self._root = VolumeRoot(name, path, self.index_path, private)
         self.private = self._root.private

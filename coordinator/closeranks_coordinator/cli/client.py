@@ -189,6 +189,11 @@ class Api:
             )
         if status == 403:
             return NotAsked(f"{self.url} refused: {printable(body.message)}")
+        if body.code == "wrong_port":
+            return NotAsked(
+                f"{self.url} is the coordinator's listen_agents, where agents dial in. Name its listen_api (by default "
+                "port 7341) with --url or CLOSERANKS_URL."
+            )
         if status == 401:
             given = "The token was not accepted" if self.token else "No token was given"
             return NotAsked(

@@ -15,8 +15,10 @@ import resource
 import socket
 import stat
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from closeranks_proto.findings import Finding, fail, ok, warn
 from closeranks_proto.kinds import Address
@@ -27,6 +29,7 @@ from .words import size
 MIN_SQLITE = (3, 51, 3)
 MIN_STATE_BYTES = 256 * 1024 * 1024
 PROBE_TIMEOUT_S = 3.0
+PROBE_MAX_BYTES = 256 * 1024
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "glusterfs", "ceph", "afs")
 
 
@@ -63,6 +66,10 @@ class Probes:
     def healthy(self, address: Address) -> bool:
         """Whether a daemon answers there that it lives."""
         return _healthy(address)
+
+    def get(self, url: str) -> tuple[int, bytes, str]:
+        """(HTTP status, body, ""), or (0, nothing, why there was no answer). Bounded in time and size."""
+        return _get(url)
 
     def dial(self, address: Address) -> str:
         """ "" if something accepts a connection there, else why not."""
@@ -264,11 +271,24 @@ def _healthy(address: Address) -> bool:
     if address.port == 0:
         return False
     host = address.host if address.concrete else ("::1" if ":" in address.host else "127.0.0.1")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return _get(f"http://{Address(host, address.port)}/-/healthy")[0] == 200  # else not ours, or not healthy
+
+
+class _AsItCame(urllib.request.HTTPErrorProcessor):
+    """A refusal is an answer, too; nobody is led elsewhere."""
+
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+def _get(url: str) -> tuple[int, bytes, str]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AsItCame)
     try:
-        with opener.open(
-            f"http://{Address(host, address.port)}/-/healthy", timeout=PROBE_TIMEOUT_S
-        ) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError, http.client.HTTPException):
-        return False  # not ours, or not healthy
+        with opener.open(url, timeout=PROBE_TIMEOUT_S) as answer:
+            return int(answer.status), answer.read(PROBE_MAX_BYTES), ""
+    except urllib.error.URLError as error:
+        return 0, b"", str(error.reason)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return 0, b"", str(error) or type(error).__name__

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from aiohttp import web
 
+from ..gate import AGENTS_PATH, misdirected
 from .call import BODY_MAX_BYTES, ApiError, Call, Core, Param, answer
 from .guard import add_headers, answers, check_caller, counted
 from .openapi import document
@@ -37,6 +38,8 @@ def build_app(core: Core) -> web.Application:
         began = time.monotonic()
         status = 500
         try:
+            if path is None and request.path.startswith(AGENTS_PATH):
+                raise misdirected()
             check_caller(request, core.config, needs_token=path not in open_paths)
             if path not in UNDECIDED:
                 await core.settled()
