@@ -184,24 +184,20 @@ class Sessions:
     def _refused_name(self, hello: wire.Hello) -> wire.Refused | None:
         """A name that another agent holds, or held until just now."""
         claim = self._claims.get(hello.node)
-        held = claim is not None and (
-            claim.session is not None or self._clock() - claim.gone_at < TAKEOVER_AFTER_S
-        )
-        if claim is not None and held and claim.agent_id != hello.agent_id:
-            return wire.Refused(
-                "duplicate_node",
-                f"Another agent already runs as {hello.node}: its identity differs, so it is another "
-                "machine or another state_dir.",
-                RETRY_AFTER_S,
-            )
+        if claim is not None and claim.agent_id != hello.agent_id:
+            if claim.session is not None:
+                return wire.Refused(
+                    "duplicate_node",
+                    f"Another agent already runs as {hello.node}: its identity differs, so it is another "
+                    "machine or another state_dir.",
+                    RETRY_AFTER_S,
+                )
+            left_s = claim.gone_at + TAKEOVER_AFTER_S - self._clock()
+            if left_s > 0:  # as after a rebuilt machine: two that are there at once are told of when they are
+                return _taken_lately(hello.node, left_s)
         young = self._clock() - self._started < TAKEOVER_AFTER_S
         if claim is None and young and self._known_otherwise(hello):
-            return wire.Refused(
-                "draining",
-                f"{hello.node} was another agent before (another state_dir), which may still come back: "
-                f"this one is taken after {TAKEOVER_AFTER_S:.0f} s.",
-                RETRY_AFTER_S,
-            )
+            return _taken_lately(hello.node, RETRY_AFTER_S)
         return None
 
     def _known_otherwise(self, hello: wire.Hello) -> bool:
@@ -236,6 +232,14 @@ class Sessions:
                 current.gone_at = self._clock()
             self._core.feed(Disconnected(hello.node, session.id))
             session.closed.set()
+
+
+def _taken_lately(node: str, retry_after_s: float) -> wire.Refused:
+    text = (
+        f"{node} was another agent until just now (another state_dir), which may still come back. This one is let in "
+        f"after {TAKEOVER_AFTER_S:.0f} s at most."
+    )
+    return wire.Refused("draining", text, min(retry_after_s, RETRY_AFTER_S))
 
 
 def _check_address(text: str) -> None:

@@ -452,7 +452,7 @@ def test_an_even_split_accuses_nobody() -> None:
     world.run(1.5)
     assert world.incidents() == []
     world.run(20)
-    assert world.told == ["i-000001 undetermined -", "i-000001 detected", "i-000001 held"]
+    assert world.told == ["i-000001 undetermined -", "i-000001 detected", "i-000001 note"]
     assert world.incidents()[0].node is None
     assert not world.in_rank()
     assert world.fleet.volume_view(world.now(), "photos").undetermined == 1

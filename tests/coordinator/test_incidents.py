@@ -65,7 +65,12 @@ def unclear(voted: int = 16) -> Incident:
 
 def silent() -> Incident:
     return incidents.outage(
-        id="inc-9", node="node-03", since_ms=NOW - 45_000, now_ms=NOW, volumes=["docs", "photos"]
+        id="inc-9",
+        node="node-03",
+        heard_ms=NOW - 45_000,
+        gone_ms=NOW - 30_000,
+        now_ms=NOW,
+        volumes=["docs", "photos"],
     )
 
 
@@ -133,6 +138,24 @@ def test_an_outage_names_node_volumes_and_how_long() -> None:
     assert "node-03 has been silent for 45 s" in incident.summary
     assert "docs and photos" in incident.summary
     assert "`closeranks nodes node-03`" in incident.advice
+
+
+def test_an_outage_tells_what_was_heard_last_and_when_the_connection_ended() -> None:
+    told = [(one.event, one.at_ms) for one in silent().timeline]
+    assert told == [("detected", NOW - 45_000), ("note", NOW - 30_000), ("named", NOW)]
+    assert "after 45 s of silence" in silent().timeline[-1].text
+
+
+def test_a_divergence_of_missing_paths_says_that_they_lack() -> None:
+    def summary(missing: int) -> str:
+        incident = accuse(rows(4), path_count=4)
+        incident.missing = missing
+        incident.observe_paths(rows(4), 4)
+        return incident.summary
+
+    assert summary(0).startswith("node-07 holds what the truth never had in 4 paths")
+    assert summary(4).startswith("node-07 lacks what the truth has in 4 paths")
+    assert summary(1).startswith("node-07 holds what the truth never had, or lacks what it has, in 4 paths")
 
 
 def test_undetermined_accuses_nobody() -> None:
@@ -240,7 +263,7 @@ def test_evidence_tells_coverage_voters_roots_and_quorum() -> None:
 
 def test_evidence_shows_both_entries_of_a_path() -> None:
     assert evidence()["entries"] == [
-        f"a/0: the node has file, 3 bytes, xxh3-128 {XXH3_128.of(b'one').hex()}, mode 0600; the truth has absent"
+        f"a/0: the node has file, 3 bytes, xxh3-128 {XXH3_128.of(b'one').hex()}, mode 0600; the truth has nothing there"
     ]
 
 
@@ -468,7 +491,7 @@ def test_two_incidents_share_nothing() -> None:
     one.keep(b"r")
     one.note(NOW, "note", "x")
     one.evidence["x"] = 1
-    assert (other.roots, len(other.timeline), other.evidence) == ([], 2, {})
+    assert (other.roots, len(other.timeline), other.evidence) == ([], 3, {})
 
 
 def test_closing_twice_keeps_the_first_time() -> None:

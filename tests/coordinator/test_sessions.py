@@ -241,6 +241,21 @@ async def test_a_second_agent_with_the_same_name_is_refused_and_told_of(world: W
     await world.core.saw(DuplicateRefused)
 
 
+async def test_a_machine_rebuilt_right_after_its_end_waits_and_is_no_second_one(world: World) -> None:
+    first, _ = await world.join()
+    await first.socket.close()
+    await world.core.saw(Disconnected)
+    agent = await world.dial()
+    await agent.say(
+        wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "t", "n1", "agent-b", ("xxh3-128",), ":1", 0, None, ())
+    )
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "draining"
+    assert "let in after 10 s at most" in refused.message
+    assert not [one for one in world.core.events if isinstance(one, DuplicateRefused)]
+
+
 async def test_the_same_agent_dialling_again_replaces_its_session(world: World) -> None:
     first, _ = await world.join()
     await world.join()

@@ -17,7 +17,7 @@ from closeranks_proto.errors import UserError
 
 from ..core.shapes import ActionView, NodeView
 from .client import Api, NotAsked, Refused, segment
-from .screen import BAD, GOOD, Cell, Screen
+from .screen import BAD, CARE, GOOD, Cell, Screen
 from .session import FOUND, OK, asking, open_api
 from .status import progress_text
 from .words import plural, size
@@ -83,9 +83,22 @@ def add_resync(parser: argparse.ArgumentParser) -> None:
 def quarantine(args: argparse.Namespace, screen: Screen) -> int:
     if not args.reason.strip() or len(args.reason) > MAX_REASON:
         raise UserError(f"--reason must have 1 to {MAX_REASON} characters, not {len(args.reason.strip())}")
-    return _order(
+    code = _order(
         args, screen, "quarantine", {"reason": args.reason}, f"look again with: closeranks nodes {args.node}"
     )
+    if not args.json:
+        _say_remarks(screen, open_api(args, screen), args.node)
+    return code
+
+
+def _say_remarks(screen: Screen, api: Api, node: str) -> None:
+    """What the fence takes from the others, before anybody finds out by wiping the node."""
+    try:
+        fence = api.decode(api.get(f"/api/v1/nodes/{segment(node)}"), NodeView).quarantine
+    except (NotAsked, Refused):
+        return  # the order was accepted; `nodes` and `status` say it, too
+    for remark in fence.remarks if fence is not None else ():
+        screen.line(f"note: {remark}", CARE)
 
 
 def release(args: argparse.Namespace, screen: Screen) -> int:

@@ -84,9 +84,9 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     if all(one.state == "allowed" for one in found):
         screen.line("Nothing is held; a guard looks away:", CARE)
     screen.table(
-        ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "PATHS", "SIZE", "INCIDENT"),
+        ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "KEPT BACK", "SIZE", "INCIDENT"),
         [_row(one, now) for one in found],
-        ("INCIDENT", "PATHS", "VOLUME"),
+        ("INCIDENT", "SIZE", "VOLUME"),
     )
     for one in found:
         if one.state == "allowed":
@@ -115,8 +115,8 @@ def _row(one: HoldView, now: int) -> list[Cell]:
         Cell(one.node),
         Cell(", ".join(one.volumes) or one.volume or NONE),
         Cell(one.guard),
-        Cell(str(one.paths), right=True),
-        Cell(size(one.bytes), right=True),
+        Cell(str(one.waiting_paths), right=True),
+        Cell(size(one.waiting_bytes), right=True),
         Cell(one.incident or NONE),
     ]
 

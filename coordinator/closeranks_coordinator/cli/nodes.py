@@ -128,6 +128,8 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
         screen.line(
             f"             incident {fence.incident or NONE}, {'verified' if fence.verified else 'not verified'}"
         )
+        for remark in fence.remarks:
+            screen.line(f"  note       {remark}", CARE)
     for volume in node.volumes:
         screen.line()
         _print_volume(screen, volume, now)

@@ -142,6 +142,7 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
     )
     if node.quarantine is not None and (node.quarantine.by_hand or not told):
         found.append(f"fenced{' by hand' if node.quarantine.by_hand else ''}: {node.quarantine.reason}")
+    found += node.quarantine.remarks if node.quarantine is not None else ()
     for volume in node.volumes:
         if volume.problem is not None:
             found.append(f"{volume.name}: {volume.problem.message}")

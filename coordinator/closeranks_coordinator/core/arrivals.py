@@ -57,7 +57,7 @@ def disconnected(world: World, event: Disconnected) -> None:
         if action.dry_run and action.node == node.name and action.state == "running":
             action.state, action.error = "failed", f"{node.name} disconnected before it answered"
             world.touch_action(action)
-    world.publish("node", node.name)
+    world.touch_node(node)  # when it was last heard of must outlive the coordinator
 
 
 def root_stored(world: World, event: RootStored) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from closeranks_proto import messages as wire
 
-from . import incidents, recurrence
+from . import incidents, recurrence, remarks
 from .incidents import Incident
 from .nodes import Node, Volume
 from .records import FenceRecord
@@ -45,10 +45,15 @@ def fence(
     world.move(node, "quarantined")
     world.touch_node(node)
     if incident is not None:
-        text = f"{node.name} was fenced (token {token}): nothing is taken from it any more."
+        how = f" by an operator, who said: {reason}" if by_hand else ""
+        text = f"{node.name} was fenced{how} (token {token}): nothing is taken from it any more."
         incident.note(world.now.wall_ms, "fenced", text)
         world.touch_incident(incident)
     world.log("warning", f"{node.name} is quarantined: {reason}")
+    for remark in remarks.of_fence(world, node):
+        world.log("warning", remark)
+        if incident is not None:
+            incident.note(world.now.wall_ms, "note", remark)
     send_fence(world, node)
 
 

@@ -108,6 +108,7 @@ def _hold_on(world: World, hold: HoldRecord, node: Node, volume: Volume | None) 
         brake.told[hold.id] = now
         if volume is not None and meter is not None:
             _update(world, hold, node, volume, meter)
+        holds.keep_waiting(world, hold)
     if not _is_gone(world, hold, node, volume, meter):
         brake.calm.pop(hold.id, None)
         return

@@ -18,8 +18,8 @@ from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
 from closeranks_proto.parts import OUTSIDE
 
+from . import advice, incidents, recovery
 from . import hands as told_hands
-from . import incidents, recovery
 from .diffs import row
 from .fencing import drop_recovery, fence, quorum_survives
 from .incidents import Incident
@@ -29,6 +29,7 @@ from .nodes import Node, Volume
 from .records import HoldRecord
 from .rules import GuardRules
 from .shapes import ActionView, HoldView
+from .sizes import differing_bytes
 from .tripping import SHARE_GUARDS, Trip
 from .views import action_of
 from .words import human_duration, join, line
@@ -39,6 +40,7 @@ HOLDS_MAX = 1000
 REACTIONS_MAX = 20
 WRITERS_MAX = 5
 PATHS_MAX = 200  # of what is pending, in the incident
+FEW_PATHS = 10_000  # so many are looked through again every few seconds
 RESENT_MAX = 10  # ended holds of which a node that dials is told again
 ALLOW_MAX_S = 30 * 86400.0
 
@@ -60,12 +62,11 @@ def begin(
         free_bytes=trip.free_bytes, volumes=[one.name for one in volumes],
     )  # fmt: skip
     world.holds[hold.id] = hold
-    spreads = any(one.config.replicated for one in volumes or world.volumes_of(node))
     incident = world.open_incident("runaway", node.name, hold.volume)
     if incident is None:
         incident = incidents.runaway(
             id=world.next_incident(), node=node.name, volume=hold.volume, now_ms=now.wall_ms, hold=hold.id,
-            guard=hold.guard, reason=hold.reason, spreads=spreads, volumes=hold.names,
+            guard=hold.guard, reason=hold.reason, spreads=_spreads(world, node, hold), volumes=hold.names,
             merged=_merged(world, node, volumes or world.volumes_of(node)), allow_s=rules.allow_s,
         )  # fmt: skip
         world.open(incident)
@@ -84,6 +85,15 @@ def begin(
     tell(world, node, hold, rules)
     _prune(world)
     return hold
+
+
+def _held_volumes(world: World, node: Node, hold: HoldRecord) -> list[Volume]:
+    return [one for one in world.volumes_of(node) if not hold.names or one.name in hold.names]
+
+
+def _spreads(world: World, node: Node, hold: HoldRecord) -> bool:
+    """Whether closeranks itself would carry any of what is held."""
+    return any(one.config.replicated for one in _held_volumes(world, node, hold))
 
 
 def _merged(world: World, node: Node, volumes: list[Volume]) -> int:
@@ -165,15 +175,46 @@ def _prune(world: World) -> None:
 # --- while it lasts -------------------------------------------------------------------------------
 
 
-def show_paths(world: World, volume: Volume, hold: HoldRecord, meter: Meter) -> None:
-    """The first of the pending paths into its incident, once."""
+def waiting(world: World, hold: HoldRecord) -> tuple[int, int]:
+    """How much is kept back: (paths, bytes) in which the node differs from the truth there, as its own view says it.
+
+    The one figure of a hold for `held`, `incidents`, `status` and `nodes`. Of one that was decided: as it was then.
+    """
+    node = world.nodes.get(hold.node)
+    if hold.state != "held" or node is None:
+        return hold.waiting_paths, hold.waiting_bytes
+    volumes = _held_volumes(world, node, hold)
+    views = [(one, node.view(one.name)) for one in volumes]
+    return sum(one.differing for _, one in views), sum(differing_bytes(world, *pair) or 0 for pair in views)
+
+
+def keep_waiting(world: World, hold: HoldRecord) -> None:
+    """Remember what is kept back, for when it is not any more. What has gone by itself stays told as it was."""
+    paths, size = waiting(world, hold)
+    if not paths or (paths, size) == (hold.waiting_paths, hold.waiting_bytes):
+        return
+    hold.waiting_paths, hold.waiting_bytes = paths, size
+    world.touch_hold(hold)
     incident = world.incidents.get(hold.incident or "")
-    if incident is None or incident.paths or not meter.pending:
+    if incident is not None:
+        of_it = [one.waiting_paths for one in world.holds.values() if one.incident == incident.id]
+        incident.path_count = max(of_it)
+        world.touch_incident(incident)
+
+
+def show_paths(world: World, volume: Volume, hold: HoldRecord, meter: Meter) -> None:
+    """The first of the pending paths into its incident, anew where others are pending; of a flood only once."""
+    incident = world.incidents.get(hold.incident or "")
+    if incident is None or not meter.pending or (incident.paths and len(meter.pending) > FEW_PATHS):
         return
     keys = heapq.nsmallest(PATHS_MAX, meter.pending)
+    if list(incident.paths) == keys:
+        return
     width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
     rows = [row(key, *meter.pending[key][:2], world.object, width, chunk_bytes) for key in keys]
-    incident.observe_paths(rows, len(meter.pending), meter.waiting_bytes)
+    incident.paths, shown = {}, incident.path_count
+    incident.observe_paths(rows, len(rows), meter.waiting_bytes)
+    incident.path_count = max(shown, hold.waiting_paths)
     world.touch_incident(incident)
 
 
@@ -217,6 +258,7 @@ def rules_of(world: World, hold: HoldRecord) -> GuardRules:
 def end(world: World, hold: HoldRecord, text: str) -> None:
     """It is over; `text` says why."""
     was = hold.state
+    keep_waiting(world, hold)
     hold.ended_ms = world.now.wall_ms
     if was == "held":
         _unhold(world, hold)
@@ -264,6 +306,7 @@ def allow(world: World, asked: AllowAsked) -> ActionView | Refusal:
         text = f"An allowance lasts 1 to {ALLOW_MAX_S:.0f} seconds, not {seconds:g}."
         return Refusal(400, "bad_seconds", text)
     if hold.state == "held":
+        keep_waiting(world, hold)
         _unhold(world, hold)
     hold.state = "allowed"
     hold.expires_ms = world.now.wall_ms + int(seconds * 1000)
@@ -296,6 +339,7 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
             f"Without {node.name} a majority could not be reached any more, or nobody would be left to give the "
             "truth to the others: release one of them first.",
         )  # fmt: skip
+    keep_waiting(world, hold)
     _unhold(world, hold)
     hold.state = "rejected"
     incident = _note(world, hold, "note", "An operator rejected it.")
@@ -325,11 +369,25 @@ def _on(hold: HoldRecord) -> str:
     return f" on volume{'' if len(hold.names) == 1 else 's'} {join(hold.names)}"
 
 
-def view(hold: HoldRecord) -> HoldView:
+def advise(world: World, node: Node, held: list[HoldRecord], incident: Incident) -> str:
+    """What to do about those that wait for a person, which one incident tells of."""
+    names = list(dict.fromkeys(name for hold in held for name in hold.names))
+    merged = incident.evidence.get("merged_before")
+    return advice.runaway(
+        node=node.name, holds=[(hold.id, hold.guard) for hold in held],
+        volumes=[] if any(not hold.names for hold in held) else names,
+        spreads=any(_spreads(world, node, hold) for hold in held), merged=merged if isinstance(merged, int) else 0,
+        allow_s=rules_of(world, held[0]).allow_s,
+    )  # fmt: skip
+
+
+def view(world: World, hold: HoldRecord) -> HoldView:
+    paths, size = waiting(world, hold)
     return HoldView(
         hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
         None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(hold), hold.paths,
         hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
+        paths, size,
     )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ class Incident(msgspec.Struct):
     recurring_count: int = 0
     hands: list[HandRecord] = []  # `writers` tells them
     quiet_since_ms: int = 0  # of a recurrence: since when nothing has come back
+    missing: int = 0  # of the paths of a divergence: those that the node does not have
 
     @property
     def is_open(self) -> bool:
@@ -273,6 +274,15 @@ def _path_view(key: bytes, path: IncidentPath) -> PathView:
     return PathView(escape(name), code, path.change, path.aspects, path.chunks, count=path.count)
 
 
+def _broken(incident: Incident) -> str:
+    """How a node differs: absence is an entry that the truth never had, but nobody would say so."""
+    if not incident.missing:
+        return "holds what the truth never had"
+    if incident.missing >= incident.path_count:
+        return "lacks what the truth has"
+    return "holds what the truth never had, or lacks what it has,"
+
+
 def _summary(incident: Incident) -> str | None:
     """What happened, in one sentence; None where it does not depend on the paths seen."""
     paths = f"{words.plural(incident.path_count, 'path')} of volume {incident.volume}"
@@ -280,7 +290,7 @@ def _summary(incident: Incident) -> str | None:
     amount = f", {words.human_bytes(incident.differing_bytes)}" if incident.differing_bytes else ""
     match incident.kind:
         case "divergence":
-            return f"{incident.node} holds what the truth never had in {paths}{amount}{named}"
+            return f"{incident.node} {_broken(incident)} in {paths}{amount}{named}"
         case "regression":
             return (
                 f"{incident.node} had the newer entries and went back to older ones in {paths}{amount}{named}"

@@ -12,7 +12,7 @@ from itertools import islice
 
 from closeranks_proto.digests import DigestAlgorithm
 
-from . import words
+from . import advice, words
 from .diffs import DiffRow
 from .incident_record import (
     RECURRENCE_JOIN_MS,
@@ -28,10 +28,11 @@ from .model import OnDivergence
 __all__ = [
     "RECURRENCE_JOIN_MS", "EventName", "Evidence", "Incident", "IncidentPath", "Kind", "TimelineEvent",
     "conflict", "conflict_words", "divergence", "duplicate_node", "evidence", "many_suspects", "no_proof", "outage",
-    "put_back", "recurrence", "refuted", "regression", "runaway", "undetermined", "unsteady",
+    "put_back", "recurrence", "refuted", "regression", "runaway", "tree_gone", "undetermined", "unsteady",
 ]  # fmt: skip
 
 SAMPLES_MAX = 20
+QUIET_TOLD_MS = 1000  # a session that ends as soon as its node is gone ends within so long
 
 
 def divergence(
@@ -47,10 +48,15 @@ def divergence(
     on_divergence: OnDivergence,
     evidence: Evidence,
     by: str = "",
+    missing: int = 0,
 ) -> Incident:
-    """A node holds entries that the truth never had. `by`: whose hand it was, "" where nobody knows."""
-    advice = _advice(id, "divergence", node, volume, on_divergence)
-    incident = Incident(id, "divergence", node, volume, now_ms, "", advice)
+    """A node holds entries that the truth never had, or lost some. `by`: whose hand it was, "" where nobody knows.
+
+    `missing`: so many of the paths are not on the node.
+    """
+    text = advice.difference(id, "divergence", node, volume, on_divergence)
+    incident = Incident(id, "divergence", node, volume, now_ms, "", text)
+    incident.missing = missing
     incident.observe_paths(rows, path_count, bytes)
     _name(incident, node, first_seen_ms, evidence, by)
     return incident
@@ -69,10 +75,12 @@ def regression(
     on_divergence: OnDivergence,
     evidence: Evidence,
     by: str = "",
+    missing: int = 0,
 ) -> Incident:
     """A node held entries of the truth and left them for older ones."""
-    advice = _advice(id, "regression", node, volume, on_divergence)
-    incident = Incident(id, "regression", node, volume, now_ms, "", advice)
+    text = advice.difference(id, "regression", node, volume, on_divergence)
+    incident = Incident(id, "regression", node, volume, now_ms, "", text)
+    incident.missing = missing
     incident.observe_paths(rows, path_count, bytes)
     _name(incident, node, first_seen_ms, evidence, by)
     return incident
@@ -91,57 +99,60 @@ def _name(incident: Incident, node: str, first_seen_ms: int, evidence: Evidence,
     incident.note(incident.opened_ms, "named", f"{incident.summary}. It has lasted {lasted}.{hand}{compared}")
 
 
-def _advice(id: str, kind: str, node: str, volume: str, on_divergence: OnDivergence) -> str:
-    if kind == "regression":
-        why = (
-            f"{node} is not late: it had the present entries and lost them. Usual causes: a restored backup or "
-            f"snapshot, a disk that dropped writes at a power cut, a second copy job that runs on {node}."
-        )
-    else:
-        why = (
-            f"Whoever reads these paths on {node} gets something else than on the other nodes: a process on "
-            f"{node} wrote them, or its disk lost or changed them."
-        )
-    look = f"See the paths: `closeranks diff {volume} {node}`."
-    match on_divergence:
-        case "alert":
-            now = (
-                f"This volume only alerts: {node} keeps serving and nothing on its disk was changed. {look} If the "
-                f"others are right, `closeranks resync {node}` fences it, brings it back and releases it. If {node} is "
-                f"right, bring the others to what it holds; the incident closes when the difference is gone."
-            )
-        case "quarantine":
-            now = (
-                f"{node} is fenced as soon as the guards allow it, and stays so until you decide. {look} Then "
-                f"`closeranks resync {node}` brings it back and verifies it, and `closeranks release {node}` lets it "
-                f"serve again."
-            )
-        case "resync":
-            now = (
-                f"You need not do anything now: {node} is fenced, brought back, verified and released by itself. Find "
-                f"out who wrote there, or it comes again. {look} If `closeranks status` says that it waits for a "
-                f"person: `closeranks release {node}`."
-            )
-    return (
-        f"{why} {now} What a resync replaces or removes stays in the trash of {node}: "
-        f"`closeranks trash list {node} --incident {id}`."
-    )
+def outage(
+    *, id: str, node: str, heard_ms: int, gone_ms: int, now_ms: int, volumes: Sequence[str], since_start: bool = False
+) -> Incident:  # fmt: skip
+    """A node is silent. `heard_ms`: when it last told anything; `gone_ms`: since when nobody has a session with it.
 
-
-def outage(*, id: str, node: str, since_ms: int, now_ms: int, volumes: Sequence[str]) -> Incident:
-    """A node is silent. `since_ms`: the last that was heard of it."""
-    silent = words.human_duration((now_ms - since_ms) / 1000)
+    `since_start`: it was not heard of since the coordinator started, and of before it only what was stored is known.
+    """
+    silent = words.human_duration((now_ms - heard_ms) / 1000)
     held = f"volume{'' if len(volumes) == 1 else 's'} {words.join(volumes)}" if volumes else "no volume"
+    least = "at least " if since_start else ""
+    away = words.human_duration((now_ms - gone_ms) / 1000)
+    quiet = (
+        f"not been heard of since the coordinator started {away} ago"
+        if since_start
+        else f"been silent for {silent}"
+    )
     incident = Incident(
         id, "outage", node, None, now_ms,
-        f"{node} has been silent for {silent}; nobody knows the state of its copy of {held}",
+        f"{node} has {quiet}; nobody knows the state of its copy of {held}",
         f"Silence is not agreement: {node} has no vote, and while it is away one more failure may leave no quorum. "
         f"On {node}: is the machine up, is the agent running (`closeranks doctor --config AGENT.TOML` says what is "
         f"wrong and the mend), does its network reach the coordinator? `closeranks nodes {node}` shows what was "
         f"known last. The incident closes by itself when {node} is back.",
     )  # fmt: skip
-    incident.note(since_ms, "detected", f"The last that was heard of {node}.")
-    incident.note(now_ms, "named", f"{node} is unreachable, after {silent} of silence.")
+    if since_start:
+        text = f"The last of {node} on record, from before the coordinator started; it may have been heard later."
+    else:
+        text = f"The last that was heard of {node}."
+    incident.note(min(heard_ms, now_ms), "detected", text)
+    if gone_ms - heard_ms >= QUIET_TOLD_MS and not since_start:
+        incident.note(
+            gone_ms, "note", f"The connection to {node} is over: it had been quiet for too long, or it ended."
+        )
+    incident.note(
+        now_ms, "named", f"{node} is unreachable, after {least}{away if since_start else silent} of silence."
+    )
+    return incident
+
+
+def tree_gone(*, id: str, node: str, volume: str, since_ms: int, now_ms: int, message: str) -> Incident:
+    """A node is there and has lost its tree: it is not silent, and says what is wrong."""
+    incident = Incident(
+        id, "outage", node, None, now_ms,
+        f"{node} can not read its copy of volume {volume}: {message}",
+        f"An empty or missing directory is not taken for deleted files: {node} has no vote and nothing is "
+        f"written there. Mount or restore the volume on {node}; the incident then closes by itself. "
+        f"`closeranks doctor --config AGENT.TOML` on {node} says the same of its other volumes.",
+    )  # fmt: skip
+    incident.note(since_ms, "detected", message)
+    incident.note(
+        now_ms,
+        "named",
+        f"{node} counts as unreachable: it is connected, and its copy of {volume} is not there.",
+    )
     return incident
 
 
@@ -159,25 +170,12 @@ def undetermined(
     evidence: Evidence | None = None,
 ) -> Incident:
     """No entry of some paths has a quorum: `need` of `assigned` nodes must agree, `voted` had a vote."""
-    fleet = words.plural(assigned, "node")
-    if voted < need:
-        cause = f"Only {voted} of {fleet} can be compared, and {need} must agree."
-        mend = "Bring the missing nodes back: `closeranks status` names them."
-    else:
-        cause = f"{voted} of {fleet} were compared; {need} must hold the same entry, and no {need} do."
-        mend = (
-            f"Compare nodes with each other, `closeranks diff {volume} NODE --against NODE`, decide which is right "
-            f"and bring the others to it with your own tools. As soon as {need} nodes hold one entry it is the truth."
-        )
-    advice = (
-        f"{cause} So nobody is accused and nothing is repaired in these paths; every node keeps what it has. {mend} "
-        f"Everything else of the volume is still watched. The incident closes by itself when {need} nodes agree."
-    )
-    incident = Incident(id, "undetermined", None, volume, now_ms, "", advice)
+    text = advice.undetermined(volume, voted, assigned, need)
+    incident = Incident(id, "undetermined", None, volume, now_ms, "", text)
     incident.observe_paths(rows, path_count)
     incident.evidence = {"coverage": f"{voted}/{assigned} compared", "need": need, **(evidence or {})}
     incident.note(first_seen_ms, "detected", f"{incident.summary}.")
-    incident.note(now_ms, "held", cause)
+    incident.note(now_ms, "note", advice.no_quorum(voted, assigned, need))
     return incident
 
 
@@ -186,17 +184,11 @@ def many_suspects(
 ) -> Incident:
     """More nodes are suspect at once than may be fenced: the rule, or closeranks itself, may be wrong."""
     where = "" if volume is None else f" in volume {volume}"
-    first = nodes[0] if nodes else "NODE"
     incident = Incident(
         id, "many_suspects", None, volume, now_ms,
         f"{words.plural(len(nodes), 'node')} break ranks at once{where}: {words.join(nodes, 5)}. "
         f"Nothing is fenced automatically",
-        f"When so many look wrong, the truth itself may be: a change that is being rolled out, a moved or unmounted "
-        f"directory, a new ignore pattern. Fencing them all could take the service down, so this waits for you "
-        f"(max_quarantined = {max_quarantined}). Look at one: `closeranks diff {volume or 'VOLUME'} {first}`. If it "
-        f"is wrong, `closeranks resync {first}`, and so on, one after the other; `closeranks quarantine {first} "
-        f"--reason TEXT` only fences. If the change is wanted, finish it on the other nodes, and set settle_s above "
-        f"the time that your own replication needs.",
+        advice.many_suspects(volume, nodes, max_quarantined),
     )  # fmt: skip
     incident.evidence = {"suspects": list(nodes), "max_quarantined": max_quarantined}
     incident.note(now_ms, "detected", f"Suspect at once: {words.join(nodes, 20)}.")
@@ -258,12 +250,7 @@ def recurrence(*, id: str, node: str, volume: str, now_ms: int, first_ms: int, r
     """Paths or contents that were put right have come back on `node`: each return is told by `recur`."""
     incident = Incident(
         id, "recurrence", node, volume, now_ms, f"What was put right in volume {volume} has come back on {node}",
-        f"A repair that does not last means that something on {node} writes this again: a cron job, a deploy or copy "
-        f"script, an application's cache, or an intruder. Who wrote each time stands in the timeline, as far as the "
-        f"kernel told; stop that, then it ends. `closeranks nodes {node}` shows who writes most there. If the content "
-        f"is right after all, bring it to the others the regular way. After a few returns {node} is not released "
-        f"by itself any more: `closeranks release {node}`, once its writer is found. The incident closes when {node} "
-        f"is released and nothing has come back for an hour.",
+        advice.recurrence(node, advice.NEWLY_NAMED),
     )  # fmt: skip
     incident.note(first_ms, "detected", f"It was put right for the first time in incident {repaired_in}.")
     incident.evidence = {"repaired_in": repaired_in}
@@ -289,40 +276,11 @@ def runaway(
     *, id: str, node: str, volume: str | None, now_ms: int, hold: str, guard: str, reason: str, spreads: bool,
     volumes: Sequence[str], merged: int, allow_s: float,
 ) -> Incident:  # fmt: skip
-    """A guard holds what a node does. `spreads`: closeranks itself would have carried it to the others.
-
-    `volumes`: those that are held, none: all of the node. `merged`: paths that were let through just before.
-    """
-    where = (
-        f"volume{'' if len(volumes) == 1 else 's'} {words.join(volumes)}" if volumes else "all its volumes"
+    """A guard holds what a node does: see `advice.runaway` for what else is told."""
+    text = advice.runaway(
+        node=node, holds=[(hold, guard)], volumes=volumes, spreads=spreads, merged=merged, allow_s=allow_s
     )
-    held = f"Held is {where} of {node}; nothing else is."
-    if spreads and merged:
-        meaning = (
-            f"{held} {words.plural(merged, 'changed path')} of {node} had been merged in the minutes before: they are "
-            f"the truth now and a reject does not undo them. If they are part of it, restore them: what they replaced "
-            f"lies in the trash of the other nodes (`closeranks trash list NODE`) or in a baseline. What is "
-            f"held has reached no other node, and does not before you decide."
-        )
-    elif spreads:
-        meaning = (
-            f"{held} Nothing of it has reached another node, and nothing does before you decide; {node} goes on "
-            f"serving what it has, and the others serve what was there before."
-        )
-    else:
-        meaning = (
-            f"closeranks spreads nothing; {node} has no vote and gives nothing there till you decide. {held}"
-        )
-    incident = Incident(
-        id, "runaway", node, volume, now_ms, reason,
-        f"{meaning} If this is wanted (a deploy, an import, a clean-up): `closeranks allow {hold}` lets it through, "
-        f"and for {words.human_duration(allow_s)} (`--for SECONDS`: for so long) the guard "
-        f"{guard} does not hold {node} "
-        f"there again, whatever it does; other guards stay on. If not: stop the writer on {node}, then "
-        f"`closeranks reject {hold}` fences {node}, brings it back to the truth, verifies and "
-        f"releases it; what it wrote lies in its trash then. "
-        f"`closeranks held` shows what waits.",
-    )  # fmt: skip
+    incident = Incident(id, "runaway", node, volume, now_ms, reason, text)
     incident.evidence = {"guard": guard, "hold": hold, "volumes": list(volumes), "merged_before": merged}
     incident.note(now_ms, "detected", f"{reason}.")
     incident.note(now_ms, "held", f"The guard {guard} holds it ({hold}) until a person allows or rejects it.")
@@ -336,9 +294,7 @@ def refuted(
     """What a node proved to have on its disk is not what `voters` others proved, twice, with two seeds."""
     what = f"chunk {chunk} of {words.path_words(key)} in volume {volume}"
     summary = f"{node} failed an audit: its disk does not have {what}, though it reports the right digest"
-    incident = Incident(
-        id, "audit", node, volume, now_ms, summary, _audit_advice(node, volume, on_divergence)
-    )
+    incident = Incident(id, "audit", node, volume, now_ms, summary, advice.audit(node, volume, on_divergence))
     incident.paths[key] = IncidentPath("modified", ("content",), ((chunk, chunk),))
     incident.path_count = 1
     incident.evidence = {
@@ -362,32 +318,13 @@ def no_proof(
     summary = (
         f"{node} gave no proof in the last audits of volume {volume}: {words.path_list(keys, len(keys))}"
     )
-    incident = Incident(
-        id, "audit", node, volume, now_ms, summary, _audit_advice(node, volume, on_divergence)
-    )
+    incident = Incident(id, "audit", node, volume, now_ms, summary, advice.audit(node, volume, on_divergence))
     incident.paths = {key: IncidentPath("unreadable", ("content",)) for key in keys}
     incident.path_count = len(keys)
     incident.evidence = {"decided_by": f"{paths} that it reports to hold, asked for one after the other"}
     incident.note(now_ms, "detected", f"No proof for {paths} in a row; one would have ended the count.")
     incident.note(now_ms, "named", f"{summary}.")
     return incident
-
-
-def _audit_advice(node: str, volume: str, on_divergence: OnDivergence) -> str:
-    fate = {
-        "alert": f"This volume only alerts: {node} keeps serving, and the incident closes when it proves what it "
-        f"failed.",
-        "quarantine": f"{node} is fenced as soon as the guards allow it, and stays so until you decide.",
-        "resync": f"{node} is fenced as soon as the guards allow it. It is not released by itself: a node that does "
-        f"not tell what is on its disk can not vouch for its own repair.",
-    }[on_divergence]
-    return (
-        f"What {node} reports of its files is not what lies on its disk: a stale or damaged index, a disk that gives "
-        f"other bytes from time to time, an agent that was tampered with. {fate} Stop its agent, remove "
-        f"volume-{volume}.sqlite* from its state_dir and start it again: it then reads every file anew, and what "
-        f"differs is judged like any difference. Then `closeranks resync {node}` and `closeranks release {node}`. If "
-        f"it fails again, the machine is not to be trusted: see its log and its disks."
-    )
 
 
 def duplicate_node(*, id: str, node: str, now_ms: int, detail: str) -> Incident:

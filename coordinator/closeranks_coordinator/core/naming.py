@@ -49,6 +49,7 @@ def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
         on_divergence=volume.config.on_divergence,
         evidence=_evidence(world, volume, node, analysis, [one.key for one in rows], lasted),
         by=hands.words_of(world, node, volume.name, own),
+        missing=_missing(analysis, own),
     )
     hands.tell(incident, hands.sums(world, node, volume.name, analysis, own))
     incident.keep(analysis.root)
@@ -61,6 +62,11 @@ def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
     world.count("closeranks_divergence_detected_seconds", max(0.0, now.mono - observed))
     told = f"{plural(len(own), 'path')} for {human_duration(lasted)}"
     world.log("warning", f"{node.name} breaks ranks on {volume.name}: {told} ({incident.id})")
+
+
+def _missing(analysis: Analysis, keys: Iterable[bytes]) -> int:
+    """How many of these the node does not have."""
+    return sum(analysis.differing[key][0] is None for key in keys)
 
 
 def _recall(world: World, incident: Incident) -> None:
@@ -133,6 +139,7 @@ def follow(
         room = INCIDENT_MAX_PATHS - len(incident.paths)
         rows = _rows(world, volume, after, fresh)[:room] if room > 0 else []
         size = incident.differing_bytes + sum(one.bytes for one in rows)
+        incident.missing += _missing(after, fresh)
         incident.observe_paths(rows, max(incident.path_count, len(view.seen)), size)
         hands.tell(incident, hands.sums(world, node, volume.name, after, fresh))
         recurrence.returned(world, volume, node, incident, after, rows)

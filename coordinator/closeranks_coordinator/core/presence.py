@@ -116,30 +116,38 @@ def _missing(world: World, node: Node) -> None:
     if world.now.mono < since + OUTAGE_AFTER_S:
         world.wake(since + OUTAGE_AFTER_S)
         return
-    incident = incidents.outage(
-        id=world.next_incident(),
-        node=node.name,
-        since_ms=world.now.wall_ms - int((world.now.mono - since) * 1000),
-        now_ms=world.now.wall_ms,
-        volumes=[volume.name for volume in world.volumes_of(node)],
-    )
-    _explain(world, node, incident)
-    world.open(incident)
+    world.open(_tree_gone(world, node, since) or _silent(world, node, since))
 
 
-def _explain(world: World, node: Node, incident: Incident) -> None:
-    """A node that is there but has lost its tree is not silent: say what it says."""
+def _wall(world: World, mono: float) -> int:
+    return world.now.wall_ms - int((world.now.mono - mono) * 1000)
+
+
+def _silent(world: World, node: Node, since: float) -> Incident:
+    """`since`: the end of its session, or the coordinator's start. What was heard last may be older than the former."""
+    gone_ms = _wall(world, since)
+    heard_ms = gone_ms if node.record.last_contact_ms is None else min(node.record.last_contact_ms, gone_ms)
+    return incidents.outage(
+        id=world.next_incident(), node=node.name, heard_ms=heard_ms, gone_ms=gone_ms, now_ms=world.now.wall_ms,
+        volumes=[volume.name for volume in world.volumes_of(node)], since_start=node.offers is None,
+    )  # fmt: skip
+
+
+def _tree_gone(world: World, node: Node, since: float) -> Incident | None:
+    """The incident of a node that is there but has lost a tree; None where it is silent."""
     for volume in world.volumes_of(node):
         status = node.volume(volume.name).status
-        if node.session is not None and status is not None and status.problem is not None:
-            incident.summary = (
-                f"{node.name} can not read its copy of volume {volume.name}: {status.problem.message}"
-            )
-            incident.advice = (
-                f"An empty or missing directory is not taken for deleted files: {node.name} has no vote and nothing is "
-                f"written there. Mount or restore the volume on {node.name}; the incident then closes by itself."
-            )
-            incident.note(world.now.wall_ms, "note", status.problem.message)
+        if (
+            node.session is not None
+            and status is not None
+            and status.problem
+            and world.untrusted(node, volume.name)
+        ):
+            return incidents.tree_gone(
+                id=world.next_incident(), node=node.name, volume=volume.name, since_ms=_wall(world, since),
+                now_ms=world.now.wall_ms, message=status.problem.message,
+            )  # fmt: skip
+    return None
 
 
 def refuse_duplicate(world: World, name: str, detail: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from . import conflicts, holds, scrubbing, speed, views
+from . import advising, conflicts, holds, scrubbing, speed, views
 from .diffs import DiffRow, diff_page
 from .incidents import Incident
 from .judge import excused_of
@@ -72,7 +72,7 @@ class Questions:
 
     def fleet_view(self, now: Now) -> FleetView:
         found = views.fleet_view(self._at(now))
-        allowed = [holds.view(one) for one in self._still.live_holds if one.state == "allowed"]
+        allowed = [holds.view(self._world, one) for one in self._still.live_holds if one.state == "allowed"]
         return msgspec.structs.replace(found, allowed=tuple(allowed)) if allowed else found
 
     def node_names(self) -> list[str]:
@@ -94,8 +94,9 @@ class Questions:
         return list(reversed(self._still.incidents))
 
     def incident_view(self, incident: str) -> IncidentView | None:
-        found: Incident | None = self._still.incidents.get(incident)
-        return None if found is None else found.view()
+        world = self._still
+        found: Incident | None = world.incidents.get(incident)
+        return None if found is None else advising.view(world, found)
 
     def incident_is(
         self, incident: str, state: str | None, node: str | None, volume: str | None, kind: str | None
@@ -123,7 +124,7 @@ class Questions:
 
     def hold_view(self, hold: str) -> HoldView | None:
         found = self._still.holds.get(hold)
-        return None if found is None else holds.view(found)
+        return None if found is None else holds.view(self._world, found)
 
     def baseline_names(self) -> list[str]:
         return sorted(self._still.baselines)

@@ -182,6 +182,7 @@ class HoldRecord(msgspec.Struct):
     `paths` and `bytes` are what was pending or written; `disk` and `free_bytes` of a disk guard are where, and
     what was free then. `keeps_vote`: without its vote a quorum would be lost. `unheld`: the node let go.
     `volumes`: all that it holds, those of a disk; empty: `volume` alone, or each of the node where that is None.
+    `waiting_paths` and `waiting_bytes` are what was kept back, as it was looked at last.
     """
 
     id: str
@@ -203,6 +204,8 @@ class HoldRecord(msgspec.Struct):
     disk: str = ""
     free_bytes: int = 0
     volumes: list[str] = []
+    waiting_paths: int = 0
+    waiting_bytes: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

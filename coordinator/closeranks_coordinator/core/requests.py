@@ -39,6 +39,7 @@ def quarantine(world: World, asked: QuarantineAsked) -> ActionView | Refusal:
         return Refusal(409, "already_quarantined", f"{node.name} is quarantined by hand already.")
     if found is not None:
         drop_recovery(world, node, "an operator took over")
+        _tell_taken_over(world, node, asked.reason)
         found.by_hand, found.release, found.reason, found.verified = True, "by_hand", asked.reason, False
         world.move(node, "quarantined")
         world.touch_node(node)
@@ -48,6 +49,13 @@ def quarantine(world: World, asked: QuarantineAsked) -> ActionView | Refusal:
         accused = world.diverged(node)
         fence(world, node, asked.reason, accused[0] if accused else None, by_hand=True, release="by_hand")
     return _done(world, "quarantine", node)
+
+
+def _tell_taken_over(world: World, node: Node, reason: str) -> None:
+    for incident in world.accusing(node):
+        text = f"An operator took over and keeps {node.name} fenced, who said: {reason}"
+        incident.note(world.now.wall_ms, "note", text)
+        world.touch_incident(incident)
 
 
 def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:

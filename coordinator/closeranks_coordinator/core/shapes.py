@@ -107,6 +107,7 @@ class QuarantineView(View, frozen=True):
     verified: bool
     release: Literal["automatic", "by_hand"]
     acknowledged: bool  # the node has persisted its fence
+    remarks: tuple[str, ...] = ()  # what this fence takes from the others
 
 
 class NodeView(View, frozen=True):
@@ -220,7 +221,11 @@ class BaselineView(View, frozen=True):
 
 
 class HoldView(View, frozen=True):
-    """What a guard holds. `state`: held, allowed (until `expires_at`), rejected, over (it went away by itself)."""
+    """What a guard holds. `state`: held, allowed (until `expires_at`), rejected, over (it went away by itself).
+
+    `paths` and `bytes` are what is unusual: deleted, changed, written, lost of a disk. `waiting_paths` and
+    `waiting_bytes` are what is kept back: so much of the node differs from the truth, or did when it was decided.
+    """
 
     id: str
     guard: str
@@ -237,6 +242,8 @@ class HoldView(View, frozen=True):
     writers: tuple[HandView, ...]
     reactions: tuple[str, ...]  # processes paused, volumes frozen, in words
     volumes: tuple[str, ...] = ()  # all that are held, a disk's; none: every volume of the node
+    waiting_paths: int = 0
+    waiting_bytes: int = 0
 
 
 class SpeedView(View, frozen=True):

@@ -95,7 +95,7 @@ def _holders(world: World, volume: Volume, rows: list[DiffRow]) -> list[str]:
             groups.setdefault(values.get(key), []).append(name)
         parts = [
             f"{words.join(names, NAMES_SHOWN)} {'has' if len(names) == 1 else 'have'} "
-            + ("nothing there" if value is None else words.value_words(value, world.algorithm))
+            + words.value_words(value, world.algorithm)
             for value, names in sorted(groups.items(), key=lambda one: (-len(one[1]), one[1]))
         ]
         told.append(words.line(f"{words.path_words(key)}: {'; '.join(parts)}"))

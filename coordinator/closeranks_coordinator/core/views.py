@@ -9,7 +9,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from . import scrubbing, unclear
+from . import remarks, scrubbing, unclear
 from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
 from .shapes import (
@@ -75,7 +75,7 @@ def node_view(world: World, node: Node) -> NodeView:
             for name, stored in sorted(record.volumes.items())
             if (status := stored.status) is not None and status.disk_total_bytes
         ),
-        _quarantine(node),
+        _quarantine(world, node),
         tuple(hand.view() for hand in node.writing.top(world.now.mono)),
         tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
         _waiting(world, node),
@@ -101,13 +101,13 @@ def _waiting(world: World, node: Node) -> str | None:
     return node.recovery.noted or None
 
 
-def _quarantine(node: Node) -> QuarantineView | None:
+def _quarantine(world: World, node: Node) -> QuarantineView | None:
     fence = node.record.fence
     if fence is None:
         return None
     return QuarantineView(
         fence.reason, _time(fence.since_ms), fence.token, fence.incident, fence.by_hand, fence.verified,
-        fence.release, fence.acknowledged,
+        fence.release, fence.acknowledged, remarks.of_fence(world, node),
     )  # fmt: skip
 
 

@@ -100,8 +100,12 @@ def digest_proof(algorithm: DigestAlgorithm) -> str:
 
 
 def value_words(value: bytes | None, algorithm: DigestAlgorithm) -> str:
-    """A canonical entry in words; `absent` for none. Raises CodecError if it is not canonical."""
-    return "absent" if value is None else entry_words(decode_entry(value, algorithm.width), algorithm.name)
+    """A canonical entry in words; `nothing there` for none. Raises CodecError if it is not canonical."""
+    return (
+        "nothing there"
+        if value is None
+        else entry_words(decode_entry(value, algorithm.width), algorithm.name)
+    )
 
 
 def entry_words(entry: Entry, digest_name: str) -> str:

@@ -179,7 +179,7 @@ def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
         state="open" if incident.closed_at is None else f"closed, after {_lasted(incident, wall_ms)}",
         happened=_happened(incident, wall_ms),
         facts=_facts(incident, wall_ms),
-        rows=tuple(_row(path) for path in incident.paths),
+        rows=tuple(_row(path, incident.kind) for path in incident.paths),
         rows_left=max(0, incident.path_count - len(incident.paths)),
         evidence=_evidence(incident),
         entries=_texts(incident.evidence.get("entries")),
@@ -231,7 +231,9 @@ def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
     return tuple(found)
 
 
-def _row(path: PathView) -> Row:
+def _row(path: PathView, kind: str) -> Row:
+    if kind == "undetermined":
+        return Row("?", printable(path.path), "undetermined", "no entry of it has a quorum", "", path.count)
     change, meaning = CHANGES.get(path.change, (path.change, ""))
     mark = {"modified": "*", "added": "+", "missing": "-", "unreadable": "!"}.get(path.change, "?")
     aspects = [aspect for aspect in path.aspects if aspect != "presence"]
@@ -240,7 +242,7 @@ def _row(path: PathView) -> Row:
         printable(path.path),
         change,
         printable(", ".join(aspects)) or meaning,
-        _ranges(path.chunks),
+        "" if path.change == "missing" else _ranges(path.chunks),
         path.count,
     )
 
