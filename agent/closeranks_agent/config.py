@@ -111,6 +111,7 @@ def load_agent_config(
         if name.startswith("CLOSERANKS_AGENT_")
     }
     root = parse_document(_read_file(file), file, given_environ, given_flags)
+    root.refuse_other("agent", ("coordinator", "fleet"), "coordinator")
     table = root.table("agent")
     node = table.read(
         "node", kinds.name("node"), "", "the name under which coordinator.toml lists this machine"

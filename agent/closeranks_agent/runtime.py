@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Mapping
 import aiohttp
 
 from closeranks_proto import messages as wire
+from closeranks_proto.changes import changes
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import ProtocolError, UserError
 from closeranks_proto.messages import Member
@@ -282,9 +283,16 @@ class Agent:
                 ", ".join(fixed),
             )
             return
+        changed = changes(self.config, fresh)
         self.config = fresh
         self.spawn(self.reactions.permits_changed())
-        log.info("configuration read again from %s", fresh.file)
+        log.info(
+            "configuration read again from %s: %s",
+            fresh.file,
+            f"{len(changed)} changed" if changed else "nothing in it has changed",
+        )
+        for line in changed:
+            log.info("changed: %s", line)
 
 
 async def _guarded(work: Coroutine[None, None, None]) -> None:

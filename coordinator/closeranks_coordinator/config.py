@@ -80,6 +80,7 @@ def load_coordinator_config(
         if name.startswith(("CLOSERANKS_COORDINATOR_", "CLOSERANKS_FLEET_", "CLOSERANKS_GUARDS_"))
     }
     root = parse_document(read_file(file), file, given_environ, given_flags)
+    root.refuse_other("coordinator", ("agent",), "agent")
     daemon = root.table("coordinator")
     listen_agents, listen_api, state_dir, log_format, hosts = _read_daemon(daemon)
     tokens = _read_tokens(daemon, root.problems)

@@ -10,6 +10,7 @@ import logging
 import time
 
 from closeranks_proto import messages as wire
+from closeranks_proto.changes import changes
 from closeranks_proto.digests import algorithm_named
 from closeranks_proto.errors import MissingObject, UserError
 
@@ -193,6 +194,7 @@ class Coordinator:
             raise UserError(
                 f"{fresh.file}: fleet.digest can not change while the coordinator runs; restart it"
             )
+        changed = changes(self.config, fresh)
         retired = sorted(set(self.config.fleet.nodes) - set(fresh.fleet.nodes))
         before = {node: self._settings_for(node) for node in self.sessions.connected()}
         self.config = fresh
@@ -203,7 +205,15 @@ class Coordinator:
             await self.store.write(Batch(forget=gone))
         # A session begins with the settings: whom they changed for dials again.
         self.sessions.restart(node for node, old in before.items() if old != self._settings_for(node))
-        log.info("configuration read again from %s", fresh.file)
+        log.info(
+            "configuration read again from %s: %s",
+            fresh.file,
+            f"{len(changed)} changed" if changed else "nothing in it has changed",
+        )
+        for line in changed:
+            log.info("changed: %s", line)
+        for warning in fresh.warnings:
+            log.warning("%s", warning)
 
     def reload_soon(self) -> None:
         """SIGHUP: read the configuration again, keeping the old one on an error."""

@@ -90,6 +90,20 @@ class Table:
     flags: Mapping[str, str] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
 
+    def refuse_other(self, mine: str, others: Sequence[str], theirs: str) -> None:
+        """Raises SettingsError where the whole file is the other program's: one line instead of one for each key."""
+        found = [name for name in others if name in self.values]
+        if mine not in self.values and found:
+            name, tables = printable(self.problems.file), ", ".join(f"[{one}]" for one in found)
+            raise SettingsError(
+                [
+                    f"{name}: this is {_article(theirs)} {theirs}.toml ({tables}), and the {mine} wants its "
+                    f"{mine}.toml: "
+                    f"closeranks {mine} --config {mine}.toml; or start the {theirs} with it: closeranks {theirs} "
+                    f"--config {name}"
+                ]
+            )
+
     def read(self, key: str, kind: Kind[T], default: T, required: str | None = None) -> T:
         """The value of `key`; `default` where it is absent. `required`: a problem then, with these words."""
         self.known.append(key)
@@ -208,6 +222,10 @@ def parse_document(data: bytes, file: str, environ: Mapping[str, str], flags: Ma
     except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise SettingsError([f"{name}: not valid TOML: {printable(str(error))}"]) from None
     return Table(Problems(file, text), "", values, environ=environ, flags=flags)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def unknown_variables(environ: Mapping[str, str], prefix: str, known: Sequence[str]) -> tuple[str, ...]:

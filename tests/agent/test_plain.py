@@ -237,6 +237,33 @@ def test_a_manifest_brings_its_settings(
         run("compare", tmp_path / "a.json", tmp_path / "b.json")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--track", "mode,owner"], ["--digest", "blake3"], ["--chunk-bytes", "2097152"], ["--ignore", "*.x"]],
+)
+def test_a_manifest_refuses_settings_that_it_was_not_made_by(
+    tmp_path: Path, run: Callable[..., Said], words: list[str]
+) -> None:
+    """Else nobody would see that what was asked for was not compared."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/f").write_bytes(b"x")
+    run("hash", tmp_path / "tree", "--manifest", tmp_path / "m")
+    with pytest.raises(UserError, match=rf"{words[0]}: .*/m was made by"):
+        run("compare", tmp_path / "m", tmp_path / "tree", *words)
+    assert run("compare", tmp_path / "m", tmp_path / "tree", "--track", "mode")[0] == 0
+
+
+def test_what_differs_in_its_mode_alone_is_counted_so(tmp_path: Path, run: Callable[..., Said]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_bytes(b"x")
+        (tmp_path / name / "g").write_bytes(name.encode())
+    (tmp_path / "b/f").chmod(0o600)
+    code, lines, _ = run("compare", tmp_path / "a", tmp_path / "b")
+    assert (code, lines[:2]) == (1, ["* f", "* g"])
+    assert lines[2].startswith("# 2 differ (1 in mode alone), 0 only in B")
+
+
 def test_a_manifest_that_was_cut_or_edited_is_not_believed(
     pair: tuple[Path, Path], tmp_path: Path, run: Callable[..., Said]
 ) -> None:

@@ -94,6 +94,32 @@ def test_a_daemon_without_a_usable_configuration_exits_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("daemon", "text", "told"),
+    [
+        (
+            "agent",
+            COORDINATOR,
+            "a coordinator.toml ([coordinator], [fleet]), and the agent wants its agent.toml",
+        ),
+        (
+            "coordinator",
+            AGENT,
+            "this is an agent.toml ([agent]), and the coordinator wants its coordinator.toml",
+        ),
+    ],
+)
+def test_a_daemon_that_is_given_the_others_file_says_so_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], daemon: str, text: str, told: str
+) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(text.format(tmp_path))
+    assert main([daemon, "--config", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1, err
+
+
 def test_flags_reach_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import closeranks_agent.commands
 

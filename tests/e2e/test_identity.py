@@ -39,6 +39,10 @@ def test_an_unknown_node_is_refused_until_it_is_listed(make_fleet: MakeFleet) ->
     fleet.wait("the refusal is logged", lambda: "refused this agent" in stranger.daemon.log())
     assert "node-09" not in fleet.api.nodes()
     fleet.reload()
+    fleet.wait(
+        "the reload says what changed",
+        lambda: "changed: fleet.nodes: added node-09" in fleet.coordinator.log(),
+    )
     fleet.wait("four compared", lambda: fleet.api.fleet()["coverage"], lambda c: c["compared"] == 4)
     fleet.wait_in_rank()
 

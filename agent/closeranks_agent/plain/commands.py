@@ -45,7 +45,7 @@ def register_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
         description="The paths in which B differs from A, one a line: '*' differs, '+' only in B, '-' missing in B, "
         "'!' could not be read, '=' same (only with --all). Lines that begin with '#' are no paths. A and B are "
         "directories or manifests that `closeranks hash --manifest` wrote; beside a manifest a directory is "
-        "read by the manifest's settings. Exit: 0 none, 1 some, 2 could not compare.",
+        "read by the manifest's settings, and other ones are refused. Exit: 0 none, 1 some, 2 could not compare.",
     )  # fmt: skip
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
@@ -59,16 +59,13 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "settings", "Equal settings give equal roots; the defaults are those of a volume."
     )
-    group.add_argument("--digest", metavar="NAME", default="xxh3-128", help="xxh3-128 (default) or blake3")
-    group.add_argument("--chunk-bytes", metavar="N", type=int, default=1 << 20, help="default: 1048576")
-    group.add_argument(
-        "--track", metavar="WORDS", default="mode", help="any of mode,owner,mtime,xattrs (default: mode)"
-    )
+    group.add_argument("--digest", metavar="NAME", help="xxh3-128 (default) or blake3")
+    group.add_argument("--chunk-bytes", metavar="N", type=int, help="default: 1048576")
+    group.add_argument("--track", metavar="WORDS", help="any of mode,owner,mtime,xattrs (default: mode)")
     group.add_argument(
         "--ignore",
         metavar="PATTERN",
         action="append",
-        default=[],
         help="as in .gitignore; may be given often",
     )
 

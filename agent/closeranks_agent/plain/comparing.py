@@ -25,11 +25,12 @@ from closeranks_proto.paths import escape, parent_key, path_of
 
 from .commands import DONE, INCOMPLETE, emit, say
 from .manifest import read_manifest
-from .options import how_of
+from .options import how_of, refuse_others
 from .progress import Progress
 from .snapshot import How, Snapshot
 from .telling import counted, tell_never_compared
 
+ATTRIBUTES = frozenset(("mode", "owner", "mtime", "xattrs"))
 SYMBOLS = {"same": "=", "modified": "*", "added": "+", "missing": "-", "unreadable": "!"}
 
 Items = Iterator[tuple[bytes, bytes]]
@@ -67,17 +68,24 @@ def run(args: argparse.Namespace) -> int:
                     continue
             else:
                 counts["bytes"] += found.bytes
+                counts["attributes"] += found.change == "modified" and ATTRIBUTES.issuperset(found.aspects)
             _print(found, args.json)
         untold = sum(side.untold for side in sides)
     counts["unreadable"] += untold
     if untold:
         say(f"{counted(untold, 'more path')} could not be read")
     if not args.json:
+        alone = f" ({counts['attributes']} in {_tracked(how)} alone)" if counts["attributes"] else ""
         emit(
-            f"# {counts['modified']} differ, {counts['added']} only in B, {counts['missing']} missing in B, "
+            f"# {counts['modified']} differ{alone}, {counts['added']} only in B, {counts['missing']} missing in B, "
             f"{counts['unreadable']} could not be read; {counts['bytes']} bytes differ; {counts['same']} same"
         )
     return INCOMPLETE if any(counts[name] for name in SYMBOLS if name != "same") else DONE
+
+
+def _tracked(how: How) -> str:
+    """What is compared besides contents."""
+    return " or ".join(how.track)
 
 
 def _print(found: Difference, as_json: bool) -> None:
@@ -100,6 +108,8 @@ def _sides(args: argparse.Namespace, stack: ExitStack) -> tuple[How, list[Side]]
         raise UserError(
             "the two manifests were made by different settings (digest, chunk_bytes, track, ignore)"
         )
+    for place in manifests:
+        refuse_others(args, how, escape(os.fsencode(place)))
     sides: list[Side] = []
     for place in given:
         if place in manifests:

@@ -15,9 +15,38 @@ TRACKED = ("mode", "owner", "mtime", "xattrs")
 
 
 def how_of(args: argparse.Namespace) -> How:
-    """The settings of the options. Raises UserError."""
-    track = [word for word in args.track.split(",") if word]
-    return how_from(args.digest, args.chunk_bytes, track, args.ignore)
+    """The settings of the options, a volume's defaults where none is given. Raises UserError."""
+    return how_from(
+        args.digest if args.digest is not None else "xxh3-128",
+        args.chunk_bytes if args.chunk_bytes is not None else 1 << 20,
+        _words("mode" if args.track is None else args.track),
+        args.ignore or [],
+    )
+
+
+def refuse_others(args: argparse.Namespace, how: How, manifest: str) -> None:
+    """Raises UserError where an option asks for something else than what a manifest was made by.
+
+    What is not in a manifest can not be compared, and nobody should take the answer for that of his question.
+    """
+    given = how_of(args)
+    options = (
+        ("--digest", args.digest, given.algorithm.name, how.algorithm.name),
+        ("--chunk-bytes", args.chunk_bytes, str(given.chunk_bytes), str(how.chunk_bytes)),
+        ("--track", args.track, ",".join(sorted(given.track)), ",".join(sorted(how.track))),
+        ("--ignore", args.ignore, " ".join(given.ignore), " ".join(how.ignore)),
+    )
+    for option, asked, wanted, made in options:
+        if asked is not None and wanted != made:
+            raise UserError(
+                f"{option}: {manifest} was made by {option} {made or '(none)'}, which is what can be compared; leave "
+                f"{option} out, or make the manifest anew: closeranks hash --manifest FILE {option} "
+                f"{wanted or '...'} PATH"
+            )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def how_from(digest: str, chunk_bytes: int, track: Sequence[str], ignore: Sequence[str]) -> How:
