@@ -209,8 +209,8 @@ def test_differences_in_the_symbols_of_diff(
     assert lines[:-1] == expected
     moved = MIB if sides == "trees" else 3 * MIB + 5
     assert lines[-1] == (
-        f"# 4 differ (1 in mode alone), 2 only in B, 2 missing in B, 0 could not be read; {1000 + 3000 + 1 + 1 + moved} bytes differ; "
-        "29 same"
+        f"# 4 differ (1 in mode alone), 2 only in B, 2 missing in B, 0 could not be read; "
+        f"{1000 + 3000 + 1 + 1 + moved} bytes differ; 29 same"
     )
 
 
