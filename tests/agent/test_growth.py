@@ -108,6 +108,38 @@ def test_a_path_that_is_written_by_itself_ends_it_once_it_has_begun(index: Index
     growth.grow(b"c")
 
 
+@pytest.mark.parametrize(
+    ("key", "stunts"),
+    [
+        (b"a\0b\0c", True),  # behind it
+        (b"d\0e\0z", True),  # beside what was looked at last: a page may be known ahead
+        (b"d\0z", True),  # above it
+        (b"z", True),
+        (b"d\0f\0g", False),
+        (b"d\0f\0g\0h", False),
+        (b"e\0a", False),
+    ],
+)
+def test_only_a_path_that_may_have_been_looked_at_ends_it(index: Index, key: bytes, stunts: bool) -> None:
+    tree = Tree(XXH3_128, no_source)
+    growth = Growth(index, tree)
+    known = (b"a", b"d", b"d\0e", b"d\0e\0x", b"d\0f", b"e")
+    write(index, growth, Delta({one: Record(one, DIRECTORY, STAT) for one in known}))
+    growth.grow(b"d\0e\0x")
+    write(index, growth, Delta({key: Record(key, DIRECTORY, STAT)}))
+    assert growth.stunted is stunts
+    if not stunts:
+        assert growth.finish().root == tree.build(index.items()).root
+
+
+def test_when_everything_was_looked_at_any_path_ends_it(index: Index) -> None:
+    growth = Growth(index, Tree(XXH3_128, no_source))
+    write(index, growth, Delta({b"a": Record(b"a", DIRECTORY, STAT)}))
+    growth.grow(b"b")
+    write(index, growth, Delta({b"a\0b": Record(b"a\0b", DIRECTORY, STAT)}))
+    assert growth.stunted
+
+
 def plant(root: Path) -> None:
     for number in range(40):
         place = root / f"{number % 5}" / f"d{number % 9}"
@@ -157,11 +189,13 @@ def test_a_snapshot_builds_while_it_reads(tmp_path: Path, begun: list[bool]) -> 
         snapshot.close()
 
 
+@pytest.mark.parametrize("held_up_files", [4, 1000])
 def test_what_is_written_behind_the_frontier_is_in_the_root(
     tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, begun: list[bool],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, held_up_files: int,
 ) -> None:  # fmt: skip
-    """A directory that readers leave to the scan is compared when all others are read."""
+    """A directory that readers leave to the scan is compared at the end, or when the tree waits for it."""
+    monkeypatch.setattr(scan_module, "HELD_UP_FILES", held_up_files)
     plant(tree_dir)
     os.mkfifo(tree_dir / "0" / "d0" / "pipe")
     grown: list[bytes] = []
@@ -175,7 +209,8 @@ def test_what_is_written_behind_the_frontier_is_in_the_root(
     volume = make_volume()
     volume.scan()
     assert volume.root == expected_root(volume)
-    assert max(grown) <= b"0\0d0"
+    assert (max(grown) <= b"0\0d0") is (held_up_files > 40)
+    assert begun == [True]  # what was written below that directory did not end it
 
 
 class Compared(bytes):

@@ -2,8 +2,9 @@
 
 The scan hands over directories that have no rows; what is found below them is handed on here. Answers are
 rows, recorded as they come. Only what is plain comes back as a row (see `hotpath.directory`); a directory with
-anything else in it is *left* to the scan, which compares it in the ordinary way when nothing is under way any
-more: what was recorded is not read again, and what is odd is judged by the one place that judges.
+anything else in it is *left* to the scan, which compares it in the ordinary way when nothing is under way, at the
+end or when the tree would wait for it: what was recorded is not read again, and what is odd is judged by the one place
+that judges.
 
 Long files come back unread, and are read in ranges by all readers at once. Their stat is the same before and
 after each range, and at the listing: so it was the same all the time.
@@ -111,6 +112,11 @@ class Fresh:
     @property
     def busy(self) -> bool:
         return bool(self._todo or self._questions or self.readers.busy)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what comes first of all that is not finished was left."""
+        return bool(self.left) and self.frontier(None) == self.left[0]
 
     @property
     def is_full(self) -> bool:

@@ -2,8 +2,8 @@
 
 A tree that is built when all has been read keeps one core busy and the others idle. Here it is built from the index,
 which stays the one source, while other processes still read: every path before the *frontier* is recorded for good.
-Whoever writes or removes a single path, beside what comes from the readers, ends that, and the tree is built at the
-end as ever: the path may lie before the frontier.
+Whoever writes or removes a single path where it was looked at already, beside what comes from the readers, ends that,
+and the tree is built at the end as ever. Below a directory that was not entered yet, anybody may write.
 
 Memory: the pages, which are kept anyway, and a page of rows for each level of the directory that was reached.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
+from closeranks_proto.paths import parent_key
 from closeranks_proto.tree import Edited, Tree
 
 from .index import Delta, Index
@@ -28,10 +29,18 @@ class Growth:
         self._ahead: tuple[list[bytes], list[bytes]] = [], []  # what was looked at and not added yet
         self._building = tree.begin()
         self._begun = False
+        self._looked: bytes | None = b""  # the last path that was looked at; None: all there were
         self.stunted = False  # what was built is of no use
 
     def writing(self, delta: Delta) -> None:
-        self.stunted |= self._begun and bool(delta.rows)
+        self.stunted |= self._begun and any(map(self._is_known, delta.rows))
+
+    def _is_known(self, key: bytes) -> bool:
+        """Whether it may have been looked at: a directory that was entered may be known a page ahead."""
+        above = parent_key(key)
+        return (
+            self._looked is None or key <= self._looked or not above or self._looked.startswith(above + b"\0")
+        )
 
     def grow(self, frontier: bytes) -> None:
         """Everything before this key is written, and stays as it is."""
@@ -59,10 +68,11 @@ class Growth:
                 keys, values = [], []
             stretch = next(self._stretches, None)
             if stretch is None:
-                frontier = None
+                frontier = self._looked = None
                 break
             keys += stretch[0]
             values += stretch[1]
+            self._looked = keys[-1]
         end = len(keys) if frontier is None else bisect_left(keys, frontier)
         if end:
             self._building.add(keys[:end], values[:end])

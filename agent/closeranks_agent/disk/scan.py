@@ -53,6 +53,7 @@ READ_AHEAD_FILES: Final = 64
 COMPARED_CHUNKS: Final = 1024  # at once: most blocks of a long file are the same
 READERS_FILES: Final = 1024  # to read, from which on other processes are worth starting
 STARTED_FILES: Final = 256  # from which on they are started, which takes as long as reading the rest of those
+HELD_UP_FILES: Final = 16_384  # read between two stops for odd directories: a hundredth of the time, at most
 READERS_BYTES: Final = 128 * MIB
 BREATH_S: Final = 0.25  # between looks while other processes read
 _SKIPPED: Final = os.fsdecode(PRIVATE_NAME)
@@ -114,6 +115,9 @@ class Scan:
         self._left: bytes | None = None  # a directory that comes back from the readers
         self._at: bytes | None = None  # where a walk is: it will come to greater keys only
         self._breath_due = 0.0
+        self._left_due = (
+            HELD_UP_FILES  # files read, by when what was left is compared if the tree waits for it
+        )
         self.findings = setup.findings
 
     def run(self, root_fd: int) -> None:
@@ -251,18 +255,30 @@ class Scan:
     def _finish_fresh(self) -> None:
         """Wait for the readers, and compare what they left."""
         while (fresh := self._fresh) is not None and (fresh.busy or fresh.left):
-            if fresh.busy:
+            if fresh.busy and not self._is_held_up(fresh):
                 self._pump(fresh)
                 continue
-            self._recorder.flush()
-            self._left = self._at = heappop(fresh.left)
-            try:
-                Walk(self._root_fd, self).run(self._left)
-            except OSError as error:
-                if not self._left:
-                    raise
-                self.closed(self._left, error)
-            self._at = None
+            if not fresh.drain(self._setup.stopped):
+                raise Stopped
+            while fresh.left and not fresh.readers.busy:
+                self._compare_left(heappop(fresh.left))
+            self._left_due = self.findings.hashed_files + HELD_UP_FILES
+
+    def _is_held_up(self, fresh: Fresh) -> bool:
+        """Whether the tree has waited for some time for what the readers left: all before it has been read."""
+        return self.findings.hashed_files >= self._left_due and fresh.is_held_up
+
+    def _compare_left(self, key: bytes) -> None:
+        """A directory that the readers left."""
+        self._recorder.flush()
+        self._left = self._at = key
+        try:
+            Walk(self._root_fd, self).run(key)
+        except OSError as error:
+            if not key:
+                raise
+            self.closed(key, error)
+        self._at = None
 
     def _breathe(self, key: bytes, fd: int) -> bool:
         """Let looks through; False where `fd` is not the directory `key` any more.
