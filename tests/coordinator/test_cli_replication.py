@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import clifake
@@ -19,6 +20,7 @@ PHP = model.HandView(
 NOBODY = model.HandView(
     0, "", "", None, None, "", (), 900, 12, "2025-11-22T15:59:30.000Z", "inotify does not tell who writes"
 )
+OUTSIDE = msgspec.structs.replace(PHP, pid=12, exe="/usr/bin/dd", detail="outside the volumes, on some disk")
 CONFLICT = model.ConflictView(
     "photos", "a.jpg", "YS5qcGc=", "a.conflict-n2.jpg", "YQ==", "n1", "n2", "2025-11-22T15:58:00.000Z", "open",
     "both versions are kept",
@@ -225,3 +227,17 @@ def test_the_trash_of_a_volume_that_the_node_has_not_exits_2(
     for words in (["n2", "none"], ["n2", "none", "--json"]):
         assert main(["trash", "list", *words]) == 2
         assert capsys.readouterr().err == f"closeranks: {text}\n"
+
+
+def test_writers_outside_the_volumes_are_told_as_such_and_none_is_left_out_silently(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = tuple(msgspec.structs.replace(PHP, pid=n, exe=f"/bin/x{n}", bytes=n) for n in range(1, 8))
+    api.routes["GET /api/v1/nodes/n2"] = clifake.node("n2", writers=(OUTSIDE, *many))
+    assert main(["nodes", "n2"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "/usr/bin/dd (pid 12, unit apache2.service, uid 33, login uid 1000), outside the volumes, 41 files"
+        in out
+    )
+    assert "  and 3 more: closeranks nodes n2 --json\n" in out

@@ -238,3 +238,23 @@ def test_what_a_node_waits_for_is_said_with_what_to_do() -> None:
     view = clifake.node("n1", "verifying", waiting=text)
     assert reasons(view, [], 0)[-1] == text
     assert next_steps(view, []) == ["on n1: put right what is said above; it goes on by itself then"]
+
+
+def test_many_nodes_that_are_not_watched_for_one_reason_are_one_line(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = clifake.node_volume(watch="rescan", watch_detail="too few inotify watches")
+    nodes = [clifake.node(f"n{number}", volume=held) for number in range(1, 9)]
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes)
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "n1, n2, n3, n4, n5 and 3 more photos: not watched, only scanned: too few inotify watches" in out
+    assert out.count("too few inotify watches") == 1
+
+
+def test_what_a_fence_takes_is_a_reason(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fence = clifake.quarantine(by_hand=True, remarks=("n1 alone has the present version of 3 paths.",))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n1", "quarantined", quarantine=fence)])
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    assert "  why   n1 alone has the present version of 3 paths." in capsys.readouterr().out

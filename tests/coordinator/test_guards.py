@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, RejectAsked, ResyncAsked, Tick
@@ -12,6 +13,7 @@ from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.parts import OUTSIDE
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 
 MB = 10**6
@@ -350,6 +352,50 @@ def test_a_disk_that_fills_is_told_for_every_policy_also_where_no_volume_lies(
     assert (hold.guard, hold.node, hold.volume) == ("disk_full", "n3", "photos" if volumes else None)
     assert "will be full in 8 min" in hold.reason
     assert world.state("n3") == "held"
+
+
+TAR = wire.Hand(99, "/usr/bin/tar", "tar x", 0, None, "cron", (), 0, 4 * GB, f"{OUTSIDE}, on some disk")
+
+
+def test_a_disk_that_is_filled_from_outside_its_volumes_says_so_and_by_whom() -> None:
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0), hands=(TAR,))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.reason.endswith(
+        "; most of it was written outside volume photos (0 B within); by /usr/bin/tar, unit cron, outside the volumes"
+    )
+    (incident,) = world.incidents("runaway")
+    assert incident.writers[0].startswith("/usr/bin/tar (pid 99")
+    assert ", outside the volumes: " in incident.writers[0]
+
+
+def test_a_disk_that_its_volume_fills_is_not_said_to_be_filled_from_outside() -> None:
+    world = writing(rules=replace(WARM, rate_min_bytes=100 * GB))
+    for step in range(4):
+        report(world, "n1", GB, disk=disk(50 * GB - step * GB, 500.0))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.guard == "disk_full"
+    assert "outside" not in hold.reason
+    assert hold.reason.endswith("; by /usr/bin/php, unit apache2")
+
+
+def test_a_hold_of_which_no_program_is_known_says_so() -> None:
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0), hands=())
+        world.run(1.0)
+    assert the_hold(world).reason.endswith("; which program wrote is not known")
+
+
+def test_what_a_program_wrote_outside_is_not_added_to_what_it_wrote_in_a_volume() -> None:
+    world = writing()
+    inside = msgspec.structs.replace(TAR, detail="", bytes=MB)
+    report(world, "n3", MB, hands=(inside, TAR))
+    found = {hand.detail[:7]: hand.bytes for hand in world.view("n3").writers}
+    assert found == {"": MB, "outside": 4 * GB}
 
 
 def test_one_report_or_a_small_share_is_no_alarm() -> None:

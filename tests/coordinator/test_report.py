@@ -75,6 +75,27 @@ def path(name: str) -> PathView:
     return PathView(name, "eA==", "modified", ("content",), ((0, 3), (7, 7)), 100, 2)
 
 
+def test_what_a_report_does_not_list_is_counted() -> None:
+    view = incident((path("a"),))
+    assert tell(view, "xxh3-128", NOW_MS).entries[-1] == "and 10 more paths"
+    whole = msgspec.structs.replace(view, path_count=1)
+    assert tell(whole, "xxh3-128", NOW_MS).entries == ("node-07 differs",)
+    ranges = tuple((number * 2, number * 2) for number in range(64))
+    many = incident((PathView("a", "eA==", "modified", ("content",), ranges),))
+    assert tell(many, "xxh3-128", NOW_MS).rows[0].chunks.endswith(" and at least 56 more ranges"), (
+        "64 are kept"
+    )
+
+
+def test_an_undetermined_path_differs_from_no_truth_and_a_missing_one_has_no_chunks() -> None:
+    unclear = incident((path("a"),), kind="undetermined", node=None)
+    row = tell(unclear, "xxh3-128", NOW_MS).rows[0]
+    assert (row.mark, row.what, row.chunks) == ("?", "no entry of it has a quorum", "")
+    missing = incident((PathView("a", "eA==", "missing", ("presence",), ((0, 3),)),))
+    row = tell(missing, "xxh3-128", NOW_MS).rows[0]
+    assert (row.mark, row.what, row.chunks) == ("-", "not on this node", "")
+
+
 def test_a_report_tells_a_volunteer_everything() -> None:
     view = incident((path("2026/IMG_0001.jpg"),))
     for text in (

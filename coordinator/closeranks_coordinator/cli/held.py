@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from closeranks_proto.errors import UserError
+from closeranks_proto.parts import OUTSIDE
 
 from ..core.shapes import HoldView
 from .actions import Accepted
@@ -98,7 +99,8 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
             for hand in one.writers:
                 who = " ".join(part for part in (hand.exe or hand.command, hand.unit) if part)
                 if who:
-                    screen.line(f"  by    {who}: {plural(hand.files, 'file')}, {size(hand.bytes)}")
+                    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
+                    screen.line(f"  by    {who}: {plural(hand.files, 'file')}, {size(hand.bytes)}{where}")
             for reaction in one.reactions:
                 screen.line(f"  done  {reaction}")
             screen.line(

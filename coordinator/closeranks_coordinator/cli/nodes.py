@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from closeranks_proto.parts import OUTSIDE
+
 from ..core.shapes import HandView, NodeView, NodeVolumeView
 from .client import Api, segment
 from .screen import BAD, CARE, FAINT, Cell, Screen
@@ -151,15 +153,16 @@ def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
         return
     screen.line()
     screen.line("written in the last hour, most bytes first")
-    for hand in sorted(node.writers, key=lambda one: (-one.bytes, -one.files))[:WRITERS_SHOWN]:
+    by_bytes = sorted(node.writers, key=lambda one: (-one.bytes, -one.files))
+    for hand in by_bytes[:WRITERS_SHOWN]:
         _print_hand(screen, hand, now)
-    by_files = sorted((one for one in node.writers if one.files), key=lambda one: (-one.files, -one.bytes))[
-        :WRITERS_SHOWN
-    ]
-    if by_files:
+    by_files = sorted((one for one in node.writers if one.files), key=lambda one: (-one.files, -one.bytes))
+    if by_files and by_files[:WRITERS_SHOWN] != by_bytes[:WRITERS_SHOWN]:
         screen.line("written in the last hour, most files first")
-    for hand in by_files:
-        screen.line(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
+        for hand in by_files[:WRITERS_SHOWN]:
+            screen.line(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
+    if len(by_bytes) > WRITERS_SHOWN:
+        screen.line(f"  and {len(by_bytes) - WRITERS_SHOWN} more: closeranks nodes {node.node} --json")
 
 
 def _print_hand(screen: Screen, hand: HandView, now: int) -> None:
@@ -177,7 +180,8 @@ def _hand_name(hand: HandView) -> str:
     unit = f", unit {hand.unit}" if hand.unit else ""
     uid = f", uid {hand.uid}" if hand.uid is not None else ""
     login = f", login uid {hand.login_uid}" if hand.login_uid is not None else ""
-    return f"{hand.exe or hand.command or 'a process'} (pid {hand.pid}{unit}{uid}{login})"
+    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
+    return f"{hand.exe or hand.command or 'a process'} (pid {hand.pid}{unit}{uid}{login}){where}"
 
 
 def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
@@ -203,11 +207,7 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
             f"  lost       events {plural(volume.watch_dropped, 'time')}; each was answered by a scan", CARE
         )
     if volume.hard_links:
-        screen.line(
-            f"  hard links {plural(volume.hard_links, 'name')} of files that have more than one: each is compared, and "
-            "carried, as a file of its own",
-            CARE,
-        )
+        screen.line(f"  hard links {plural(volume.hard_links, 'name')}, each a file of its own here")
     if volume.progress:
         screen.line(f"  progress   {progress_text(volume.progress)}")
     if volume.problem is not None:

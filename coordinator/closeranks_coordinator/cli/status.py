@@ -13,6 +13,7 @@ import msgspec
 from closeranks_proto.lines import shortened
 
 from ..core.shapes import FleetView, IncidentView, NodeView, NodeVolumeView, VolumeView
+from ..core.words import join
 from .client import Api, NotAsked, Refused
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
@@ -35,6 +36,7 @@ _URGENCY = (
 )
 
 CARES_SHOWN = 5
+NODES_NAMED = 5
 UNREAD = ("unreadable", "too_large")
 PATH_WIDTH = 120
 
@@ -159,7 +161,8 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
         volume.problem is not None and volume.problem.message in node.waiting for volume in node.volumes
     ):
         found.append(node.waiting)
-    if node.state == "unreachable" and not node.connected:
+    told_silent = any(incident.kind == "outage" for incident in incidents)
+    if node.state == "unreachable" and not node.connected and not told_silent:
         last = f"last heard {age(node.last_contact, now)} ago" if node.last_contact else "never heard of yet"
         found.append(f"no contact: {last}")
     if node.blocked_by is not None:
@@ -295,21 +298,41 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
                 (f"{volume.name}: {open_ones} of writers open", f"closeranks conflicts {volume.name}")
             )
         found += _withheld(fleet, volume.name)
-    for node in fleet.nodes:
-        for held in node.volumes:
-            if node.state == "in_rank" and held.differing_paths:
-                differ = plural(held.differing_paths, "path differs", "paths differ")
-                text = f"{node.node} {held.name}: {differ}, not for long enough to be judged or accepted"
-                found.append((text, f"closeranks diff {held.name} {node.node}"))
-            if held.watch == "rescan" and held.watch_detail:
-                text = f"{node.node} {held.name}: not watched, only scanned: {held.watch_detail}"
-                found.append((text, f"closeranks doctor --config AGENT.TOML   (on {node.node})"))
+    found += _in_the_air(fleet)
+    found += _unwatched(fleet)
     for text, step in found[:CARES_SHOWN]:
         screen.line()
         screen.line(text, CARE)
         screen.line(f"  next  {step}")
     if len(found) > CARES_SHOWN:
         screen.line(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
+
+
+def _in_the_air(fleet: FleetView) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for node in fleet.nodes:
+        for held in node.volumes:
+            if node.state == "in_rank" and held.differing_paths:
+                differ = plural(held.differing_paths, "path differs", "paths differ")
+                text = f"{node.node} {held.name}: {differ}, not for long enough to be judged or accepted"
+                found.append((text, f"closeranks diff {held.name} {node.node}"))
+    return found
+
+
+def _unwatched(fleet: FleetView) -> list[tuple[str, str]]:
+    """One line for all nodes that are not watched for the same reason."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for node in fleet.nodes:
+        for held in node.volumes:
+            if held.watch == "rescan" and held.watch_detail:
+                nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
+    return [
+        (
+            f"{join(names, NODES_NAMED)} {volume}: not watched, only scanned: {detail}",
+            f"closeranks doctor --config AGENT.TOML   (on {names[0]})",
+        )
+        for (volume, detail), names in nodes.items()
+    ]
 
 
 def _unread(fleet: FleetView) -> list[tuple[str, str]]:

@@ -340,9 +340,10 @@ def _check_disks(world: World, node: Node) -> None:
             node.views[name].pushing.fetch_bytes for name in gauge.state.volumes if name in node.views
         )
         explained = max(0, _brought(world, node, gauge.state) - gauge.brought) + coming
-        trip = tripping.disk(node, gauge, rules, explained, world.now.mono) if rules.enabled else None
+        trip = tripping.disk(world, node, gauge, rules, explained) if rules.enabled else None
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
-            holds.begin(world, node, volume, trip, rules, holds.hands_of(world, node, volume is not None))
+            # Whoever fills the disk may write beside the volumes on it.
+            holds.begin(world, node, volume, trip, rules, holds.hands_of(world, node, inside=False))
             return
 
 

@@ -126,7 +126,7 @@ def tell(world: World, node: Node, hold: HoldRecord, rules: GuardRules) -> None:
 def hands_of(world: World, node: Node, inside: bool) -> list[HandRecord]:
     """Who writes most on this node now, as far as it told; `inside`: in a volume."""
     hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
-    return [hand for hand in hands if not (inside and hand.detail.startswith(OUTSIDE))][:WRITERS_MAX]
+    return [hand for hand in hands if not (inside and hand.outside)][:WRITERS_MAX]
 
 
 def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Meter) -> list[HandRecord]:
@@ -156,12 +156,15 @@ def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
 
 
 def by_words(hands: list[HandRecord]) -> str:
-    """`; by /usr/bin/php, unit apache2`; nothing where nobody knows."""
+    """`; by /usr/bin/php, unit apache2`; where nobody knows that, and why."""
     known = next((hand for hand in hands if hand.pid), None)
     if known is None:
-        return ""
-    return f"; by {known.exe or known.command or 'a process'}" + (
-        f", unit {known.unit}" if known.unit else ""
+        why = next((hand.detail for hand in hands if hand.detail), "")
+        return "; which program wrote is not known" + (f" ({why})" if why else "")
+    return (
+        f"; by {known.exe or known.command or 'a process'}"
+        + (f", unit {known.unit}" if known.unit else "")
+        + (f", {OUTSIDE}" if known.outside else "")
     )
 
 

@@ -188,9 +188,9 @@ def rate_words(
     return f"{node} {what} in {human_duration(took_s)}; {past}; its peers wrote {say(peers)}"
 
 
-def disk(node: Node, gauge: Gauge, rules: GuardRules, explained: int, now: float) -> Trip | None:
+def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: int) -> Trip | None:
     """Whether a disk will be full soon. `explained`: bytes that other nodes' changes brought there."""
-    state = gauge.state
+    state, now = gauge.state, world.now.mono
     filled = gauge.filled - explained
     if (
         gauge.alarms < DISK_REPORTS
@@ -204,7 +204,21 @@ def disk(node: Node, gauge: Gauge, rules: GuardRules, explained: int, now: float
         f"{node.name}'s disk {state.path} ({holds}) lost {human_bytes(gauge.filled)} in "
         f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
+        + _elsewhere(world, node, gauge, rules)
     )
     return Trip(
         "disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes, state.volumes
     )
+
+
+def _elsewhere(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> str:
+    """What is said where most of it was not written in the volumes of that disk, as far as that can be told."""
+    now, volumes = world.now.mono, gauge.state.volumes
+    if not volumes or now - gauge.began > rules.rate_window_s:
+        return ""  # what was written in them before is not counted any more
+    meters = (world.brake.meters.get((node.name, name)) for name in volumes)
+    inside = sum(meter.written(now)[1] for meter in meters if meter is not None)
+    if 2 * inside >= gauge.filled:
+        return ""
+    named = f"volume{'' if len(volumes) == 1 else 's'} {', '.join(volumes)}"
+    return f"; most of it was written outside {named} ({human_bytes(inside)} within)"

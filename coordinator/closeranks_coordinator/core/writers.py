@@ -16,6 +16,7 @@ import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import printable, shortened, timestamp
+from closeranks_proto.parts import OUTSIDE
 
 from . import words
 from .shapes import HandView
@@ -52,7 +53,13 @@ class HandRecord(msgspec.Struct):
         """What hands are added up under."""
         if not self.pid:
             return "", "", None, self.detail
-        return self.exe, self.unit, self.uid, " ".join(self.command.split()[:COMMAND_WORDS])
+        words_of_it = " ".join(self.command.split()[:COMMAND_WORDS])
+        return self.exe, self.unit, self.uid, f"{words_of_it}\n{OUTSIDE}" if self.outside else words_of_it
+
+    @property
+    def outside(self) -> bool:
+        """Whether this was written in no volume: it is never added to what the same program wrote in one."""
+        return self.detail.startswith(OUTSIDE)
 
     def add(self, other: HandRecord) -> None:
         """The newest process stands for all."""
@@ -100,7 +107,8 @@ def who(hand: HandRecord) -> str:
     if hand.command and hand.command != hand.exe:
         about.append(f'"{hand.command[:COMMAND_SHOWN]}"')
     parents = f", parents {', '.join(hand.parents[:PARENTS_SHOWN])}" if hand.parents else ""
-    return f"{hand.exe or hand.command or 'a process'} ({', '.join(about)}){parents}"
+    where = f", {OUTSIDE}" if hand.outside else ""
+    return f"{hand.exe or hand.command or 'a process'} ({', '.join(about)}){parents}{where}"
 
 
 def told(hand: HandRecord) -> str:

@@ -21,6 +21,7 @@ from closeranks_proto.digests import ALGORITHMS
 from closeranks_proto.lines import printable, timestamp
 
 from ..core import words
+from ..core.incident_record import RANGES_MAX
 from ..core.shapes import IncidentView, PathView
 from .markdown import code, prose
 
@@ -182,7 +183,7 @@ def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
         rows=tuple(_row(path, incident.kind) for path in incident.paths),
         rows_left=max(0, incident.path_count - len(incident.paths)),
         evidence=_evidence(incident),
-        entries=_texts(incident.evidence.get("entries")),
+        entries=_entries(incident),
         proof=_proof(incident, digest),
         advice=_advice(incident.advice),
         moments=tuple(_told_moment(at.at, at.event, at.text) for at in incident.timeline),
@@ -249,7 +250,15 @@ def _row(path: PathView, kind: str) -> Row:
 
 def _ranges(chunks: Iterable[tuple[int, int]]) -> str:
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in chunks]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more ranges" if len(shown) > 8 else "")
+    least = "at least " if len(shown) >= RANGES_MAX else ""  # no more are kept
+    return ", ".join(shown[:8]) + (f" and {least}{len(shown) - 8} more ranges" if len(shown) > 8 else "")
+
+
+def _entries(incident: IncidentView) -> tuple[str, ...]:
+    """Who has what, of the first paths, and of how many more it is not told."""
+    found = _texts(incident.evidence.get("entries"))
+    left = incident.path_count - len(found)
+    return (*found, f"and {words.plural(left, 'more path')}") if found and left > 0 else found
 
 
 def _evidence(incident: IncidentView) -> tuple[Fact, ...]:
