@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -495,6 +496,41 @@ async def test_memory_of_what_breaks_off_is_used_again(monkeypatch: pytest.Monke
     assert sources.got == {at: content(at) for at in range(10)}
     assert left <= 0
     assert len(slabs) <= 10
+
+
+async def test_memory_from_which_a_thread_still_writes_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run is cancelled while its disk is slow: the call is over for us, and the thread that writes goes on."""
+    monkeypatch.setattr("closeranks_agent.chunks.fetch.LENT_MIN_BYTES", 1)
+    writing, goes_on, written = threading.Event(), threading.Event(), list[bytes]()
+
+    def slow_disk(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
+        writing.set()
+        assert goes_on.wait(20)
+        written.extend(bytes(data) for _, data in parts)
+        return []
+
+    async def write(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
+        return await asyncio.to_thread(slow_disk, parts)
+
+    sources = Sources()
+    await sources.add("n1", honest)
+    wants = [ChunkWant(b"f", at, OF(content(at)), len(content(at))) for at in range(10)]
+    async with aiohttp.ClientSession() as http:
+        fetcher = Fetcher(
+            "v", "xxh3-128", CHUNK, "me", ["n1"], lambda: sources.members, lambda: 1, http, lambda _: None
+        )  # fmt: skip
+        async with fetcher:
+            fetching = asyncio.create_task(fetcher.fetch(wants, write, True))
+            assert await asyncio.to_thread(writing.wait, 20)
+            fetching.cancel()
+        for _ in range(2 * len(wants)):  # what the next chunks to come would do
+            fetcher._buffers.take(CHUNK)[:] = b"?" * CHUNK
+        goes_on.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+    await sources.runners[0].cleanup()
+    assert written == [content(at) for at in range(10)]
 
 
 async def immeasurable(writer: asyncio.StreamWriter) -> None:

@@ -389,16 +389,19 @@ class Fetcher:
         for job, parts in jobs.values():
             for _, position, _ in parts:
                 del open_items[position]
+            failure: Exception | None = None
             try:
                 bad = set(await job.write([(item.want, data) for item, _, data in parts]))
             except Exception as error:  # noqa: BLE001 (whoever waits for the job gets it)
+                failure = error
+            # Not where this is cancelled: a thread may go on writing from them, and nobody else may write there.
+            for _, _, data in parts:
+                if isinstance(data, memoryview):
+                    self._buffers.give_back(data)
+            if failure is not None:
                 if not job.done.done():
-                    job.done.set_exception(error)
+                    job.done.set_exception(failure)
                 continue
-            finally:
-                for _, _, data in parts:
-                    if isinstance(data, memoryview):
-                        self._buffers.give_back(data)
             for item, _, _ in parts:
                 if item.want in bad:
                     wrong += 1
