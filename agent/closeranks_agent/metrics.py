@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -38,7 +38,18 @@ class AgentMetrics(Collector):
             buckets=SCAN_BUCKETS,
             registry=self.registry,
         )
+        self._peers: set[str] = set()  # of whom something was counted
         self.registry.register(self)
+
+    def sent(self, peer: str, payload: int) -> None:
+        self._peers.add(peer)
+        self.served.labels(peer).inc(payload)
+
+    def keep_peers(self, members: Container[str]) -> None:
+        """Who is no node of the fleet any more is not shown for ever."""
+        for peer in [one for one in self._peers if one not in members]:
+            self._peers.discard(peer)
+            self.served.remove(peer)
 
     def scanned(self, volume: str, report: ScanReport) -> None:
         self.hashed.labels(volume).inc(report.hashed_bytes)

@@ -204,6 +204,7 @@ class Agent:
             case wire.Membership():
                 anew, self._anew = self._anew, False
                 await asyncio.to_thread(self.state.set_membership, message, anew)
+                self.metrics.keep_peers(self.state.members)
             case wire.Fence():
                 await self._gate.raise_fence(message)
             case wire.Unfence():

@@ -74,7 +74,7 @@ def build_app(agent: Agent) -> web.Application:
         lambda: agent.state.members,
         lambda: agent.state.membership_term,
         lambda: agent.state.fence is not None,
-        lambda peer, payload: agent.metrics.served.labels(peer).inc(payload),
+        agent.metrics.sent,
         agent.speed.serve,
     )
     app.add_routes(chunks.routes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
@@ -19,14 +20,27 @@ from closeranks_proto import limits
 # socket is left alone.
 INBOX_MAX_BYTES = limits.CREDIT_COMMITS * limits.COMMIT_MAX_BYTES + 2 * limits.CARRY_MAX_BYTES
 INBOX_MAX_FRAMES = 256
+# What may wait for all sessions together: six that are full, or 1,000 with half of the largest commit each. Beyond it a
+# session that has something waiting is not read on: each holds one frame then, and all get on.
+INBOXES_MAX_BYTES = 128 * limits.MIB
 IDLE_S = 0.001  # a frame that was waited for so long had not arrived before
 BACKLOG_IDLE_S = 0.1  # the same while a socket that was left alone is being emptied
 
 
-class Inbox:
-    """The frames of one session, in order. `run` fills it, `take` empties it."""
+@dataclass(slots=True)
+class Waiting:
+    """What waits in all inboxes."""
 
-    def __init__(self, socket: web.WebSocketResponse, clock: Callable[[], float]) -> None:
+    bytes: int = 0
+
+
+class Inbox:
+    """The frames of one session, in order. `run` fills it, `take` empties it; `close` at its end."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, clock: Callable[[], float], waiting: Waiting | None = None
+    ) -> None:
+        self._waiting = waiting or Waiting()
         self._socket = socket
         self._clock = clock
         self._frames: deque[tuple[float, bytes]] = deque()
@@ -43,9 +57,25 @@ class Inbox:
             self._news.clear()
             await self._news.wait()
         arrived, frame = self._frames.popleft()
-        self._bytes -= len(frame)
+        self._hold(-len(frame))
         self._room.set()
         return arrived, frame
+
+    def close(self) -> None:
+        """What was not taken is of no interest any more."""
+        self._frames.clear()
+        self._hold(-self._bytes)
+
+    def _hold(self, length: int) -> None:
+        self._bytes += length
+        self._waiting.bytes += length
+
+    def _is_full(self) -> bool:
+        """Whoever holds nothing is always read on: nobody waits for what another session does."""
+        if not self._frames:
+            return False
+        most = INBOX_MAX_BYTES if self._waiting.bytes <= INBOXES_MAX_BYTES else 0
+        return self._bytes > most or len(self._frames) > INBOX_MAX_FRAMES
 
     async def run(self) -> None:
         """Until the connection ends. Raises TimeoutError when nothing comes for too long."""
@@ -69,9 +99,9 @@ class Inbox:
             if self._clock() - asked > idle_s:
                 arrived, idle_s = self._clock(), IDLE_S
             self._frames.append((arrived, frame.data))
-            self._bytes += len(frame.data)
+            self._hold(len(frame.data))
             self._news.set()
-            while self._bytes > INBOX_MAX_BYTES or len(self._frames) > INBOX_MAX_FRAMES:
+            while self._is_full():
                 idle_s = BACKLOG_IDLE_S
                 self._room.clear()
                 await self._room.wait()

@@ -197,9 +197,11 @@ class Coordinator:
         changed = changes(self.config, fresh)
         retired = sorted(set(self.config.fleet.nodes) - set(fresh.fleet.nodes))
         before = {node: self._settings_for(node) for node in self.sessions.connected()}
+        assigned = self._assigned()
         self.config = fresh
         await self.ask(Configured(fresh.fleet))
         self.sessions.retire(retired)
+        self._forget_counts(assigned - self._assigned())
         gone = sorted(set(self.store.node_roots()) - self._assigned())
         if gone:
             await self.store.write(Batch(forget=gone))
@@ -214,6 +216,14 @@ class Coordinator:
             log.info("changed: %s", line)
         for warning in fresh.warnings:
             log.warning("%s", warning)
+
+    def _forget_counts(self, gone: set[tuple[str, str]]) -> None:
+        """Of nodes and volumes that were removed: a scrape would show them for ever."""
+        volumes = {volume.name for volume in self.config.fleet.volumes}
+        for node, volume in gone:
+            self.metrics.forget(node=node, volume=volume)
+            if volume not in volumes:
+                self.metrics.forget(volume=volume)
 
     def reload_soon(self) -> None:
         """SIGHUP: read the configuration again, keeping the old one on an error."""

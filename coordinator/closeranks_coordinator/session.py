@@ -27,7 +27,7 @@ from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
-from .inbox import Inbox
+from .inbox import Inbox, Waiting
 from .slices import Rounds
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 from .turns import Turns
@@ -96,6 +96,7 @@ class Session:
         turns: Callable[[str], Turns],
         reads: Rounds,
         writes: Rounds,
+        waiting: Waiting,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.node = hello.node
@@ -119,7 +120,7 @@ class Session:
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
-        self._reads, self._writes = reads, writes  # of all sessions
+        self._reads, self._writes, self._waiting = reads, writes, waiting  # of all sessions
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
         self._begins = asyncio.Event()
 
@@ -270,7 +271,7 @@ class Session:
             self._outbox_bytes -= len(frame)
 
     async def _read(self) -> None:
-        inbox = Inbox(self._socket, self._clock)
+        inbox = Inbox(self._socket, self._clock, self._waiting)
         receiving = asyncio.create_task(inbox.run())
         try:
             while True:
@@ -284,6 +285,7 @@ class Session:
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
+            inbox.close()
 
     async def _take(self, message: wire.AgentMessage) -> None:
         match message:

@@ -25,6 +25,7 @@ from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
 from .core.model import Disconnected, DuplicateRefused
+from .inbox import Waiting
 from .session import CLOSE_MAX_S, Core, Session, hang_up
 from .slices import WRITES_S, Rounds
 from .turns import Turns
@@ -57,6 +58,7 @@ class Sessions:
         self._draining = False
         self._turns: dict[str, Turns] = {}  # by volume
         self._reads, self._writes = Rounds(), Rounds(WRITES_S)
+        self._inboxes = Waiting()
         # What was sent last: a membership goes to every node, and of a large fleet it is long to encode.
         self._told: tuple[wire.CoordinatorMessage | None, bytes | None] = None, None
 
@@ -221,6 +223,7 @@ class Sessions:
             self._turns_of,
             self._reads,
             self._writes,
+            self._inboxes,
         )
         self._claims[hello.node] = _Claim(hello.agent_id, session, self._clock())
         try:

@@ -23,7 +23,9 @@ from closeranks_coordinator.core.shapes import (
     SpeedView,
     VolumeView,
 )
+from closeranks_coordinator.storage.store import StoredEvent
 from closeranks_coordinator.web import call as api_core
+from closeranks_coordinator.web import events, stream
 from closeranks_coordinator.web import schemas as api_views
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import UserError
@@ -675,6 +677,42 @@ async def test_events_carry_what_a_get_answers_and_can_be_resumed(core: FakeCore
 @pytest.mark.parametrize("last_id", ["0", "-5", "x", "99999999999999999999", "9" * 18])
 async def test_an_id_that_is_unknown_or_too_old_is_answered_by_a_reset(client: Client, last_id: str) -> None:
     assert (await read_events(client, 1, last_id))[0][0] == "reset"
+
+
+async def test_an_event_is_made_once_for_all_who_listen(
+    core: FakeCore, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    render = stream.render
+
+    def counted(core: api_core.Core, event: StoredEvent) -> bytes:
+        made.append(event.id)
+        return render(core, event)
+
+    monkeypatch.setattr(stream, "render", counted)
+    (first,) = await read_events(client, 1)
+    reading = [asyncio.create_task(read_events(client, 2, last_id=first[1])) for _ in range(20)]
+    async with asyncio.timeout(10):
+        while core.events.listeners < 20:
+            await asyncio.sleep(0.01)
+    one, two = core.events.publish("node", "node-02"), core.events.publish("volume", "photos")
+    seen = await asyncio.gather(*reading)
+    assert [[int(id) for _, id, _ in each] for each in seen] == [[one, two]] * 20
+    assert all(each == seen[0] for each in seen)
+    assert made == [one, two]
+
+
+async def test_what_was_made_of_an_event_is_not_sent_for_ever() -> None:
+    now = 0.0
+    shared = events.Shared(lambda: now)
+    event = StoredEvent(1, "node", "node-02", 0)
+    shared.put(event, b"of now")
+    assert shared.get(event) == b"of now"
+    now = events.SHARED_S + 0.1
+    assert shared.get(event) is None
+    for number in range(10):
+        shared.put(StoredEvent(number, "node", f"n{number}", 0), bytes(events.SHARED_MAX_BYTES // 4))
+    assert [number for number in range(10) if shared.get(StoredEvent(number, "node", "", 0))] == [6, 7, 8, 9]
 
 
 async def test_a_thing_that_is_gone_is_told_like_its_get(core: FakeCore, client: Client) -> None:

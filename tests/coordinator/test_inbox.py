@@ -8,7 +8,7 @@ import pytest
 from aiohttp import WSMessage, WSMsgType
 
 from closeranks_coordinator import inbox as inbox_module
-from closeranks_coordinator.inbox import IDLE_S, INBOX_MAX_BYTES, INBOX_MAX_FRAMES, Inbox
+from closeranks_coordinator.inbox import IDLE_S, INBOX_MAX_BYTES, INBOX_MAX_FRAMES, Inbox, Waiting
 
 
 class Socket:
@@ -49,8 +49,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def started(socket: Socket) -> tuple[Inbox, asyncio.Task[None]]:
-    inbox = Inbox(socket, socket.clock)  # type: ignore[arg-type]
+def started(socket: Socket, waiting: Waiting | None = None) -> tuple[Inbox, asyncio.Task[None]]:
+    inbox = Inbox(socket, socket.clock, waiting)  # type: ignore[arg-type]
     return inbox, asyncio.create_task(inbox.run())
 
 
@@ -90,6 +90,33 @@ async def test_the_socket_is_left_alone_while_too_much_waits(frame: bytes, most:
     await settle()
     assert socket.received == most + 1
     running.cancel()
+
+
+async def test_all_sessions_together_hold_no_more_than_a_few_and_all_get_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond the common bound each holds one frame; who has emptied its own is read on, whatever the others hold."""
+    monkeypatch.setattr(inbox_module, "INBOXES_MAX_BYTES", 1000)
+    frame, waiting = bytes(100), Waiting()
+    sockets = [Socket() for _ in range(20)]
+    inboxes = [started(socket, waiting) for socket in sockets]
+    await settle()
+    for socket in sockets:
+        for _ in range(50):
+            await socket.come(frame)
+    assert waiting.bytes == 100 * sum(socket.received for socket in sockets)
+    assert waiting.bytes <= 1000 + 100 * len(sockets)
+    assert all(socket.received >= 1 for socket in sockets)
+    last, (inbox, _) = sockets[-1], inboxes[-1]
+    for number in range(2, 10):  # it gets on while the others stand still
+        await inbox.take()
+        await settle()
+        assert last.received >= number
+    for inbox, running in inboxes:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        inbox.close()
+    assert waiting.bytes == 0
 
 
 async def test_what_waits_is_taken_before_the_end_is_told() -> None:

@@ -19,7 +19,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from closeranks_coordinator import deciding, main, runtime, slices
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
-from closeranks_coordinator.core.model import FromAgent, QuarantineAsked, ResyncAsked, SpeedAsked, Step
+from closeranks_coordinator.core.model import (
+    FromAgent,
+    Observe,
+    QuarantineAsked,
+    ResyncAsked,
+    SpeedAsked,
+    Step,
+)
 from closeranks_coordinator.core.records import SpeedRecord
 from closeranks_coordinator.cycles import Collector
 from closeranks_coordinator.runtime import Coordinator
@@ -197,6 +204,24 @@ async def test_a_retired_nodes_session_ends_and_a_new_node_is_let_in(tmp_path: P
         assert one.coordinator.sessions.connected() == []
         other, _ = await one.join(msgspec.structs.replace(HELLO, node="n4"))
         await other.close()
+
+
+async def test_what_was_counted_of_a_retired_node_is_not_shown_any_more(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        metrics = one.coordinator.metrics
+        for node in ("n1", "n2"):
+            metrics.observe(Observe("closeranks_commits_total", 1, (("node", node), ("volume", "photos"))))
+        socket, _ = await one.join()
+        await announce(socket, 1)
+        write_config(tmp_path, '"n2", "n3", "n4"')
+        await one.coordinator.reload()
+        async with asyncio.timeout(10):
+            while not socket.closed:
+                await socket.receive()
+        shown = (await metrics.exposition(""))[0].decode()
+        assert 'node="n1"' not in shown
+        assert 'closeranks_commits_total{node="n2",volume="photos"} 1.0' in shown
 
 
 async def test_what_audits_ask_for_can_not_be_foreseen(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
 
+from closeranks_proto import limits
+
 from ..storage.store import Batch, Store, StoredEvent, StoreFault, StoreFull
 
 log = logging.getLogger("closeranks.events")
@@ -27,6 +29,8 @@ log = logging.getLogger("closeranks.events")
 RING_MAX = 10_000
 WAITING_MAX = 2_000  # different things that one listener may be behind by
 LISTENERS_MAX = 256
+SHARED_MAX_BYTES = 4 * limits.MIB  # of events as they were sent last: some two thousand nodes
+SHARED_S = 1.0
 FLUSH_AFTER_S = 0.5
 FLUSH_RETRY_S = 5.0
 _CLEAN = "events_clean"  # the last id, written in an orderly end
@@ -34,6 +38,27 @@ _CLEAN = "events_clean"  # the last id, written in an orderly end
 
 class TooManyListeners(Exception):
     """LISTENERS_MAX are listening already."""
+
+
+class Shared:
+    """The newest events as bytes. The first listener that sends one makes them, for all that send it soon."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._made: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # by the event's id
+        self._bytes = 0
+
+    def get(self, event: StoredEvent) -> bytes | None:
+        """None where nobody has made them yet, or too long ago: ages and rates in them are of then."""
+        found = self._made.get(event.id)
+        return None if found is None or self._clock() - found[0] > SHARED_S else found[1]
+
+    def put(self, event: StoredEvent, data: bytes) -> None:
+        before = self._made.pop(event.id, (0.0, b""))
+        self._made[event.id] = self._clock(), data
+        self._bytes += len(data) - len(before[1])
+        while self._bytes > SHARED_MAX_BYTES:
+            self._bytes -= len(self._made.popitem(last=False)[1][1])
 
 
 class Listener:
@@ -97,6 +122,7 @@ class EventLog:
         self._ring: deque[StoredEvent] = deque(stored if clean else ())
         self._unsaved: deque[StoredEvent] = deque(maxlen=RING_MAX)
         self._listeners: set[Listener] = set()
+        self.shared = Shared()
         self._flushing: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
         self._closed = False

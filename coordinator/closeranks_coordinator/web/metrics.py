@@ -154,6 +154,12 @@ class Metrics:
         else:
             bound.inc(max(0.0, effect.value))
 
+    def forget(self, **labels: str) -> None:
+        """Drop what was counted of something that the configuration no longer has."""
+        for metric in self._observed.values():
+            if set(labels) <= set(metric._labelnames):
+                metric.remove_by_labels(labels)
+
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag.set(max(0.0, seconds))
         self._loop_lags.observe(max(0.0, seconds))

@@ -1,6 +1,6 @@
 """`GET /api/v1/events`: what changed, as server-sent events.
 
-Each event's data is what a GET of that thing answers at the moment of sending. The first thing sent is the
+Each event's data is what a GET of that thing answers at the moment of sending, to SHARED_S. The first thing sent is the
 newest id, so that a client that is cut off before its first event resumes from there all the same. A client
 that does not read is cut off: it comes back with its last id and loses nothing.
 """
@@ -80,11 +80,22 @@ async def _follow(core: Core, listener: Listener, stream: web.StreamResponse, re
             if event is None:
                 await _send(stream, f"event: reset\nid: {listener.latest}\ndata: {{}}\n\n".encode())
             else:
-                await core.settled()  # what it looks like now may wait for the disk yet
-                await _send(stream, render(core, event))
+                await _send(stream, await _shared(core, event))
     finally:
         if waiting is not None:
             waiting.cancel()
+
+
+async def _shared(core: Core, event: StoredEvent) -> bytes:
+    """The event as bytes of the stream: made once for all who send it in these moments."""
+    data = core.events.shared.get(event)
+    if data is None:
+        await core.settled()  # what it looks like now may wait for the disk yet
+        data = core.events.shared.get(event)  # somebody else may have waited as well
+    if data is None:
+        data = render(core, event)
+        core.events.shared.put(event, data)
+    return data
 
 
 async def _send(stream: web.StreamResponse, data: bytes) -> None:
