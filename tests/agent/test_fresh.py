@@ -413,7 +413,7 @@ def test_a_scan_is_stopped_also_while_its_readers_are_held_up(
     plant(tree_dir / "new", seed=2, files=300)
     monkeypatch.setattr(scan_module, "BREATH_S", 0.0)
     monkeypatch.setattr(fresh_module, "BATCH_DIRECTORIES", 1)
-    monkeypatch.setattr(volume, "breathe", lambda: False)
+    monkeypatch.setattr(volume, "breathe", lambda is_ready: False)
     answers, held = Readers.answers, threading.Event()
 
     def answering(self: Readers, wait_s: float) -> object:
@@ -446,8 +446,8 @@ def test_whoever_waits_is_let_through_while_a_new_tree_is_read(
     monkeypatch.setattr(fresh_module, "BATCH_DIRECTORIES", 1)
     moved = []
 
-    def move() -> bool:
-        if (tree_dir / "new/d1").exists() and volume.history.index.row(b"new\0d1") is not None:
+    def move(is_ready: Callable[[], bool]) -> bool:
+        if is_ready() and (tree_dir / "new/d1").exists() and volume.history.index.row(b"new\0d1") is not None:
             (tree_dir / "new/d1").rename(tree_dir / "elsewhere")
             volume.look({b"": frozenset([b"elsewhere"]), b"new": frozenset([b"d1"])}, {})
             moved.append(True)

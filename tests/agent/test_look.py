@@ -455,14 +455,15 @@ def test_a_scan_lets_looks_through_and_survives_what_they_find(
     turns = iter(range(1000))
     again: list[bytes] = []
 
-    def breathe() -> bool:
+    def breathe(is_ready: Callable[[], bool]) -> bool:
         if next(turns) == 5:
+            assert is_ready()
             (tree_dir / "m").rename(tree_dir / "n")
             again.extend(look(volume, (b"", b"m"), (b"", b"n")).again)
             return True
-        return inner()
+        return inner(is_ready)
 
-    volume.breathe = breathe  # type: ignore[method-assign]
+    volume.breathe = breathe  # type: ignore[method-assign, assignment]
     assert volume.scan(full=True).complete
     assert len(again) == (20 if fresh else 0)
     if fresh:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.findings import Findings
 from closeranks_agent.disk.hashing import EntryReader, Reading
 from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.scan import Scan
 from closeranks_agent.disk.volume import Volume
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.limits import MAX_PATH_BYTES, REPORT_MAX_UNREADABLE, SNAPSHOT_EDITS
@@ -642,3 +643,46 @@ def test_another_filesystem_below_the_root_is_reported_and_left_alone(
         report = volume.scan()
         assert [(found.key, found.why) for found in report.unreadable] == [(b"mounted", "other_filesystem")]
         assert report.entries == 1
+
+
+def test_changes_that_a_scan_finds_are_one_step_where_nobody_waits(
+    tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    """Each commit waits for the disk: a change in each of a thousand directories was a thousand of them."""
+    for number in range(20):
+        (tree_dir / f"d{number:02}").mkdir()
+        (tree_dir / f"d{number:02}" / "f").write_bytes(b"before")
+    volume = make_volume()
+    volume.scan()
+    before = volume.last_seq
+    for number in range(20):
+        (tree_dir / f"d{number:02}" / "f").write_bytes(b"after it")
+    report = volume.scan()
+    assert (report.changed, volume.last_seq - before) == (20, 1)
+
+
+def test_a_look_that_comes_while_a_scan_has_found_changes_comes_behind_them(
+    tree_dir: Path, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tree_dir / f"d{number:02}").mkdir()
+    volume = make_volume()
+    volume.scan()
+    before = volume.last_seq
+    for number in range(20):
+        (tree_dir / f"d{number:02}" / "f").write_bytes(b"new")
+    steps: list[int] = []
+    opened = 0
+    inner = Scan.directory
+
+    def directory(self: Scan, key: bytes, fd: int) -> Sequence[bytes]:
+        nonlocal opened
+        opened += 1
+        if opened == 10:
+            volume.call_soon(lambda: steps.append(volume.last_seq - before))
+        return inner(self, key, fd)
+
+    monkeypatch.setattr(Scan, "directory", directory)
+    assert volume.call_soon(volume.scan).result(30).complete  # on the volume's thread
+    assert steps == [1]
+    assert volume.last_seq - before == 2

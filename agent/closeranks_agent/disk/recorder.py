@@ -90,7 +90,7 @@ class Recorder:
             self._edit(record.key, record.value, record.chunks, written)
         else:
             self._edits.pop(record.key, None)  # it came back to what it was before anybody was told
-        self._flush_if_due()
+        self.flush_if_due()
 
     def put_rows(
         self, directory: bytes, rows: Sequence[ReadRow], lists: Sequence[tuple[bytes, bytes | bytearray]] = (),
@@ -117,7 +117,7 @@ class Recorder:
         self._fresh += count
         if self._first_mono is None:
             self._first_mono = time.monotonic()
-        self._flush_if_due()
+        self.flush_if_due()
 
     def grow(self, frontier: bytes) -> None:
         """No path before this key will come any more: what was stowed of them can become a tree."""
@@ -134,7 +134,7 @@ class Recorder:
         self._delta.rows[key] = None
         self._row_bytes += len(key)
         self._edit(key, None, None)
-        self._flush_if_due()
+        self.flush_if_due()
 
     def listing(self, key: bytes, listing: Listing | None) -> None:
         self._delta.listings[key] = listing
@@ -160,7 +160,8 @@ class Recorder:
         self._edits[key] = edit
         self._edit_bytes += edit_bytes(edit)
 
-    def _flush_if_due(self) -> None:
+    def flush_if_due(self) -> None:
+        """Write what has come together if it is enough, or old enough."""
         if (
             len(self._delta.rows) >= ROWS_MAX
             or self._fresh >= FRESH_ROWS_MAX

@@ -76,7 +76,9 @@ class ScanSetup:
     listers: Sequence[Lister] = ()  # other processes that list directories; worth it where little has changed
     readers: Callable[[int], Readers] | None = None  # processes that read new directories below the root
     at_once: bool = False  # those run already: they read everything that is new
-    breathe: Callable[[], bool] | None = None  # between directories; whether directories went away meanwhile
+    # Between directories: what waits is let through, if anything does and a call then says that all is recorded;
+    # whether directories went away meanwhile.
+    breathe: Callable[[Callable[[], bool]], bool] | None = None
 
 
 @dataclass(slots=True)
@@ -294,9 +296,8 @@ class Scan:
             if not self._fresh.drain(self._setup.stopped):
                 raise Stopped
             self._breath_due = time.monotonic() + BREATH_S
-        self._recorder.flush()
-        if not self._recorder.stowing:
-            self._moved |= self._setup.breathe()
+        self._recorder.flush_if_due()
+        self._moved |= self._setup.breathe(self._has_recorded)
         if not self._moved or not key:
             return True
         try:
@@ -307,6 +308,11 @@ class Scan:
             return os.path.samestat(os.fstat(there), os.fstat(fd))
         finally:
             os.close(there)
+
+    def _has_recorded(self) -> bool:
+        """Everything that was found, so that a look may follow. Only for one: each commit waits for the disk."""
+        self._recorder.flush()
+        return not self._recorder.stowing
 
     def _must_compare(self, key: bytes) -> bool:
         return self._setup.full or self._setup.restat or key in self._forced

@@ -478,8 +478,13 @@ class Volume:
             asked.cancel()
         return asked
 
-    def breathe(self) -> bool:
-        """Do the looks and calls that wait; whether directories may be gone by them. On the volume's thread."""
+    def breathe(self, is_ready: Callable[[], bool] = lambda: True) -> bool:
+        """Do the looks and calls that wait; whether directories may be gone by them. On the volume's thread.
+
+        `is_ready` is asked before the first of them.
+        """
+        if not (self._calls or self._looks) or not is_ready():
+            return False
         gone = bool(self._calls)
         while self._calls:
             self._calls.popleft()()
