@@ -179,13 +179,13 @@ async def test_the_membership_of_a_new_session_is_taken_whatever_its_term(world:
 
 
 async def test_whom_it_has_served_is_shown_as_long_as_it_is_in_the_fleet(world: World) -> None:
-    await connected(world)
-    for peer in ("n1", "n2"):
-        world.agent.metrics.sent(peer, 5)
     members = tuple(wire.Member(name, f"{name}:7342", False, True) for name in ("n2", "n3"))
-    await world.agent.order(wire.Membership(9, members, ()))
-    world.agent.metrics.sent("n2", 1)
-    (family,) = world.agent.metrics.served.collect()
-    assert {one.labels["peer"]: one.value for one in family.samples if one.name.endswith("_total")} == {
-        "n2": 6.0
-    }
+    async with world.agent() as agent:
+        await connected(world)
+        for peer in ("n1", "n2"):
+            agent.metrics.sent(peer, 5)
+        await agent.order(wire.Membership(9, members, ()))
+        agent.metrics.sent("n2", 1)
+        (family,) = agent.metrics.served.collect()
+    found = {one.labels["peer"]: one.value for one in family.samples if one.name.endswith("_total")}
+    assert found == {"n2": 6.0}
