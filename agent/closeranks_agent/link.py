@@ -125,7 +125,7 @@ class Link:
         """One line when the trouble changes, not one a try; whether it was told."""
         new = text != self._last_trouble
         if new:
-            log.warning("%s; trying again", text)
+            log.warning("%s; trying again", text.rstrip("."))
         self._last_trouble = text
         return new
 

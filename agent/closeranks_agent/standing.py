@@ -163,9 +163,11 @@ def examine_agent_itself(config: AgentConfig, probes: Asking) -> list[Finding]:
                 "give each a port of its own as listen, or stop the other one",
             )
         ]
+    absent = {one.name for one in config.volumes if not os.path.isdir(one.path)}  # which is said elsewhere
     found = [
         fail(f"volume {name}", message, _NO_VOTE if code == "not_mounted" else "the agent says so", _as_it_says(code))
         for name, code, message in said.problems
+        if name not in absent
     ]  # fmt: skip
     if not said.connected and said.trouble:
         found.append(

@@ -210,7 +210,9 @@ class Coordinator:
         log.info(
             "configuration read again from %s: %s",
             fresh.file,
-            f"{len(changed)} changed" if changed else "nothing in it has changed",
+            f"{len(changed)} {'change' if len(changed) == 1 else 'changes'}"
+            if changed
+            else "nothing in it has changed",
         )
         for line in changed:
             log.info("changed: %s", line)

@@ -187,7 +187,7 @@ def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> No
     for part in (
         "n2  RESYNCING for 4 min 00 s", "token 3: 12 paths differ", "has not confirmed its fence",
         "problem    no_space: the disk is full (needs 5.0 MB, 1.0 MB free)",
-        "fetch, 3 of 9 steps, 1.0 kB moved, 2.0 kB to go",
+        "fetching, 3 of 9 steps, 1.0 kB moved, 2.0 kB to go",
         "a\\x1b: unreadable (Input/output error)", "and 2 more", "250.0 MB free (25% of 1.0 GB)", "set-uid",
     ):  # fmt: skip
         assert part in out
@@ -258,3 +258,25 @@ def test_what_a_fence_takes_is_a_reason(api: Fake, capsys: pytest.CaptureFixture
     api.routes["GET /api/v1/incidents"] = clifake.page([])
     assert main(["status"]) == 1
     assert "  why   n1 alone has the present version of 3 paths." in capsys.readouterr().out
+
+
+def test_one_trouble_is_told_once_and_a_conflict_is_no_reason(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "/srv/photos can not be opened: No such file or directory. Mount it or correct `path`."
+    problem = model.ProblemView("not_mounted", message, None, None, None)
+    held = clifake.node_volume(problem=problem, watch="rescan", watch_detail=message)
+    nodes = [clifake.node("n1", "unreachable", held), clifake.node("n2")]
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes)
+    api.routes["GET /api/v1/incidents"] = clifake.page(
+        [
+            clifake.incident(
+                id="i-1", kind="outage", node="n1", summary=f"n1 can not read photos: {message}"
+            ),
+            clifake.incident(id="i-2", kind="conflict", node="n1", summary="n1 and another writer wrote"),
+        ]
+    )
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("No such file or directory") == 1
+    assert "another writer" not in out

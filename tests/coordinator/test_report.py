@@ -87,6 +87,17 @@ def test_what_a_report_does_not_list_is_counted() -> None:
     )
 
 
+def test_a_node_without_its_tree_is_not_said_to_be_silent() -> None:
+    gone = incident(kind="outage", volume=None, evidence={"tree": "photos"})
+    assert tell(gone, "xxh3-128", NOW_MS).title == "node-07 does not have its copy of photos"
+    assert tell(incident(kind="outage", volume=None), "xxh3-128", NOW_MS).title == "node-07 went silent"
+
+
+def test_a_writer_has_a_line_of_its_own_on_the_page() -> None:
+    page_html = as_html(incident(writers=("/usr/bin/php (pid 4711)",)), "xxh3-128", NOW_MS).text
+    assert '<div class="wide"><dt>Written by</dt><dd>/usr/bin/php (pid 4711)</dd></div>' in page_html
+
+
 def test_an_undetermined_path_differs_from_no_truth_and_a_missing_one_has_no_chunks() -> None:
     unclear = incident((path("a"),), kind="undetermined", node=None)
     row = tell(unclear, "xxh3-128", NOW_MS).rows[0]

@@ -63,7 +63,7 @@ class VolumeRoot:
             problem = None if index is None or index.is_empty() else self._mismatch(fd, index)
         except OSError as error:
             os.close(fd)
-            what = f"volume {self.name}: {escape(self.path)} can not be read"
+            what = f"{escape(self.path)} can not be read"
             raise VolumeGone(problem_of(error, what)) from error
         except BaseException:
             os.close(fd)
@@ -74,7 +74,7 @@ class VolumeRoot:
         return fd
 
     def _not_opened(self, error: OSError) -> Problem:
-        shown = f"volume {self.name}: {escape(self.path)}"
+        shown = escape(self.path)
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             return Problem(
                 "not_mounted", f"{shown} is not a directory. Give its real path, without symbolic links."

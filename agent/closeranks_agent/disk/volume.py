@@ -417,7 +417,7 @@ class Volume:
                 self._close_history()
                 return Problem("io_error", f"{error}. Look at the state directory's disk.")
             case OSError():
-                return problem_of(error, f"volume {self.name}: {escape(self.path)} can not be scanned")
+                return problem_of(error, f"{escape(self.path)} can not be scanned")
         raise error
 
     def _scan(self, findings: Findings, full: bool, reread: Collection[bytes]) -> int:

@@ -37,6 +37,12 @@ _URGENCY = (
 
 CARES_SHOWN = 5
 NODES_NAMED = 5
+PHASES = {
+    "converge": "about to be brought back", "objects": "learning what differs", "plan": "planning", "fetch": "fetching",
+    "install": "putting files in their places", "verify": "reading everything back from disk",
+    "settle": "equal to the truth; waiting whether it stays so",
+}  # fmt: skip
+NO_REASON = ("conflict",)  # incidents for which no node leaves the ranks
 UNREAD = ("unreadable", "too_large")
 PATH_WIDTH = 120
 
@@ -124,7 +130,7 @@ def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentV
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
     outside.sort(key=lambda node: (_URGENCY.index(node.state), node.node))
     for node in outside[:20]:
-        own = [incident for incident in incidents if incident.node == node.node]
+        own = [one for one in incidents if one.node == node.node and one.kind not in NO_REASON]
         since = f" for {age(node.since, now)}" if node.since else ""
         screen.line()
         screen.line(f"{node.node}  {node.state.upper()}{since}", STATE_STYLES.get(node.state, STRONG))
@@ -147,7 +153,8 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
     found += node.quarantine.remarks if node.quarantine is not None else ()
     for volume in node.volumes:
         if volume.problem is not None:
-            found.append(f"{volume.name}: {volume.problem.message}")
+            if not any(volume.problem.message in one for one in found):
+                found.append(f"{volume.name}: {volume.problem.message}")
         elif volume.differing_paths:
             amount = f", {size(volume.differing_bytes)}" if volume.differing_bytes is not None else ""
             differ = plural(volume.differing_paths, "path differs", "paths differ")
@@ -241,7 +248,7 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
 def progress_text(progress: dict[str, int | str]) -> str:
     """One line of how far a converge or verification is."""
     phase = str(progress.get("phase", "working"))
-    parts = [phase]
+    parts = [PHASES.get(phase, phase)]
     done, total = progress.get("steps_done"), progress.get("steps_total")
     if isinstance(done, int) and isinstance(total, int) and total:
         parts.append(f"{done} of {total} steps")
@@ -324,7 +331,7 @@ def _unwatched(fleet: FleetView) -> list[tuple[str, str]]:
     nodes: dict[tuple[str, str], list[str]] = {}
     for node in fleet.nodes:
         for held in node.volumes:
-            if held.watch == "rescan" and held.watch_detail:
+            if held.watch == "rescan" and held.watch_detail and held.problem is None:
                 nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
     return [
         (

@@ -47,7 +47,7 @@ def difference(
     else:
         why = (
             f"Whoever reads these paths on {node} gets something else than on the other nodes: a process on "
-            f"{node} wrote them, or its disk lost or changed them."
+            f"{node} wrote or deleted them, or its disk lost or changed them."
         )
     look = f"See the paths: `closeranks diff {volume} {node}`."
     now = _fenced(node, look, at) if at.fenced else _unfenced(node, look, policy, at)

@@ -147,6 +147,7 @@ def tree_gone(*, id: str, node: str, volume: str, since_ms: int, now_ms: int, me
         f"written there. Mount or restore the volume on {node}; the incident then closes by itself. "
         f"`closeranks doctor --config AGENT.TOML` on {node} says the same of its other volumes.",
     )  # fmt: skip
+    incident.evidence = {"tree": volume}
     incident.note(since_ms, "detected", message)
     incident.note(
         now_ms,

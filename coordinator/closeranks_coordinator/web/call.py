@@ -141,14 +141,22 @@ class Call:
         name = self.segment("node")
         found = self.core.fleet.node_view(self.now, name) if is_name(name) else None
         if found is None:
-            raise ApiError(404, "unknown_node", f"no node {name!r} is in the fleet's configuration")
+            raise ApiError(
+                404,
+                "unknown_node",
+                f"no node {name!r} is in the fleet's configuration: `closeranks nodes` lists those that are",
+            )
         return found
 
     def volume(self) -> VolumeView:
         name = self.segment("volume")
         found = self.core.fleet.volume_view(self.now, name) if is_name(name) else None
         if found is None:
-            raise ApiError(404, "unknown_volume", f"no volume {name!r} is in the fleet's configuration")
+            raise ApiError(
+                404,
+                "unknown_volume",
+                f"no volume {name!r} is in the fleet's configuration: `closeranks status` lists those that are",
+            )
         return found
 
     async def body(self, kind: type[B]) -> B:

@@ -108,7 +108,11 @@ def _incident(call: Call) -> IncidentView:
     identity = call.segment("id")
     found = call.core.fleet.incident_view(identity)
     if found is None:
-        raise ApiError(404, "unknown_incident", f"no incident {identity!r} is kept")
+        raise ApiError(
+            404,
+            "unknown_incident",
+            f"no incident {identity!r} is kept: `closeranks incidents` lists those that are",
+        )
     return found
 
 
@@ -156,7 +160,9 @@ async def hold(call: Call) -> web.StreamResponse:
     identity = call.segment("id")
     found = call.core.fleet.hold_view(identity)
     if found is None:
-        raise ApiError(404, "unknown_hold", f"no hold {identity!r} is kept")
+        raise ApiError(
+            404, "unknown_hold", f"no hold {identity!r} is kept: `closeranks held --all` lists those that are"
+        )
     return answer(found)
 
 

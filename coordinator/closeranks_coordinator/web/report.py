@@ -40,6 +40,7 @@ TITLES = {
     "put_back": "{node} was put back to an earlier state",
 }
 UNSTEADY = "{node} fails audits again and again"  # a recurrence of which nothing was repaired
+TREE_GONE = "{node} does not have its copy of {volume}"  # an outage of a node that is there
 EVENT_WORDS = {"resync_started": "resync started"}
 CHANGES = {
     "modified": ("changed", "differs from the truth"),
@@ -55,6 +56,7 @@ _EVIDENCE = (
     ("suspects", "Suspects"),
     ("max_quarantined", "Most nodes fenced at once"),
     ("lasted", "Lasted when named"),
+    ("tree", "Not there: its copy of volume"),
     ("winner", "Whose change came first"),
     ("repaired_in", "First put right in incident"),
     ("failed_in", "Last failed, and proven since, in incident"),
@@ -88,11 +90,12 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """`code`: shown as it would be typed, roots for instance."""
+    """`code`: shown as it would be typed, roots for instance. `wide`: too long for a place beside others."""
 
     label: str
     value: str
     code: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +174,14 @@ def as_markdown(incident: IncidentView, digest: str, wall_ms: int) -> str:
 
 def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
     """What the report says. `digest` is the fleet's algorithm, `wall_ms` the moment of the telling."""
-    title = (UNSTEADY if _is_unsteady(incident) else TITLES.get(incident.kind, incident.kind)).format(
-        node=incident.node or "a node", volume=incident.volume or "a volume"
-    )
+    tree = incident.evidence.get("tree")
+    title = (
+        UNSTEADY
+        if _is_unsteady(incident)
+        else TREE_GONE
+        if tree
+        else TITLES.get(incident.kind, incident.kind)
+    ).format(node=incident.node or "a node", volume=incident.volume or tree or "a volume")
     return Told(
         incident=incident,
         title=title,
@@ -226,9 +234,9 @@ def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
     if incident.recurrences:
         what = "Failed again after a proof" if _is_unsteady(incident) else "Came back after repair"
         found.append(Fact(what, words.times(incident.recurrences)))
-    found += [Fact("Written by", printable(writer)) for writer in incident.writers]
     found.append(Fact("Moved", words.human_bytes(incident.bytes_moved)))
     found.append(Fact("Set aside", words.plural(incident.files_trashed, "file")))
+    found += [Fact("Written by", printable(writer), wide=True) for writer in incident.writers]
     return tuple(found)
 
 
