@@ -117,6 +117,7 @@ class Session:
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
         self._durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
+        self._had = {volume.name: volume.last_seq for volume in hello.volumes}
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
@@ -180,11 +181,17 @@ class Session:
                 self._hello.highest_token,
                 self._hello.fence,
                 volumes,
+                tuple(
+                    volume
+                    for volume, stream in self._streams.items()
+                    if not self._is_heard(volume, stream.seq)
+                ),
             )
         )
         for volume, stream in self._streams.items():
             if stream.root is not None:  # a crash may have kept the core from hearing of it
-                known = RootStored(self.node, volume, stream.root, "known", self._clock())
+                heard = self._is_heard(volume, stream.seq)
+                known = RootStored(self.node, volume, stream.root, "known", self._clock(), heard=heard)
                 self._core.feed(known)
         log.info("%s connected from %s with %s", self.node, self._address, ", ".join(volumes) or "no volume")
         try:
@@ -201,6 +208,10 @@ class Session:
                 if not answer.done():
                     answer.set_exception(ConnectionError(f"{self.node} disconnected before it answered"))
             await hang_up(self._socket, self._reason)
+
+    def _is_heard(self, volume: str, seq: int) -> bool:
+        """Whether the agent had nothing newer than this number when it dialled."""
+        return seq >= self._had[volume]
 
     async def _flush(self, writer: asyncio.Task[object]) -> None:
         """Give what is queued a moment to leave."""
@@ -387,6 +398,7 @@ class Session:
                 accepted.by,
                 accepted.base,
                 accepted.edits,
+                self._is_heard(volume, accepted.seq),
             ),
             Receipt((self.node, volume, self._hello.agent_id, accepted.seq, accepted.root), durable),
         )

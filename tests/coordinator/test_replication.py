@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.model import (
+    Connected,
+    QuarantineAsked,
+    ReleaseAsked,
+    ResyncAsked,
+    RootStored,
+)
 from closeranks_coordinator.core.shapes import ActionView
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
@@ -354,3 +360,28 @@ def test_who_is_behind_and_gets_a_later_truth_by_itself_is_late_also_where_one_c
     world.until(lambda: same(world) and world.in_rank())
     assert late.disk["photos"][key_of("c.txt")] == file_of("third")
     assert world.incidents("divergence") + world.incidents("regression") == []
+
+
+def test_what_a_node_was_brought_and_has_lost_since_does_not_come_back_before_it_could_tell() -> None:
+    """The connection broke while a push was made; somebody removed the file; then the node dials again."""
+    world = fleet(3)
+    node, path = world["node-03"], key_of("new.txt")
+    node.disconnect()
+    before = world.node_roots["node-03", "photos"]
+    world["node-01"].put("photos", "new.txt", file_of("new"))
+    world.run(2)
+    node.session = world.new_session()
+    world.event(
+        Connected("node-03", node.session, node.agent_id, "node-03:7342", 0, None, ("photos",), ("photos",))
+    )
+    world.event(RootStored("node-03", "photos", before, "known", world.mono, heard=False))
+    world.run(0.5)
+    assert path not in node.disk["photos"]
+    brought = world.plant({**node.disk["photos"], path: file_of("new")})
+    world.event(RootStored("node-03", "photos", brought, "push", world.mono, heard=False))
+    world.event(RootStored("node-03", "photos", before, "scan", world.mono))
+    world.until(lambda: same(world) and world.in_rank())
+    assert path not in world["node-01"].disk["photos"]
+    world["node-01"].put("photos", "other.txt", file_of("other"))
+    world.until(lambda: same(world) and world.in_rank())
+    assert key_of("other.txt") in node.disk["photos"]

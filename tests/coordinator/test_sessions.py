@@ -307,6 +307,24 @@ async def test_after_a_reconnect_the_agent_hears_what_is_stored(world: World) ->
     assert welcome.acked == (("photos", 1, built.root),)
 
 
+async def test_the_core_is_told_whether_an_agent_has_steps_that_nobody_has_heard_of(world: World) -> None:
+    agent, _ = await world.join()
+    made, built, pages = tree(500)
+    await announce(agent, built, pages)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    edited = made.edit(built.root, [(b"f00000", None)])
+    had = (wire.VolumeHello("photos", edited.root, 2, 2, built.root),)
+    agent, _ = await world.join(msgspec.structs.replace(HELLO, volumes=had))
+    commit = wire.Commit("photos", 2, built.root, edited.root, (wire.Edit(b"f00000", None),), "scan", 0)
+    await agent.say(commit)
+    await world.core.saw(RootStored, 3)
+    connected = [event.unheard for event in world.core.events if isinstance(event, Connected)]
+    told = [(event.cause, event.heard) for event in world.core.events if isinstance(event, RootStored)]
+    assert connected == [(), ("photos",)]
+    assert told == [("scan", True), ("known", False), ("scan", True)]
+
+
 async def test_objects_are_given_in_bounded_bundles_and_what_is_missing_is_said(world: World) -> None:
     agent, _ = await world.join()
     made, built, pages = tree(20_000)

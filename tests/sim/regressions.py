@@ -60,6 +60,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (5011, "quorum", 5): (
         "a truth came back to what a node had held while it was elsewhere: come late to what was between, it was named"
     ),
+    (941000652, "any-writer", 9): (
+        "a node dialled again and was pushed, before it had told, what somebody had removed there since it came"
+    ),
+    (941001960, "quorum", 16): (
+        "the model of a session dated proofs by when a full store let them go on; the real one goes by when they came"
+    ),
     (930000658, "writers", 16): (
         "a node that was stopped in the middle of a push went on with it: a file came back that all had left"
     ),

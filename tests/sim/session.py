@@ -38,10 +38,12 @@ class ServerSession:
         core.world.sessions_made += 1
         self.id = f"s-{core.world.sessions_made}"
         self.ended = False
-        self.inbox: deque[bytes] = deque()
+        self.inbox: deque[tuple[float, bytes]] = deque()  # with when it came: ages count from then
+        self.arrived = core.time.now  # of the frame under way
         self.storing = False
         self.welcomed = False
         self.streams: dict[str, Ingest] = {}
+        self.had = {one.name: one.last_seq for one in hello.volumes}
         self.durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
         self.waiting: dict[tuple[str, type[Scanned] | type[Watched]], list[tuple[int, float]]] = {}
         self._tree = Tree(XXH3_128, core.stored.object)
@@ -79,12 +81,14 @@ class ServerSession:
         )  # fmt: skip
         core.feed(
             Connected(
-                self.node, self.id, hello.agent_id, hello.address, hello.highest_token, hello.fence, names
+                self.node, self.id, hello.agent_id, hello.address, hello.highest_token, hello.fence, names,
+                tuple(name for name, seq, _ in acked if seq < self.had[name]),
             )
-        )
-        for name, _, root in acked:
+        )  # fmt: skip
+        for name, seq, root in acked:
             if root is not None:
-                core.feed(RootStored(self.node, name, root, "known", core.time.now))
+                heard = seq >= self.had[name]
+                core.feed(RootStored(self.node, name, root, "known", core.time.now, heard=heard))
 
     def post(self, message: wire.CoordinatorMessage) -> None:
         if self.welcomed and not self.ended:
@@ -105,13 +109,14 @@ class ServerSession:
 
     def _take(self, frame: bytes) -> None:
         if not self.ended:
-            self.inbox.append(frame)
+            self.inbox.append((self.core.time.now, frame))
             assert len(self.inbox) < FRAMES_MAX, "frames of one session that wait"
             self.core.later(0.0, self._next)
 
     def _next(self) -> None:
         while self.inbox and not self.storing and not self.ended:
-            message = decode_agent_message(self.inbox.popleft())
+            self.arrived, frame = self.inbox.popleft()
+            message = decode_agent_message(frame)
             try:
                 self._handle(message)
             except ProtocolError as error:
@@ -139,7 +144,7 @@ class ServerSession:
 
     def _outcomes(self, volume: str, outcomes: list[Outcome]) -> None:
         """Carry them out one after the other; what must be durable holds up everything behind it."""
-        arrived = self.core.time.now
+        arrived = self.arrived
         while outcomes:
             outcome = outcomes.pop(0)
             match outcome:
@@ -163,7 +168,7 @@ class ServerSession:
             self.core.feed(
                 RootStored(
                     self.node, volume, outcome.root, outcome.cause, observed, outcome.hands, outcome.by, outcome.base,
-                    outcome.edits,
+                    outcome.edits, outcome.seq >= self.had[volume],
                 ),
                 receipt=Receipt(
                     (self.node, volume), (self.agent_id, outcome.seq, outcome.root),
@@ -202,7 +207,7 @@ class ServerSession:
                 if age_ms is not None:
                     waiting = self.waiting.setdefault((one.name, proof), [])
                     del waiting[1:]
-                    waiting.append((one.last_seq, self.core.time.now - age_ms / 1000))
+                    waiting.append((one.last_seq, self.arrived - age_ms / 1000))
             self._release(one.name)
 
     def _release(self, volume: str) -> None:

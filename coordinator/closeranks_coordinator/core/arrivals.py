@@ -25,6 +25,7 @@ def connected(world: World, event: Connected) -> None:
         return  # retired while it dialled
     record = node.record
     node.session, node.connected_at = event.session, world.now.mono
+    node.unheard = frozenset(event.unheard)
     node.scanned, node.watched, node.asked = {}, {}, {}
     node.offers = event.volumes
     for stored in record.volumes.values():
@@ -66,6 +67,8 @@ def root_stored(world: World, event: RootStored) -> None:
     if node is None:
         return
     node.record.last_contact_ms = world.now.wall_ms
+    if event.heard:
+        node.unheard -= {event.volume}
     stored = node.volume(event.volume)
     before, teller = stored.root, stored.agent_id
     if teller != node.record.agent_id:

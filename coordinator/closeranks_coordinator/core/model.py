@@ -92,7 +92,10 @@ class FleetConfig:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """An agent's session stands (Welcome was sent); it replaces any older session of that node."""
+    """An agent's session stands (Welcome was sent); it replaces any older session of that node.
+
+    `unheard`: volumes of which the agent has steps that nobody has heard of yet.
+    """
 
     node: str
     session: str
@@ -101,6 +104,7 @@ class Connected:
     highest_token: int
     fence: wire.FenceState | None
     volumes: tuple[str, ...]  # those that the agent has
+    unheard: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class RootStored:
     `observed_mono` is when the node saw the first of the changes, on the coordinator's clock. `by` gives for
     keys that the step changed the number of their hand in `hands`, from 1; keys that nobody knows the hand of
     are left out. `edits` are all that a proven commit changed of `base`, (key, value), in order; None where the tree
-    was announced, or was known already.
+    was announced, or was known already. `heard`: all that the agent had when its session began has come.
     """
 
     node: str
@@ -136,6 +140,7 @@ class RootStored:
     by: tuple[tuple[bytes, int], ...] = ()
     base: bytes | None = None
     edits: tuple[tuple[bytes, bytes | None], ...] | None = None
+    heard: bool = True
 
 
 @dataclass(frozen=True, slots=True)

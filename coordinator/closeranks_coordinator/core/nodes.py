@@ -171,6 +171,7 @@ class Node:
     name: str
     record: NodeRecord
     session: str | None = None
+    unheard: frozenset[str] = frozenset()  # volumes: what it has from before this session is yet to be told
     connected_at: float = 0.0
     gone_at: float = 0.0
     grace_s: float = GONE_GRACE_S

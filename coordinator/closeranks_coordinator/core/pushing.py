@@ -4,6 +4,8 @@ One push for each node and volume is under way at a time, and the next is made o
 a writer faster than the slowest replica makes larger pushes and a larger lag, never a longer queue. An edit says
 what the node is known to hold, and is made only where it still does, so that a push can come late, twice or
 never. Where pushes make no progress for `lag_grace_s`, `recovery` converges the node instead.
+Nothing is pushed before a node has told what it has from before its session: an entry that it was brought then, and
+that somebody has removed since, is as absent as it was before, and would come back.
 
 What is sent first: what has to go before something can take its place; then new and changed entries in
 ascending order, parents first, each beside the removal that its content may be taken from (so that a rename
@@ -143,7 +145,7 @@ def is_stuck(world: World, volume: Volume, node: Node) -> bool:
     """Whether pushes do not bring this node on, so that it has to be converged. Wakes when that may be."""
     view = node.view(volume.name)
     state = view.pushing
-    if view.lag_since is None or state.starved:
+    if view.lag_since is None or state.starved or volume.name in node.unheard:
         return False
     since = max(view.lag_since, state.progress_at or 0.0, node.connected_at)
     if state.asked_at is not None:
@@ -164,6 +166,7 @@ def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
         return False
     if (
         node.session is None
+        or volume.name in node.unheard
         or node.fenced
         or world.recovers(node, volume.name)
         or stored.held is None
