@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -194,6 +195,11 @@ def _why(error: Exception) -> str:
         return (
             "what listens there does not speak TLS. This version's coordinator does not by itself: put a TLS proxy "
             "before it, or use http:// (beyond loopback with insecure = true)"
+        )
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, socket.gaierror):
+        return (
+            f"the host name is not known ({error.os_error.strerror}). Mend `coordinator` in agent.toml, or make the "
+            f"name known (DNS, /etc/hosts)"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno

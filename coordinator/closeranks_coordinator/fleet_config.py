@@ -184,7 +184,7 @@ def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple
             )
         return nodes
     if policy != "writers":
-        if listed:
+        if listed and table.values.get("policy", policy) == policy:  # one that is misspelt is said already
             table.reject(
                 "writers",
                 f"only policy writers knows writers, and this volume goes by {policy}; leave writers out, "

@@ -6,17 +6,21 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
 from closeranks_agent import session
 from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.runtime import Agent
+from closeranks_agent.state import AgentState
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import Entry, Kind, encode_entry
-from link_world import SETTINGS, Talk, World, until, world_of
+from link_world import SETTINGS, Talk, World, config_of, until, world_of
 
 
 @pytest.fixture
@@ -456,3 +460,18 @@ async def test_contents_stay_here_where_they_are_not_wanted_or_bytes_are_counted
         (world.tree / "new").write_bytes(b"what it holds")
         await talk.hear(wire.Commit)
         assert talk.all(wire.Carried) == []
+
+
+async def test_an_unknown_host_is_said_in_words(tmp_path: Path) -> None:
+    """It was "unknown error -2"."""
+    config = config_of(tmp_path, 1)
+    config = replace(config, coordinator="http://no-such-host.invalid:7340")
+    async with aiohttp.ClientSession() as http:
+        agent = Agent(config, AgentState(tmp_path / "state"), http)
+        task = asyncio.create_task(agent.link.run())
+        async with asyncio.timeout(10):
+            while not agent.link.trouble:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        agent.state.close()
+    assert "no-such-host.invalid:7340: the host name is not known (" in agent.link.trouble

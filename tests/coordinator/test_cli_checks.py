@@ -120,6 +120,15 @@ def test_a_daemon_that_is_given_the_others_file_says_so_in_one_line(
     assert len(err.splitlines()) == 1, err
 
 
+def test_a_misspelt_policy_is_one_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(COORDINATOR.format(tmp_path) + 'policy = "writer"\nwriters = ["n1"]\n')
+    assert main(["check-config", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'writers'?" in err
+    assert err.splitlines()[-1].endswith("not valid: 1 error; nothing was changed")
+
+
 def test_flags_reach_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import closeranks_agent.commands
 
