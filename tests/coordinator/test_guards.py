@@ -407,6 +407,65 @@ def test_one_report_or_a_small_share_is_no_alarm() -> None:
     assert not held(world)
 
 
+def small_disk(free: int, full_in_s: float | None = None) -> wire.DiskState:
+    """Of 400 MB."""
+    return wire.DiskState("/srv", ("photos",), False, 400 * MB, free, 1.0, full_in_s)
+
+
+def test_on_a_small_disk_a_burst_begins_where_the_disk_would_be_full_in_ten_minutes() -> None:
+    world = writing()
+    report(world, "n1", disk=small_disk(360 * MB))
+    world["n1"].put("photos", "d0/note", file_of("note", 100_000))
+    world.run(0.2)
+    assert key_of("d0/note") in truth(world), "what is ordinary does not wait"
+    world["n1"].put("photos", "d0/part", file_of("part", 4 * MB))
+    world.run(0.7)
+    assert key_of("d0/part") not in truth(world)
+    world.run(1.5)
+    assert key_of("d0/part") in truth(world), "nothing followed: it was no burst"
+    world.run(70.0)  # until the pace that was let through is forgotten
+    for step in range(20):
+        world["n1"].put("photos", f"d0/more{step}", file_of(step, MB))
+        if not step % 2:
+            report(world, "n1", 2 * MB, disk=small_disk(355 * MB - step * MB, 200.0 if step > 5 else None))
+        world.run(0.5)
+    assert the_hold(world).guard == "disk_full"
+    assert not [one for one in truth(world) if b"more" in one]
+
+
+def test_what_fills_a_small_disk_before_anything_was_foreseen_is_held_and_stays_where_it_is() -> None:
+    world = writing()
+    report(world, "n1", disk=small_disk(380 * MB))
+    world.run(60.0)  # at rest nothing is reported
+    world["n1"].put("photos", "d0/huge", file_of("huge", 380 * MB))
+    world.run(1.5)
+    assert key_of("d0/huge") not in truth(world), "over, but its disk was not looked at since"
+    report(world, "n1", disk=small_disk(0, 0.0))
+    hold = the_hold(world)
+    assert (hold.guard, hold.bytes) == ("disk_full", 380 * MB)
+    world.run(30.0)
+    assert truth(world) == TREE
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_large_copy_that_leaves_room_on_a_small_disk_is_spread_once_the_disk_was_looked_at(
+    reported: bool,
+) -> None:
+    world = writing()
+    report(world, "n1", disk=small_disk(380 * MB))
+    world.run(60.0)
+    world["n1"].put("photos", "d0/video", file_of("video", 150 * MB))
+    world.run(1.5)
+    assert key_of("d0/video") not in truth(world)
+    if reported:
+        report(world, "n1", disk=small_disk(230 * MB))
+        world.run(0.1)
+    else:
+        world.run(3.0)  # no report comes: nothing has moved by a hundredth
+    assert key_of("d0/video") in truth(world)
+    assert held(world) == []
+
+
 def test_a_disk_that_has_room_again_ends_its_hold() -> None:
     world = writing()
     for step in range(4):

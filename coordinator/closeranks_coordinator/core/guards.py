@@ -19,12 +19,11 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import holding, holds, tripping
+from . import filling, holding, holds, tripping
 from .diffs import row
-from .meters import DISK_QUIET_S, Gauge, Meter
+from .meters import Meter
 from .model import AllowAsked, Refusal, RejectAsked
 from .nodes import Node, Volume
-from .rules import GuardRules
 from .shapes import ActionView
 from .truth import Values
 from .windows import Usual
@@ -37,8 +36,6 @@ EXCUSED_S = 3.0  # a report tells of what was written until now
 QUIET_S = 1.0  # a burst is over when nothing was written for so long
 LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
 OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
-GAUGES_MAX = 64  # disks of one node
-DISK_CALM = 10.0  # times disk_full_in_s: a forecast beyond it is no burst
 
 
 def is_held(world: World, node: Node) -> bool:
@@ -149,8 +146,9 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     files_s, bytes_s = meter.pace(now)
     files, size = max(files_s, len(meter.pending)), max(bytes_s, meter.waiting_bytes)
     usual_files, usual_bytes = meter.usual.pace()
+    calm_bytes = min(rules.observe_bytes_s, filling.calm_bytes_s(world, volume, node))
     if files <= max(rules.observe_files_s, 2 * meter.cleared[0], usual_files) and size <= max(
-        rules.observe_bytes_s, 2 * meter.cleared[1], usual_bytes
+        calm_bytes, 2 * meter.cleared[1], usual_bytes
     ):
         meter.observing = None
         return True
@@ -160,7 +158,9 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         meter.observed = (totals[0] - len(meter.pending), totals[1] - meter.waiting_bytes)
     passed = now - meter.observing
     quiet = now - meter.changed_at >= QUIET_S
-    if quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed)):
+    if (quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed))) and not (
+        _is_foreseen_soon(world, volume, node, meter, quiet)
+    ):
         files_now, bytes_now = meter.totals()
         seconds = max(1.0, passed)
         meter.cleared = ((files_now - meter.observed[0]) / seconds, (bytes_now - meter.observed[1]) / seconds)
@@ -169,6 +169,17 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     due = [meter.changed_at + QUIET_S, meter.observing + rules.observe_s]
     world.wake(min((at for at in due if at > now), default=now + QUIET_S))
     return False
+
+
+def _is_foreseen_soon(world: World, volume: Volume, node: Node, meter: Meter, quiet: bool) -> bool:
+    """Whether the next report of a disk will tell more of a burst that took much of it; not for ever."""
+    assert meter.observing is not None, "asked of a burst"
+    now, waited_s = world.now.mono, OBSERVE_TIMES * volume.config.guards.observe_s
+    since = meter.changed_at if quiet else meter.observing
+    if now - since >= (filling.REPORT_S if quiet else waited_s):
+        return False
+    burst = max(meter.totals()[1] - meter.observed[1], meter.waiting_bytes)
+    return filling.awaits_report(world, volume, node, burst, since)
 
 
 def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: float) -> bool:
@@ -228,7 +239,7 @@ def active(world: World, node: Node, activity: wire.Activity) -> None:
         if not _is_excused(world, volume, node):
             meter.see(one, activity.window_ms, now.mono)
     for state in activity.disks:
-        _gauge(world, node, state)
+        filling.gauge(world, node, state)
     _check(world, node)
 
 
@@ -252,35 +263,6 @@ def _is_joining(world: World, node: Node) -> bool:
     return any(node.volume(volume.name).held is None for volume in world.volumes_of(node))
 
 
-def _gauge(world: World, node: Node, state: wire.DiskState) -> None:
-    """Take a disk's state: a burst begins with a forecast, and ends with it."""
-    gauges, now, rules = world.brake.gauges, world.now.mono, _disk_rules(world, node, state)
-    name = (node.name, state.path)
-    known = gauges.get(name)
-    if known is None and sum(one == node.name for one, _ in gauges) >= GAUGES_MAX:
-        return
-    filling = node.record.recovery is not None  # by us, after looking whether there is room
-    soon = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s * DISK_CALM
-    if (
-        known is None
-        or not soon
-        or filling
-        or now - known.at > DISK_QUIET_S
-        or state.free_bytes > known.start_free
-    ):
-        known = gauges[name] = Gauge(state, now, now, state.free_bytes, _brought(world, node, state))
-    known.state, known.at = state, now
-    near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
-    known.alarms = known.alarms + 1 if near and not filling else 0
-
-
-def _disk_rules(world: World, node: Node, state: wire.DiskState) -> GuardRules:
-    """Those of the first guarded volume on this disk, else of the first guarded one of the node."""
-    configs = [volume.config for volume in world.volumes_of(node) if volume.config.guards.enabled]
-    on_it = [config for config in configs if config.name in state.volumes]
-    return next((config.guards for config in (*on_it, *configs)), GuardRules(enabled=False))
-
-
 def pushed(world: World, node: Node, result: wire.PushResult) -> None:
     """What a node was sent is none of its own writing: neither its files nor the room that they take."""
     volume = world.volumes.get(result.volume)
@@ -288,12 +270,6 @@ def pushed(world: World, node: Node, result: wire.PushResult) -> None:
         meter = _meter(world, volume, node)
         meter.excused_at = world.now.mono
         meter.received += result.bytes_moved
-
-
-def _brought(world: World, node: Node, state: wire.DiskState) -> int:
-    """Bytes that pushes have brought to this disk so far."""
-    meters = (world.brake.meters.get((node.name, volume)) for volume in state.volumes)
-    return sum(meter.received for meter in meters if meter is not None)
 
 
 def _check(world: World, node: Node) -> None:
@@ -334,12 +310,12 @@ def _check_disks(world: World, node: Node) -> None:
         on_it = [one for one in world.volumes_of(node) if one.name in gauge.state.volumes]
         if on_it and all(world.is_held(node, one) for one in on_it):
             continue
-        rules = _disk_rules(world, node, gauge.state)
+        rules = filling.rules_of(world, node, gauge.state)
         volume = next(iter(on_it), None)
         coming = sum(
             node.views[name].pushing.fetch_bytes for name in gauge.state.volumes if name in node.views
         )
-        explained = max(0, _brought(world, node, gauge.state) - gauge.brought) + coming
+        explained = max(0, filling.brought(world, node, gauge.state) - gauge.brought) + coming
         trip = tripping.disk(world, node, gauge, rules, explained) if rules.enabled else None
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.

@@ -251,6 +251,7 @@ class Gauge:
     began: float
     start_free: int
     brought: int  # bytes that pushes had brought when it began
+    brought_last: int = 0  # the same at the last report
     alarms: int = 0  # reports in a row that foresee a full disk
 
     @property

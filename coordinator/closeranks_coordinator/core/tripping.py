@@ -28,6 +28,7 @@ AHEAD_S = 2.0
 AHEAD_AT_END_S = 3.0
 SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a runaway may write
 DISK_REPORTS = 2
+FULL_S = 2.0  # a disk that is full, or will be before a second report could come
 
 SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
 GUARDS = (*SHARE_GUARDS, "write_rate", "disk_full")
@@ -192,8 +193,9 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: i
     """Whether a disk will be full soon. `explained`: bytes that other nodes' changes brought there."""
     state, now = gauge.state, world.now.mono
     filled = gauge.filled - explained
+    at_once = state.full_in_s is not None and state.full_in_s <= FULL_S
     if (
-        gauge.alarms < DISK_REPORTS
+        gauge.alarms < (1 if at_once else DISK_REPORTS)
         or state.full_in_s is None
         or not state.total_bytes
         or filled < rules.disk_min_share * state.total_bytes
