@@ -26,6 +26,7 @@ from closeranks_proto.digests import XXH3_128
 
 from .disk import JOURNAL_MAX
 from .invariants import hold
+from .pins import Pins
 
 if TYPE_CHECKING:
     from .fleet import World
@@ -44,6 +45,7 @@ class Checks:
         self.known: set[str] = set()  # incidents
         self.fences: dict[str, int] = {}
         self.token = 0
+        self.pins = Pins(world)
         world.coordinator.after_step.append(self.after_step)
 
     def restarted(self) -> None:
@@ -58,6 +60,7 @@ class Checks:
             "token_grows", self.token >= self.world.sent_token,
             f"after a restart tokens go on from {self.token}, {self.world.sent_token} was sent",
         )  # fmt: skip
+        self.pins.restarted()
         self._acknowledged(deep=True)
 
     def after_step(self, event: Event, step: Step) -> None:
@@ -67,6 +70,7 @@ class Checks:
             if isinstance(event, ReleaseAsked) and not isinstance(step.answer, Refusal):
                 oracle.learned(event.node)
             oracle.follow()
+        self.pins.after_step(event, step)
         self._accusations()
         self._fences(event)
         self._sends(step)

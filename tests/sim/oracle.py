@@ -427,7 +427,7 @@ class Oracle:
         for key in keys:
             mine = self.values[node].get(key) if judged is None else self.tree.lookup(judged, key)
             known = self.seen.get(key)
-            if not known or self.world.policy == "baseline":
+            if not known:
                 continue
             if self.world.policy == "quorum":
                 holders = sum(self._had(one, key, known[-1][1]) for one in self.values)

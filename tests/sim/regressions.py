@@ -66,6 +66,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (941001960, "quorum", 16): (
         "the model of a session dated proofs by when a full store let them go on; the real one goes by when they came"
     ),
+    (941002988, "any-writer", 5): (
+        "the model of an agent told of a file that could not be read, and of what lay below what had taken its place"
+    ),
     (930000658, "writers", 16): (
         "a node that was stopped in the middle of a push went on with it: a file came back that all had left"
     ),
