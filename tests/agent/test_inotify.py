@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from closeranks_agent.watch import calls
 from closeranks_agent.watch.events import CANARY, Event, Lost, What
 from closeranks_agent.watch.inotify import OVERFLOWN, InotifySource
 from closeranks_agent.watch.records import MalformedEvents, parse_inotify
-from closeranks_agent.watch.spread import Spread
+from closeranks_agent.watch.spread import RETRY_S, Spread, Task
 from closeranks_agent.watch.watched import Confused, Node, Watched
 from watched_tree import (
     Mirror,
@@ -103,6 +104,81 @@ def test_each_kind_of_change_is_told(tree: Path, opened: Opener) -> None:
     assert what_of_path(told, "a") == What.ATTRIBUTES | What.DIRECTORY
     assert {one.pid for one in told if isinstance(one, Event)} == {0}
     assert not source.tells_hands
+
+
+def test_a_new_directory_that_moves_before_it_was_listed_is_listed_where_it_is(
+    tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is watched, and what was made in it before that is not: the list is still owed, wherever it goes."""
+    source = opened(tree)
+    listed, moves = source._spread.step, [(tree / "new/a", tree / "moved")]
+
+    def step(directories: int) -> list[Task]:
+        while moves:  # behind the events that were read, and before the directory is listed
+            os.rename(*moves.pop())
+        return listed(directories)
+
+    monkeypatch.setattr(source._spread, "step", step)
+    (tree / "new/a/b/c").mkdir(parents=True)
+    drain(source, private_of(tree))
+    assert not moves
+    assert unwatched_after_probe(source, tree) == set()
+
+
+def test_a_directory_that_moves_while_all_is_listed_again_is_listed_where_it_is(
+    tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After events were lost nothing is known of what lies below it either."""
+    (tree / "a/b").mkdir(parents=True)
+    source = opened(tree)
+    (tree / "a/b/c").mkdir()
+    os.read(source._fd, 65536)  # what tells of it is lost
+    source._spread.start_over(Lost("made up", None))
+    listed, moves = source._spread._list, [(tree / "a", tree / "moved")]
+
+    def _list(task: Task) -> None:
+        if task.stack[-1].name == b"a" and moves:
+            source._spread.release()
+            os.rename(*moves.pop())
+        listed(task)
+
+    monkeypatch.setattr(source._spread, "_list", _list)
+    drain(source, private_of(tree))
+    assert not moves
+    assert unwatched_after_probe(source, tree) == set()
+
+
+def test_what_can_not_be_reached_is_waited_for_as_long_as_directories_move(
+    tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a storm of moves may take long, and the disk is ahead of its events throughout."""
+    clock = [100.0]
+    fake = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("closeranks_agent.watch.spread.time", fake)
+    monkeypatch.setattr("closeranks_agent.watch.inotify.time", fake)
+    (tree / "p").mkdir()
+    source = opened(tree)
+    found, ahead = source._spread._directory, [True]
+    monkeypatch.setattr(
+        source._spread, "_directory", lambda node: None if node.name == b"p" and ahead[0] else found(node)
+    )
+    (tree / "p/x").mkdir()
+    for number in range(6):
+        (tree / f"d{number}").mkdir()
+        assert not any(isinstance(one, Lost) for one in source.read())
+        clock[0] += RETRY_S * 0.9
+    assert source._spread.unsure
+    assert source.unwatched == 0
+    ahead[0] = False
+    drain(source, private_of(tree))
+    assert unwatched_after_probe(source, tree) == set()
+    ahead[0] = True
+    (tree / "p/y").mkdir()
+    source.read()
+    clock[0] += RETRY_S * 1.1
+    (lost,) = [one for one in source.read() if isinstance(one, Lost)]
+    assert lost.below == b"p"
+    assert source.unwatched == 1
 
 
 def test_a_chain_of_new_directories_is_watched_and_told_by_its_top(tree: Path, opened: Opener) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -147,6 +148,8 @@ class InotifySource:
                     spread.start_over(Lost(OVERFLOWN, None))
                 elif self._structure(batch, watch, mask, cookie, name):
                     return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
+            if batch.structure:
+                spread.moved_at = time.monotonic()
             if drained or len(self._limbo) > LIMBO_MAX:
                 self._settle()
             if drained and spread.unsure:

@@ -29,8 +29,9 @@ from .watched import Node, Watched
 
 OPEN_MAX: Final = 32
 UNSURE_MAX: Final = 10_000
-# A check that is put off for so long, each time with every event read, will not come right by waiting. Counted in
-# seconds, for on a busy machine whoever moves a directory may stand still before its event is queued.
+# A check that is put off for so long, with every event read and no directory moving, will not come right by waiting.
+# Counted in seconds, for on a busy machine whoever moves a directory may stand still before its event is queued. While
+# directories move for ever, the canary's limit ends the wait.
 RETRY_S: Final = 2.0
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
@@ -74,6 +75,7 @@ class Spread:
         self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
         self.short: set[int] = set()  # directories with children that could not be watched
+        self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
         self._root_fd = -1
         self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
 
@@ -99,7 +101,7 @@ class Spread:
             if fd is None:
                 now = time.monotonic()
                 since = now if since is None else since
-                if now - since > RETRY_S:
+                if now - max(since, self.moved_at) > RETRY_S:
                     self._give_up(parent)
                     return False
                 self.unsure[parent.watch, name] = mask, since
@@ -165,8 +167,11 @@ class Spread:
             fd = self._directory(node)
             if fd is not None:
                 self._list_open(task, node, fd)
-            elif node.parent is not None:
-                # It moved meanwhile: what tells of that is queued, and it is looked at after it.
+                return
+            self.tree.owe(
+                node
+            )  # it moved meanwhile: what tells of that is queued, and it is looked at after it
+            if node.parent is not None:
                 put_off = self.unsure.get((node.parent.watch, node.name))
                 since = time.monotonic() if put_off is None else put_off[1]
                 self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, since
@@ -194,9 +199,10 @@ class Spread:
                 self._not_watched(node, name, error)
                 if error.errno == errno.ENOSPC:
                     return
+        node.listed = True
 
     def _add(self, task: Task, parent: Node, parent_fd: int, name: bytes, list_now: bool = False) -> bool:
-        """Watch `name` in an open directory. True where it was not watched before: the task lists it."""
+        """Watch `name` in an open directory. True where it is yet to be listed: the task does."""
         try:
             fd = open_beneath(
                 parent_fd, name, _LIST
@@ -211,14 +217,15 @@ class Spread:
                 return False
             # The watches displaced stay with the kernel: their directories may be somewhere else in the volume, and
             # the events that say so are under way. What comes for a watch without a place ends it.
-            node, new, _ = self.tree.attach(parent, name, calls.inotify_add(self._fd, fd, MASK))
-            if new and list_now:
+            node, _, _ = self.tree.attach(parent, name, calls.inotify_add(self._fd, fd, MASK))
+            owed = not node.listed  # new, or it was moved before its turn to be listed had come
+            if owed and list_now:
                 self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
-            elif new or task.again:
+            elif owed or task.again:
                 task.stack.append(node)
         finally:
             os.close(fd)
-        return new
+        return owed
 
     def _directory(self, node: Node) -> int | None:
         """An open descriptor of a watched directory; None where its path leads somewhere else now."""

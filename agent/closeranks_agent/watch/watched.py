@@ -13,15 +13,19 @@ class Confused(Exception):
 
 
 class Node:
-    """One watched directory. The root has no parent, nor has one that was moved away and not seen again."""
+    """One watched directory. The root has no parent, nor has one that was moved away and not seen again.
 
-    __slots__ = ("children", "name", "parent", "watch")
+    `listed`: its subdirectories were looked for after it was watched. Until then it is as good as new wherever it goes.
+    """
+
+    __slots__ = ("children", "listed", "name", "parent", "watch")
 
     def __init__(self, watch: int, parent: Node | None, name: bytes) -> None:
         self.watch = watch
         self.parent = parent
         self.name = name
         self.children: dict[bytes, Node] | None = None
+        self.listed = False
 
 
 class Watched:
@@ -87,6 +91,14 @@ class Watched:
             parent.children = {}
         parent.children[name] = node
         return node, new, dropped
+
+    def owe(self, node: Node) -> None:
+        """A directory and all that is known below it are to be listed once more."""
+        stack = [node]
+        while stack:
+            one = stack.pop()
+            one.listed = False
+            stack.extend(self.children(one))
 
     def detach(self, node: Node) -> None:
         """Take a directory out of its parent, with everything below it, and keep it."""
