@@ -10,7 +10,7 @@ import pytest
 import clifake
 from clifake import Fake
 from closeranks_coordinator.cli.main import main
-from closeranks_coordinator.cli.status import next_steps, reasons
+from closeranks_coordinator.cli.reasons import next_steps, reasons
 from closeranks_coordinator.core import shapes as model
 
 
@@ -129,7 +129,7 @@ def test_status_without_incidents_still_shows_the_fleet(
     api.routes["GET /api/v1/incidents"] = (500, clifake.error("fault", "broken"))
     assert main(["status"]) == 1
     captured = capsys.readouterr()
-    assert "held back by max_quarantined" in captured.out
+    assert "as many as max_quarantined are fenced already" in captured.out
     assert "could not be read" in captured.err
 
 
@@ -280,3 +280,23 @@ def test_one_trouble_is_told_once_and_a_conflict_is_no_reason(
     out = capsys.readouterr().out
     assert out.count("No such file or directory") == 1
     assert "another writer" not in out
+
+
+def test_nodes_of_which_the_same_is_to_be_said_are_told_together(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = clifake.node_volume(differing_paths=3, lagging_paths=3, lag_s=5.0)
+    nodes = [clifake.node(f"n{number}", "lagging", late) for number in range(1, 9)]
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(
+        [*nodes, clifake.node("n9", "suspect", blocked_by="max_quarantined")]
+    )
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert (
+        "n1  LAGGING for 4 min 00 s, and 7 more nodes for the same reason: n2, n3, n4, n5, n6 and 2 more\n"
+        in out
+    )
+    assert out.count("behind by 5 s, 3 paths to catch up") == 1
+    assert "differ from the truth" not in out, "lag is no divergence"
+    assert "  why   waits for its fence: as many as max_quarantined are fenced already\n" in out

@@ -17,9 +17,9 @@ from closeranks_proto.errors import UserError
 
 from ..core.shapes import ActionView, NodeView
 from .client import Api, NotAsked, Refused, segment
+from .reasons import progress_text
 from .screen import BAD, CARE, GOOD, Cell, Screen
 from .session import FOUND, OK, asking, open_api
-from .status import progress_text
 from .words import plural, size
 
 POLL_S = 0.3

@@ -11,10 +11,11 @@ from closeranks_proto.parts import OUTSIDE
 
 from ..core.shapes import HandView, NodeView, NodeVolumeView
 from .client import Api, segment
+from .reasons import next_steps, progress_text
 from .screen import BAD, CARE, FAINT, Cell, Screen
 from .scrub import print_scrub
 from .session import OK, asking, now_ms, open_api
-from .status import STATE_STYLES, next_steps, progress_text
+from .status import STATE_STYLES
 from .words import NONE, age, count, plural, short_root, size, span
 
 WRITERS_SHOWN = 5
