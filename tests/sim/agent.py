@@ -298,7 +298,8 @@ class Agent:
             if copy.went_back(window.acked, window.root):
                 self._announce(copy, window, window.acked, wire.PUT_BACK)
             else:
-                copy.acknowledge(min(window.acked, copy.last_seq))
+                if copy.last_seq >= window.acked:  # a number of ours
+                    copy.acknowledge(window.acked)
                 if not copy.follows(window.acked, window.root):
                     self._announce(copy, window, window.acked)
             window.open, window.resync = True, False

@@ -201,6 +201,15 @@ class World:
                 if name == agent.name and number not in kept:
                     del oracle.pushes[name, number]
 
+    def takes(self, agent: Agent, order: wire.Converge | wire.Push, key: bytes, before: bytes | None) -> None:
+        """A path is about to be changed by us."""
+        content = content_of(before)
+        if content and isinstance(order, wire.Converge) and order.mode == "lag":
+            told = self.oracles[order.volume].held.get((agent.name, key), ())
+            hold(
+                "unheard_stays", content in told, f"{agent.name} loses its {key!r}, which it has not told of"
+            )
+
     def brought(
         self, agent: Agent, copy: Copy, key: bytes, before: bytes | None, value: bytes | None
     ) -> None:

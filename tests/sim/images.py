@@ -1,7 +1,7 @@
 """Machines that are put back to an image of themselves: the volume, the agent's state, or both, as they once were.
 
-A person does that, with backups or snapshots of a virtual machine. Where the state goes back, the product can tell, and
-must not take what is old for a change. Where only the volume does, somebody has written its files.
+A person does that, with backups or snapshots of a virtual machine. Where the state goes back, or is made anew, the
+product can tell, and must not take what is old for a change. Where only the volume does, somebody wrote its files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .fleet import World
 
+TAKEN_AFTER_S = 12.0  # another agent is taken when the one before has been gone for so long
 PUT_BACK_SHARE = 0.3  # of the deeds; the others make images
 
 
@@ -53,18 +54,20 @@ class Images:
         if image is None or self.rng.random() >= PUT_BACK_SHARE:
             self.images[agent.name] = _image_of(agent)
             return
-        what = self.rng.choice(("both", "both", "state", "volume", "index"))
+        what = self.rng.choice(("both", "both", "state", "volume", "index", "restored", "rebuilt"))
         agent.crash(f"it is put back: {what}")
         copy = agent.copies[VOLUME]
-        if what in ("both", "volume"):
+        if what in ("both", "volume", "restored", "rebuilt"):
             self._put_back_volume(copy, image, what == "volume")
         if what in ("both", "state"):
             _put_back_state(agent, copy, image)
             if what == "state":
                 agent.forget_decayed(copy)
-        if what == "index":
+        if what in ("index", "restored"):
             agent.lose_index()
-        self.time.later(8.0 * self.rng.random() + 0.5, agent.start)
+        elif what == "rebuilt":
+            agent.lose_state()
+        self.time.later((TAKEN_AFTER_S if what == "rebuilt" else 0.5) + 8.0 * self.rng.random(), agent.start)
 
     def _put_back_volume(self, copy: Copy, image: Image, by_somebody: bool) -> None:
         before = copy.disk

@@ -18,6 +18,7 @@ INVARIANTS: dict[str, str] = {
     "no_lost_update": "a content leaves a replicated truth for another by the word of a writer that had held it",
     "founded_by_all": "a replicated truth is founded when all its writers were heard, or waited for",
     "rejected_stays_out": "what a person has rejected never becomes the truth",
+    "unheard_stays": "a node that is only late loses nothing that it has not told of yet",
     "undetermined_stays": "no converge changes what nobody can judge",
     "fence_isolates": "nothing of a fenced or held node is given to another: it is no source of anything",
     "rogue_isolated": "what a rogue wrote where nobody may write is never brought to another node",

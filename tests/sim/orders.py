@@ -249,6 +249,7 @@ class Orders:
             return
         self.agent.effect()
         before = copy.disk.get(key)
+        self.agent.world.takes(self.agent, order, key, before)
         if before is not None:
             copy.trash.append((key, before))
         copy.put(key, value)

@@ -59,6 +59,7 @@ class Host:
         self.agent: Agent | None = None
         self.state: AgentState | None = None
         self.work: asyncio.Task[None] | None = None
+        self._imaged: tuple[int, list[FenceState | None]] = 0, []
         self.kept_token = 0  # the highest that its state directory has taken
         self.kept_fence: list[FenceState | None] = [
             None
@@ -171,6 +172,7 @@ class Host:
         shutil.rmtree(place, ignore_errors=True)
         for one in (self.tree, self.base / "state"):
             shutil.copytree(one, place / one.name, symlinks=True)
+        self._imaged = self.kept_token, list(self.kept_fence)
 
     def put_back(self, place: Path) -> None:
         """The machine is as it was when the image was made. The directory of the volume is the same one."""
@@ -178,6 +180,7 @@ class Host:
         for one in (self.tree, self.base / "state"):
             _empty(one)
             shutil.copytree(place / one.name, one, symlinks=True, dirs_exist_ok=True)
+        self.kept_token, self.kept_fence = self._imaged[0], list(self._imaged[1])
         self._begin_anew()
 
     def lose_index(self) -> None:
@@ -191,7 +194,6 @@ class Host:
         self.drive.forget()
         self.world.promises.anew(self.name)
         self.owed = {content for _, content in self.files().values()} & self.world.written
-        self.tokens = 0
 
     # --- its disk ------------------------------------------------------------------------------
 

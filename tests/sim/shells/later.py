@@ -61,8 +61,8 @@ class Later:
             image = self.images[host.name] = world.base / "images" / host.name
             host.image(image)
             return
-        if 2 * len(self.back | {host.name}) >= len(world.names):
-            return
+        if 2 * len(self.back | {host.name}) >= len(world.names) or world.writers == (host.name,):
+            return  # what only it had would be gone, and with it every way but a new founding
         self.back.add(host.name)
         there = {content for one in world.hosts.values() for _, content in one.files().values()}
         world.deeds["put_back"] += 1

@@ -28,6 +28,7 @@ from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, World
 POLICIES = ("quorum", "writers", "any-writer")
 PLACES = (*FILES, "a/new.jpg", "new/deep/file")
 STORY_SHOWN = 40
+LOST_S = 150.0  # until somebody gives up what an image has not got, and nobody else
 FAULTS = (
     "cut",
     "part",
@@ -171,7 +172,7 @@ def _look(world: World, broken: list[BaseException]) -> None:
 
 async def _until(world: World, broken: list[BaseException], limit_s: float) -> None:
     """Until the goal, with people who do what the screen says."""
-    end = world.loop.now + limit_s
+    end, lost_at = world.loop.now + limit_s, world.loop.now + LOST_S
     await asyncio.sleep(0.5)
     while not world.is_goal():
         if world.loop.now > end:
@@ -179,6 +180,8 @@ async def _until(world: World, broken: list[BaseException], limit_s: float) -> N
         await asyncio.sleep(2.0)
         _look(world, broken)
         await world.attend()
+        if world.deeds["put_back"] and world.loop.now > lost_at:
+            await world.mourn()
 
 
 def _deed(world: World, chosen: frozenset[str]) -> None:

@@ -24,6 +24,7 @@ from closeranks_coordinator.core.model import (
     AllowAsked,
     Event,
     Now,
+    QuarantineAsked,
     Refusal,
     RejectAsked,
     ReleaseAsked,
@@ -330,6 +331,14 @@ class World:
             self._decide()
         else:
             self.unclear_since = None
+
+    async def mourn(self) -> None:
+        """What the truth has and nobody any more: a writer's own state counts instead."""
+        for name in self.writers if self.coordinator is not None else ():
+            record = self.core.nodes[name].record
+            if record.phase in ("joining", "resyncing", "lagging") and record.fence is None:
+                await self._ask(QuarantineAsked(name, "nobody has what it lacks"))
+                await self._ask(ReleaseAsked(name))
 
     def _decide(self) -> None:
         """Where no majority comes about by itself: what the site wrote last, on all nodes, as the incident says."""
