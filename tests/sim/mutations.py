@@ -197,7 +197,7 @@ MUTATIONS = (
     ),
     Mutation(
         "journal: a step that could not be written counts as taken", f"{DISK}/history.py",
-        "                yield\n            self.journal.durable()\n"
+        "                yield\n            self._tell_witness()\n            self.journal.durable()\n"
         "        except BaseException:\n            self.journal.reload()\n",
         "                yield\n                self.journal.durable()\n        except BaseException:\n",
         "--faults bad_disk,cut", shells=True,
@@ -276,6 +276,139 @@ MUTATIONS = (
         "            self.post(wire.Ack(volume, accepted.seq))\n\n        self._core.feed(",
         "            self.post(wire.Ack(volume, accepted.seq))\n\n        durable()\n        self._core.feed(",
         "--faults power_coordinator,slow_disk", shells=True,
+    ),
+    Mutation(
+        "fencing: the agents' highest token is not adopted", f"{CORE}/fencing.py",
+        "    if highest_token > world.counters.token:\n"
+        "        world.counters.token = highest_token\n"
+        "        world.touch(\"counters\", \"\")\n",
+        "", "--policy quorum --faults coordinator_lost,rogue",
+    ),
+    Mutation(
+        "merging: two changes, the second began from an elder truth and wins", f"{CORE}/merging.py",
+        "        return key not in self.analysis.behind",
+        "        return True", "--policy any-writer",
+    ),
+    Mutation(
+        "merging: a deletion wins over a change", f"{CORE}/merging.py",
+        "            if self._is_nowhere(key, theirs):\n"
+        "                self.done.changes[key] = None\n"
+        "            elif not is_directory(theirs):",
+        "            if not is_directory(theirs):\n"
+        "                self.done.changes[key] = None\n"
+        "            elif not is_directory(theirs):", "--policy any-writer",
+    ),
+    Mutation(
+        "auditing: a majority of those who answered", f"{CORE}/auditing.py",
+        "    if voters < quorum_of(len(volume.config.nodes)):\n"
+        "        right = None",
+        "    if voters < quorum_of(len(proofs)):\n"
+        "        right = None", "--nodes 5 --faults liar,partition",
+    ),
+    Mutation(
+        "auditing: one wrong proof is enough", f"{CORE}/auditing.py",
+        "        if node.name in asked.doubted:\n",
+        "        if True:\n", "--nodes 5 --faults liar,cut",
+    ),
+    Mutation(
+        "arrivals: that a machine was put back is not heard", f"{CORE}/arrivals.py",
+        "    if another or event.cause == wire.PUT_BACK:\n",
+        "    if another:\n", "--policy any-writer --faults put_back,cut",
+    ),
+    Mutation(
+        "arrivals: a writer's decayed file is its change", f"{CORE}/arrivals.py",
+        "view.by_us = ours or decayed",
+        "view.by_us = ours", "--policy any-writer --faults decay,cut",
+    ),
+    Mutation(
+        "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",
+        "if len(roots) < len(config.writers) and world.now.mono < due:",
+        "if len(roots) < least and world.now.mono < due:", "--policy any-writer",
+    ),
+    Mutation(
+        "requests: a person's release needs no proof", f"{CORE}/requests.py",
+        "if not world.compared(node, volume) or world.left(node, volume, \"divergence\") != 0:",
+        "if not world.compared(node, volume):", "--policy quorum",
+    ),
+    Mutation(
+        "requests: a quorum may be lost by hand", f"{CORE}/requests.py",
+        "    elif not quorum_survives(world, node):\n"
+        "        return _quorum_lost(node)\n",
+        "", "--policy quorum --nodes 3",
+    ),
+    Mutation(
+        "holds: a quorum may be lost by a reject", f"{CORE}/holds.py",
+        "    if not quorum_survives(world, node):\n"
+        "        return Refusal(\n"
+        "            409",
+        "    if False:\n"
+        "        return Refusal(\n"
+        "            409", "--policy quorum --nodes 3",
+    ),
+    Mutation(
+        "recovery: the quiet before a release is not waited for", f"{CORE}/recovery.py",
+        "    if world.now.mono < due:\n"
+        "        world.wake(due)\n"
+        "        return False\n"
+        "    late =",
+        "    late =", "--policy quorum",
+    ),
+    Mutation(
+        "targets: a late node is converged where nobody can judge", f"{CORE}/targets.py",
+        "if key not in lagging or key in undetermined}",
+        "if key not in lagging}", "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "targets: a fenced node is converged where nobody can judge", f"{CORE}/targets.py",
+        "    if not undetermined:\n"
+        "        return {}\n",
+        "    return {}\n", "--policy quorum --nodes 5",
+    ),
+    Mutation(
+        "fencing: one suspect more is none too many", f"{CORE}/fencing.py",
+        "limit = world.config.max_quarantined + 1",
+        "limit = world.config.max_quarantined + 2", "--policy quorum --nodes 9",
+    ),
+    Mutation(
+        "fencing: silent nodes are no reason to keep a quorum", f"{CORE}/fencing.py",
+        "if node in heard and len(heard) == volume.need:",
+        "if False:", "--policy quorum",
+    ),
+    Mutation(
+        "fencing: the last unfenced node of a replicated volume is fenced", f"{CORE}/fencing.py",
+        "if others and all(one.fenced for one in others):",
+        "if False:", "--policy writers --nodes 3",
+    ),
+    Mutation(
+        "clocks: settle_s is half of what it is", f"{CORE}/clocks.py",
+        "due = min(bucket.start + settle_s, ",
+        "due = min(bucket.start + settle_s / 2, ",
+    ),
+    Mutation(
+        "put back: a number beyond its own is no sign", f"{DISK}/history.py",
+        "return seq > self.journal.last_seq or (root",
+        "return (root", "--faults put_back,cut", shells=True,
+    ),
+    Mutation(
+        "put back: an announcement is numbered below what was acknowledged", f"{DISK}/journal.py",
+        "        self.last_seq = max(self.last_seq, after_seq)\n",
+        "", "--faults put_back,index_lost,cut", shells=True,
+    ),
+    Mutation(
+        "converge: recorded before it is synced", f"{CONVERGE}/install.py",
+        "        self._sync(works)\n"
+        "        if any(work.discard is not None for work in works):\n"
+        "            self._trash.settle(arrived, self._incident, self._is_push)\n"
+        "        self._commit(self._made, \"converge\", observed)\n",
+        "        self._commit(self._made, \"converge\", observed)\n"
+        "        self._sync(works)\n"
+        "        if any(work.discard is not None for work in works):\n"
+        "            self._trash.settle(arrived, self._incident, self._is_push)\n", "--faults power,rogue", shells=True,
+    ),
+    Mutation(
+        "store: chunk lists are garbage", f"{STORE}/collection.py",
+        "        self._mark_chunk_lists(page.values)\n",
+        "        pass\n", "--faults collect,kill", shells=True,
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.mutations import MUTATIONS
+from sim.mutations import MUTATIONS, ROOT, Mutation
 from sim.mutations import play as play_planted
 from sim.regressions import FOUND_BY_SHELLS
 
@@ -46,6 +46,11 @@ def test_a_power_cut_finds_what_was_promised_too_early(planted: str, invariant: 
     caught = play_planted(mutation, "1-20")
     assert caught is not None
     assert caught[0] == invariant
+
+
+@pytest.mark.parametrize("planted", MUTATIONS, ids=lambda one: one.name)
+def test_each_planted_bug_still_has_its_place(planted: Mutation) -> None:
+    assert (ROOT / planted.file).read_text().count(planted.old) == 1
 
 
 def test_a_seed_of_whole_programs_is_the_same_each_time() -> None:
