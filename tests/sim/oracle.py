@@ -329,14 +329,14 @@ class Oracle:
     def _is_known(
         self, key: bytes, left: bytes, new: bytes | None, writers: list[str], beside: set[bytes]
     ) -> None:
-        """What goes was known to one of those who have what comes; or it lives on beside it, or nobody has it."""
+        """What goes was known to one of those who have what comes; or it lives on, or nobody has it there any more."""
         if not left or left == content_of(new) or left in beside:
             return
         content = content_of(new)  # its attributes may be of another change
         known = any(
             left in self.held.get((one, key), ()) for one in writers if self._had_content(one, key, content)
         )
-        there = any(contents[left] > 0 for contents in self.contents.values())
+        there = any(content_of(values.get(key)) == left for values in self.values.values())
         second = CONFLICT.search(key)
         if (
             second is not None
