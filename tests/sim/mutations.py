@@ -410,6 +410,11 @@ MUTATIONS = (
         "        self._mark_chunk_lists(page.values)\n",
         "        pass\n", "--faults collect,kill", shells=True,
     ),
+    Mutation(
+        "rolling: what spreads does not restart its clock", f"{CORE}/rolling.py",
+        "            view.clocks.restart(held[view.analysis], now)", "            pass",
+        "--policy quorum --nodes 9 --faults stale_site",
+    ),
 )  # fmt: skip
 
 
