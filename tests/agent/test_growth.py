@@ -17,6 +17,7 @@ from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.fresh import Fresh
 from closeranks_agent.disk.growth import Growth
 from closeranks_agent.disk.index import Delta, Index, directory_id
+from closeranks_agent.disk.listing import KEEP_ENTRIES
 from closeranks_agent.disk.packs import pack_rows
 from closeranks_agent.disk.records import Record, StatSignature
 from closeranks_agent.disk.volume import Volume
@@ -211,6 +212,27 @@ def test_what_is_written_behind_the_frontier_is_in_the_root(
     assert volume.root == expected_root(volume)
     assert (max(grown) <= b"0\0d0") is (held_up_files > 40)
     assert begun == [True]  # what was written below that directory did not end it
+
+
+@pytest.mark.parametrize("held_up_files", [4, 1000])
+def test_what_is_below_an_odd_directory_is_read_once(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, begun: list[bool],
+    monkeypatch: pytest.MonkeyPatch, held_up_files: int,
+) -> None:  # fmt: skip
+    """A directory of very many names comes in parts: what the first found was to be read when the last left it."""
+    monkeypatch.setattr(scan_module, "HELD_UP_FILES", held_up_files)
+    odd = tree_dir / "a"
+    for number in range(100):
+        (odd / f"d{number:02}" / "e").mkdir(parents=True)
+        (odd / f"d{number:02}" / "f").write_bytes(b"once")
+        (odd / f"d{number:02}" / "e" / "f").write_bytes(b"once")
+    for number in range(2 * KEEP_ENTRIES):
+        (odd / f"l{number}").symlink_to("d00")
+    os.mkfifo(odd / "pipe")
+    volume = make_volume()
+    report = volume.scan()
+    assert volume.root == expected_root(volume)
+    assert report.hashed_files == 200
 
 
 class Compared(bytes):

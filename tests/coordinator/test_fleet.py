@@ -813,6 +813,33 @@ def test_a_busy_fleet_releases_a_node_that_takes_longer_to_be_read_back_than_the
     assert len(world.sent("node-03", wire.Verify)) <= 2 + CATCH_UPS_MAX
 
 
+def test_a_busy_fleet_releases_a_node_of_which_no_two_volumes_are_ever_equal_at_one_moment() -> None:
+    """Each equalled its truth when it was brought back, and is read back as it was then."""
+    volumes = [volume_config(name, settle_s=6.0) for name in ("photos", "music")]
+    world = FakeWorld(names(5), volumes).started()
+    for volume in ("photos", "music"):
+        world["node-03"].write(volume, "a/one.jpg", file_of("rogue"))
+
+    def work() -> None:
+        for volume in ("photos", "music"):
+            world.everywhere("log.txt", file_of(f"line {world.mono}"), volume=volume, but=["node-03"])
+        world.later(1.0, work)
+
+    world["node-03"].verify_s = 5.0
+    work()
+    world.until_state("node-03", "quarantined")
+    world.until(lambda: world.view("node-03").quarantine is None, 120)
+    assert len(world.sent("node-03", wire.Verify)) <= 2 * (2 + CATCH_UPS_MAX)
+    assert (
+        world["node-03"].disk["photos"][key_of("a/one.jpg")]
+        == world["node-01"].disk["photos"][key_of("a/one.jpg")]
+    )
+    assert (
+        world["node-03"].disk["music"][key_of("a/one.jpg")]
+        == world["node-01"].disk["music"][key_of("a/one.jpg")]
+    )
+
+
 def test_a_busy_fleet_that_forgets_its_past_at_once_still_releases_a_repaired_node() -> None:
     """What the node is late with might never have been the truth, as far as is remembered: that holds it so often."""
     world = FakeWorld(names(5), [volume_config(settle_s=6.0)]).started()

@@ -15,10 +15,12 @@ A listing is recorded only when everything in its directory is: a scan that is i
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from typing import Any, Final
 
 from closeranks_proto.content import CHUNK_LIST_HEAD_BYTES, begun_chunk_list, chunk_count
@@ -115,8 +117,29 @@ class Fresh:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether what comes first of all that is not finished was left."""
-        return bool(self.left) and self.frontier(None) == self.left[0]
+        """Whether what comes first of all that is not finished was left, and can be compared."""
+        return (
+            bool(self.left)
+            and self.frontier(None) == self.left[0]
+            and not self._reads_below(self.left[0], self._todo[:1])
+        )
+
+    @property
+    def may_compare(self) -> bool:
+        """Whether what was left first can be compared: all that was found below it has been read."""
+        if not self.left:
+            return False
+        self._todo.sort()  # a heap as well
+        at = bisect_left(self._todo, self.left[0])
+        return not self._reads_below(self.left[0], self._todo[at : at + 1])
+
+    def _reads_below(self, key: bytes, first: list[bytes]) -> bool:
+        """Whether something below that directory is yet to be read: who compares it would have it read twice.
+
+        `first`: of what is to be asked for the first that could be.
+        """
+        below = key and key + b"\0"
+        return any(one.startswith(below) for one in chain(first, self._open))
 
     @property
     def is_full(self) -> bool:

@@ -262,7 +262,7 @@ class Scan:
                 continue
             if not fresh.drain(self._setup.stopped):
                 raise Stopped
-            while fresh.left and not fresh.readers.busy:
+            while fresh.may_compare and not fresh.readers.busy:
                 self._compare_left(heappop(fresh.left))
             self._left_due = self.findings.hashed_files + HELD_UP_FILES
 

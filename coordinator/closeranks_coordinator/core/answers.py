@@ -51,7 +51,7 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
         if message.withheld:
             _excuse(world, node, volume)
         root = node.volume(volume.name).root
-        if volume.config.replicated and root is not None and _is_enough(record, work, root):
+        if root is not None and _is_enough(record, work, volume, root):
             work.reached[volume.name] = root
         elif world.left(node, volume, record.purpose):
             work.not_before = world.now.mono + RETRY_MIN_S  # somebody wrote meanwhile
@@ -65,9 +65,11 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
     work.not_before = world.now.mono + pause_s
 
 
-def _is_enough(record: RecoveryRecord, work: Recovery, root: bytes) -> bool:
+def _is_enough(record: RecoveryRecord, work: Recovery, volume: Volume, root: bytes) -> bool:
     """Whether a completed round has done its part although the truth may have moved on meanwhile."""
-    return record.purpose == "lag" or (record.purpose == "join" and root == work.target)
+    if record.purpose == "divergence":
+        return root == work.target
+    return volume.config.replicated and (record.purpose == "lag" or root == work.target)
 
 
 def _excuse(world: World, node: Node, volume: Volume) -> None:

@@ -164,12 +164,19 @@ def _is_left(world: World, node: Node, record: RecoveryRecord, work: Recovery, v
     """Whether the node still has to be converged here.
 
     What closeranks carries itself may move on for ever: there a round that was completed is enough, and pushes do
-    the rest.
+    the rest. Of a fenced node with several volumes each is brought to the truth once in a round, and read back as it
+    is then: all of them at one moment may never be.
     """
     reached = work.reached.get(volume.name)
     if reached is not None and node.volume(volume.name).root == reached:
-        return False
+        return record.purpose == "divergence" and bool(node.view(volume.name).own)
     return bool(world.left(node, volume, record.purpose))
+
+
+def _begin_round(work: Recovery) -> None:
+    """What it had reached was the truth of before."""
+    work.stage = "converge"
+    work.reached.clear()
 
 
 def _only_went_on(node: Node, record: RecoveryRecord, work: Recovery, volumes: list[Volume]) -> bool:
@@ -308,7 +315,7 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
         _finish(world, node, record, work)
         return False
     if work.quiet_since is None:
-        work.stage = "converge"
+        _begin_round(work)
         return True
     due = work.quiet_since + max((volume.config.settle_s for volume in volumes), default=0.0)
     if world.now.mono < due:
@@ -325,12 +332,13 @@ def _settle(world: World, node: Node, record: RecoveryRecord, work: Recovery, vo
         return False
     joined_so = [volume for volume in volumes if _joined_otherwise(node, volume)]
     if any(volume.history.is_complete for volume in joined_so):
-        work.stage = "converge"
+        _begin_round(work)
         return True
     if work.catch_ups < CATCH_UPS_MAX and (
         joined_so or any(_is_late(world, node, volume) for volume in volumes)
     ):
-        work.stage, work.catch_ups = "converge", work.catch_ups + 1
+        work.catch_ups += 1
+        _begin_round(work)
         return True
     _finish_fenced(world, node, record, world.now.mono - work.quiet_since)
     return False

@@ -50,7 +50,7 @@ def _only_here(node: Node, volume: Volume, others: list[Node]) -> list[bytes]:
     """Files of the truth that this node has and none of these."""
     own = node.view(volume.name).analysis
     known = [one.view(volume.name).analysis for one in others]
-    there = [one for one in known if one is not None]
+    there = list(dict.fromkeys(one for one in known if one is not None))  # nodes that stand alike have one
     if own is None or not there:
         return []  # nobody was compared: nothing is known
     least = min(there, key=lambda one: len(one.differing))
