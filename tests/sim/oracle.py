@@ -32,8 +32,9 @@ BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is unde
 
 @dataclass(slots=True)
 class Move:
-    """One step of the truth: key to (before, after)."""
+    """One step of the truth: key to (before, after). `order` is the core's number of it."""
 
+    order: int
     root: bytes
     at: float
     changes: dict[bytes, tuple[bytes | None, bytes | None]]
@@ -70,7 +71,9 @@ class Oracle:
             tuple[bytes, bytes | None], tuple[int, float]
         ] = {}  # of new entries: how many, since when
         self.first_root_at: float | None = None  # of a writer, while there is no truth
-        self.last_move: dict[bytes, tuple[bytes | None, bytes | None]] = {}  # what the step under way changed
+        self.last_moves: list[
+            Move
+        ] = []  # of the core's step under way: it may merge what several have changed
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
         # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
         self.pushes: dict[tuple[str, int], set[tuple[bytes, bytes]]] = {}
@@ -79,14 +82,14 @@ class Oracle:
 
     def restarted(self) -> None:
         """Another process: undo what it does not know of, also that a truth was given up."""
-        truth = self._truth()
-        if truth is None:
+        past = self._past()
+        if not past:
             self._give_up()
         else:
-            self._undo(truth)
+            self._undo(past[-1])
             while not self.moves and self.given_up:
                 self.moves, self.seen, self.reached, self.buried = self.given_up.pop()
-                self._undo(truth)
+                self._undo(past[-1])
             self.given_up.clear()
         self.eligible = frozenset()
         self.joined.clear()
@@ -99,9 +102,9 @@ class Oracle:
         self.moves, self.seen, self.reached, self.buried = [], {}, {}, 0
         self.joined.clear()
 
-    def _undo(self, truth: bytes) -> None:
-        """Go back to when this was the truth."""
-        while self.moves and self.moves[-1].root != truth:
+    def _undo(self, newest: tuple[int, bytes]) -> None:
+        """Go back to when this, by its number and its root, was the truth."""
+        while self.moves and (self.moves[-1].order, self.moves[-1].root) != newest:
             move = self.moves.pop()
             self.buried = min(self.buried, len(self.moves))
             for key in move.changes:
@@ -123,9 +126,10 @@ class Oracle:
         known = self.seen.get(key)
         return known[-1][1] if known else None
 
-    def _truth(self) -> bytes | None:
+    def _past(self) -> list[tuple[int, bytes]]:
+        """The truths that the core knows of, by number, oldest first."""
         volume = self.world.core.volumes.get(self.volume)
-        return None if volume is None else volume.truth
+        return [] if volume is None else [(order, root) for order, root, _ in volume.record.roots]
 
     def _eligible(self) -> frozenset[str]:
         """Those whose word counts at most: connected, not fenced, not held."""
@@ -242,20 +246,24 @@ class Oracle:
         return found - self.ever - {b""}
 
     def _follow_truth(self, eligible: frozenset[str]) -> None:
-        truth = self._truth()
-        self.last_move = {}
-        before = self.moves[-1].root if self.moves else None
-        if truth == before:
-            return
-        if truth is None:
+        """Every truth that a step went through, for itself: what one writer let go another may replace at once."""
+        past = self._past()
+        self.last_moves = []
+        if not past and self.moves:
             self._give_up()
-            return
-        now, founding = self.world.time.now, before is None
-        found = self.tree.diff(truth, before or self.tree.empty.root)
-        move = Move(truth, now, {one.key: (one.theirs, one.ours) for one in found}, founding)
-        self.last_move = move.changes
+        for order, root in past:
+            before = self.moves[-1] if self.moves else None
+            if before is None or (order > before.order and root != before.root):
+                self._move(order, root, before, eligible)
+
+    def _move(self, order: int, root: bytes, before: Move | None, eligible: frozenset[str]) -> None:
+        now = self.world.time.now
+        found = self.tree.diff(root, self.tree.empty.root if before is None else before.root)
+        changes = {one.key: (one.theirs, one.ours) for one in found}
+        move = Move(order, root, now, changes, founding=before is None)
+        self.last_moves.append(move)
         self.moves.append(move)
-        for key, (old, new) in move.changes.items():
+        for key, (old, new) in changes.items():
             if not self.seen.get(key):
                 self.seen[key] = [(0.0, old)]
             self.seen[key].append((now, new))
@@ -289,6 +297,12 @@ class Oracle:
         former = self.former.get(node, {})
         now = content_of(self.values.get(node, {}).get(key))
         return now == content or (key in former and content_of(former[key]) == content)
+
+    def _has_kept(self, node: str, key: bytes, content: bytes) -> bool:
+        """Now and before this step: of what has only come back nobody may have been told yet."""
+        former = self.former.get(node, {})
+        now = content_of(self.values.get(node, {}).get(key))
+        return now == content and (key not in former or content_of(former[key]) == content)
 
     def _held(self, node: str, content: bytes) -> bool:
         former = self.former.get(node, {}).values()
@@ -336,13 +350,12 @@ class Oracle:
         known = any(
             left in self.held.get((one, key), ()) for one in writers if self._had_content(one, key, content)
         )
-        there = any(content_of(values.get(key)) == left for values in self.values.values())
+        there = any(self._has_kept(one, key, left) for one in self.values)
         second = CONFLICT.search(key)
         if (
             second is not None
         ):  # whoever has moved its own version, or written over it, gives up the second one
-            mine = self.values.get(second[1].decode(), {}).get(CONFLICT.sub(b"", key))
-            there = content_of(mine) == left
+            there = self._has_kept(second[1].decode(), CONFLICT.sub(b"", key), left)
         hold(
             "no_lost_update", known or not there,
             f"{key!r} left the truth, and none of {writers} that has what came had held it",

@@ -88,6 +88,15 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
         "who had lost a conflict changed the mode of its own version: the second version left the truth, and all disks"
     ),
     (6141, "any-writer", 4): "as 6051",
+    (942000564, "quorum", 3): (
+        "the check held a dry run against what became undetermined in the step that asked for it"
+    ),
+    (942000889, "writers", 9): (
+        "one step merged a removal and another's new file: the oracle took the two for one that had not known the old"
+    ),
+    (942001060, "any-writer", 4): (
+        "a writer went back to what it had held as its second version was dropped: the oracle took it for still there"
+    ),
 }
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {

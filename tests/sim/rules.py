@@ -56,6 +56,7 @@ class Rules:
         self.own_at: dict[str, float] = {}  # of fenced nodes: when something of their own differed last
         self.proven_at: dict[str, float] = {}  # when a verification was answered last
         self.rejected: dict[str, dict[bytes, str]] = {}  # by hold: contents, to whose they are
+        self.undetermined: dict[str, frozenset[bytes]] = {}  # by volume, before the step under way
         world.coordinator.after_step.append(self.after_step)
 
     def restarted(self) -> None:
@@ -66,6 +67,7 @@ class Rules:
             name: node.record.fence.token for name, node in core.nodes.items() if node.record.fence
         }
         self.suspects = frozenset()
+        self.undetermined = {}
         self.lifted -= set(self.fences.values())
         for name, token in self.fences.items():
             self.releases[name] = [one for one in self.releases[name] if one.token != token]
@@ -143,7 +145,7 @@ class Rules:
                 for content in [one for one, node in found_own.items() if node == event.node]:
                     del found_own[content]
         for oracle in self.world.oracles.values():
-            moved = {content_of(new) for _, new in oracle.last_move.values()}
+            moved = {content_of(new) for move in oracle.last_moves for _, new in move.changes.values()}
             wrong = [one for own in self.rejected.values() for one in own if one in moved]
             hold(
                 "rejected_stays_out", not wrong, f"{len(wrong)} contents that a person rejected are the truth"
@@ -277,21 +279,26 @@ class Rules:
     # --- targets -------------------------------------------------------------------------------
 
     def _targets(self, step: Step) -> None:
-        """What nobody can judge is left to people."""
+        """What nobody can judge is left to people.
+
+        A dry run changes nothing, and is planned by what is known when it is asked for, before its step judges.
+        """
         core = self.world.core
         for effect in step.effects:
             if not isinstance(effect, Send) or not isinstance(effect.message, wire.Converge):
                 continue
-            volume, root = (
-                core.volumes[effect.message.volume],
-                core.nodes[effect.node].volume(effect.message.volume).root,
-            )
+            order = effect.message
+            volume, root = core.volumes[order.volume], core.nodes[effect.node].volume(order.volume).root
             if not volume.undetermined or root is None or self.world.plan.gathered:
                 continue
-            changed = {one.key for one in self.world.tree.diff(root, effect.message.target_root)}
-            wrong = sorted(changed & volume.undetermined)
+            unclear = volume.undetermined
+            if order.dry_run:
+                unclear &= self.undetermined.get(order.volume, frozenset())
+            changed = {one.key for one in self.world.tree.diff(root, order.target_root)}
+            wrong = sorted(changed & unclear)
             hold(
                 "undetermined_stays",
                 not wrong,
                 f"{effect.node} is to change {wrong[:5]}, which have no majority",
             )
+        self.undetermined = {name: volume.undetermined for name, volume in core.volumes.items()}
