@@ -95,6 +95,21 @@ def test_what_nobody_asks_for_is_let_go_and_what_is_asked_for_stays(
     assert _kept(volume, told[1]) is not None
 
 
+def test_where_nothing_watches_any_more_a_scan_lets_go(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept open keeps its room, and its filesystem from being unmounted."""
+    for _ in range(2):
+        _replace(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+    chunks = _committed(volume)
+    _replace(tree_dir, os.urandom(2 * MIB))
+    assert _kept(volume, chunks) is not None
+    monkeypatch.setattr(module, "KEEP_S", 0.0)
+    volume.scan()
+    assert _kept(volume, chunks) is None
+
+
 def test_bytes_and_descriptors_are_bounded_and_given_back(
     volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -381,6 +381,7 @@ class Volume:
         their stat says.
         """
         started = time.monotonic()
+        self.versions.forget()  # where nothing watches any more nobody else does, and they keep room and filesystem
         findings = Findings()
         changed, complete, problem = 0, False, self.problem
         if not self._stop.is_set() and started >= self._retry_after:
