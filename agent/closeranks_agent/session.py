@@ -216,6 +216,8 @@ class Session:
     async def _send_journal(self, volume: Volume, window: _Window) -> bool:
         if not window.open:
             await asyncio.to_thread(self._open_window, volume, window)
+            if not window.open:
+                return False
         elif window.resync:
             await asyncio.to_thread(self._announce, volume, window, 0)
             window.announced = window.sent + 1
@@ -247,8 +249,13 @@ class Session:
             await self._send(wire.Carried(volume.name, bodies))
 
     def _open_window(self, volume: Volume, window: _Window) -> None:
-        """Hold the journal against what the coordinator has stored; announce where it does not follow."""
+        """Hold the journal against what the coordinator has stored; announce where it does not follow.
+
+        A state directory that was put back, of a volume that is not mounted yet, says nothing before that is.
+        """
         if volume.went_back(window.acked, window.root):
+            if volume.is_unwitnessed:
+                return
             log.warning("%s: this machine was put back to an earlier state; announcing its tree", volume.name)
             self._announce(volume, window, window.acked, wire.PUT_BACK)
         elif not volume.follows(window.acked, window.root):

@@ -282,6 +282,11 @@ class History:
         if self.index.meta("identity") != found:
             self.remember("identity", found)
 
+    @property
+    def is_witnessed(self) -> bool:
+        """Whether our numbers were held against what the files say of them."""
+        return self._witness is not None
+
     def witness(self, private: bytes) -> None:
         """Hold our numbers against what the private directory says of them, once. Raises StateUnavailable."""
         if self._witness is not None:

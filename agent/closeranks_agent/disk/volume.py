@@ -295,6 +295,11 @@ class Volume:
         """Whether our state is older than the one that told somebody of `root` as of `seq`."""
         return self._history is not None and self._history.went_back(seq, root)
 
+    @property
+    def is_unwitnessed(self) -> bool:
+        """Whether the files were not there yet to say how far they have come: what went back is not known before."""
+        return self._last_started is None and self._history is not None and not self._history.is_witnessed
+
     def announce(self, after_seq: int = 0, cause: str = "scan") -> None:
         """One announcement of the present root in place of the journal, numbered above `after_seq`.
 
