@@ -46,7 +46,6 @@ RAN_EVERY_S = 1.0  # how often it is noted that this process runs
 OUTBOX_MAX_MESSAGES = 4096
 OBJECTS_AHEAD = 16  # frames of FRAME_TARGET_BYTES that wait for the wire before more objects are read
 CREDIT_MAX = 1024
-SEQ_MAX = 2**62  # numbers go on for ever from here
 GOODBYE_MAX_S = 60.0
 
 
@@ -76,7 +75,7 @@ class Session:
     """Use once: `run` until the connection ends, then `close`."""
 
     def __init__(self, agent: Agent, socket: aiohttp.ClientWebSocketResponse, welcome: wire.Welcome) -> None:
-        if any(seq > SEQ_MAX for _, seq, _ in welcome.acked):
+        if any(seq > limits.SEQ_MAX for _, seq, _ in welcome.acked):
             raise ProtocolError("the coordinator counts beyond all commits")
         self._agent = agent
         self._socket = socket

@@ -48,6 +48,7 @@ MAX_TEXT_BYTES = 4 * KIB  # names, reasons, messages
 COMMIT_MAX_EDITS = 512
 COMMIT_MAX_BYTES = 256 * KIB
 SNAPSHOT_EDITS = 4096
+SEQ_MAX = 2**62  # of one agent's steps: numbers go on for ever from here, and fit SQLite's
 CREDIT_COMMITS = 16
 # The journal of an agent whose coordinator is away: beyond it, edits give way to one snapshot.
 JOURNAL_MAX_BYTES = 16 * MIB

@@ -241,6 +241,20 @@ def test_the_files_of_another_index_say_nothing(
     assert [one.cause for one in again.pending(0, 9)] == [MADE_ANEW]
 
 
+def test_a_number_that_no_index_can_count_to_is_damage(
+    volume: Volume, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    witness = tree_dir / ".closeranks" / "WITNESS"
+    index_id, _, _ = witness.read_bytes().partition(b" ")
+    last = volume.last_seq
+    volume.close()
+    witness.write_bytes(b"%s %020d\n" % (index_id, 10**20 - 1))
+    again = make_volume()
+    again.scan()
+    assert (again.last_seq, again.is_comparing) == (last, False)
+    assert witness.read_bytes() == b"%s %020d\n" % (index_id, last), "it says the index's own number again"
+
+
 def test_a_root_that_was_replaced_gets_no_number(
     volume: Volume, tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
 ) -> None:

@@ -16,6 +16,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from closeranks_proto.limits import SEQ_MAX
+
 WITNESS_NAME: Final = b"WITNESS"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -77,4 +79,5 @@ class Witness:
         head, _, number = line.partition(b" ")
         if len(line) != _LINE_BYTES or head != self.index_id.encode() or not number[:-1].isdigit():
             return None
-        return int(number)
+        seq = int(number)
+        return seq if seq <= SEQ_MAX else None

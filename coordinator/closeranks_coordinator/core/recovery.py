@@ -383,7 +383,7 @@ def _finish_fenced(world: World, node: Node, record: RecoveryRecord, quiet_s: fl
     incident = world.incidents.get(record.incident or "")
     moved = "" if incident is None else f"; {human_bytes(incident.bytes_moved)} moved in all"
     text = (
-        f"{node.name} was read back from disk, equals the truth ({world.algorithm.name}) "
+        f"{node.name} was read back from disk, equalled the truth ({world.algorithm.name}) "
         f"and stayed so for {human_duration(quiet_s)}{moved}."
     )
     note(world, record, "verified", text)
