@@ -138,7 +138,7 @@ def test_a_node_shows_who_wrote_most_by_bytes_and_by_files(
     api.routes["GET /api/v1/nodes/n2"] = clifake.node("n2", writers=(PHP, NOBODY))
     assert main(["nodes", "n2"]) == 0
     by_bytes, by_files = capsys.readouterr().out.split("most bytes first")[1].split("most files first")
-    php = "/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000)"
+    php = "/usr/bin/php (script /var/www/x.php, pid 4711, unit apache2.service, uid 33, login uid 1000)"
     assert by_bytes.index(php) < by_bytes.index("unknown: inotify does not tell who writes")
     assert by_files.index("unknown: inotify does not tell who writes") < by_files.index(php)
     assert "3.2 GB" in by_bytes

@@ -252,7 +252,7 @@ def test_a_runaway_at_full_disk_speed_is_held_within_five_seconds_and_before_two
     hold = the_hold(world)
     assert hold.guard == "write_rate"
     assert hold.reason.startswith("n1 wrote ")
-    assert hold.reason.endswith("; by /usr/bin/php, unit apache2")
+    assert hold.reason.endswith("; by /usr/bin/php (script index.php), unit apache2")
     world["n1"].disk["photos"][key_of("d0/huge")] = file_of("huge", 50 * GB)
     commit(world, "n1")
     world.run(10.0)
@@ -379,7 +379,7 @@ def test_a_disk_that_its_volume_fills_is_not_said_to_be_filled_from_outside() ->
     hold = the_hold(world)
     assert hold.guard == "disk_full"
     assert "outside" not in hold.reason
-    assert hold.reason.endswith("; by /usr/bin/php, unit apache2")
+    assert hold.reason.endswith("; by /usr/bin/php (script index.php), unit apache2")
 
 
 def test_a_hold_of_which_no_program_is_known_says_so() -> None:
@@ -463,6 +463,20 @@ def test_a_large_copy_that_leaves_room_on_a_small_disk_is_spread_once_the_disk_w
     else:
         world.run(3.0)  # no report comes: nothing has moved by a hundredth
     assert key_of("d0/video") in truth(world)
+    assert held(world) == []
+
+
+def test_where_nobody_asks_about_disks_a_full_one_neither_holds_nor_delays_anything() -> None:
+    """`disk_full_in_s = 0` switches the guard off; no pace is measured by it."""
+    world = writing(rules=replace(WARM, disk_full_in_s=0.0))
+    for step, (free, full_in_s) in enumerate([(380 * MB, None), (9 * MB, 1.0), (0, 0.0)]):
+        report(world, "n1", 5 * MB, disk=small_disk(free, full_in_s))
+        world["n1"].put("photos", f"d0/part{step}", file_of(step, 5 * MB))
+        world.run(0.2)
+        assert key_of(f"d0/part{step}") in truth(world)
+        world.run(3.0)  # one at a time is no burst
+    report(world, "n1", disk=small_disk(0, 0.0))
+    world.run(10.0)
     assert held(world) == []
 
 

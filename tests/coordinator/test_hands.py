@@ -30,11 +30,11 @@ def test_the_incident_names_who_wrote(world: FakeWorld) -> None:
     world.until_state("node-03", "quarantined")
     (incident,) = world.incidents()
     assert incident.writers == (
-        '/usr/bin/php (pid 4711, unit apache2.service, uid 33, "php /var/www/upload.php"), '
+        '/usr/bin/php (script /var/www/upload.php, pid 4711, unit apache2.service, uid 33, "php /var/www/upload.php"), '
         "parents 1 /sbin/init: 2 files, 10 kB",
     )
     named = next(one.text for one in incident.timeline if one.event == "named")
-    assert "Written by /usr/bin/php (pid 4711" in named
+    assert "Written by /usr/bin/php (script /var/www/upload.php, pid 4711" in named
 
 
 def test_two_hands_are_both_named_each_with_its_own(world: FakeWorld) -> None:
@@ -137,7 +137,10 @@ def test_a_conflict_names_both_hands() -> None:
     world["node-02"].scan("photos")
     (incident,) = world.incidents("conflict")
     told = incident.timeline[0].text
-    assert "node-01's version came first and stays as c.txt (by /usr/bin/php (pid 4711" in told
+    assert (
+        "node-01's version came first and stays as c.txt (by /usr/bin/php (script /var/www/upload.php, pid 4711"
+        in told
+    )
     assert "node-02's version (by /usr/bin/rsync (pid 900" in told
     assert incident.writers[0].startswith("/usr/bin/rsync")
 
@@ -170,7 +173,7 @@ def test_a_hold_of_deletions_names_who_deleted_and_not_who_writes_most_meanwhile
     world.until(lambda: bool(world.fleet.hold_ids()))
     hold = world.fleet.hold_view(world.fleet.hold_ids()[0])
     assert hold is not None
-    assert hold.reason.endswith("; by /usr/bin/php, unit apache2.service")
+    assert hold.reason.endswith("; by /usr/bin/php (script /var/www/upload.php), unit apache2.service")
     assert [(one.exe, one.files) for one in hold.writers] == [("/usr/bin/php", 120)]
     for number in range(5):
         node.write("photos", f"{number:03}", file_of("put back", 10**6), RSYNC)
@@ -178,7 +181,7 @@ def test_a_hold_of_deletions_names_who_deleted_and_not_who_writes_most_meanwhile
     world.run(12.0)
     later = world.fleet.hold_view(hold.id)
     assert later is not None
-    assert later.reason.endswith("; by /usr/bin/php, unit apache2.service")
+    assert later.reason.endswith("; by /usr/bin/php (script /var/www/upload.php), unit apache2.service")
     assert {one.exe for one in later.writers} == {"/usr/bin/php"}
 
 

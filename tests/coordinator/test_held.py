@@ -111,7 +111,9 @@ async def test_what_can_not_be_is_refused(
 
 
 def hold(**changes: Any) -> HoldView:
-    php = HandView(4711, "/usr/bin/php", "php x", 33, None, "apache2", (), 3, 41 * GB, None, "")
+    php = HandView(
+        4711, "/usr/bin/php", "php -f /srv/site/cron.php", 33, None, "apache2", (), 3, 41 * GB, None, ""
+    )
     values: dict[str, Any] = {
         "id": "h-000001", "guard": "write_rate", "node": "n2", "volume": "photos", "state": "held",
         "since": "2025-11-22T15:56:00.000Z", "expires_at": None, "reason": "n2 wrote 41 GB in 6 min",
@@ -132,7 +134,8 @@ def test_held_says_what_by_whom_and_what_to_type(api: Fake, capsys: pytest.Captu
     api.routes["GET /api/v1/held"] = clifake.page([hold()])
     assert main(["held"]) == 1
     out = capsys.readouterr().out
-    for part in ("n2 wrote 41 GB in 6 min", "/usr/bin/php apache2", "paused php", "closeranks allow h-000001",
+    by = "by    /usr/bin/php (script /srv/site/cron.php), unit apache2: 3 files, "
+    for part in ("n2 wrote 41 GB in 6 min", by, "paused php", "closeranks allow h-000001",
                  "closeranks reject h-000001"):  # fmt: skip
         assert part in out
     assert api.requests[0].query["state"] == "held"

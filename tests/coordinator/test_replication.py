@@ -198,6 +198,30 @@ def test_a_node_that_pushes_do_not_bring_on_is_converged() -> None:
     world.until(lambda: same(world) and world.in_rank())
 
 
+def test_a_file_that_is_replaced_without_rest_fills_no_log() -> None:
+    """Its half-written neighbour is pushed and gone again, each second; what lasts is told after a minute."""
+    world = fleet(3, 1)
+
+    def warned() -> int:
+        return sum("some pushed paths could not be made" in one for one in world.logs)
+
+    def fail_once(turn: int) -> None:
+        world["node-03"].pushes_fail = True
+        world["node-01"].put("photos", "c.txt.tmp", file_of(turn))
+        world.run(1.0)
+        world["node-03"].pushes_fail = False
+        world["node-01"].remove("photos", "c.txt.tmp")
+        world["node-01"].put("photos", "c.txt", file_of(turn))
+        world.until(lambda: same(world))
+
+    for turn in range(8):
+        fail_once(turn)
+    assert warned() == 1
+    world.run(60.0)
+    fail_once(8)
+    assert warned() == 2
+
+
 def test_a_node_that_has_no_room_for_a_push_says_so_at_once() -> None:
     """Not only when it is converged, ten seconds later: until then it would only look slow."""
     world = fleet(3, 1)

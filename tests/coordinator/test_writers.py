@@ -22,7 +22,7 @@ def hand(
 
 def test_one_line_says_who_and_how_much() -> None:
     assert writers.told(hand(files=41, size=3_200_000_000)) == (
-        "/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000, "
+        "/usr/bin/php (script /var/www/x.php, pid 4711, unit apache2.service, uid 33, login uid 1000, "
         '"/usr/bin/php /var/www/x.php --job 7"), '
         "parents 812 /bin/bash, 1 /sbin/init: 41 files, 3.2 GB"
     )

@@ -157,6 +157,9 @@ def test_a_runaway_writer_is_held_before_a_replica_has_any_of_it(make_fleet: Mak
     if os.geteuid() == 0:
         told = json.dumps(hold["writers"])
         assert str(flood.pid) in told, told
+        assert "flood.py" in hold["reason"], "it names the script: python is nobody's name"
+        by = [line for line in fleet.run("held").stdout.splitlines() if line.startswith("  by ")]
+        assert any("(script " in line and "flood.py" in line for line in by), by
     fleet.api.reject(hold["id"])
     fleet.wait_in_rank()
     left = {str(one) for found in fleet.compare().values() for one in found}

@@ -8,7 +8,6 @@ small ones.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from closeranks_proto import programs
 from closeranks_proto.limits import HANDS_MAX
 from closeranks_proto.parts import OUTSIDE, Hand
 
@@ -24,9 +24,6 @@ BUCKET_S = 10.0
 WRITERS_MAX = 256
 PROCESSES_MAX = 64  # of one writer: the latest
 MOVED_MAX = 2**50  # what a Hand can carry
-_INTERPRETER = re.compile(
-    r"(?:^|/)(?:python[\d.]*|perl[\d.]*|ruby[\d.]*|php[\d.]*|node(?:js)?|(?:ba|da|z|k)?sh)$"
-)
 
 Key = tuple[str, int | None, str, str]
 
@@ -173,8 +170,6 @@ def key_of(hand: Hand) -> Key:
     """What makes two hands one writer."""
     if not hand.pid:
         return ("", None, hand.exe, hand.detail)
-    program = hand.exe
-    if _INTERPRETER.search(hand.exe):
-        script = next((word for word in hand.command.split(" ")[1:] if not word.startswith("-")), "")
-        program = f"{hand.exe} {script}"
+    runs = programs.key_of(hand.exe, hand.command)
+    program = hand.exe if runs is None else f"{hand.exe} {runs}"
     return (program, hand.uid, hand.unit, OUTSIDE if hand.detail.startswith(OUTSIDE) else "")

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from closeranks_proto import programs
 from closeranks_proto.errors import UserError
 from closeranks_proto.parts import OUTSIDE
 
-from ..core.shapes import HoldView
+from ..core.shapes import HandView, HoldView
 from .actions import Accepted
 from .client import segment
 from .screen import BAD, CARE, FAINT, GOOD, Cell, Screen
@@ -97,16 +98,20 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
             screen.line()
             screen.line(f"{one.id}  {one.reason}", BAD)
             for hand in one.writers:
-                who = " ".join(part for part in (hand.exe or hand.command, hand.unit) if part)
-                if who:
-                    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
-                    screen.line(f"  by    {who}: {plural(hand.files, 'file')}, {size(hand.bytes)}{where}")
+                if hand.exe or hand.command:
+                    screen.line(f"  by    {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}")
             for reaction in one.reactions:
                 screen.line(f"  done  {reaction}")
             screen.line(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
             screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+
+
+def _who(hand: HandView) -> str:
+    unit = f", unit {hand.unit}" if hand.unit else ""
+    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
+    return f"{programs.words(hand.exe, hand.command)}{unit}{where}"
 
 
 def _row(one: HoldView, now: int) -> list[Cell]:

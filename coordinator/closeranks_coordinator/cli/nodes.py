@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from closeranks_proto import programs
 from closeranks_proto.parts import OUTSIDE
 
 from ..core.shapes import HandView, NodeView, NodeVolumeView
@@ -178,11 +179,13 @@ def _print_hand(screen: Screen, hand: HandView, now: int) -> None:
 def _hand_name(hand: HandView) -> str:
     if not hand.pid:
         return f"unknown: {hand.detail or 'the node did not tell'}"
+    runs = programs.inside(hand.exe, hand.command)
+    runs = f"{runs}, " if runs else ""
     unit = f", unit {hand.unit}" if hand.unit else ""
     uid = f", uid {hand.uid}" if hand.uid is not None else ""
     login = f", login uid {hand.login_uid}" if hand.login_uid is not None else ""
     where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
-    return f"{hand.exe or hand.command or 'a process'} (pid {hand.pid}{unit}{uid}{login}){where}"
+    return f"{hand.exe or hand.command or 'a process'} ({runs}pid {hand.pid}{unit}{uid}{login}){where}"
 
 
 def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:

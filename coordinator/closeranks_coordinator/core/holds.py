@@ -15,6 +15,7 @@ import heapq
 from itertools import islice
 
 from closeranks_proto import messages as wire
+from closeranks_proto import programs
 from closeranks_proto.lines import timestamp
 from closeranks_proto.parts import OUTSIDE
 
@@ -156,13 +157,13 @@ def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
 
 
 def by_words(hands: list[HandRecord]) -> str:
-    """`; by /usr/bin/php, unit apache2`; where nobody knows that, and why."""
+    """`; by /usr/bin/php (script /srv/site/cron.php), unit apache2`; where nobody knows that, and why."""
     known = next((hand for hand in hands if hand.pid), None)
     if known is None:
         why = next((hand.detail for hand in hands if hand.detail), "")
         return "; which program wrote is not known" + (f" ({why})" if why else "")
     return (
-        f"; by {known.exe or known.command or 'a process'}"
+        f"; by {programs.words(known.exe, known.command)}"
         + (f", unit {known.unit}" if known.unit else "")
         + (f", {OUTSIDE}" if known.outside else "")
     )

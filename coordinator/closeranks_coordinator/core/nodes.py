@@ -6,6 +6,7 @@ restart: nodes dial again and say where they stand, and a recovery starts its pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -79,7 +80,8 @@ class Pushing:
     starved: bool = False  # what is left can be had from nobody now
     problem: wire.Problem | None = None  # that the last answer told of
     problem_since_ms: int | None = None
-    noted: str = ""
+    noted: str = ""  # why something could not be made, as it was logged last
+    noted_at: float = -math.inf
     todo: list[bytes] = field(default_factory=list)
     sent: Mapping[bytes, Values] = field(default_factory=dict)
     sent_before: Mapping[bytes, Values] = field(default_factory=dict)

@@ -45,6 +45,7 @@ FETCHERS_OF_ONE = 4  # nodes that may fetch a large push at once from each that 
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 30.0
 TURN_S = 0.5  # between looks whether it is a large push's turn
+NOTE_EVERY_S = 60.0  # in the log: a file that is replaced without rest fails each second; what lasts is told
 EDIT_BYTES = 32  # of an edit on the wire besides its key, values and chunk list
 
 
@@ -101,8 +102,9 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
             state.noted = ""
     else:
         _retry_later(world, state)
-    if result.failed and result.detail and result.detail != state.noted:
-        state.noted = result.detail
+    is_due = world.now.mono >= state.noted_at + NOTE_EVERY_S
+    if result.failed and result.detail and result.detail != state.noted and is_due:
+        state.noted, state.noted_at = result.detail, world.now.mono
         world.log(
             "warning", f"{node.name}, {result.volume}: some pushed paths could not be made: {result.detail}"
         )

@@ -1,9 +1,9 @@
 """Who wrote how much, counted within bounds: the sums of one incident, and of the last hour.
 
 A *hand* is what an agent tells of one process. Processes come and go, so hands are added up under what stays
-the same from one to the next: executable, unit, uid and the first words of the command line. The newest pid
-and parents stand for all of them. Whatever a node tells, a sum holds at most a fixed number of hands; what
-is beyond is added up as one hand that nobody is accused by.
+the same from one to the next: executable, unit, uid, and an interpreter's script, else the first words of the
+command line. The newest pid and parents stand for all of them. Whatever a node tells, a sum holds at most a
+fixed number of hands; what is beyond is added up as one hand that nobody is accused by.
 
 Rejected: counting every process by itself (a shell loop makes a new one for each file).
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from closeranks_proto import messages as wire
+from closeranks_proto import programs
 from closeranks_proto.lines import printable, shortened, timestamp
 from closeranks_proto.parts import OUTSIDE
 
@@ -53,7 +54,9 @@ class HandRecord(msgspec.Struct):
         """What hands are added up under."""
         if not self.pid:
             return "", "", None, self.detail
-        words_of_it = " ".join(self.command.split()[:COMMAND_WORDS])
+        words_of_it = programs.key_of(self.exe, self.command)
+        if words_of_it is None:
+            words_of_it = " ".join(self.command.split()[:COMMAND_WORDS])
         return self.exe, self.unit, self.uid, f"{words_of_it}\n{OUTSIDE}" if self.outside else words_of_it
 
     @property
@@ -94,10 +97,11 @@ def _line(text: str) -> str:
 
 
 def who(hand: HandRecord) -> str:
-    """`/usr/bin/php (pid 4711, unit apache2.service, uid 33, login uid 1000, "php cron.php"), parents 812 bash`."""
+    """`/usr/bin/php (script cron.php, pid 4711, unit cron.service, uid 33, "php cron.php"), parents 812 bash`."""
     if not hand.pid:
         return f"unknown: {hand.detail or 'the node did not tell'}"
-    about = [f"pid {hand.pid}"]
+    runs = programs.inside(hand.exe, hand.command)
+    about = [*([runs] if runs else []), f"pid {hand.pid}"]
     if hand.unit:
         about.append(f"unit {hand.unit}")
     if hand.uid is not None:
