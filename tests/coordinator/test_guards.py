@@ -26,13 +26,15 @@ TREE = {key_of(f"d{n % 4}/f{n:03}"): file_of(n) for n in range(400)} | {
 PHP = wire.Hand(4711, "/usr/bin/php", "php index.php", 33, None, "apache2", ("1 systemd",), 10, GB)
 
 
-def writing(policy: str = "writers", rules: GuardRules = WARM) -> FakeWorld:
+def writing(
+    policy: str = "writers", rules: GuardRules = WARM, disk_bytes: tuple[int, int] = (19 * GB, 18 * GB)
+) -> FakeWorld:
     """n1 and n2 write, n3 and n4 follow; all see changes at once."""
     listed = ("n1", "n2") if policy == "writers" else NODES if policy == "any-writer" else ()
     volume = volume_config(policy=policy, writers=listed, guards=rules)
     world = FakeWorld(NODES, [volume], {"photos": TREE})
     for agent in world.agents.values():
-        agent.watches, agent.scan_interval_s = True, 5.0
+        agent.watches, agent.scan_interval_s, agent.disk_bytes = True, 5.0, disk_bytes
     return world.started()
 
 
@@ -246,7 +248,7 @@ def run_away(world: FakeWorld, node: str, speed: int, seconds: int) -> float:
 def test_a_runaway_at_full_disk_speed_is_held_within_five_seconds_and_before_two_gigabytes(
     speed: int,
 ) -> None:
-    world = writing()  # its disks are small: 1 GB
+    world = writing()  # its disks are small: 19 GB
     took = run_away(world, "n1", speed, 5)
     assert took == 1 or took * speed <= 2 * GB
     hold = the_hold(world)
@@ -431,6 +433,15 @@ def test_on_a_small_disk_a_burst_begins_where_the_disk_would_be_full_in_ten_minu
         world.run(0.5)
     assert the_hold(world).guard == "disk_full"
     assert not [one for one in truth(world) if b"more" in one]
+
+
+def test_a_burst_on_a_small_disk_begins_there_also_before_its_first_report() -> None:
+    """A second passes until a node that has just connected reports its disks."""
+    world = writing(disk_bytes=(400 * MB, 380 * MB))
+    for step in range(10):
+        world["n1"].put("photos", f"d0/part{step}", file_of(step, MB))
+        world.run(0.2)
+        assert key_of(f"d0/part{step}") not in truth(world)
 
 
 def test_what_fills_a_small_disk_before_anything_was_foreseen_is_held_and_stays_where_it_is() -> None:

@@ -48,6 +48,7 @@ class FakeAgent:
     withholds: bool = False  # special mode bits are not written
     deaf: bool = False  # orders are not answered
     watches: bool = False  # it sees changes at once, and proves it when it is asked
+    disk_bytes: tuple[int, int] = (10**9, 10**8)  # in all, and free
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
     push_problem: wire.Problem | None = None  # why they do
@@ -240,7 +241,7 @@ class FakeAgent:
         files = self.disk[volume]
         self._say(
             wire.VolumeStatus(
-                volume, self.problems.get(volume), len(files), len(files), 0, (), 0, 10**9, 10**8, 5
+                volume, self.problems.get(volume), len(files), len(files), 0, (), 0, *self.disk_bytes, 5
             )
         )  # fmt: skip
 

@@ -6,7 +6,8 @@ a burst that took a part of its disk that would be held (`disk_min_share`) is le
 been looked at since: what fills a disk within a second is over before any forecast was made.
 
 A *gauge* remembers a disk's room from the last report before a burst. At rest there are no reports, for nothing
-moves by a hundredth; so the last one still says what was free then.
+moves by a hundredth; so the last one still says what was free then. The first one comes a second after a node has
+connected; until then the room goes by what it said of its volume. Where it said nothing yet, changes wait a moment.
 """
 
 from __future__ import annotations
@@ -61,7 +62,14 @@ def brought(world: World, node: Node, state: wire.DiskState) -> int:
 def calm_bytes_s(world: World, volume: Volume, node: Node) -> float:
     """So many bytes a second do not fill the disk of this node's volume within `disk_full_in_s` (0: nobody asks)."""
     full_in_s = volume.config.guards.disk_full_in_s
-    free = (one.state.free_bytes for one in _under(world, volume, node) if full_in_s)
+    if not full_in_s:
+        return float("inf")
+    free = [one.state.free_bytes for one in _under(world, volume, node)]
+    status = node.volume(volume.name).status
+    if not free and status is not None and status.disk_total_bytes:
+        free = [status.disk_free_bytes]
+    if not free and world.now.mono < node.connected_at + REPORT_S:
+        return 0.0  # nothing is known of it yet, and will be in a moment
     return min((one / full_in_s for one in free), default=float("inf"))
 
 
