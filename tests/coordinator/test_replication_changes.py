@@ -192,3 +192,42 @@ def test_a_deletion_that_became_a_change_of_as_much_stays_held() -> None:
     world.run(900.0)  # longer than the window of the shares
     assert holds(world)
     assert truth(world) == FILES
+
+
+def moved_while_held(world: FakeWorld) -> str:
+    """node-01 moves a change that nobody has fetched, in a step that is held; node-02 writes where it was. The hold."""
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    world["node-01"].put("photos", "d/199", file_of("first"))
+    world.run(0.2)
+    assert truth(world)[key_of("d/199")] == file_of("first")
+    files = world["node-01"].disk["photos"]
+    files[key_of("d/moved")] = files.pop(key_of("d/199"))
+    delete(world, "node-01", 120)
+    (hold,) = holds(world)
+    world["node-02"].put("photos", "d/199", file_of("second"))
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    world.until(lambda: world["node-03"].disk["photos"][key_of("d/199")] == file_of("second"))
+    return str(hold.id)
+
+
+def test_what_its_writer_has_moved_gives_way_where_it_was_and_lives_on_where_it_is() -> None:
+    world = fleet(("node-01", "node-02"))
+    world.ask(AllowAsked(moved_while_held(world), None))
+    world.until(
+        lambda: world.in_rank() and world["node-03"].disk["photos"] == world["node-01"].disk["photos"]
+    )
+    found = world["node-02"].disk["photos"]
+    assert found == truth(world)
+    assert (found[key_of("d/199")], found[key_of("d/moved")]) == (file_of("second"), file_of("first"))
+    (told,) = world.fleet.conflicts("photos")
+    assert (told.state, told.kept_path) == ("resolved", None), "nobody has to decide anything"
+
+
+def test_what_its_writer_has_moved_lies_in_its_trash_once_the_move_is_rejected() -> None:
+    world = fleet(("node-01", "node-02"))
+    world.ask(RejectAsked(moved_while_held(world)))
+    world.until(lambda: world["node-01"].disk["photos"] == truth(world), 120)
+    assert truth(world) == {**FILES, key_of("d/199"): file_of("second")}
+    assert ("photos", key_of("d/moved"), file_of("first")) in world["node-01"].trash
