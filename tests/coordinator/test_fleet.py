@@ -893,6 +893,31 @@ def test_a_coordinator_that_lost_its_state_keeps_fences_and_tokens() -> None:
     assert world["node-02"].fence is None
 
 
+def test_fences_that_leave_too_few_to_found_a_truth_are_lifted_by_a_person() -> None:
+    """Without a truth nothing can be brought back to it, and without one more node there will be none."""
+    world = FakeWorld(names(5)).started()
+    for node in ("node-02", "node-03"):
+        world.ask(QuarantineAsked(node, "by hand"))
+    world.run(1)
+    world["node-04"].fence = world["node-03"].fence  # of which the coordinator has lost its memory
+    world.records.clear()
+    world.restart()
+    world.until_state("node-04", "quarantined")
+    world.run(10)
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is None
+    assert world.ask(ResyncAsked("node-02", None, False)) == "409 no_truth"
+    world.ask(ReleaseAsked("node-02"))
+    world.run(10)
+    assert world.view("node-02").quarantine is None
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is not None
+    for node in ("node-03", "node-04"):
+        world.ask(ResyncAsked(node, None, False))
+    world.run(10)
+    for node in ("node-03", "node-04"):
+        world.ask(ReleaseAsked(node))
+    world.until(world.in_rank)
+
+
 def test_an_old_copy_of_the_state_fences_with_a_token_that_the_node_accepts() -> None:
     world = FakeWorld(names(5)).started()
     world.ask(QuarantineAsked("node-02", "by hand"))

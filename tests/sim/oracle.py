@@ -351,11 +351,9 @@ class Oracle:
             left in self.held.get((one, key), ()) for one in writers if self._had_content(one, key, content)
         )
         there = any(self._has_kept(one, key, left) for one in self.values)
-        second = CONFLICT.search(key)
-        if (
-            second is not None
-        ):  # whoever has moved its own version, or written over it, gives up the second one
-            there = self._has_kept(second[1].decode(), CONFLICT.sub(b"", key), left)
+        # Whoever has moved its own version, or written over it, gives up the second one. That may be of a second one.
+        for second in [*CONFLICT.finditer(key)][-1:]:
+            there = self._has_kept(second[1].decode(), key[: second.start()] + key[second.end() :], left)
         hold(
             "no_lost_update", known or not there,
             f"{key!r} left the truth, and none of {writers} that has what came had held it",

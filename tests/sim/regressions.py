@@ -94,6 +94,14 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (942000889, "writers", 9): (
         "one step merged a removal and another's new file: the oracle took the two for one that had not known the old"
     ),
+    (943000111, "quorum", 5): (
+        "fences came along to a coordinator that had lost its state: too few were left to found, and none was released"
+    ),
+    (
+        943000764,
+        "any-writer",
+        9,
+    ): "the oracle took a second version of a second version for one of the first's writer",
     (942001060, "any-writer", 4): (
         "a writer went back to what it had held as its second version was dropped: the oracle took it for still there"
     ),

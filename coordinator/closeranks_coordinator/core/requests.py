@@ -96,10 +96,15 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
 
 
 def _is_gone(world: World, node: Node, volume: Volume) -> bool:
-    """Whether a writer could wait for ever: there is no truth without it, or nobody can give what it lacks of it.
+    """Whether it could wait for ever: there is no truth without it, or nobody can give a writer what it lacks of it.
 
     Its own state, whatever it is, is then the best there is, and only a person can say so.
     """
+    if volume.truth is None and volume.config.policy == "quorum":
+        unfenced = sum(not one.fenced for one in world.members(volume))
+        return (
+            node.session is not None and unfenced < volume.need
+        )  # fences came along to who had lost all it knew
     if node.name not in volume.config.writers or node.session is None:
         return False
     if volume.truth is None:
