@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from closeranks_agent import syscalls
+from closeranks_agent.chunks import serve
 from closeranks_agent.chunks.fetch import Fetcher
 from closeranks_agent.converge import push as pushing
 from closeranks_agent.converge import pushed
 from closeranks_agent.converge.install import Installer, Result
+from closeranks_agent.disk.volume import Volume
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -121,6 +123,32 @@ async def test_what_no_source_has_fails_in_words_and_holds_up_nothing_else(tmp_p
         result = await nodes.push("n2", "n1", edits)
         assert (result.applied, result.skipped, result.failed) == (1, 0, 1)
         assert "a: no healthy peer gave its bytes" in result.detail
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_bytes_of_a_peer_that_are_not_what_was_asked_for_are_asked_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """A peer with bad memory gives as many bytes as it should, and other ones."""
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"old"}, {"a": b"right"})
+        fill(tmp_path / "n3", {"a": b"right"})
+        await nodes.add("n3")
+        bad, inner = nodes.nodes["n1"].volume, serve._read_now
+
+        def damaged(volume: Volume, *more: Any) -> Any:
+            data = inner(volume, *more)
+            return b"wrong" if volume is bad and data is not None else data
+
+        monkeypatch.setattr(serve, "_read_now", damaged)
+        if large:
+            monkeypatch.setattr(pushing, "LARGE_BYTES", 0)
+        result = await nodes.push("n2", "n1", sources=("n1",))
+        assert (result.applied, result.failed) == (0, 1)
+        assert (tmp_path / "n2/a").read_bytes() == b"old"
+        result = await nodes.push("n2", "n1", sources=("n1", "n3"))
+        assert (result.applied, result.failed) == (1, 0)
+        assert (tmp_path / "n2/a").read_bytes() == b"right"
 
 
 async def test_a_push_that_names_a_path_outside_is_refused_as_a_whole(tmp_path: Path) -> None:

@@ -769,6 +769,23 @@ def test_a_converge_that_fails_is_tried_again_when_the_problem_clears() -> None:
     world.until(world.in_rank)
 
 
+def test_a_repaired_node_is_released_only_when_it_was_looked_at_again_after_the_quiet() -> None:
+    """Nothing was heard of what was written since it was read back: that is no proof that nothing was."""
+    world = FakeWorld(names(5), [volume_config(scan_interval_s=20.0)]).started()
+    rogue = world["node-03"]
+    rogue.write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-03", "quarantined")
+    rogue.scan_interval_s = 15.0
+    world.until(lambda: "i-000001 resynced" in world.told)
+    world.run(1.0)
+    rogue.write("photos", "b/three.jpg", file_of("it goes on"))
+    world.run(5.0)
+    assert world.view("node-03").quarantine is not None
+    world.until_state("node-03", "in_rank")
+    assert rogue.disk["photos"] == world["node-01"].disk["photos"]
+    assert len(world.incidents()) == 1
+
+
 def test_a_recovery_without_a_source_waits_for_one() -> None:
     world = FakeWorld(names(3)).started()
     world["node-03"].write("photos", "b/three.jpg", file_of("rogue"))

@@ -113,6 +113,19 @@ def test_a_rebuilt_machine_joins_and_has_deleted_nothing() -> None:
     assert not world.incidents()
 
 
+def test_an_agent_whose_index_went_with_most_of_its_tree_has_deleted_nothing() -> None:
+    """It is the same agent with the same name; what it knew of its tree was made anew."""
+    world = fleet()
+    world["node-03"].stop()
+    world["node-03"].disk["photos"].clear()
+    world["node-03"]._commit("photos", world.plant({}), wire.MADE_ANEW)
+    world["node-03"].start()
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == FILES
+    assert "node-03 joining" in world.told
+    assert not world.incidents()
+
+
 def test_a_lost_state_alone_loses_no_changes() -> None:
     world = fleet()
     rebuilt(world, "node-03", "c.txt")
