@@ -22,6 +22,7 @@ from closeranks_coordinator.core.model import (
 from closeranks_coordinator.core.recovery import CATCH_UPS_MAX
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.world import SOME_FILES
 
 
 def names(count: int) -> list[str]:
@@ -109,6 +110,19 @@ def test_a_file_rewritten_for_ever_is_named_although_its_content_changes() -> No
     stop()
 
 
+def test_two_nodes_on_which_a_file_is_rewritten_for_ever_are_both_named() -> None:
+    """Where several nodes differ, a new entry is counted by its holders, and a write is none."""
+    config = volume_config(on_divergence="alert", settle_s=5.0, settle_max_s=60.0)
+    world = FakeWorld(names(7), [config]).started()
+    stops = [rogue_for_ever(world, "node-03", "a/one.jpg", every_s=0.3)]
+    world.run(0.05)  # so that the two never write the same
+    stops.append(rogue_for_ever(world, "node-05", "a/one.jpg", every_s=0.3))
+    world.run(10)
+    assert [world.state(node) for node in ("node-03", "node-05")] == ["suspect"] * 2
+    for stop in stops:
+        stop()
+
+
 def test_a_path_that_comes_back_after_the_release_is_told_as_a_recurrence() -> None:
     world = FakeWorld(names(5)).started()
     for _ in range(2):
@@ -162,6 +176,20 @@ def test_alert_changes_nothing_until_the_difference_is_gone() -> None:
     world["node-03"].write("photos", "a/one.jpg", file_of("a/one.jpg"))
     world.run(3)
     assert world.told[4:] == ["i-000001 note", "i-000001 closed", "node-03 in_rank"]
+
+
+def test_a_silent_node_does_not_heal_because_the_truth_comes_to_it() -> None:
+    """What it has by now nobody knows: silence is not agreement."""
+    world = FakeWorld(names(5), [volume_config(on_divergence="alert")]).started()
+    world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-03", "suspect")
+    world["node-03"].stop()
+    world.everywhere("a/one.jpg", file_of("rogue"), but=["node-03"])
+    world.run(20)
+    assert [one.state for one in world.incidents("divergence")] == ["open"]
+    world["node-03"].start()
+    world.until(world.in_rank)
+    assert [one.state for one in world.incidents("divergence")] == ["closed"]
 
 
 def test_resync_of_a_suspect_fences_first_and_releases_after_proof() -> None:
@@ -380,6 +408,19 @@ def test_less_than_a_quorum_founds_nothing() -> None:
     assert world.fleet.volume_view(world.now(), "photos").truth_root is None
     assert world.state("node-01") == "joining"
     assert world.volume("node-01").differing_paths is None
+
+
+def test_a_quorum_that_disagrees_waits_for_the_rest_before_it_founds() -> None:
+    """Those that come a moment later decide it: nobody is told of a path without a majority, nor is any set aside."""
+    world = FakeWorld(names(5))
+    world["node-01"].write("photos", "a/one.jpg", file_of("of one alone"))
+    world.start(*names(3))
+    world.run(2.5)
+    world.start("node-04", "node-05")
+    world.until(world.in_rank)
+    assert world.incidents() == []
+    assert [name for name in names(5) if world[name].trash] == ["node-01"]
+    assert world["node-01"].disk["photos"] == SOME_FILES
 
 
 def test_a_fleet_that_disagrees_is_heard_before_it_founds() -> None:

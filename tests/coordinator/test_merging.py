@@ -156,6 +156,12 @@ def test_a_directory_on_a_path_that_became_a_file_goes_whole_under_its_conflict_
     assert truth[clash.kept + b"\0in"] == NEW
 
 
+def test_an_empty_directory_brings_back_those_that_it_lies_in() -> None:
+    """Another has removed them; who made it must have somewhere to keep it."""
+    _, truth = merged(BASE, BASE | {b"d\0new": DIRECTORY}, changed(d=None, d__x=None, d__y=None))
+    assert truth == {b"d": DIRECTORY, b"d\0new": DIRECTORY, b"f": BASE[b"f"]}
+
+
 def test_a_mode_and_a_content_changed_apart_are_both_taken() -> None:
     found, truth = merged(BASE, changed(f=file_of("f", mode=0o600)), changed(f=NEW))
     assert truth[b"f"] == file_of("new", mode=0o600)

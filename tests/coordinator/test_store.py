@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -411,6 +412,37 @@ async def test_during_the_sweep_the_condemned_are_denied_and_can_be_brought_agai
     assert (await store.collect([])).removed == 0
     assert all(store.has(digest) and store.object(digest) == body for digest, body in pages.items())
     await store.close()
+
+
+async def test_what_is_brought_again_between_two_parts_of_a_sweep_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next part was chosen before; what it is of is looked at once more where it is removed."""
+    store = await old_store(tmp_path)
+    _, _, pages = some_tree(1_000)
+    await store.write(Batch(objects=pages))
+    await store.collect([])
+    call, swept = store._writer.call, 0
+
+    async def brought(work: Any) -> Any:
+        nonlocal swept
+        is_sweep = getattr(work, "func", None) is store_sqlite.sweep
+        found = await call(work)
+        swept += is_sweep
+        if is_sweep and swept == 1:
+            inner = store._doomed
+            await store.write(Batch(objects=pages))
+            assert not inner, "all of them are affirmed from now on"
+        return found
+
+    monkeypatch.setattr(store_sqlite, "SWEEP_AT_ONCE", 2 * len(pages) // 3)
+    monkeypatch.setattr(store._writer, "call", brought)
+    await store.collect([])
+    assert swept == 2
+    await store.close()
+    again = open_store(tmp_path, "xxh3-128")  # nothing of it is remembered
+    assert all(again.object(digest) == body for digest, body in pages.items())
+    await again.close()
 
 
 async def test_a_tree_with_a_hole_stops_the_collection(
