@@ -405,9 +405,9 @@ class Agent:
             for key, value in copy.decayed.items()
             if copy.disk.get(key) == value and key in copy.rows
         }
-        copy.decayed.clear()
         self.effect()
         copy.commit(found, "scrub", self.time.now)
+        copy.decayed.clear()
         self.effect()
         self.pump(name)
 

@@ -94,6 +94,9 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (942000889, "writers", 9): (
         "one step merged a removal and another's new file: the oracle took the two for one that had not known the old"
     ),
+    (943000729, "any-writer", 3): (
+        "the model of a scrub forgot what had decayed when it was killed before it had told: no scan sees that"
+    ),
     (943000111, "quorum", 5): (
         "fences came along to a coordinator that had lost its state: too few were left to found, and none was released"
     ),
