@@ -386,6 +386,66 @@ def test_a_write_through_one_name_is_seen_under_the_others(
     assert volume.root == expected_root(volume)
 
 
+@pytest.mark.parametrize("then", ["removed", "another file's", "another link"])
+def test_a_write_through_a_name_that_has_left_is_seen_under_the_others(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected, then: str
+) -> None:
+    """The name is gone, or another file's, before anybody looks: no event tells of the others."""
+    plant(tree_dir)
+    for name in ("second", "third"):
+        os.link(tree_dir / "d" / "f", tree_dir / name)
+    other = tree_dir / "other"
+    other.write_bytes(b"another file")
+    os.link(other, tree_dir / "twin")
+    tick()
+    volume = make_volume()
+    assert volume.scan().hard_links == 5
+    third = tree_dir / "third"
+    third.write_bytes(b"through the third")
+    third.unlink()
+    if then == "another file's":
+        third.write_bytes(b"new")
+    elif then == "another link":
+        os.link(other, third)
+    tick()
+    assert look(volume, (b"", b"third")).scan == ""
+    assert volume.root == expected_root(volume)
+
+
+def test_a_write_through_a_name_that_came_and_went_unseen_is_seen_under_the_others(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
+    plant(tree_dir)
+    os.link(tree_dir / "d" / "f", tree_dir / "twin")
+    tick()
+    volume = make_volume()
+    volume.scan()
+    third = tree_dir / "third"
+    os.link(tree_dir / "twin", third)
+    third.write_bytes(b"through the third")
+    third.unlink()
+    tick()
+    assert look(volume, (b"", b"third")).scan == ""
+    assert volume.root == expected_root(volume)
+
+
+def test_a_name_that_left_its_file_does_not_count_as_known(
+    tree_dir: Path, make_volume: MakeVolume, expected_root: Expected
+) -> None:
+    plant(tree_dir)
+    for name in ("second", "third"):
+        os.link(tree_dir / "d" / "f", tree_dir / name)
+    tick()
+    volume = make_volume()
+    volume.scan()
+    (tree_dir / "third").unlink()
+    look(volume, (b"", b"third"))
+    os.link(tree_dir / "second", tree_dir / "d" / "unheard of")
+    (tree_dir / "second").write_bytes(b"through the second")
+    tick()
+    assert "several names" in volume.look({b"": frozenset([b"second"])}, {}).scan
+
+
 def test_where_not_all_names_are_known_a_scan_is_asked_for(
     tree_dir: Path, volume: Volume, expected_root: Expected
 ) -> None:

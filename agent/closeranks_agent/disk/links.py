@@ -32,14 +32,20 @@ class Links:
         names.add(key)
         self._count += 1
 
-    def forget(self, key: bytes, status: os.stat_result) -> None:
-        """`key` is another file now, or none."""
-        names = self._names.get((status.st_dev, status.st_ino))
-        if names is not None and key in names:
-            names.discard(key)
-            self._count -= 1
-            if not names:
-                del self._names[status.st_dev, status.st_ino]
+    def forget(self, key: bytes, device: int, inode: int) -> list[bytes]:
+        """`key` is another file now, or none. The names that its file has left."""
+        names = self._names.get((device, inode))
+        if names is None or key not in names:
+            return []
+        names.discard(key)
+        self._count -= 1
+        if not names:
+            del self._names[device, inode]
+        return sorted(names)
+
+    def few(self, count: int) -> list[bytes]:
+        """All names, if there are no more than so many."""
+        return [] if self._count > count else sorted(set().union(*self._names.values()))
 
     def others(self, key: bytes, status: os.stat_result) -> tuple[list[bytes], bool]:
         """The other names that are known, and whether those are all."""

@@ -40,6 +40,7 @@ from .versions import Versions
 from .walk import Walk
 
 MOVED_MAX: Final = 65536  # files that lost their name lately, about 250 bytes each
+PASSED_BY_MAX: Final = 64  # names of files with several, that are looked at when a name came and went unseen
 MOVED_KEEP_S: Final = 5.0
 BUSY_LOOK_MAX_AGE_S: Final = 1.0  # then a file that never rests is recorded as it was read
 PATIENCE_S: Final = 0.1  # of one look with files that hardly rest
@@ -136,8 +137,8 @@ class Look(Scan):
         for key, found in sorted(there, key=itemgetter(0)):
             if found and not self._walked(key):
                 self._additions(key, found)
-        self._linked_names()
         self._walk()
+        self._linked_names()
         self._report_busy()
 
     # --- what is asked for ---------------------------------------------------------------------
@@ -210,6 +211,8 @@ class Look(Scan):
                 except FileNotFoundError:
                     if row is not None:
                         self._remove(here.child(name), row)
+                    else:
+                        self._passed_by()
                     continue
                 except OSError as error:
                     status = error
@@ -217,6 +220,18 @@ class Look(Scan):
         finally:
             os.close(fd)
         return there
+
+    def _passed_by(self) -> None:
+        """A name came and went unseen: it may have been another name of some file, and written through."""
+        self._linked.update(self._setup.links.few(PASSED_BY_MAX))
+
+    def _parted(self, key: bytes, row: Row) -> list[bytes]:
+        """Its file may have been written through this name, of which nothing tells under the others."""
+        left = super()._parted(key, row)
+        self._linked.update(left)
+        if left:
+            self._passed_by()  # the name may have been a third file's in between
+        return left
 
     def _remove(self, key: bytes, row: Row) -> None:
         if is_directory(row.value):
@@ -332,14 +347,17 @@ class Look(Scan):
             self._carrying.keep(digest, content)
 
     def _linked_names(self) -> None:
-        """The other names of files that changed."""
-        for key in sorted(self._linked):
-            with_row = self._index.row(key)
-            if with_row is None or self._walked(parent_key(key)):
-                continue
-            parent, _, name = key.rpartition(b"\0")
-            for one in self._removals(parent, {name}, {}):
-                self._additions(parent, [one])
+        """The other names of files that changed, or lost a name."""
+        self._walking = False
+        seen: set[bytes] = set()
+        while more := self._linked - seen:
+            seen |= more
+            for key in sorted(more):
+                if self._index.row(key) is None or self._walked(parent_key(key)):
+                    continue
+                parent, _, name = key.rpartition(b"\0")
+                for one in self._removals(parent, {name}, {}):
+                    self._additions(parent, [one])
 
     # --- whole directories ---------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from .links import Links
 from .listing import Look, Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
-from .records import Record, pack_signature
+from .records import Record, StatSignature, pack_signature
 from .walk import Walk
 
 if TYPE_CHECKING:
@@ -427,8 +427,11 @@ class Scan:
 
     def _put(self, record: Record, row: Row | None) -> None:
         differs = row is None or row.value != record.value
-        if row is not None and is_directory(row.value) and not is_directory(record.value):
-            self._remove_beneath(record.key)
+        if row is not None and is_directory(row.value):
+            if not is_directory(record.value):
+                self._remove_beneath(record.key)
+        elif row is not None and StatSignature.unpack(row.stat).inode != record.stat.inode:
+            self._parted(record.key, row)
         if row is None or differs or row.stat != record.stat.pack() or row.settled is not record.settled:
             self._recorder.put(record, differs, self._written(record, row) if differs else None)
 
@@ -445,10 +448,16 @@ class Scan:
             self._remove_beneath(key)
         else:
             self._gone(row)
+            self._parted(key, row)
         self._recorder.remove(key)
 
     def _gone(self, row: Row) -> None:
         """A file or symlink lost its name. A look remembers it: it may stand elsewhere now."""
+
+    def _parted(self, key: bytes, row: Row) -> list[bytes]:
+        """The name is not that file's any more. The names that the file has left, as far as they are known."""
+        was = StatSignature.unpack(row.stat)
+        return self._setup.links.forget(key, was.device, was.inode)
 
     def _remove_beneath(self, key: bytes) -> None:
         """Children before parents, so that no step shows an entry without its directory."""
@@ -459,6 +468,7 @@ class Scan:
                 self._recorder.listing(child, None)
             else:
                 self._gone(row)
+                self._parted(child, row)
             self._recorder.remove(child)
         self._recorder.listing(key, None)
 
