@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.link")
 
-SOFTWARE = "closeranks/0.2.0"
+SOFTWARE = "closeranks/0.3.0"
 CLOSE_MAX_S = 3.0
 WRONG_PORT = 421  # what the coordinator's other port answers to a session
 FLUSHED_LOOK_S = 0.1  # whoever waits for acknowledgements looks so often whether the session is another one

@@ -205,3 +205,16 @@ def test_a_report_in_each_format(api: Fake, capsys: pytest.CaptureFixture[str]) 
     assert main(["incident", "inc-1", "--format", "json"]) == 0
     assert capsys.readouterr().out == '{"id": "inc-1"}\n'
     assert main(["incident", "inc-9"]) == 2
+
+
+def test_a_resync_that_leaves_undetermined_paths_says_so(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accept(api, "POST /api/v1/nodes/n2/resync")
+    actions_in_turn(api, clifake.action())
+    split, other = clifake.volume(undetermined=2), clifake.volume("other", ("n1", "n3"), undetermined=3)
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n2")], [split, other], in_rank=False)
+    assert main(["resync", "n2", "--wait"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("may still differ") == 1
+    assert "note: 2 paths of photos may still differ: nobody can tell which version is right" in out

@@ -300,3 +300,73 @@ def test_nodes_of_which_the_same_is_to_be_said_are_told_together(
     assert out.count("behind by 5 s, 3 paths to catch up") == 1
     assert "differ from the truth" not in out, "lag is no divergence"
     assert "  why   waits for its fence: as many as max_quarantined are fenced already\n" in out
+
+
+def test_undetermined_advises_to_compare_two_sides_that_can_be_compared(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = clifake.node_volume(root=clifake.OTHER_ROOT)
+    nodes = [
+        clifake.node("n1", "quarantined", other, quarantine=clifake.quarantine()),
+        clifake.node("n2"), clifake.node("n3"), clifake.node("n4", "in_rank", other, connected=False),
+        clifake.node("n5", "in_rank", other),
+    ]  # fmt: skip
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(
+        nodes, [clifake.volume(nodes=("n1", "n2", "n3", "n4", "n5"), undetermined=1)], in_rank=False
+    )
+    told = clifake.incident(kind="undetermined", node=None, evidence={"sides": ["n3", "n5"]})
+    for found, asked in ((told, "n3 --against n5"), (None, "n2 --against n5")):
+        api.routes["GET /api/v1/incidents"] = clifake.page([found] if found else [])
+        assert main(["status"]) == 1
+        out = capsys.readouterr().out
+        assert f"  next  closeranks diff photos {asked}\n" in out
+    nodes = nodes[:3]
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, [clifake.volume(undetermined=1)], in_rank=False)
+    assert main(["status"]) == 1
+    assert "--against" not in capsys.readouterr().out, "equal trees show nothing"
+
+
+def test_open_incidents_that_are_told_nowhere_else_are_counted(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/fleet"] = in_rank()
+    kinds = (("duplicate_node", "n2"), ("recurrence", "n1"), ("recurrence", "n3"), ("undetermined", None))
+    api.routes["GET /api/v1/incidents"] = clifake.page(
+        [clifake.incident(id=f"i-{at}", kind=kind, node=node) for at, (kind, node) in enumerate(kinds)]
+    )
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "also open: 4 incidents: duplicate_node, recurrence (2) and undetermined\n" in out
+    assert "  next  closeranks incidents --open\n" in out
+    away = clifake.fleet(
+        [clifake.node("n1", "suspect"), clifake.node("n2")], [clifake.volume(undetermined=1)]
+    )
+    api.routes["GET /api/v1/fleet"] = away
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert "also open: 2 incidents: duplicate_node and recurrence\n" in out, (
+        "n1 and the volume are told above"
+    )
+
+
+def test_a_verified_node_is_not_said_to_differ(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fence = clifake.quarantine(verified=True, release="by_hand")
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n2", "quarantined", quarantine=fence)])
+    api.routes["GET /api/v1/incidents"] = clifake.page(
+        [clifake.incident(summary="n2 holds what the truth never had in 1 path")]
+    )
+    assert main(["status"]) == 1
+    assert (
+        "  why   equal to the truth again, read back from disk; fenced before, because n2 holds what the truth never "
+        "had in 1 path (incident inc-1)\n" in capsys.readouterr().out
+    )
+
+
+def test_without_a_pin_nobody_speaks_of_a_quorum(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = clifake.volume(truth_root=None, policy="baseline", undetermined=7)
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([N1, N2], [volume], in_rank=False)
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert "a volume has no baseline pinned to be compared with" in out
+    assert "no quorum" not in out

@@ -15,6 +15,7 @@ from closeranks_coordinator.core.model import (
     Persist,
     PinAsked,
     QuarantineAsked,
+    Refusal,
     ReleaseAsked,
     ResyncAsked,
     Send,
@@ -1266,3 +1267,21 @@ def test_a_tree_that_is_mounted_again_counts_from_its_next_scan() -> None:
     assert world.fleet.volume_view(world.now(), "photos").voters == 2
     world.until(world.in_rank)
     assert world.sent("node-03", wire.Converge) == []
+
+
+def test_a_refused_fence_says_who_has_to_come_back_first() -> None:
+    def refusal(world: FakeWorld, node: str) -> str:
+        answer = world.event(QuarantineAsked(node, "by hand")).answer
+        assert isinstance(answer, Refusal)
+        return answer.message
+
+    world = FakeWorld(names(3)).started()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    told = refusal(world, "node-03")
+    assert "Release node-02 first, which is fenced: `closeranks resync node-02 --wait`, then `" in told
+    world = FakeWorld(names(3)).started()
+    world["node-02"].stop()
+    world.until_state("node-02", "unreachable")
+    assert "First bring back who is away: node-02." in refusal(world, "node-03")
+    world = FakeWorld(names(2)).started()
+    assert "So few nodes can spare none" in refusal(world, "node-01")

@@ -533,3 +533,25 @@ def test_a_closed_incident_looks_back() -> None:
     advice = incident.view().advice
     assert advice.startswith("This is over.")
     assert f"`closeranks trash list {incident.node} --incident {incident.id}`" in advice
+
+
+def test_the_size_of_more_paths_than_are_kept_is_a_least_one() -> None:
+    """The bytes of what is beyond the kept paths were not added up."""
+    assert "in 1,000 paths of volume photos, 10 kB: " in accuse(rows(1000)).summary
+    cut = accuse(rows(1000), path_count=5000)
+    assert "in 5,000 paths of volume photos, at least 10 kB: " in cut.summary
+
+
+def test_returns_that_fill_the_memory_are_told_as_a_least_figure() -> None:
+    def back(count: int) -> Incident:
+        incident = incidents.recurrence(
+            id="i-1", node="n1", volume="photos", now_ms=NOW, first_ms=NOW, repaired_in="i-0"
+        )
+        incident.observe_paths(rows(count), 0)
+        incident.recur(NOW, [row.key for row in rows(count)])
+        return incident
+
+    full = back(INCIDENT_MAX_PATHS)
+    assert "came back in at least 1,000 paths of volume photos, at least 1,000 returns so far" in full.summary
+    assert "at least 1,000 returns so far" in full.timeline[-1].text
+    assert "least" not in back(999).summary + back(999).timeline[-1].text

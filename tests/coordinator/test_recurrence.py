@@ -9,7 +9,7 @@ import pytest
 from closeranks_coordinator.core import recurrence
 from closeranks_coordinator.core.model import ReleaseAsked
 from closeranks_proto import messages as wire
-from fakeworld import FakeWorld, file_of, volume_config
+from fakeworld import FakeWorld, file_of, key_of, volume_config
 
 NAMES = ("node-01", "node-02", "node-03", "node-04", "node-05")
 CRON = wire.Hand(77, "/usr/sbin/cron", "cron -f", 0, None, "cron.service", ("1 /sbin/init",), 1, 100)
@@ -225,3 +225,21 @@ def test_a_removed_volume_is_forgotten(world: FakeWorld) -> None:
     assert ("repairs", "photos") in world.records
     world.configure(replace(world.config, volumes=(volume_config("other", NAMES),)))
     assert ("repairs", "photos") not in world.records
+
+
+def test_what_a_tree_told_anew_brings_has_not_come_back(world: FakeWorld) -> None:
+    """A root that was replaced, an index that was lost: nobody wrote again what another tree holds."""
+    break_ranks(world)
+    node = world["node-03"]
+    node.stop()
+    node.disk["photos"][key_of("a/one.jpg")] = file_of("rogue")
+    node._commit("photos", world.plant(node.disk["photos"]), wire.MADE_ANEW)
+    node.start()
+    world.until_state("node-03", "quarantined")
+    world.until_state("node-03", "in_rank")
+    assert world.incidents("recurrence") == []
+    accused = world.incidents("divergence")
+    assert len(accused) == 2
+    assert not [one for incident in accused for one in incident.timeline if one.event == "recurrence"]
+    break_ranks(world)
+    assert world.incidents("recurrence"), "once it was equal, what comes back has come back"

@@ -74,3 +74,10 @@ def test_who_joined_while_a_path_was_undetermined_is_released_with_what_was_deci
     world["node-03"].write("photos", "a/one.jpg", file_of("left"))
     world.until_state("node-05", "in_rank")
     assert world["node-05"].disk["photos"] == world["node-01"].disk["photos"]
+
+
+def test_one_node_of_each_side_is_named_for_a_comparison() -> None:
+    world = FakeWorld(NAMES).started()
+    split(world, "a/one.jpg")
+    world.until(lambda: bool(world.incidents("undetermined")))
+    assert world.incidents("undetermined")[0].evidence["sides"] == ["node-01", "node-03", "node-05"]

@@ -333,7 +333,7 @@ MUTATIONS = (
     Mutation(
         "requests: a quorum may be lost by hand", f"{CORE}/requests.py",
         "    elif not quorum_survives(world, node):\n"
-        "        return _quorum_lost(node)\n",
+        "        return _quorum_lost(world, node)\n",
         "", "--policy quorum --nodes 3",
     ),
     Mutation(

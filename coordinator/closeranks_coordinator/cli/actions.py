@@ -15,7 +15,7 @@ import msgspec
 
 from closeranks_proto.errors import UserError
 
-from ..core.shapes import ActionView, NodeView
+from ..core.shapes import ActionView, FleetView, NodeView
 from .client import Api, NotAsked, Refused, segment
 from .reasons import progress_text
 from .screen import BAD, CARE, GOOD, Cell, Screen
@@ -123,7 +123,25 @@ def resync(args: argparse.Namespace, screen: Screen) -> int:
             progress.clear()
     if args.json:
         screen.raw_json(answer)
-    return _report_end(screen, view, args.json)
+    code = _report_end(screen, view, args.json)
+    if view.state == "done" and not view.dry_run and not args.json:
+        _say_undetermined(screen, api, view)
+    return code
+
+
+def _say_undetermined(screen: Screen, api: Api, view: ActionView) -> None:
+    """A resync leaves alone what nobody can judge: without a word it would seem to be put right."""
+    try:
+        fleet = api.decode(api.get("/api/v1/fleet"), FleetView)
+    except (NotAsked, Refused):
+        return  # the action is done; `status` says it, too
+    for volume in fleet.volumes:
+        if volume.undetermined and view.node in volume.nodes and view.volume in (None, volume.name):
+            screen.line(
+                f"note: {plural(volume.undetermined, 'path')} of {volume.name} may still differ: nobody can tell which "
+                "version is right, so a resync leaves them as they are. Look at: closeranks incidents --open",
+                CARE,
+            )
 
 
 def _wait_limit(given: str | None) -> float | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FLAGS = {
     "listen_agents": ("ADDRESS", "where agents connect, like 0.0.0.0:7340"),
-    "listen_api": ("ADDRESS", "where the API, the dashboard and the metrics are, like 127.0.0.1:7341"),
+    "listen_api": ("ADDRESS", "where the API and the metrics are, like 127.0.0.1:7341"),
     "state_dir": ("DIR", "where history, incidents and fences are kept"),
     "log_format": ("text|json", "one line each, to standard error"),
 }

@@ -19,7 +19,13 @@ BLOCKED = {
 
 def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str]:
     """Why this node is where it is, most telling first."""
-    found = [f"{incident.summary} (incident {incident.id})" for incident in incidents]
+    # What a verified node is fenced for is over: told as it was, it would be false.
+    equal = node.quarantine is not None and node.quarantine.verified
+    over = "equal to the truth again, read back from disk; fenced before, because " if equal else ""
+    found = [
+        f"{over if incident.kind in ('divergence', 'regression') else ''}{incident.summary} (incident {incident.id})"
+        for incident in incidents
+    ]
     told = node.quarantine is not None and any(
         node.quarantine.incident == incident.id for incident in incidents
     )

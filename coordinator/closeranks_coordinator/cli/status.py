@@ -7,6 +7,7 @@ The exit code says the same: 0 only if everything that was expected was compared
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 import msgspec
 
@@ -36,7 +37,9 @@ _URGENCY = (
     "in_rank",
 )
 
+_NO_VOTE = ("quarantined", "resyncing", "verifying", "unreachable", "joining")
 CARES_SHOWN = 5
+OUTSIDERS_SHOWN = 20
 NODES_NAMED = 5
 NO_REASON = ("conflict",)  # incidents for which no node leaves the ranks
 UNREAD = ("unreadable", "too_large")
@@ -65,11 +68,12 @@ def status(args: argparse.Namespace, screen: Screen) -> int:
     if args.json:
         screen.raw_json(body)
     else:
-        open_incidents = [] if all_in_rank(fleet) else _open_incidents(api, screen)
+        open_incidents = _open_incidents(api, screen)
         _print_verdict(screen, fleet)
         _print_outsiders(screen, fleet, open_incidents, now)
         _print_volume_troubles(screen, fleet, open_incidents, now)
         _print_cares(screen, fleet)
+        _print_also_open(screen, fleet, open_incidents)
         for one in fleet.allowed:
             screen.line(allowance(one), CARE)
         screen.line()
@@ -108,8 +112,11 @@ def _print_verdict(screen: Screen, fleet: FleetView) -> None:
     if outside:
         verb = "is" if len(outside) == 1 else "are"
         screen.line(f"OUT OF RANK: {len(outside)} of {plural(total, 'node')} {verb} not in rank.", BAD)
-    elif any(volume.undetermined for volume in fleet.volumes):
+    elif any(volume.undetermined and not _unpinned(volume) for volume in fleet.volumes):
         screen.line("UNDETERMINED: the nodes differ and no quorum says who is right; nobody is accused.", BAD)
+    elif any(_unpinned(volume) for volume in fleet.volumes):
+        text = "NOT PROVEN: no node is out of rank, but a volume has no baseline pinned to be compared with."
+        screen.line(text, CARE)
     else:
         screen.line("NOT PROVEN: no node is out of rank, but not everything could be compared.", CARE)
     if fleet.problem is not None:
@@ -125,7 +132,7 @@ def _print_verdict(screen: Screen, fleet: FleetView) -> None:
 def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
     outside.sort(key=lambda node: (_URGENCY.index(node.state), node.node))
-    for node, reasons_of, steps, alike in _alike(outside[:20], incidents, now):
+    for node, reasons_of, steps, alike in _alike(outside[:OUTSIDERS_SHOWN], incidents, now):
         since = f" for {age(node.since, now)}" if node.since else ""
         head = f"{node.node}  {node.state.upper()}{since}"
         if alike:
@@ -136,8 +143,8 @@ def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentV
             screen.line(f"  why   {reason}")
         for step in steps:
             screen.line(f"  next  {step}")
-    if len(outside) > 20:
-        screen.line(f"and {len(outside) - 20} more: see the table below")
+    if len(outside) > OUTSIDERS_SHOWN:
+        screen.line(f"and {len(outside) - OUTSIDERS_SHOWN} more: see the table below")
 
 
 def _alike(
@@ -158,8 +165,7 @@ def _alike(
 
 def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     for volume in fleet.volumes:
-        unpinned = volume.policy == "baseline" and volume.truth_root is None  # there nobody votes
-        if volume.undetermined and not unpinned:
+        if volume.undetermined and not _unpinned(volume):
             own = [i for i in incidents if i.volume == volume.name and i.kind == "undetermined"]
             since = f" for {age(own[0].opened_at, now)}" if own else ""
             screen.line()
@@ -170,8 +176,9 @@ def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[Inc
             )
             look = f"closeranks incident {own[0].id}" if own else "closeranks incidents"
             screen.line(f"  next  {look}")
-            if len(volume.nodes) >= 2:
-                first, second = volume.nodes[:2]
+            sides = _sides(fleet, volume, own)
+            if sides is not None:
+                first, second = sides
                 screen.line(f"  next  closeranks diff {volume.name} {first} --against {second}")
         elif volume.truth_root is None:
             screen.line()
@@ -182,6 +189,27 @@ def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[Inc
             screen.line()
             screen.line(f"{incident.kind}  for {age(incident.opened_at, now)}: {incident.summary}", BAD)
             screen.line(f"  next  closeranks incident {incident.id}")
+
+
+def _unpinned(volume: VolumeView) -> bool:
+    return volume.policy == "baseline" and volume.truth_root is None  # there nobody votes
+
+
+def _sides(fleet: FleetView, volume: VolumeView, undetermined: list[IncidentView]) -> tuple[str, str] | None:
+    """Two nodes to compare: in service, connected, with different trees; of two sides of the incident if possible."""
+    roots = {
+        node.node: held.root
+        for node in fleet.nodes
+        for held in node.volumes
+        if held.name == volume.name and held.root and node.connected and node.state not in _NO_VOTE
+    }
+    told = undetermined[0].evidence.get("sides") if undetermined else None
+    for names in (told if isinstance(told, list) else [], volume.nodes):
+        present = [name for name in names if name in roots]
+        other = next((name for name in present if roots[name] != roots[present[0]]), None)
+        if other is not None:
+            return present[0], other
+    return None
 
 
 def _no_truth(volume: VolumeView) -> str:
@@ -211,6 +239,29 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
         screen.line(f"  next  {step}")
     if len(found) > CARES_SHOWN:
         screen.line(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
+
+
+def _print_also_open(screen: Screen, fleet: FleetView, incidents: list[IncidentView]) -> None:
+    """What nothing above has told of: of nodes in rank, or of none that is left."""
+    outside = {node.node for node in fleet.nodes if node.state != "in_rank"}
+    unclear = {volume.name for volume in fleet.volumes if volume.undetermined or volume.truth_root is None}
+    conflicting = {volume.name for volume in fleet.volumes if volume.conflicts}
+    told = {
+        "undetermined": unclear,
+        "conflict": conflicting,
+    }
+    kinds = Counter(
+        one.kind
+        for one in incidents
+        if (one.volume not in told[one.kind] if one.kind in told else one.node not in (None, *outside))
+    )
+    if kinds:
+        names = join(
+            [kind if times == 1 else f"{kind} ({times})" for kind, times in kinds.items()], len(kinds)
+        )
+        screen.line()
+        screen.line(f"also open: {plural(kinds.total(), 'incident')}: {names}", CARE)
+        screen.line("  next  closeranks incidents --open")
 
 
 def _in_the_air(fleet: FleetView) -> list[tuple[str, str]]:

@@ -84,6 +84,7 @@ def root_stored(world: World, event: RootStored) -> None:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
+    view.anew = view.anew or before is None or another or event.cause == wire.PUT_BACK
     view.by_another = view.by_another or (another and world.volumes[event.volume].config.replicated)
     ours = event.cause in ("converge", "push")
     # A writer's decayed file is no change of its own: it is late, and gets the truth's bytes again.

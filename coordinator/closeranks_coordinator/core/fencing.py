@@ -182,6 +182,21 @@ def quorum_survives(world: World, node: Node) -> bool:
     return True
 
 
+def room_for_fence(world: World, node: Node) -> str:
+    """What a person can do so that this node may be fenced: where `quorum_survives` says no."""
+    others = {one.name: one for volume in world.volumes_of(node) for one in world.members(volume)}
+    others.pop(node.name, None)
+    for one in others.values():
+        fence = one.record.fence
+        if fence is not None:
+            first = "" if fence.verified else f"`closeranks resync {one.name} --wait`, then "
+            return f"Release {one.name} first, which is fenced: {first}`closeranks release {one.name}`."
+    silent = [one.name for one in others.values() if world.unreachable(one)]
+    if silent:
+        return f"First bring back who is away: {join(silent)}."
+    return "So few nodes can spare none: take it out of service by hand."
+
+
 # --- suspects -------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from closeranks_proto.parts import OUTSIDE
 from . import advice, incidents, recovery
 from . import hands as told_hands
 from .diffs import row
-from .fencing import drop_recovery, fence, quorum_survives
+from .fencing import drop_recovery, fence, quorum_survives, room_for_fence
 from .incidents import Incident
 from .meters import Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -341,7 +341,7 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
         return Refusal(
             409, "quorum_would_be_lost",
             f"Without {node.name} a majority could not be reached any more, or nobody would be left to give the "
-            "truth to the others: release one of them first.",
+            f"truth to the others. {room_for_fence(world, node)}",
         )  # fmt: skip
     keep_waiting(world, hold)
     _unhold(world, hold)

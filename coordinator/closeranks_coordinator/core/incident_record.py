@@ -202,7 +202,7 @@ class Incident(msgspec.Struct):
         hand = f"Written by {by}" if by else f"Something on {self.node or 'the node'} writes again"
         return (
             f"{words.join(named, _NAMED_PATHS, len(keys))} {verb} back after the repair; "
-            f"{words.plural(self.recurrences, 'return')} so far. {hand}."
+            f"{_returns(self)} so far. {hand}."
         )
 
     def keep(self, root: bytes) -> None:
@@ -283,11 +283,22 @@ def _broken(incident: Incident) -> str:
     return "holds what the truth never had, or lacks what it has,"
 
 
+def _least(incident: Incident) -> str:
+    """What a repair took away is remembered up to a bound: at the bound nobody knows how much more came back."""
+    return "at least " if incident.kind == "recurrence" and len(incident.paths) >= INCIDENT_MAX_PATHS else ""
+
+
+def _returns(incident: Incident) -> str:
+    return _least(incident) + words.plural(incident.recurrences, "return")
+
+
 def _summary(incident: Incident) -> str | None:
     """What happened, in one sentence; None where it does not depend on the paths seen."""
+    cut = incident.path_count > len(incident.paths)  # what lies beyond has no bytes here
     paths = f"{words.plural(incident.path_count, 'path')} of volume {incident.volume}"
     named = f": {words.path_list(incident.paths, incident.path_count)}" if incident.paths else ""
-    amount = f", {words.human_bytes(incident.differing_bytes)}" if incident.differing_bytes else ""
+    least = "at least " if cut else ""
+    amount = f", {least}{words.human_bytes(incident.differing_bytes)}" if incident.differing_bytes else ""
     match incident.kind:
         case "divergence":
             return f"{incident.node} {_broken(incident)} in {paths}{amount}{named}"
@@ -298,8 +309,10 @@ def _summary(incident: Incident) -> str | None:
         case "undetermined":
             return f"Nobody can tell what is right in {paths}: no entry has a quorum{named}"
         case "recurrence" if incident.path_count:
-            back = words.plural(incident.recurrences, "return")
-            return f"What was put right on {incident.node} came back in {paths}, {back} so far{named}"
+            return (
+                f"What was put right on {incident.node} came back in {_least(incident)}{paths}, "
+                f"{_returns(incident)} so far{named}"
+            )
         case "conflict":
             return f"{incident.node} and another writer changed the same thing at once in {paths}{named}"
         case _:

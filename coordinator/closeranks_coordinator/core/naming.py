@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Iterable
 
 from closeranks_proto.limits import INCIDENT_MAX_PATHS
+from closeranks_proto.messages import MADE_ANEW
 
 from . import hands, incidents, recurrence
 from .clocks import Confirmation
@@ -54,7 +55,8 @@ def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
     hands.tell(incident, hands.sums(world, node, volume.name, analysis, own))
     incident.keep(analysis.root)
     incident.keep(analysis.truth)
-    _recall(world, incident)
+    if not view.anew:
+        _recall(world, incident)
     view.seen = dict.fromkeys(own)
     world.open(incident)
     recurrence.returned(world, volume, node, incident, analysis, rows)
@@ -132,7 +134,10 @@ def follow(
     incident, view = found[0], node.view(volume.name)
     keys = after.own_keys() if touched is None else touched
     own = [key for key in keys if after.is_own(key) and key not in volume.undetermined]
-    back = [key for key in own if key in view.seen and key not in before.differing]
+    another = (
+        node.writing.book(volume.name).cause == MADE_ANEW
+    )  # then nobody wrote these again: the tree is another
+    back = [key for key in own if key in view.seen and key not in before.differing and not another]
     fresh = [key for key in own if key not in view.seen]
     if fresh:
         view.seen.update(dict.fromkeys(fresh))

@@ -88,9 +88,12 @@ def _content(value: bytes | None, width: int) -> bytes | None:
 def returned(
     world: World, volume: Volume, node: Node, accused: Incident, analysis: Analysis, rows: Iterable[DiffRow]
 ) -> None:
-    """Look whether these own paths of a node, just named in `accused`, were put right before."""
+    """Look whether these own paths of a node, just named in `accused`, were put right before.
+
+    What a tree brings that was told anew has not come back by anybody's hand: the tree is another one.
+    """
     memory = world.repairs.get(volume.name)
-    if memory is None:
+    if memory is None or node.view(volume.name).anew:
         return
     found: dict[bytes, Repaired] = {}
     listed: list[DiffRow] = []

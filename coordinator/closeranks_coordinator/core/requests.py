@@ -8,7 +8,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.kinds import is_name
 
 from . import recovery, recurrence, views
-from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, unfence
+from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
 from .merging import is_file
 from .model import (
     BaselineCreateAsked,
@@ -44,7 +44,7 @@ def quarantine(world: World, asked: QuarantineAsked) -> ActionView | Refusal:
         world.move(node, "quarantined")
         world.touch_node(node)
     elif not quorum_survives(world, node):
-        return _quorum_lost(node)
+        return _quorum_lost(world, node)
     else:
         accused = world.diverged(node)
         fence(world, node, asked.reason, accused[0] if accused else None, by_hand=True, release="by_hand")
@@ -161,7 +161,7 @@ def _resync(world: World, node: Node, volumes: list[Volume]) -> ActionView | Ref
         return _begin(world, node, "divergence", names)
     if node.record.phase == "suspect":
         if not quorum_survives(world, node):
-            return _quorum_lost(node)
+            return _quorum_lost(world, node)
         accused = world.accusing(node)
         doubted = any(one.kind == "audit" for one in accused)  # its own verification proves nothing then
         incident, reason = accused[0] if accused else None, "an operator asked for a resync"
@@ -287,10 +287,11 @@ def _unknown_node(name: str) -> Refusal:
     return Refusal(404, "unknown_node", f"There is no node {name!r} in this fleet.")
 
 
-def _quorum_lost(node: Node) -> Refusal:
+def _quorum_lost(world: World, node: Node) -> Refusal:
     return Refusal(
         409, "quorum_would_be_lost",
-        f"Without {node.name} a majority could not be reached any more, so nobody could be judged.",
+        f"Without {node.name} a majority could not be reached any more, so nobody could be judged. "
+        f"{room_for_fence(world, node)}",
     )  # fmt: skip
 
 

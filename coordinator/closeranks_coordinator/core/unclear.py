@@ -52,7 +52,7 @@ def watch(world: World, volume: Volume) -> None:
     elif changed:
         rows = _rows(world, volume)
         incident.observe_paths(rows, found.confirmed)
-        incident.evidence["entries"] = _holders(world, volume, rows)
+        incident.evidence.update(_holders(world, volume, rows))
         world.touch_incident(incident)
 
 
@@ -80,8 +80,11 @@ def _rows(world: World, volume: Volume) -> list[DiffRow]:
     return [DiffRow(key, "modified") for key in islice(found, INCIDENT_MAX_PATHS)]
 
 
-def _holders(world: World, volume: Volume, rows: list[DiffRow]) -> list[str]:
-    """Who holds what, for the first paths: the groups between which a person has to choose."""
+def _holders(world: World, volume: Volume, rows: list[DiffRow]) -> dict[str, list[str]]:
+    """Who holds what, for the first paths: the groups between which a person has to choose.
+
+    `sides`: one node of each group of the first path, for whoever wants to compare them.
+    """
     keys = [one.key for one in rows[:HOLDERS_SHOWN]]
     held = {
         name: world.tree.lookup_many(root, keys)
@@ -89,17 +92,20 @@ def _holders(world: World, volume: Volume, rows: list[DiffRow]) -> list[str]:
         if (root := world.nodes[name].volume(volume.name).root) is not None
     }
     told: list[str] = []
+    sides: list[str] = []
     for key in keys:
         groups: dict[bytes | None, list[str]] = {}
         for name, values in held.items():
             groups.setdefault(values.get(key), []).append(name)
+        ordered = sorted(groups.items(), key=lambda one: (-len(one[1]), one[1]))
+        sides = sides or [names[0] for _, names in ordered]
         parts = [
             f"{words.join(names, NAMES_SHOWN)} {'has' if len(names) == 1 else 'have'} "
             + words.value_words(value, world.algorithm)
-            for value, names in sorted(groups.items(), key=lambda one: (-len(one[1]), one[1]))
+            for value, names in ordered
         ]
         told.append(words.line(f"{words.path_words(key)}: {'; '.join(parts)}"))
-    return told
+    return {"entries": told, "sides": sides}
 
 
 def _new_incident(world: World, volume: Volume, since: float) -> Incident:
@@ -114,7 +120,7 @@ def _new_incident(world: World, volume: Volume, since: float) -> Incident:
         voted=len(volume.voters),
         assigned=len(volume.config.nodes),
         need=volume.need,
-        evidence={"voters": list(volume.voters), "entries": _holders(world, volume, rows)},
+        evidence={"voters": list(volume.voters), **_holders(world, volume, rows)},
     )
 
 

@@ -98,7 +98,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
     truth, stored, view = volume.truth, node.volume(volume.name), node.view(volume.name)
     if truth is None or stored.root is None:
         if view.analysis is not None:
-            node.views[volume.name] = View(seen=view.seen)
+            node.views[volume.name] = View(seen=view.seen, anew=view.anew)
         return
     before = view.analysis
     writes = node.name in volume.config.writers
@@ -121,6 +121,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             stored.held = after.held
             world.touch("node", node.name)
         view.analysis, view.by_us, view.by_another = after, False, False
+        view.anew = view.anew and after.divergent > 0
         view.stand = Stand(stored.root, truth, stored.held, stored.withheld)
         world.publish("node", node.name)
         _remember_sizes(view, before, after, touched)

@@ -64,7 +64,7 @@ _EVIDENCE = (
     ("truth_root", "Root of the truth"),
     ("node_root", "Root of the node"),
 )
-_ELSEWHERE = ("digest", "digest_proves", "entries")
+_ELSEWHERE = ("digest", "digest_proves", "entries", "sides")
 
 
 @dataclass(frozen=True, slots=True)
