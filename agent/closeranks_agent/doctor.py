@@ -15,6 +15,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
 
 from closeranks_proto.findings import Finding, fail, ok, warn
@@ -22,13 +23,15 @@ from closeranks_proto.kinds import Address
 from closeranks_proto.lines import printable
 
 from .config import AgentConfig, AgentVolumeConfig, load_agent_config
-from .disk.private import MARK_NAME, PRIVATE_NAME
+from .converge.workroom import ITEMS_NAME
+from .disk.private import MARK_NAME, PRIVATE_NAME, TRASH_NAME
 from .hands import freezing
 from .standing import examine_agent_itself, examine_coordinator
 from .watch.examined import examine_watching
 
 MIN_FREE_SHARE = 0.05  # of a volume's file system: what a resync stages and the trash keeps must fit
 MIN_FREE_INODES = 10_000
+TRASH_READ_MAX = 100_000  # items whose size is looked up
 FOLDING_FILESYSTEMS = ("vfat", "exfat", "msdos", "ntfs", "ntfs3", "fuseblk", "hfsplus")
 WEAK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "overlay", "fuseblk")
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -162,7 +165,7 @@ def examine_volume(volume: AgentVolumeConfig, probes: Probes) -> list[Finding]:
     return [
         *_access(subject, volume),
         *_filesystem(subject, volume, probes),
-        *_room(subject, volume.path),
+        *_room(subject, volume),
         *_private(subject, volume),
         _folding(subject, volume, probes),
         *examine_watching(subject, volume.path, volume.watch),
@@ -234,10 +237,20 @@ def _filesystem(subject: str, volume: AgentVolumeConfig, probes: Probes) -> Iter
         yield ok(subject, f"lies on {kind}")
 
 
-def _room(subject: str, path: str) -> Iterator[Finding]:
-    room = os.statvfs(path)
+def _room(subject: str, volume: AgentVolumeConfig) -> Iterator[Finding]:
+    room = os.statvfs(volume.path)
     free, total = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
-    if total and free / total < MIN_FREE_SHARE:
+    scarce = total and free / total < MIN_FREE_SHARE
+    trash = _trash_bytes(volume) if scarce else 0
+    if scarce and trash > free:
+        yield warn(
+            subject,
+            f"{free // 10**6:,} MB free ({100 * free // total}%), and its trash takes {trash // 10**6:,} MB",
+            "a resync stages new files beside the old and keeps the old in the trash; without room it does not run",
+            "restore what is still wanted to another file system (closeranks trash restore), then lower trash_keep_s "
+            "in coordinator.toml: older items of closed incidents go by themselves; trash_max_bytes bounds what comes",
+        )
+    elif scarce:
         yield warn(
             subject,
             f"{free // 10**6:,} MB free ({100 * free // total}%)",
@@ -255,9 +268,25 @@ def _room(subject: str, path: str) -> Iterator[Finding]:
         )
 
 
+def _private_of(volume: AgentVolumeConfig) -> str:
+    return volume.private_dir or f"{volume.path}/{os.fsdecode(PRIVATE_NAME)}"
+
+
+def _trash_bytes(volume: AgentVolumeConfig) -> int:
+    """What the trash takes of the disk, as far as its first TRASH_READ_MAX items tell."""
+    items = f"{_private_of(volume)}/{os.fsdecode(TRASH_NAME)}/{os.fsdecode(ITEMS_NAME)}"
+    try:
+        with os.scandir(items) as found:
+            return sum(
+                one.stat(follow_symlinks=False).st_blocks * 512 for one in islice(found, TRASH_READ_MAX)
+            )
+    except OSError:
+        return 0  # there is none yet, or it is not ours to read, which the private directory's finding tells
+
+
 def _private(subject: str, volume: AgentVolumeConfig) -> Iterator[Finding]:
     """The private directory: on the same file system, ours, and able to do what an install needs."""
-    private = volume.private_dir or f"{volume.path}/{os.fsdecode(PRIVATE_NAME)}"
+    private = _private_of(volume)
     shown = printable(private)
     try:
         status = os.lstat(private)

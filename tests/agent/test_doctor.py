@@ -142,6 +142,23 @@ def test_little_room(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warned = told(examine_volume(volume(tree), Probes()), "warn")
     assert "MB free (" in warned
     assert "100 inodes free" in warned
+    assert "its trash takes" not in warned
+
+
+def test_a_trash_that_fills_the_disk_is_told_with_the_way_out(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = tree / ".closeranks" / "trash" / "items"
+    items.mkdir(parents=True)
+    (items / "one").write_bytes(b"x" * 3_000_000)
+    fields = list(os.statvfs(tree))
+    fields[4] = 2_000_000 // fields[1]  # f_bavail, in units of f_frsize
+    fields[2] = 100 * fields[4]  # f_blocks
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
+    (found,) = [one for one in examine_volume(volume(tree), Probes()) if "MB free" in one.what]
+    assert found.what.endswith("and its trash takes 3 MB")
+    assert "closeranks trash restore" in found.mend
+    assert "lower trash_keep_s" in found.mend
 
 
 def test_weak_read_only_and_folding_file_systems(tree: Path) -> None:

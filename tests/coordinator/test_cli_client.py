@@ -143,9 +143,9 @@ def test_the_token_is_sent_from_its_file(
     assert main(["status", "--token-file", str(file)]) == 0
     monkeypatch.setenv("CLOSERANKS_TOKEN_FILE", str(file))
     assert main(["status"]) == 0
-    assert [request.headers["authorization"] for request in api.requests] == [
-        "Bearer 0123456789abcdef0123"
-    ] * 2
+    asked = [(request.path, request.headers["authorization"]) for request in api.requests]
+    token = "Bearer 0123456789abcdef0123"
+    assert asked == [("/api/v1/fleet", token), ("/api/v1/incidents", token)] * 2
     assert "0123456789abcdef0123" not in capsys.readouterr().out
 
 
