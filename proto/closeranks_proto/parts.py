@@ -47,6 +47,7 @@ class Edit(Message, frozen=True):
 
 
 OUTSIDE = "outside the volumes"  # how the `detail` of a hand begins that wrote in no volume
+OUTSIDE_SOMEWHERE = f"{OUTSIDE} (it may have been to another disk)"  # the kernel does not tell to which
 
 
 class Hand(Worded, frozen=True):

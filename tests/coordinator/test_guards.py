@@ -366,11 +366,81 @@ def test_a_disk_that_is_filled_from_outside_its_volumes_says_so_and_by_whom() ->
         world.run(1.0)
     hold = the_hold(world)
     assert hold.reason.endswith(
-        "; most of it was written outside volume photos (0 B within); by /usr/bin/tar, unit cron, outside the volumes"
+        "; most of it was written outside volume photos (0 B within); by /usr/bin/tar, unit cron, outside the volumes "
+        "(it may have been to another disk)"
     )
     (incident,) = world.incidents("runaway")
     assert incident.writers[0].startswith("/usr/bin/tar (pid 99")
-    assert ", outside the volumes: " in incident.writers[0]
+    assert ", outside the volumes (it may have been to another disk): " in incident.writers[0]
+
+
+def test_nobody_outside_the_volumes_is_blamed_for_a_disk_where_the_node_has_another_one() -> None:
+    world = writing()
+    other = wire.DiskState("/", (), True, 100 * GB, 90 * GB, 0.0, None)
+    report(world, "n3", files=0, disk=other, hands=())
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0), hands=(TAR,))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.reason.endswith(
+        "; which program wrote is not known (programs that wrote outside the volumes may have written to another disk)"
+    )
+    assert [hand.exe for hand in hold.writers] == ["/usr/bin/tar"], "it is shown, and not accused"
+
+
+def test_who_wrote_in_the_volumes_of_a_full_disk_comes_before_who_wrote_more_outside() -> None:
+    world = writing(rules=replace(WARM, rate_min_bytes=100 * GB))
+    for step in range(4):
+        report(world, "n1", GB, disk=disk(50 * GB - step * GB, 500.0), hands=(TAR, PHP))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.guard == "disk_full"
+    assert hold.reason.endswith("; by /usr/bin/php (script index.php), unit apache2")
+    assert [hand.exe for hand in hold.writers] == ["/usr/bin/php", "/usr/bin/tar"]
+
+
+def test_who_wrote_before_a_disk_began_to_fill_is_not_named_for_it() -> None:
+    world = writing()
+    report(world, "n3", MB, hands=(PHP,))
+    world.run(600.0)
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0), hands=())
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.reason.endswith("; which program wrote is not known")
+    assert hold.writers == ()
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_hold_says_at_once_when_the_trash_is_too_small_for_its_reject(fits: bool) -> None:
+    world = writing(disk_bytes=(400 * MB, 380 * MB))
+    report(world, "n1", disk=small_disk(380 * MB))
+    world.run(60.0)
+    world["n1"].put("photos", "d0/huge", file_of("huge", (30 if fits else 300) * MB))
+    world.run(1.5)
+    report(world, "n1", disk=small_disk(0, 0.0))
+    hold = the_hold(world)
+    said = (
+        "What does not fit into the trash (by default a tenth of the disk) must be removed by hand on n1 before"
+        if fits
+        else "A reject sets up to 300 MB of photos aside, and the trash on n1 holds at most 40 MB: raise "
+        "trash_max_bytes of photos in coordinator.toml first, or remove the file by hand on n1."
+    )
+    (incident,) = world.incidents("runaway")
+    assert said in hold.advice
+    assert said in incident.advice
+
+
+def test_a_disk_that_was_filled_within_the_second_after_its_node_has_connected_is_held() -> None:
+    world = writing(disk_bytes=(400 * MB, 380 * MB))
+    world["n1"].put("photos", "d0/huge", file_of("huge", 370 * MB))
+    world.run(0.9)
+    assert key_of("d0/huge") not in truth(world), "its disk was not looked at yet"
+    report(world, "n1", disk=small_disk(MB, 0.0))
+    hold = the_hold(world)
+    assert (hold.guard, hold.bytes) == ("disk_full", 379 * MB)
+    world.run(30.0)
+    assert truth(world) == TREE
 
 
 def test_a_disk_that_its_volume_fills_is_not_said_to_be_filled_from_outside() -> None:

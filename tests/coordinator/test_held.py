@@ -18,6 +18,7 @@ from closeranks_coordinator.core.model import FromAgent, Tick
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HandView, HoldView
 from closeranks_proto import messages as wire
+from closeranks_proto.parts import OUTSIDE
 
 GB = 10**9
 
@@ -130,11 +131,29 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
         yield fake
 
 
+def test_held_accuses_nobody_outside_a_full_disk_and_says_what_a_reject_needs_first(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = HandView(99, "/usr/bin/tar", "tar x", 0, None, "cron", (), 0, GB, None, f"{OUTSIDE}, on some disk")
+    api.routes["GET /api/v1/held"] = clifake.page([hold(guard="disk_full", writers=(tar,))])
+    assert main(["held"]) == 1
+    out = capsys.readouterr().out
+    assert (
+        "  maybe /usr/bin/tar, pid 99, unit cron, outside the volumes (it may have been to another disk): 0 files, "
+        in out
+    )
+    assert "  by " not in out
+    assert (
+        "  first What does not fit into the trash (by default a tenth of the disk) must be removed by hand on n2"
+        in out
+    )
+
+
 def test_held_says_what_by_whom_and_what_to_type(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes["GET /api/v1/held"] = clifake.page([hold()])
     assert main(["held"]) == 1
     out = capsys.readouterr().out
-    by = "by    /usr/bin/php (script /srv/site/cron.php), unit apache2: 3 files, "
+    by = "by    /usr/bin/php (script /srv/site/cron.php), pid 4711, unit apache2: 3 files, "
     for part in ("n2 wrote 41 GB in 6 min", by, "paused php", "closeranks allow h-000001",
                  "closeranks reject h-000001"):  # fmt: skip
         assert part in out

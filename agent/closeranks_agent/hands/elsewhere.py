@@ -2,7 +2,8 @@
 
 No watcher sees those writes as a change of a volume, and an incident about a full disk must not name whoever
 happened to write a byte in one. So while a disk fills, all processes are asked once a second how much they gave
-to disks, at a few milliseconds a look, and not at all otherwise. To which disk is not told; that is said.
+to disks, at a few milliseconds a look, and not at all otherwise. To which disk is not told, and
+what goes to a tmpfs is not counted; whoever reads of it is told that it may have been another disk.
 
 Rejected: the filesystem's fanotify mark, which does not tell outside from another volume, nor bytes.
 """

@@ -9,8 +9,9 @@ import msgspec
 
 from closeranks_proto import programs
 from closeranks_proto.errors import UserError
-from closeranks_proto.parts import OUTSIDE
+from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
 
+from ..core.advice import trash_first
 from ..core.shapes import HandView, HoldView
 from .actions import Accepted
 from .client import segment
@@ -99,19 +100,29 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
             screen.line(f"{one.id}  {one.reason}", BAD)
             for hand in one.writers:
                 if hand.exe or hand.command:
-                    screen.line(f"  by    {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}")
+                    screen.line(
+                        f"  {_whether(hand)} {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}"
+                    )
             for reaction in one.reactions:
                 screen.line(f"  done  {reaction}")
             screen.line(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
             screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+            if one.guard == "disk_full":
+                screen.line(f"  first {trash_first(one.node)}", CARE)
 
 
 def _who(hand: HandView) -> str:
     unit = f", unit {hand.unit}" if hand.unit else ""
-    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
-    return f"{programs.words(hand.exe, hand.command)}{unit}{where}"
+    where = f", {OUTSIDE_SOMEWHERE}" if hand.detail.startswith(OUTSIDE) else ""
+    pid = f", pid {hand.pid}" if hand.pid else ""
+    return f"{programs.words(hand.exe, hand.command)}{pid}{unit}{where}"
+
+
+def _whether(hand: HandView) -> str:
+    """Who wrote in no volume may have had no part in it."""
+    return "maybe" if hand.detail.startswith(OUTSIDE) else "by   "
 
 
 def _row(one: HoldView, now: int) -> list[Cell]:

@@ -170,12 +170,14 @@ def _audited(node: str, policy: OnDivergence) -> str:
 
 
 def runaway(
-    *, node: str, holds: Sequence[tuple[str, str]], volumes: Sequence[str], spreads: bool, merged: int, allow_s: float
+    *, node: str, holds: Sequence[tuple[str, str]], volumes: Sequence[str], spreads: bool, merged: int, allow_s: float,
+    first: str = "",
 ) -> str:  # fmt: skip
     """Of a node that guards hold. `holds` are (id, guard) of those that wait for a person.
 
     `spreads`: closeranks itself would have carried it to the others. `volumes`: those that are held, none: all of the
-    node. `merged`: paths that were let through just before.
+    node. `merged`: paths that were let through just before. `first`: what must be done before a reject, if
+    anything.
     """
     where = (
         f"volume{'' if len(volumes) == 1 else 's'} {words.join(volumes)}" if volumes else "all its volumes"
@@ -207,7 +209,24 @@ def runaway(
         f"there again, whatever it does; other guards stay on. If not: stop the writer on {node}, then "
         f"{reject} fences {node}, brings it back to the truth, verifies and releases it; what it wrote lies in its "
         f"trash "
-        f"then. `closeranks held` shows what waits."
+        f"then. {first}{' ' if first else ''}`closeranks held` shows what waits."
+    )
+
+
+def trash_first(node: str) -> str:
+    """Before a full disk is rejected, where the amount is not known: a file that still grows is in no view."""
+    return (
+        f"What does not fit into the trash (by default a tenth of the disk) must be removed by hand on {node} before "
+        "a reject, or trash_max_bytes be raised."
+    )
+
+
+def trash_too_small(node: str, volume: str, size: int, most: int) -> str:
+    """A reject of so much would wait for room in the trash."""
+    return (
+        f"A reject sets up to {words.human_bytes(size)} of {volume} aside, and the trash on {node} holds at most "
+        f"{words.human_bytes(most)}: raise trash_max_bytes of {volume} in coordinator.toml first, or remove the file "
+        f"by hand on {node}."
     )
 
 

@@ -36,7 +36,9 @@ def gauge(world: World, node: Node, state: wire.DiskState) -> None:
     by_us = node.record.recovery is not None  # after looking whether there is room
     soon = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s * DISK_CALM
     if known is None or by_us or state.free_bytes > known.start_free:
-        known = Gauge(state, now, now, state.free_bytes, brought(world, node, state))
+        before = _free_at_connect(world, node, state) if known is None and not by_us else 0
+        began = node.connected_at if before > state.free_bytes else now
+        known = Gauge(state, now, began, max(before, state.free_bytes), brought(world, node, state))
     elif not soon or now - known.at > DISK_QUIET_S:
         began, free = max(known.at, now - REPORT_S), max(known.state.free_bytes, state.free_bytes)
         known = Gauge(state, now, began, free, known.brought_last)
@@ -44,6 +46,21 @@ def gauge(world: World, node: Node, state: wire.DiskState) -> None:
     known.state, known.at, known.brought_last = state, now, brought(world, node, state)
     near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
     known.alarms = known.alarms + 1 if near and not by_us else 0
+
+
+def _free_at_connect(world: World, node: Node, state: wire.DiskState) -> int:
+    """What was free when this node connected, as it said then of a volume there: a second is enough to fill a disk.
+
+    0 where that is over, or a push has brought something since: only what it wrote itself counts.
+    """
+    if world.now.mono >= node.connected_at + REPORT_S:
+        return 0
+    meters = (world.brake.meters.get((node.name, name)) for name in state.volumes)
+    if any(meter is not None and meter.excused_at >= node.connected_at for meter in meters):
+        return 0
+    found = [node.volume(one.name).status for one in world.volumes_of(node) if one.name in state.volumes]
+    same = (one for one in found if one is not None and one.disk_total_bytes == state.total_bytes)
+    return max((one.disk_free_bytes for one in same), default=0)
 
 
 def rules_of(world: World, node: Node, state: wire.DiskState) -> GuardRules:
@@ -76,13 +93,19 @@ def calm_bytes_s(world: World, volume: Volume, node: Node) -> float:
 def awaits_report(world: World, volume: Volume, node: Node, burst_bytes: int, since: float) -> bool:
     """Whether a burst took so much of a disk that it would be held, and no look at that disk has cleared it.
 
-    A look counts that came after `since`; one that foresees a full disk waits for the next.
+    A look counts that came after `since`; one that foresees a full disk waits for the next. Before the first report
+    of a node that has just connected, only what would take half of the room that it told of waits for one.
     """
     rules = volume.config.guards
     share = rules.disk_min_share
-    return rules.disk_full_in_s > 0 and any(
-        burst_bytes >= share * one.state.total_bytes and (one.at <= since or one.alarms > 0)
-        for one in _under(world, volume, node)
+    if not rules.disk_full_in_s:
+        return False
+    gauges = list(_under(world, volume, node))
+    status = node.volume(volume.name).status
+    if not gauges and status is not None and world.now.mono < node.connected_at + REPORT_S:
+        return status.disk_total_bytes > 0 and 2 * burst_bytes >= status.disk_free_bytes
+    return any(
+        burst_bytes >= share * one.state.total_bytes and (one.at <= since or one.alarms > 0) for one in gauges
     )
 
 

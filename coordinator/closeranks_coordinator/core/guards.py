@@ -19,7 +19,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import filling, holding, holds, tripping
+from . import blame, filling, holding, holds, tripping
 from .diffs import row
 from .meters import Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -319,7 +319,9 @@ def _check_disks(world: World, node: Node) -> None:
         trip = tripping.disk(world, node, gauge, rules, explained) if rules.enabled else None
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.
-            holds.begin(world, node, volume, trip, rules, holds.hands_of(world, node, inside=False))
+            hands = blame.hands(world, node, gauge, holds.WRITERS_MAX)
+            by = blame.by_words(world, node, gauge, rules, hands)
+            holds.begin(world, node, volume, trip, rules, hands, by)
             return
 
 

@@ -5,7 +5,7 @@ Runs after every event; what is learned of nodes' usual is looked after once a m
 
 from __future__ import annotations
 
-from . import holds, tripping
+from . import blame, holds, tripping
 from .meters import Meter
 from .nodes import Node, Volume
 from .records import HoldRecord
@@ -152,7 +152,7 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
             node.name, (paths, size), now.mono - began, found, rules, size > rules.rate_min_bytes
         )
     if text is not None:
-        hold.reason = line(text + holds.by_words(hold.writers))
+        hold.reason = line(text + blame.words(hold.writers))
         incident = world.incidents.get(hold.incident or "")
         if incident is not None:
             incident.summary = hold.reason

@@ -15,11 +15,9 @@ import heapq
 from itertools import islice
 
 from closeranks_proto import messages as wire
-from closeranks_proto import programs
 from closeranks_proto.lines import timestamp
-from closeranks_proto.parts import OUTSIDE
 
-from . import advice, incidents, recovery
+from . import advice, blame, incidents, recovery
 from . import hands as told_hands
 from .diffs import row
 from .fencing import drop_recovery, fence, quorum_survives, room_for_fence
@@ -50,15 +48,17 @@ ALLOW_MAX_S = 30 * 86400.0
 
 
 def begin(
-    world: World, node: Node, volume: Volume | None, trip: Trip, rules: GuardRules, hands: list[HandRecord]
-) -> HoldRecord:
-    """Hold this node's changes: durable, told to people and to the node. `hands`: whose they are."""
+    world: World, node: Node, volume: Volume | None, trip: Trip, rules: GuardRules, hands: list[HandRecord],
+    by: str | None = None,
+) -> HoldRecord:  # fmt: skip
+    """Hold this node's changes: durable, told to people and to the node. `hands`: whose they are, as `by` words it."""
     now = world.now
     volumes = [one for one in world.volumes_of(node) if one.name in trip.volumes or one is volume]
     volumes = [] if volume is None else volumes
+    reason = line(trip.reason + (blame.words(hands) if by is None else by))
     hold = HoldRecord(
         world.next_hold(), trip.guard, node.name, None if volume is None else volume.name, now.wall_ms,
-        line(trip.reason + by_words(hands)), paths=trip.paths, bytes=trip.bytes, writers=hands,
+        reason, paths=trip.paths, bytes=trip.bytes, writers=hands,
         keeps_vote=not _quorum_survives(world, node, volumes or world.volumes_of(node)), disk=trip.disk,
         free_bytes=trip.free_bytes, volumes=[one.name for one in volumes],
     )  # fmt: skip
@@ -124,10 +124,10 @@ def tell(world: World, node: Node, hold: HoldRecord, rules: GuardRules) -> None:
     world.send(node, message)
 
 
-def hands_of(world: World, node: Node, inside: bool) -> list[HandRecord]:
-    """Who writes most on this node now, as far as it told; `inside`: in a volume."""
+def hands_of(world: World, node: Node) -> list[HandRecord]:
+    """Who writes most in volumes of this node now, as far as it told."""
     hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
-    return [hand for hand in hands if not (inside and hand.outside)][:WRITERS_MAX]
+    return [hand for hand in hands if not hand.outside][:WRITERS_MAX]
 
 
 def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Meter) -> list[HandRecord]:
@@ -137,7 +137,7 @@ def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Me
     """
     analysis = node.view(volume.name).analysis
     if guard not in SHARE_GUARDS or analysis is None:
-        return hands_of(world, node, inside=True)
+        return hands_of(world, node)
     is_loss = guard == "deleted_share"
     keys = (key for key, change in meter.pending.items() if (change[0] is None) is is_loss)
     found = told_hands.sums(
@@ -154,19 +154,6 @@ def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
         if had is None or (hand.bytes, hand.files) > (had.bytes, had.files):
             found[hand.key] = hand
     return sorted(found.values(), key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
-
-
-def by_words(hands: list[HandRecord]) -> str:
-    """`; by /usr/bin/php (script /srv/site/cron.php), unit apache2`; where nobody knows that, and why."""
-    known = next((hand for hand in hands if hand.pid), None)
-    if known is None:
-        why = next((hand.detail for hand in hands if hand.detail), "")
-        return "; which program wrote is not known" + (f" ({why})" if why else "")
-    return (
-        f"; by {programs.words(known.exe, known.command)}"
-        + (f", unit {known.unit}" if known.unit else "")
-        + (f", {OUTSIDE}" if known.outside else "")
-    )
 
 
 def _prune(world: World) -> None:
@@ -381,7 +368,7 @@ def advise(world: World, node: Node, held: list[HoldRecord], incident: Incident)
         node=node.name, holds=[(hold.id, hold.guard) for hold in held],
         volumes=[] if any(not hold.names for hold in held) else names,
         spreads=any(_spreads(world, node, hold) for hold in held), merged=merged if isinstance(merged, int) else 0,
-        allow_s=rules_of(world, held[0]).allow_s,
+        allow_s=rules_of(world, held[0]).allow_s, first=_first(world, node, held),
     )  # fmt: skip
 
 
@@ -389,20 +376,37 @@ def view(world: World, hold: HoldRecord) -> HoldView:
     paths, size = waiting(world, hold)
     return HoldView(
         hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
-        None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(hold), hold.paths,
+        None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(world, hold), hold.paths,
         hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
         paths, size,
     )  # fmt: skip
 
 
-def _advice(hold: HoldRecord) -> str:
+def _first(world: World, node: Node | None, held: list[HoldRecord]) -> str:
+    """What a reject of these needs first: whether what it sets aside has room in the trash, as far as that is known."""
+    adding = [hold for hold in held if hold.guard != "deleted_share"]
+    if node is None or not adding:
+        return ""
+    for volume in {one.name: one for hold in adding for one in _held_volumes(world, node, hold)}.values():
+        status = node.volume(volume.name).status
+        most = volume.config.trash_max_bytes
+        if most is None and status is not None:
+            most = status.disk_total_bytes // 10
+        size = differing_bytes(world, volume, node.view(volume.name)) or 0
+        if most and size > most:
+            return advice.trash_too_small(node.name, volume.name, size, most)
+    return advice.trash_first(node.name) if any(one.guard == "disk_full" for one in adding) else ""
+
+
+def _advice(world: World, hold: HoldRecord) -> str:
     match hold.state:
         case "held":
             return (
                 f"If this is wanted: `closeranks allow {hold.id}` lets it through, and for guards.allow_s (or `--for "
                 f"SECONDS`) the guard {hold.guard} does not hold {hold.node} again. If not: stop the writer on "
-                f"{hold.node}, then `closeranks reject {hold.id}` brings {hold.node} back to the truth{_on(hold)}."
-            )
+                f"{hold.node}, then `closeranks reject {hold.id}` brings {hold.node} back to the truth{_on(hold)}. "
+                + _first(world, world.nodes.get(hold.node), [hold])
+            ).rstrip()
         case "allowed":
             until = "" if hold.expires_ms is None else f" until {timestamp(hold.expires_ms)}"
             return f"It was allowed:{until} this guard does not hold {hold.node}{_on(hold)} again; then it is armed."

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from . import blame
 from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .rules import GuardRules
@@ -215,12 +216,8 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: i
 
 def _elsewhere(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> str:
     """What is said where most of it was not written in the volumes of that disk, as far as that can be told."""
-    now, volumes = world.now.mono, gauge.state.volumes
-    if not volumes or now - gauge.began > rules.rate_window_s:
-        return ""  # what was written in them before is not counted any more
-    meters = (world.brake.meters.get((node.name, name)) for name in volumes)
-    inside = sum(meter.written(now)[1] for meter in meters if meter is not None)
-    if 2 * inside >= gauge.filled:
+    volumes, inside = gauge.state.volumes, blame.inside(world, node, gauge, rules)
+    if not volumes or inside is None or 2 * inside >= gauge.filled:
         return ""
     named = f"volume{'' if len(volumes) == 1 else 's'} {', '.join(volumes)}"
     return f"; most of it was written outside {named} ({human_bytes(inside)} within)"

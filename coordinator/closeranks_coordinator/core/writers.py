@@ -17,7 +17,7 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto import programs
 from closeranks_proto.lines import printable, shortened, timestamp
-from closeranks_proto.parts import OUTSIDE
+from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
 
 from . import words
 from .shapes import HandView
@@ -111,7 +111,7 @@ def who(hand: HandRecord) -> str:
     if hand.command and hand.command != hand.exe:
         about.append(f'"{hand.command[:COMMAND_SHOWN]}"')
     parents = f", parents {', '.join(hand.parents[:PARENTS_SHOWN])}" if hand.parents else ""
-    where = f", {OUTSIDE}" if hand.outside else ""
+    where = f", {OUTSIDE_SOMEWHERE}" if hand.outside else ""
     return f"{hand.exe or hand.command or 'a process'} ({', '.join(about)}){parents}{where}"
 
 
