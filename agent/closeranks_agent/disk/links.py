@@ -1,7 +1,8 @@
 """Files with several names: which names are known to be one file.
 
 A write through one name changes what stands under the others, and no event tells of those. As long as every
-name of a file is known here, a look at one is a look at all; otherwise only a scan finds them. Known names are
+name of a file is known here, a look at one is a look at all; otherwise only a scan finds them. A name that leaves
+its file may have been written through first, so the names that are left are looked at as well. Known names are
 those that scans and looks came across; the map is bounded, and begins anew when it is full.
 """
 
