@@ -51,7 +51,9 @@ class Rules:
         self.named: set[str] = set()
         self.fences: dict[str, int] = {}
         self.suspects: frozenset[str] = frozenset()
-        self.lifted: set[int] = set()  # tokens of fences that were lifted
+        self.lifted: set[tuple[str, int]] = (
+            set()
+        )  # by node: where states were lost, numbers of others are as low
         self.releases: defaultdict[str, list[Release]] = defaultdict(list)
         self.own_at: dict[str, float] = {}  # of fenced nodes: when something of their own differed last
         self.proven_at: dict[str, float] = {}  # when a verification was answered last
@@ -68,7 +70,7 @@ class Rules:
         }
         self.suspects = frozenset()
         self.undetermined = {}
-        self.lifted -= set(self.fences.values())
+        self.lifted -= set(self.fences.items())
         for name, token in self.fences.items():
             self.releases[name] = [one for one in self.releases[name] if one.token != token]
         if not core.counters.token:
@@ -198,7 +200,9 @@ class Rules:
         """A node has told of a fence that is on no record."""
         if "put_back" not in self.world.plan.faults:  # an image may be of when it was fenced
             hold(
-                "lifted_stays", token not in self.lifted, f"{name} came with fence {token}, which was lifted"
+                "lifted_stays",
+                (name, token) not in self.lifted,
+                f"{name} came with fence {token}, which was lifted",
             )
 
     def _is_heard(self, name: str, token: int) -> None:
@@ -242,7 +246,7 @@ class Rules:
 
     def _released(self, name: str, token: int, event: Event) -> None:
         world, now = self.world, self.world.time.now
-        self.lifted.add(token)
+        self.lifted.add((name, token))
         own_at = self.own_at.pop(name, float("-inf"))
         if isinstance(event, ReleaseAsked):
             for oracle in world.oracles.values():
