@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Mapping
 import aiohttp
 
 from closeranks_proto import messages as wire
-from closeranks_proto.changes import changes
+from closeranks_proto.changes import changes, told
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import ProtocolError, UserError
 from closeranks_proto.messages import Member
@@ -287,15 +287,8 @@ class Agent:
         changed = changes(self.config, fresh)
         self.config = fresh
         self.spawn(self.reactions.permits_changed())
-        log.info(
-            "configuration read again from %s: %s",
-            fresh.file,
-            f"{len(changed)} {'change' if len(changed) == 1 else 'changes'}"
-            if changed
-            else "nothing in it has changed",
-        )
-        for line in changed:
-            log.info("changed: %s", line)
+        for line in told(fresh.file, changed):
+            log.info("%s", line)
 
 
 async def _guarded(work: Coroutine[None, None, None]) -> None:

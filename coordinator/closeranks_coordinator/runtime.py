@@ -10,7 +10,7 @@ import logging
 import time
 
 from closeranks_proto import messages as wire
-from closeranks_proto.changes import changes
+from closeranks_proto.changes import changes, told
 from closeranks_proto.digests import algorithm_named
 from closeranks_proto.errors import MissingObject, UserError
 
@@ -207,15 +207,8 @@ class Coordinator:
             await self.store.write(Batch(forget=gone))
         # A session begins with the settings: whom they changed for dials again.
         self.sessions.restart(node for node, old in before.items() if old != self._settings_for(node))
-        log.info(
-            "configuration read again from %s: %s",
-            fresh.file,
-            f"{len(changed)} {'change' if len(changed) == 1 else 'changes'}"
-            if changed
-            else "nothing in it has changed",
-        )
-        for line in changed:
-            log.info("changed: %s", line)
+        for line in told(fresh.file, changed):
+            log.info("%s", line)
         for warning in fresh.warnings:
             log.warning("%s", warning)
 

@@ -26,6 +26,13 @@ def changes(before: object, after: object) -> list[str]:
     return found
 
 
+def told(file: object, changed: list[str]) -> list[str]:
+    """Lines for the log: that the file was read again, and what `changes` found."""
+    count = f"{len(changed)} {'change' if len(changed) == 1 else 'changes'}"
+    first = f"configuration read again from {file}: {count if changed else 'nothing in it has changed'}"
+    return [first, *(f"changed: {line}" for line in changed)]
+
+
 def _differences(before: object, after: object, name: str) -> Iterator[str]:
     if before == after:
         return

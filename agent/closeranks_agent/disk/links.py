@@ -44,9 +44,9 @@ class Links:
             del self._names[device, inode]
         return sorted(names)
 
-    def few(self, count: int) -> list[bytes]:
+    def few(self, count: int) -> set[bytes]:
         """All names, if there are no more than so many."""
-        return [] if self._count > count else sorted(set().union(*self._names.values()))
+        return set() if self._count > count else set().union(*self._names.values())
 
     def others(self, key: bytes, status: os.stat_result) -> tuple[list[bytes], bool]:
         """The other names that are known, and whether those are all."""
