@@ -375,6 +375,10 @@ def test_rows_that_do_not_give_the_recorded_root_are_announced_and_compared_agai
     again = make_volume()
     assert again.root != root
     assert [type(step) for step in again.pending(0, 9)] == [Announce]
+    seq = again.last_seq
+    again.close()
+    again = make_volume()
+    assert again.last_seq == seq, "they give the root that was recorded with the announcement"
     again.scan()
     assert again.root == root
 
@@ -435,6 +439,24 @@ def test_more_than_a_snapshot_of_edits_is_announced(volume: Volume, monkeypatch:
     assert [type(step) for step in volume.pending(0, 9)] == [Announce]
     assert volume.summary is not None
     assert volume.summary.files == 3 + 11
+
+
+@pytest.mark.parametrize("way", ["commit", "stow"])
+def test_what_was_announced_is_known_as_what_it_was_after_reopening(
+    way: str, volume: Volume, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and root are recorded together: what reads the rows again announces nothing and compares nothing."""
+    monkeypatch.setattr(history_module, "SNAPSHOT_EDITS", 10)
+    if way == "commit":
+        apply(volume, *(Change(b"n%d" % number, a_file(b"n%d" % number)) for number in range(11)))
+    else:
+        volume.history.stow(Delta({b"n": a_file(b"n")}))
+        volume.history.found("scan", time.monotonic())
+    root, seq = volume.root, volume.last_seq
+    assert [type(step) for step in volume.pending(0, 9)] == [Announce]
+    volume.close()
+    again = make_volume()
+    assert (again.root, again.last_seq) == (root, seq)
 
 
 def test_a_chunk_list_that_no_frame_could_carry_is_announced(

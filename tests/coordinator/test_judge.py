@@ -245,3 +245,38 @@ def test_the_elder_of_two_values_that_are_alike_is_told_apart_by_what_was_betwee
     at_once = Stand(bench.forest.plant({b"a": NEW}), bench.truth, strayed.held, ())
     came, _ = bench.judge.analyse(bench.history, at_once, strayed, replays=True, passed=passed)
     assert (set(came.lagging), came.divergent) == ({b"a"}, 0)
+
+
+def test_what_the_truth_passed_by_is_held_also_beside_what_is_the_nodes_own() -> None:
+    """Its own file keeps the root from being what it has held: the path alone moves on."""
+    bench = Bench({b"a": OLD})
+    first = bench.look({b"b": OTHER}, {b"a": OLD})
+    for truth in ({}, {b"a": OLD}):
+        bench.move(truth)
+    stand = Stand(first.root, bench.truth, first.held, ())
+    found, _ = bench.judge.analyse(bench.history, stand, first, passed=Passed({b"a": None}))
+    bench.forest.objects.update(found.pages)
+    assert (set(found.lagging), found.divergent, bench.held(found)) == ({b"a"}, 1, {})
+
+
+def test_one_path_is_met_while_the_node_catches_up_in_another() -> None:
+    bench = Bench({b"a": OLD, b"b": OLD}, {b"a": OLD, b"b": NEW})
+    first = bench.look({b"a": OTHER, b"b": OLD}, {b"a": OLD, b"b": OLD})
+    assert (set(first.lagging), first.divergent) == ({b"b"}, 1)
+    for truth in ({b"a": OTHER, b"b": NEW}, {b"a": OLD, b"b": OLD}):
+        bench.move(truth)
+    stand = Stand(bench.forest.plant({b"a": OTHER, b"b": NEW}), bench.truth, first.held, ())
+    found, _ = bench.judge.analyse(bench.history, stand, first, passed=Passed({b"a": OTHER}))
+    assert (set(found.lagging), found.divergent) == ({b"a", b"b"}, 0)
+
+
+def test_who_stands_as_another_does_but_met_the_truth_on_its_way_is_not_taken_for_it() -> None:
+    bench = Bench({b"a": OLD})
+    first = bench.look({}, {b"a": OLD})
+    for truth in ({}, {b"a": OLD}):
+        bench.move(truth)
+    stand = Stand(first.root, bench.truth, first.held, ())
+    another, _ = bench.judge.analyse(bench.history, stand)
+    assert set(another.regressed) == {b"a"}
+    found, _ = bench.judge.analyse(bench.history, stand, first, passed=Passed({b"a": None}))
+    assert (set(found.lagging), found.divergent) == ({b"a"}, 0)

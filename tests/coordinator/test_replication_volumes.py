@@ -261,3 +261,14 @@ def test_a_machine_that_is_rebuilt_while_it_is_brought_on_has_deleted_nothing() 
     world["node-03"].fails, world["node-03"].pushes_fail = None, False
     world.until(lambda: world.in_rank() and same(world, "photos"))
     assert world["node-01"].disk["photos"] == {**FILES, key_of("new.jpg"): file_of("new")}
+
+
+def test_a_rebuilt_machine_is_one_once_and_may_delete_what_it_likes_afterwards() -> None:
+    """Whose word a root is, is kept with the root: the next one of the same agent is no other machine's."""
+    world = fleet()
+    rebuilt(world, "node-03", *(key.decode().replace("\0", "/") for key in FILES))
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    for path in ("a", "c.txt"):
+        world["node-03"].remove("photos", path)
+    world.until(lambda: not world["node-01"].disk["photos"], 30)
+    world.until(lambda: world.in_rank() and same(world, "photos"))

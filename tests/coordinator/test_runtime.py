@@ -20,8 +20,10 @@ from closeranks_coordinator import deciding, main, runtime, slices
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.model import (
+    Effect,
     FromAgent,
     Observe,
+    Persist,
     QuarantineAsked,
     ResyncAsked,
     SpeedAsked,
@@ -352,6 +354,39 @@ async def test_whoever_looks_sees_what_is_durable_also_while_events_never_end(
         assert looks > 20
         ended = True
         await asyncio.gather(*busy)
+
+
+async def test_nothing_is_sent_or_answered_before_it_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes its time: until it has answered nobody hears of what was decided."""
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        begun, may_end, story = asyncio.Event(), asyncio.Event(), list[str]()
+        write, carry_out = one.coordinator.store.write, one.coordinator._deciding._carry_out
+
+        async def slow(batch: Batch) -> None:
+            if any(kind == "speed" for kind, _, _ in batch.records):
+                begun.set()
+                await may_end.wait()
+                story.append("stored")
+            await write(batch)
+
+        def noted(effect: Effect) -> None:
+            if isinstance(effect, Persist) and any(kind == "speed" for kind, _, _ in effect.records):
+                story.append("carried out")
+            carry_out(effect)
+
+        monkeypatch.setattr(one.coordinator._deciding, "_carry_out", noted)
+        monkeypatch.setattr(one.coordinator.store, "write", slow)
+        asking = asyncio.create_task(one.coordinator.ask(SpeedAsked(None, 1_000_000)))
+        asking.add_done_callback(lambda _: story.append("answered"))
+        await asyncio.wait_for(begun.wait(), 10)
+        assert story == []
+        may_end.set()
+        await asyncio.wait_for(asking, 10)
+        await asyncio.sleep(0)
+        assert story == ["stored", "carried out", "answered"]
 
 
 async def test_sessions_are_not_read_on_while_too_much_waits(

@@ -42,7 +42,7 @@ class Faults:
             "filling": (15.0, self._fill), "mass": (12.0, self.world.people.mass),
             "identity": (20.0, self._identity), "second_agent": (15.0, self._second), "collect": (5.0, self._collect),
             "put_back": (4.0, self.images.deed), "coordinator_lost": (25.0, self._lose_coordinator),
-            "liar": (12.0, self._lie), "decay": (5.0, self._decay),
+            "liar": (12.0, self._lie), "decay": (5.0, self._decay), "straggler": (12.0, self._straggle),
         }  # fmt: skip
         for name in sorted(self.world.plan.faults & deeds.keys()):
             mean_s, deed = deeds[name]
@@ -143,6 +143,17 @@ class Faults:
         self.world.coordinator.crash("it loses its state")
         self.world.lose_coordinator()
         self.time.later(4.0 * self.rng.random() + 0.2, self._start_coordinator)
+
+    def _straggle(self) -> None:
+        """Late over a restart: what the truth was when is known only from what was durable."""
+        self.world.people.straggle(self._agent().name)
+        self.time.later(3.0, self._crash_at_rest)
+
+    def _crash_at_rest(self) -> None:
+        if self.on and self.world.coordinator.up:
+            self.world.checks.same_after_restart()
+            self.world.coordinator.crash("at rest")
+            self.time.later(0.2 + self.rng.random(), self._start_coordinator)
 
     def _start_coordinator(self) -> None:
         if not self.world.coordinator.up:

@@ -51,6 +51,7 @@ REASSERT_S = 60.0  # of paths without a majority, until the site writes what it 
 LOST_S = 150.0  # until somebody gives up what nobody has any more
 ANEW_S = 300.0
 REWRITE_S = 0.3  # less than any settle_s
+STRAGGLING_S = 3.0  # more than any settle_s, for others to have looked meanwhile
 # Faults by which something that a writer wrote may be rejected, torn, or go to a trash on purpose.
 SET_ASIDE = frozenset(
     (
@@ -80,6 +81,9 @@ class People:
         self.golden = dict(golden)
         self.log: list[tuple[bytes, bytes | None]] = []  # what the site has written, in order
         self.applied = dict.fromkeys(world.plan.nodes, 0)
+        self.slow: dict[
+            str, tuple[float, float]
+        ] = {}  # who straggles: until when, and when its next step is due
         self.busy = False
         self.number = 0
         self.baselines = 0
@@ -176,12 +180,29 @@ class People:
             return
         if "stale_site" in self.world.plan.faults and hash_of(name) % 3 == 0 and self.rng.random() < 0.9:
             return
+        until, due = self.slow.get(name, (0.0, 0.0))
+        if due > self.time.now:
+            return
+        if until > self.time.now:
+            self.slow[name] = until, self.time.now + STRAGGLING_S
         while self.applied[name] < len(self.log):
             key, value = self.log[self.applied[name]]
             self.write(agent, key, value)
             self.applied[name] += 1
-            if self.rng.random() < 0.5:
+            if until > self.time.now or self.rng.random() < 0.5:
                 return
+
+    def straggle(self, name: str) -> None:
+        """One path is written several times; this node takes what was written from then on late, and step by step."""
+        if self.world.policy == "quorum" and self.busy:
+            key = key_of(self.rng.choice([one for one in PLACES if one not in ("b", "d", "d/e")]))
+            self.slow[name] = self.time.now + 8 * STRAGGLING_S, self.time.now + 2 * STRAGGLING_S
+            for number in range(3):
+                self.time.later(number * 0.8, partial(self._say_again, key))
+
+    def _say_again(self, key: bytes) -> None:
+        if self.busy:
+            self._say(key, self.fresh("site"))
 
     def _catch_up(self, agent: Agent) -> None:
         for key, value in self.log[self.applied[agent.name] :]:

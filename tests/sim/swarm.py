@@ -14,7 +14,7 @@ from typing import Any
 from closeranks_coordinator.core.model import FleetConfig, VolumeConfig
 from closeranks_coordinator.core.rules import GuardRules
 
-from .regressions import FOUND, FOUND_WITH
+from .regressions import FOUND, FOUND_LATER, FOUND_WITH
 
 POLICIES = ("quorum", "writers", "any-writer", "baseline")
 # Each fault by its name: what it does to whom.
@@ -53,6 +53,7 @@ LATER: Mapping[str, str] = {
     "coordinator_lost": "the coordinator loses its state and begins with nothing",
     "liar": "some nodes prove other bytes than they hold, once or for a while, also while most others are away",
     "decay": "contents change on a disk, a writer's too, as no stat tells: a scrub finds them",
+    "straggler": "a node takes the site's steps seconds apart, and the coordinator is started again meanwhile",
 }
 FAULTS: Mapping[str, str] = {**FIRST, **LATER}
 LATER_SHARE = 0.12
@@ -121,6 +122,8 @@ def _later(seed: int) -> frozenset[str]:
 def _dice(seed: int, name: str) -> float:
     """Dice of their own. Seeds that once found something stay as they were."""
     is_found = seed in FOUND or any(seed == one for one, _, _ in FOUND_WITH)
+    if name == "straggler":  # it is younger than these
+        is_found = is_found or any(seed == one for one, _, _ in FOUND_LATER)
     return 1.0 if is_found else random.Random(f"{seed}/{name}").random()
 
 

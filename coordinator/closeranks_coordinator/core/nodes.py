@@ -242,7 +242,8 @@ class Volume:
     votes_since: float | None = None  # since when a quorum could found the truth
     rolling: dict[bytes, tuple[bytes | None, int]] = field(default_factory=dict)
     rolled: tuple[Analysis, int] | None = None
-    decided: tuple[object, ...] = ()
+    # The votes that the truth was decided of last. Nothing but they moves it, and another configuration forgets them.
+    decided: tuple[tuple[str, bytes], ...] | None = None
     settings: str = ""  # what decides which entries a tree has
     audits: Audits = field(default_factory=Audits)
     name: str = field(init=False)

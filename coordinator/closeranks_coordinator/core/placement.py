@@ -73,7 +73,7 @@ def _reconfigure(world: World, volume: Volume, config: VolumeConfig) -> None:
         volume.undetermined = frozenset()
     if (volume.config.policy, volume.config.writers) != (config.policy, config.writers):
         _look_anew(world, volume)
-    volume.config, volume.settings, volume.decided = config, settings_of(config), ()
+    volume.config, volume.settings, volume.decided = config, settings_of(config), None
     world.volumes[volume.name] = volume
     world.assign()
     if volume.record.settings != volume.settings:

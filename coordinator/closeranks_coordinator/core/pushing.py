@@ -366,7 +366,7 @@ def _size(value: bytes | None) -> int:
 
 
 def _sources(world: World, volume: Volume, node: Node) -> list[Node]:
-    """Healthy peers whose trees are known."""
+    """Healthy peers whose trees are known: in rank on this volume, or on their way there without suspicion."""
     return [
         peer
         for peer in world.members(volume)
@@ -376,18 +376,9 @@ def _sources(world: World, volume: Volume, node: Node) -> list[Node]:
         and not world.is_held(peer, volume)
         and peer.view(volume.name).analysis is not None
         and not world.untrusted(peer, volume.name)
-        and _gives(peer, volume)
-    ]
-
-
-def _gives(peer: Node, volume: Volume) -> bool:
-    """In rank on this volume, or on its way there without suspicion."""
-    recovery = peer.record.recovery
-    return (
-        peer.volume(volume.name).held is not None
+        and peer.volume(volume.name).held is not None
         and peer.record.phase != "suspect"
-        and (recovery is None or recovery.purpose == "lag" or volume.name not in recovery.volumes)
-    )
+    ]
 
 
 def _lacked_by(volume: Volume, peers: list[Node]) -> list[Differing]:

@@ -57,8 +57,12 @@ def _take_over(world: World, volume: Volume, node: Node, look: Look) -> None:
 
 
 def may_write(world: World, volume: Volume, node: Node) -> bool:
-    """Whether this node's own changes may become the truth, guards aside."""
-    stored, recovery = node.volume(volume.name), node.record.recovery
+    """Whether this node's own changes may become the truth, guards aside.
+
+    Who is late writes on while it is brought on. Of other recoveries nothing need be asked: a divergence is repaired
+    behind a fence, and who joins has held nothing yet.
+    """
+    stored = node.volume(volume.name)
     return (
         node.name in volume.config.writers
         and node.session is not None
@@ -67,7 +71,6 @@ def may_write(world: World, volume: Volume, node: Node) -> bool:
         and stored.held is not None
         and stored.settings == volume.settings
         and not world.untrusted(node, volume.name)
-        and (recovery is None or recovery.purpose == "lag" or volume.name not in recovery.volumes)
     )
 
 

@@ -65,11 +65,11 @@ def _decide(world: World, volume: Volume) -> Generator[None, None, Decision | No
     volume.voters = tuple(votes)
     if volume.truth is None and not _may_found(world, volume, votes):
         return None
-    basis = (volume.truth, tuple(votes.items()), volume.need)
+    basis = tuple(votes.items())
     if basis == volume.decided:
         return None
     decision = decide_quorum(world.differ, votes, volume.need, volume.truth)
-    volume.decided = (decision.root, *basis[1:])
+    volume.decided = basis
     return decision
 
 
@@ -154,7 +154,7 @@ def _passed(world: World, volume: Volume, view: View, replays: bool) -> Passed:
     since, view.order = view.order, order
     if analysis is None or not analysis.divergent or since == order:
         return NOTHING_PASSED
-    known = world.passed_of.get((analysis, since, order, replays))
+    known = world.passed_of.get((analysis, since, order))
     if known is not None:
         return known
     met: dict[bytes, bytes | None] = {}
@@ -170,7 +170,7 @@ def _passed(world: World, volume: Volume, view: View, replays: bool) -> Passed:
             if left_for is not None:
                 returned[key] = left_for[0]
     found = Passed(met, returned) if met or returned else NOTHING_PASSED
-    world.passed_of[(analysis, since, order, replays)] = found
+    world.passed_of[(analysis, since, order)] = found
     return found
 
 

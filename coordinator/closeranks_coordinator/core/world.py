@@ -102,7 +102,7 @@ class World:
         self.sizes: WeakKeyDictionary[Analysis, int] = WeakKeyDictionary()  # differing bytes, as far as asked
         # Of the judgement under way, what many nodes have in common.
         self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}
-        self.passed_of: dict[tuple[Analysis, int, int, bool], Passed] = {}
+        self.passed_of: dict[tuple[Analysis, int, int], Passed] = {}  # analyses of writers are nobody else's
         self.moved_of: dict[
             tuple[Analysis, tuple[bytes, ...], int], tuple[tuple[bytes, ...], tuple[bytes, ...]]
         ] = {}

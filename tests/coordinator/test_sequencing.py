@@ -1,0 +1,80 @@
+"""Whose change a writer's root tells of, and which second versions are given up."""
+
+from __future__ import annotations
+
+from closeranks_coordinator.core.model import RootStored
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.trees import tree
+
+NAMES = ("node-01", "node-02", "node-03", "node-04")
+FILES = tree("a/one.jpg", "c.txt")
+
+
+def fleet() -> FakeWorld:
+    config = volume_config(policy="any-writer", nodes=NAMES, writers=NAMES, settle_s=1.0, scan_interval_s=1.0)
+    world = FakeWorld(NAMES, [config], {"photos": FILES})
+    for agent in world.agents.values():
+        agent.watches = True
+    return world.started()
+
+
+def same(world: FakeWorld) -> bool:
+    disks = [agent.disk["photos"] for agent in world.agents.values()]
+    return all(disk == disks[0] for disk in disks)
+
+
+def test_a_tree_that_is_announced_with_a_push_has_the_writers_own_changes_in_it() -> None:
+    """A journal that grew too long becomes one announcement, which has the cause of the last step in it."""
+    world, writer = fleet(), "node-02"
+    world["node-01"].put("photos", "c.txt", file_of("new"))
+    world.until(lambda: same(world) and world.in_rank())
+    files = world[writer].disk["photos"]
+    world[writer].deaf = True
+    world["node-01"].put("photos", "pushed.txt", file_of("pushed"))
+    world.run(1)
+    files[key_of("pushed.txt")] = file_of("pushed")
+    files[key_of("c.txt")] = FILES[key_of("c.txt")]  # it went back to the elder version, and may
+    root = world.node_roots[writer, "photos"] = world.plant(files)
+    world.event(RootStored(writer, "photos", root, "push", world.mono))
+    world[writer].deaf = False
+    world.until(lambda: same(world) and world.in_rank())
+    assert world["node-01"].disk["photos"][key_of("c.txt")] == FILES[key_of("c.txt")]
+
+
+def test_a_second_version_that_others_have_stays_though_its_writer_has_lost_it() -> None:
+    """Right after a start nobody was compared yet but the writer, on whose disk it is damaged: it is not given up."""
+    world = fleet()
+    loser = world["node-02"]
+    world["node-01"].put("photos", "c.txt", file_of("first"))
+    loser.put("photos", "c.txt", file_of("second"))
+    world.until(lambda: same(world) and world.in_rank())
+    kept = key_of(world.fleet.conflicts("photos")[0].kept_path or "")
+    loser.deaf = True
+    loser.disk["photos"][kept] = file_of("damaged")
+    before = world.node_roots["node-02", "photos"]
+    root = world.node_roots["node-02", "photos"] = world.plant(loser.disk["photos"])
+    found = ((kept, file_of("damaged")),)  # by a scrub: it is only late
+    world.event(RootStored("node-02", "photos", root, "scrub", world.mono, (), (), before, found))
+    world.restart()
+    loser.connect()
+    loser.deaf = False
+    world.until(lambda: same(world) and world.in_rank())
+    assert loser.disk["photos"][kept] == file_of("second")
+
+
+def test_a_writer_that_is_behind_and_goes_to_an_elder_version_writes() -> None:
+    """Of a truth that came twice it held the second: what was between is no step on its way, as it is for others."""
+    world, writer, path = fleet(), "node-03", "c.txt"
+    for value in (file_of("between"), FILES[key_of(path)]):
+        world["node-01"].put("photos", path, value)
+        world.until(lambda: same(world) and world.in_rank())
+    world[writer].deaf = True
+    world["node-01"].put("photos", path, file_of("newest"))
+    world.run(1)
+    world[writer].put("photos", path, file_of("between"))
+    world.until(lambda: bool(world.fleet.conflicts("photos")), 5)
+    world[writer].deaf = False
+    world.until(lambda: same(world) and world.in_rank())
+    (found,) = world.fleet.conflicts("photos")
+    assert found.loser == writer
+    assert world["node-01"].disk["photos"][key_of(found.kept_path or "")] == file_of("between")
