@@ -25,6 +25,7 @@ from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.tree import Tree
 from closeranks_proto.wire import clipped, decode_agent_message, encode_message
 
+from .core.heard import Heard
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .inbox import Inbox, Waiting
@@ -117,7 +118,7 @@ class Session:
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
         self._durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
-        self._had = {volume.name: volume.last_seq for volume in hello.volumes}
+        self._heard = Heard(hello.volumes)
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
@@ -181,18 +182,11 @@ class Session:
                 self._hello.highest_token,
                 self._hello.fence,
                 volumes,
-                tuple(
-                    volume
-                    for volume, stream in self._streams.items()
-                    if not self._is_heard(volume, stream.seq)
-                ),
+                self._heard.waiting,
             )
         )
-        for volume, stream in self._streams.items():
-            if stream.root is not None:  # a crash may have kept the core from hearing of it
-                heard = self._is_heard(volume, stream.seq)
-                known = RootStored(self.node, volume, stream.root, "known", self._clock(), heard=heard)
-                self._core.feed(known)
+        for volume in self._streams:  # a crash may have kept the core from hearing of it
+            self._feed_known(volume, volume not in self._heard.waiting)
         log.info("%s connected from %s with %s", self.node, self._address, ", ".join(volumes) or "no volume")
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -209,9 +203,10 @@ class Session:
                     answer.set_exception(ConnectionError(f"{self.node} disconnected before it answered"))
             await hang_up(self._socket, self._reason)
 
-    def _is_heard(self, volume: str, seq: int) -> bool:
-        """Whether the agent had nothing newer than this number when it dialled."""
-        return seq >= self._had[volume]
+    def _feed_known(self, volume: str, heard: bool) -> None:
+        root = self._streams[volume].root
+        if root is not None:
+            self._core.feed(RootStored(self.node, volume, root, "known", self._clock(), heard=heard))
 
     async def _flush(self, writer: asyncio.Task[object]) -> None:
         """Give what is queued a moment to leave."""
@@ -245,6 +240,7 @@ class Session:
                 stored = NodeRoot(stored.agent_id, stored.seq, None)
             acked.append((name, stored.seq, stored.root))
             self._durable[name] = stored.seq
+            self._heard.open(name, stored.seq, stored.root)
             self._streams[name] = Ingest(
                 name,
                 stored.seq,
@@ -398,7 +394,8 @@ class Session:
                 accepted.by,
                 accepted.base,
                 accepted.edits,
-                self._is_heard(volume, accepted.seq),
+                self._heard.accepted(volume, accepted.seq),
+                accepted.decayed,
             ),
             Receipt((self.node, volume, self._hello.agent_id, accepted.seq, accepted.root), durable),
         )
@@ -452,6 +449,8 @@ class Session:
             stream = self._stream(volume.name)
             if volume.last_seq < stream.seq + (stream.root is None):
                 continue  # of a tree whose numbers do not go on from ours yet: it will be announced
+            if self._heard.beaten(volume.name, volume.last_seq, stream.seq):
+                self._feed_known(volume.name, True)
             ages: tuple[tuple[Proof, int | None], ...] = (
                 (Scanned, volume.scan_started_age_ms), (Watched, volume.watched_age_ms),
             )  # fmt: skip

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -54,6 +54,15 @@ def is_name(text: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether `host` (no brackets) can only mean this machine."""
     return host.lower().rstrip(".") == "localhost" or _is_ip(host, "is_loopback")
+
+
+# What a proxy adds to a request that it hands on: whoever asked is not who is connected.
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+
+def was_forwarded(headers: Container[str]) -> bool:
+    """Whether a request came by way of a proxy, as far as that says so."""
+    return any(name in headers for name in FORWARDED)
 
 
 def parse_address(text: str) -> Address:

@@ -48,6 +48,9 @@ MAX_TEXT_BYTES = 4 * KIB  # names, reasons, messages
 COMMIT_MAX_EDITS = 512
 COMMIT_MAX_BYTES = 256 * KIB
 SNAPSHOT_EDITS = 4096
+# What an announcement names as decayed: no more paths than a commit has, and less than a frame's hundredth.
+DECAYED_MAX = 512
+DECAYED_MAX_BYTES = 128 * KIB
 SEQ_MAX = 2**62  # of one agent's steps: numbers go on for ever from here, and fit SQLite's
 CREDIT_COMMITS = 16
 # The journal of an agent whose coordinator is away: beyond it, edits give way to one snapshot.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from .parts import (
+    Decayed,
     DiskState,
     Edit,
     FenceState,
@@ -58,6 +59,7 @@ __all__ = [
     "ConvergeProgress",
     "ConvergeResult",
     "CoordinatorMessage",
+    "Decayed",
     "DiskState",
     "Edit",
     "Fence",
@@ -102,7 +104,8 @@ __all__ = [
     "Worded",
 ]
 
-PROTOCOL = 3  # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits
+# Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits, 3 no decay in Announce.
+PROTOCOL = 4
 # Why a root is announced: what the agent knew of the volume is gone, so nothing says that its directory is the one that
 # it was. The other: the machine was put back to an earlier state, with its agent.
 MADE_ANEW = "made_anew"
@@ -148,7 +151,8 @@ class Commit(Message, frozen=True, tag=2):
 class Announce(Message, frozen=True, tag=3):
     """A numbered step whose edits are not sent: the first scan, a mass change, a lost history.
 
-    The coordinator asks for the objects that it lacks, then acknowledges.
+    The coordinator asks for the objects that it lacks, then acknowledges. `decayed` names files of this tree whose
+    bytes nobody wrote: a scrub found them so.
     """
 
     volume: Text
@@ -157,6 +161,7 @@ class Announce(Message, frozen=True, tag=3):
     cause: Text  # also MADE_ANEW, PUT_BACK
     observed_age_ms: Whole
     hands: Many[Hand] = ()
+    decayed: Many[Decayed] = ()  # by key
 
 
 class Beat(Message, frozen=True, tag=4):

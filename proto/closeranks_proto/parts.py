@@ -143,6 +143,13 @@ class ScrubState(Worded, frozen=True):
     files_s: Whole | None
 
 
+class Decayed(Message, frozen=True):
+    """A file that has decayed on disk: `before` is the entry that it had until then."""
+
+    key: bytes
+    before: bytes
+
+
 class VolumeHello(Message, frozen=True):
     """Where a volume of this agent stands. `root` is None before the first scan has finished.
 

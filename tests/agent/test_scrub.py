@@ -21,7 +21,7 @@ from closeranks_agent.scrub.progress import META
 from closeranks_agent.scrub.reader import Reader
 from closeranks_agent.scrub.residence import PAGE_BYTES, absent, drop
 from closeranks_agent.scrub.scrubber import Scrubber
-from closeranks_proto.messages import Commit, Scrub
+from closeranks_proto.messages import Announce, Commit, Decayed, Scrub
 from decayed import decay
 
 MakeVolume = Callable[..., Volume]
@@ -105,6 +105,43 @@ def test_decayed_bytes_are_named_and_become_a_commit(
     assert (commit.cause, [edit.key for edit in commit.edits]) == ("scrub", [b"d\0file"])
     assert [(one.key, one.why) for one in volume.status().unreadable] == [(b"d\0file", "decayed")]
     assert (scrubber.totals.found, volume.status().unreadable_count) == (1, 0)
+
+
+def test_decay_is_told_as_such_also_where_all_is_told_anew(
+    tree_dir: Path,
+    scanned: Callable[..., Volume],
+    scrub: Callable[..., Scrubber],
+    make_volume: Callable[..., Volume],
+) -> None:
+    """An announcement states a tree and no causes: what has decayed in it would be what a writer has written."""
+    for name in ("file", "written", "right"):
+        (tree_dir / name).write_bytes(b"what was there: " + name.encode())
+    volume = scanned()
+    before = volume.record(b"file")
+    assert before is not None
+    for name in ("file", "written"):
+        decay(volume, tree_dir / name, b"what nobody wrot: " + name.encode())
+    tour(scrub(volume))
+    (tree_dir / "written").write_bytes(b"what somebody wrote since then")
+    volume.scan()
+    volume.announce(7)
+    told = (Decayed(b"file", before.value),)
+    assert announced(volume) == told
+    volume.close()
+    again = make_volume()
+    assert announced(again) == told, "also by the next process"
+    again.scan()
+    (tree_dir / "file").write_bytes(b"what was there: file")
+    again.scan()
+    assert announced(again) == told, "the step is what it was"
+    again.announce()
+    assert announced(again) == ()
+
+
+def announced(volume: Volume) -> tuple[Decayed, ...]:
+    step = volume.pending(0, 1)[0]
+    assert isinstance(step, Announce)
+    return step.decayed
 
 
 def test_a_report_lasts_until_the_file_is_another_one(

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from closeranks_agent.disk import volume as volume_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.index import Delta
 from closeranks_agent.disk.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
+from closeranks_agent.disk.witness import Witness
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import MissingObject, UserError
@@ -227,6 +229,51 @@ def test_a_machine_that_was_put_back_with_its_volume_is_told_from_its_state_dire
     (tree_dir / "x").write_bytes(b"another second")
     again.scan()
     assert again.went_back(2, told), "its own number since then stands for another root"
+
+
+def test_a_disk_that_stands_still_holds_up_who_writes_and_nobody_who_asks(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the beats would stop, and the node look silent. What is not beside the files yet is told to nobody."""
+    stands, goes_on, tell = threading.Event(), threading.Event(), Witness.tell
+
+    def stalled(self: Witness, seq: int) -> None:
+        stands.set()
+        assert goes_on.wait(20)
+        tell(self, seq)
+
+    monkeypatch.setattr(Witness, "tell", stalled)
+    before, root = volume.last_seq, volume.root
+    heard = threading.Event()
+    volume.listener = heard.set
+    (tree_dir / "x").write_bytes(b"while the disk stands still")
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(volume.scan)
+        try:
+            assert stands.wait(20)
+            asked = threads.submit(
+                lambda: (volume.last_seq, volume.base_root, volume.follows(before, root), volume.record(b"x"))
+            )
+            last_seq, _, follows, record = asked.result(20)
+            assert (last_seq, follows, volume.root != root) == (before + 1, True, True)
+            assert record is not None
+            volume.announce(before + 5)
+            assert volume.last_seq == before + 6
+            assert (volume.pending(0, 9), volume.fresh(before, 9)) == ([], [])
+            heard.clear()
+        finally:
+            goes_on.set()
+        assert writing.result(20).complete
+    assert heard.wait(20)
+    wait_for(lambda: [step.seq for step in volume.pending(0, 9)] == [before + 6])
+    assert (tree_dir / ".closeranks" / "WITNESS").read_bytes().endswith(b" %020d\n" % (before + 6))
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
 
 
 def test_the_files_of_another_index_say_nothing(

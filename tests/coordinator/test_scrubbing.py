@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from closeranks_coordinator.core.model import ScrubAsked
+from closeranks_coordinator.core.model import RootStored, ScrubAsked
 from closeranks_coordinator.core.shapes import ScrubView
 from closeranks_coordinator.runtime import volume_settings
 from closeranks_proto import messages as wire
@@ -122,6 +122,28 @@ def test_decay_is_named_and_resynced_like_any_divergence(world: FakeWorld) -> No
     assert any("found by a scrub" in str(hand) for hand in incident.writers)
     world.until(world.in_rank)
     assert world["node-02"].disk["photos"] == SOME_FILES
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_writers_decay_is_no_change_of_its_own_where_all_is_told_anew(heard: bool) -> None:
+    """Its journal gave way to one announcement before the scrub's step was heard of."""
+    config = volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)
+    world = FakeWorld(NAMES, [config]).started()
+    node, path = world["node-01"], key_of("a/one.jpg")
+    before = node.disk["photos"][path]
+    if (
+        not heard
+    ):  # what has decayed was its own change, of which nobody knew yet: what is left of that is its change
+        before = file_of("written by node-01")
+    node.disk["photos"] |= {path: file_of("decayed"), key_of("c.txt"): file_of("written")}
+    root = world.plant(node.disk["photos"])
+    world.node_roots["node-01", "photos"] = root
+    world.event(RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, before),)))
+    world.until(world.in_rank)
+    for name in NAMES:
+        found = world[name].disk["photos"]
+        assert found[key_of("c.txt")] == file_of("written"), "what it wrote is the truth"
+        assert found[path] == (SOME_FILES[path] if heard else file_of("decayed"))
 
 
 def truth_of(world: FakeWorld) -> str | None:

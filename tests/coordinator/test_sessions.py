@@ -325,6 +325,34 @@ async def test_the_core_is_told_whether_an_agent_has_steps_that_nobody_has_heard
     assert told == [("scan", True), ("known", False), ("scan", True)]
 
 
+@pytest.mark.parametrize("had", ["older", "not open"])
+async def test_nothing_of_an_agent_that_went_back_is_heard_before_it_has_told(world: World, had: str) -> None:
+    """Its state was put back, or its volume is mounted later: what it names is not what is stored."""
+    agent, _ = await world.join()
+    made, built, pages = tree(500)
+    await announce(agent, built, pages)
+    edited = made.edit(built.root, [(b"f00000", None)])
+    await agent.say(
+        wire.Commit("photos", 2, built.root, edited.root, (wire.Edit(b"f00000", None),), "scan", 0)
+    )
+    await world.core.saw(RootStored, 2)
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    older = wire.VolumeHello("photos", built.root, 1, 2, built.root)
+    hello = older if had == "older" else wire.VolumeHello("photos", None, 0, 1, None)
+    agent, welcome = await world.join(msgspec.structs.replace(HELLO, volumes=(hello,)))
+    assert welcome.acked == (("photos", 2, edited.root),)
+    if had == "older":
+        await agent.say(wire.Announce("photos", 3, built.root, wire.PUT_BACK, 0))
+    else:
+        await agent.say(wire.Beat((wire.VolumeBeat("photos", 2, 0),)))
+    await world.core.saw(RootStored, 4)
+    connected = [event.unheard for event in world.core.events if isinstance(event, Connected)]
+    told = [(event.cause, event.heard) for event in world.core.events if isinstance(event, RootStored)]
+    assert connected == [(), ("photos",)]
+    assert told[2:] == [("known", False), (wire.PUT_BACK if had == "older" else "known", True)]
+
+
 async def test_objects_are_given_in_bounded_bundles_and_what_is_missing_is_said(world: World) -> None:
     agent, _ = await world.join()
     made, built, pages = tree(20_000)

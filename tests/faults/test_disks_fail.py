@@ -284,6 +284,29 @@ def test_a_coordinator_whose_disk_stands_still_answers_all_the_same(make_fleet: 
 
 @pytest.mark.root
 @needs_root
+def test_a_node_whose_data_disk_stands_still_is_not_silent(make_fleet: MakeFleet) -> None:
+    """What it has seen there is told when the disk moves again; that it lives is told all the time."""
+    fleet = make_fleet(nodes=2, volumes=[replicated("node-01", scan_interval_s=5.0)])
+    node = fleet[0]
+    with LoopDisk(node.base / "disk", fleet.base / "image", 300 << 20) as disk:
+        node.paths["photos"] = disk.path / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        node.daemon.pause()
+        (node.path() / "written").write_bytes(os.urandom(300))
+        with disk.frozen():
+            node.daemon.resume()
+            end = time.monotonic() + 20.0  # silence is 15 s: it must not come to that
+            while time.monotonic() < end:
+                assert fleet.api.node(node.name)["state"] != "unreachable"
+                time.sleep(0.5)
+        fleet.wait_equal(node, timeout_s=60)
+        assert not fleet.accused()
+        fleet.stop()
+
+
+@pytest.mark.root
+@needs_root
 def test_nodes_on_ext4_xfs_and_btrfs_keep_one_tree(make_fleet: MakeFleet, tmp_path: Any) -> None:
     fleet = make_fleet(nodes=3)
     kinds = ["ext4", "xfs", "btrfs"]

@@ -141,6 +141,7 @@ class Agent:
         for value in copy.disk.values():
             self.world.taken_over(content_of(value))
         copy.decayed.clear()
+        copy.found.clear()
 
     def emptied(self) -> None:
         """Its disk has room again."""
@@ -315,7 +316,7 @@ class Agent:
                 if isinstance(record, wire.Announce):
                     window.announcing = record.seq
                     told: wire.AgentMessage = wire.Announce(
-                        name, record.seq, record.root, record.cause, age_ms
+                        name, record.seq, record.root, record.cause, age_ms, decayed=record.decayed
                     )
                 else:
                     told = wire.Commit(

@@ -73,9 +73,9 @@ class Copy:
     no_room: bool = False
     no_room_for_state: bool = False
     decayed: Files = field(default_factory=dict)  # what lies there as no stat tells: a scrub finds it
-    unsaid: set[bytes] = field(
-        default_factory=set
-    )  # contents of which it was found, and all was announced instead
+    found: dict[bytes, tuple[bytes, bytes]] = field(
+        default_factory=dict
+    )  # what a scrub found decayed: (before, now)
 
     @property
     def first_seq(self) -> int:
@@ -162,6 +162,9 @@ class Copy:
         else:
             edited = self.tree.edit(self.root, sorted(changed.items()))
         self.pages.update(edited.pages)
+        for key, value in changed.items() if cause == "scrub" else ():
+            if value is not None and key in self.rows:
+                self.found[key] = (self.rows[key], value)
         base, self.rows, self.root = self.root, rows, edited.root
         if base is None or len(changed) > ANNOUNCE_EDITS or len(self.journal) >= JOURNAL_MAX:
             self.announce(wire.MADE_ANEW if base is None else cause, seen_at, 0)
@@ -177,14 +180,17 @@ class Copy:
         That its machine was put back, or knows nothing of what it told before, is told until somebody has heard it.
         """
         assert self.root is not None, "what was scanned is announced"
-        scrubbed = [one for one in self.journal if isinstance(one, wire.Commit) and one.cause == "scrub"]
-        self.unsaid.update(content_of(edit.value) for one in scrubbed for edit in one.edits)
         untold = (one.cause for one in self.journal if one.cause in (wire.MADE_ANEW, wire.PUT_BACK))
         cause = next(untold, cause)
         self.journal.clear()
         self.seen_at.clear()
         self.last_seq = max(self.last_seq, after) + 1
-        self.journal.append(wire.Announce(self.volume, self.last_seq, self.root, cause, 0))
+        decayed = tuple(
+            wire.Decayed(key, before)
+            for key, (before, now) in sorted(self.found.items())
+            if self.rows.get(key) == now
+        )
+        self.journal.append(wire.Announce(self.volume, self.last_seq, self.root, cause, 0, decayed=decayed))
         self.seen_at[self.last_seq] = seen_at
 
     def acknowledge(self, seq: int) -> None:

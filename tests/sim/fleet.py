@@ -225,8 +225,6 @@ class World:
             hold("last_copy", kept, f"the last copy of {key!r} was removed on {agent.name}")
         if content:
             author = self.authors.get(content)
-            if author is not None and content in self.agents[author].copies[copy.volume].unsaid:
-                author = None  # an announcement tells of a tree, and not how it came about
             told = f"{agent.name} got {key!r}, which a rogue on {author} wrote"
             hold("rogue_isolated", author in (None, agent.name), told)
             dead = (key, content) in self.oracles[copy.volume].dead

@@ -31,6 +31,7 @@ class Image:
     decayed: Files
     trash: list[tuple[bytes, bytes]]
     rows: Files
+    found: dict[bytes, tuple[bytes, bytes]]
     root: bytes | None
     journal: list[wire.Commit | wire.Announce]
     last_seq: int
@@ -82,12 +83,12 @@ class Images:
 def _image_of(agent: Agent) -> Image:
     copy = agent.copies[VOLUME]
     return Image(
-        dict(copy.disk), dict(copy.decayed), list(copy.trash), dict(copy.rows), copy.root, list(copy.journal),
-        copy.last_seq, dict(copy.seen_at), replace(agent.kept, members=dict(agent.kept.members)),
+        dict(copy.disk), dict(copy.decayed), list(copy.trash), dict(copy.rows), dict(copy.found), copy.root,
+        list(copy.journal), copy.last_seq, dict(copy.seen_at), replace(agent.kept, members=dict(agent.kept.members)),
     )  # fmt: skip
 
 
 def _put_back_state(agent: Agent, copy: Copy, image: Image) -> None:
     copy.rows, copy.root, copy.journal = dict(image.rows), image.root, list(image.journal)
-    copy.last_seq, copy.seen_at = image.last_seq, dict(image.seen_at)
+    copy.last_seq, copy.seen_at, copy.found = image.last_seq, dict(image.seen_at), dict(image.found)
     agent.kept = replace(image.kept, members=dict(image.kept.members))

@@ -197,9 +197,9 @@ MUTATIONS = (
     ),
     Mutation(
         "journal: a step that could not be written counts as taken", f"{DISK}/history.py",
-        "                yield\n            self._tell_witness()\n            self.journal.durable()\n"
-        "        except BaseException:\n            self.journal.reload()\n",
-        "                yield\n                self.journal.durable()\n        except BaseException:\n",
+        "                    yield\n                self.journal.durable()\n"
+        "            except BaseException:\n                self.journal.reload()\n",
+        "                    yield\n                    self.journal.durable()\n            except BaseException:\n",
         "--faults bad_disk,cut", shells=True,
     ),
     Mutation(
@@ -319,6 +319,11 @@ MUTATIONS = (
         "arrivals: a writer's decayed file is its change", f"{CORE}/arrivals.py",
         "view.by_us = ours or decayed",
         "view.by_us = ours", "--policy any-writer --faults decay,cut",
+    ),
+    Mutation(
+        "arrivals: what a writer tells anew is all its own, also what has decayed", f"{CORE}/arrivals.py",
+        "view.decayed = dict(event.decayed) if writes else {}",
+        "view.decayed = {}", "--policy any-writer --faults decay,cut,agent_crash,crash",
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",

@@ -10,6 +10,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from closeranks_coordinator.core.heard import Heard
 from closeranks_coordinator.core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from closeranks_coordinator.core.model import Connected, FromAgent, RootStored, Scanned, Watched
 from closeranks_proto import messages as wire
@@ -43,7 +44,7 @@ class ServerSession:
         self.storing = False
         self.welcomed = False
         self.streams: dict[str, Ingest] = {}
-        self.had = {one.name: one.last_seq for one in hello.volumes}
+        self.heard = Heard(hello.volumes)
         self.durable: dict[str, int] = {}  # by volume: up to which seq commits may be acknowledged
         self.waiting: dict[tuple[str, type[Scanned] | type[Watched]], list[tuple[int, float]]] = {}
         self._tree = Tree(XXH3_128, core.stored.object)
@@ -70,6 +71,7 @@ class ServerSession:
                 root = None
             acked.append((name, seq, root))
             self.durable[name] = seq
+            self.heard.open(name, seq, root)
             self.streams[name] = Ingest(
                 name, seq, root, XXH3_128, assigned[name].chunk_bytes, core.stored.object, core.stored.has, self._tree
             )  # fmt: skip
@@ -82,13 +84,16 @@ class ServerSession:
         core.feed(
             Connected(
                 self.node, self.id, hello.agent_id, hello.address, hello.highest_token, hello.fence, names,
-                tuple(name for name, seq, _ in acked if seq < self.had[name]),
+                self.heard.waiting,
             )
         )  # fmt: skip
-        for name, seq, root in acked:
-            if root is not None:
-                heard = seq >= self.had[name]
-                core.feed(RootStored(self.node, name, root, "known", core.time.now, heard=heard))
+        for name in names:
+            self._feed_known(name, name not in self.heard.waiting)
+
+    def _feed_known(self, volume: str, heard: bool) -> None:
+        root = self.streams[volume].root
+        if root is not None:
+            self.core.feed(RootStored(self.node, volume, root, "known", self.core.time.now, heard=heard))
 
     def post(self, message: wire.CoordinatorMessage) -> None:
         if self.welcomed and not self.ended:
@@ -168,7 +173,7 @@ class ServerSession:
             self.core.feed(
                 RootStored(
                     self.node, volume, outcome.root, outcome.cause, observed, outcome.hands, outcome.by, outcome.base,
-                    outcome.edits, outcome.seq >= self.had[volume],
+                    outcome.edits, self.heard.accepted(volume, outcome.seq), outcome.decayed,
                 ),
                 receipt=Receipt(
                     (self.node, volume), (self.agent_id, outcome.seq, outcome.root),
@@ -202,6 +207,8 @@ class ServerSession:
             stream = self.streams[one.name]
             if one.last_seq < stream.seq + (stream.root is None):
                 continue
+            if self.heard.beaten(one.name, one.last_seq, stream.seq):
+                self._feed_known(one.name, True)
             ages = ((Scanned, one.scan_started_age_ms), (Watched, one.watched_age_ms))
             for proof, age_ms in ages:
                 if age_ms is not None:

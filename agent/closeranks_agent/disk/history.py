@@ -21,16 +21,18 @@ from typing import Final
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import JOURNAL_MAX_BYTES, MIB, SNAPSHOT_EDITS
-from closeranks_proto.messages import MADE_ANEW, Edit, Hand, VolumeSettings
+from closeranks_proto.messages import MADE_ANEW, Announce, Commit, Decayed, Edit, Hand, VolumeSettings
 from closeranks_proto.tree import Edited, Summary, Tree
 
 from .attributed import HandOf, attribute
 from .database import Damaged
+from .decay import Decay
 from .growth import Growth
 from .index import Delta, Index
 from .journal import Journal, cut, edit_bytes
 from .objects import Objects
 from .private import Identity
+from .saying import Saying
 from .witness import Witness
 
 log = logging.getLogger("closeranks.history")
@@ -51,7 +53,8 @@ class History:
         damaged: bool = False,
     ) -> None:
         self.index = _open_index(path, damaged)
-        self.journal = Journal(self.index, volume)
+        self._decay = Decay(self.index)
+        self.journal = Journal(self.index, volume, decayed_in=self._decayed_in)
         self.objects = Objects()
         self.root: bytes | None = None
         self.summary: Summary | None = None
@@ -64,11 +67,11 @@ class History:
         # Nothing may be told until a scan has compared the two, and then the present root, not how it came there.
         self.outlived = outlived if isinstance(outlived, int) else None
         self._heard = bool(self.index.meta("heard"))  # a number of ours was acknowledged
-        self._witness: Witness | None = None
-        self._told, self._untold_why = -1, ""  # what the witness says; why it could not be told
+        self.saying = Saying(volume, self.journal.last_seq)
         try:
             self.fit(settings, algorithm)
             self._load()
+            self.saying.say()
         except BaseException:
             self.close()
             raise
@@ -163,6 +166,8 @@ class History:
         with self.index.database.lock:
             with self._transaction(durable=bool(steps)):
                 self.index.write(delta, self._chunk_bytes, self._algorithm.width)
+                if steps and cause == "scrub":
+                    self._note_decay(ordered)
                 if steps and announce:
                     self.journal.announce(
                         base, cause, seen_mono, hands=attribute(ordered, hand_of, sizes).hands
@@ -175,7 +180,22 @@ class History:
                 if steps:
                     self._set_root(base)
             self.root, self.summary = base, summary
+        self.saying.say()
         self._tidy()
+
+    def _note_decay(self, edits: Sequence[Edit]) -> None:
+        """What a scrub has found is not this node's own doing, also where that is told later and at once with more."""
+        root = self.root
+        assert root is not None, "a scrub compares with what is known"
+        found: dict[bytes, tuple[bytes, bytes]] = {}
+        for edit in edits:
+            before = self.tree.lookup(root, edit.key)
+            if before is not None and edit.value is not None:
+                found[edit.key] = (before, edit.value)
+        self._decay.note(found, lambda key: self.tree.lookup(root, key))
+
+    def _decayed_in(self, root: bytes) -> tuple[Decayed, ...]:
+        return self._decay.among(lambda key: self.tree.lookup(root, key))
 
     def stow(self, delta: Delta) -> None:
         """Rows only; `found` must follow."""
@@ -228,6 +248,7 @@ class History:
                 self.index.set_meta("made_anew", False)
             self.root, self.summary = edited.root, edited.summary
             self.unfinished = False
+        self.saying.say()
         self.rest()
         self._tidy()
 
@@ -245,7 +266,10 @@ class History:
         self.objects.clear()
 
     def announce(self, after_seq: int, cause: str) -> None:
-        """One announcement of the present root instead of everything that was not acknowledged."""
+        """One announcement of the present root instead of everything that was not acknowledged.
+
+        It may be told when `saying` says so.
+        """
         with self.index.database.lock:
             if self.root is None:
                 return  # the first scan announces at its end
@@ -282,19 +306,14 @@ class History:
         if self.index.meta("identity") != found:
             self.remember("identity", found)
 
-    @property
-    def is_witnessed(self) -> bool:
-        """Whether our numbers were held against what the files say of them."""
-        return self._witness is not None
-
     def witness(self, private: bytes) -> None:
         """Hold our numbers against what the private directory says of them, once. Raises StateUnavailable."""
-        if self._witness is not None:
+        if self.saying.is_witnessed:
             return
         try:
             self._compare(private)
         except OSError as error:
-            self._not_kept(error)
+            self.saying.not_kept(error)
 
     def _compare(self, private: bytes) -> None:
         index_id = self.index.meta("index_id")
@@ -312,28 +331,17 @@ class History:
                 self.journal.skip(told)
                 self.index.set_meta("outlived", told)
             self.outlived = told
-        witness.begin(self.journal.last_seq)
-        self._witness, self._told = witness, self.journal.last_seq
-
-    def _tell_witness(self) -> None:
-        """After a step is durable, and before anybody can be told."""
-        if self._witness is None or self._told == self.journal.last_seq:
-            return
-        try:
-            self._witness.tell(self.journal.last_seq)
-            self._told, self._untold_why = self.journal.last_seq, ""
-        except OSError as error:
-            self._not_kept(error)
-
-    def _not_kept(self, error: OSError) -> None:
-        """The next step, or scan, tries again; a number that is too low does no harm."""
-        if str(error) != self._untold_why:
-            log.warning(
-                "%s: the number of the last step is not kept beside the files: %s", self._volume, error
-            )
-        self._untold_why = str(error)
+        self.saying.begin(witness)
 
     # --- reading -------------------------------------------------------------------------------
+
+    def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
+        """The next steps that may be told behind `after_seq`, ready to send."""
+        return self.journal.pending(after_seq, limit, self.saying.said)
+
+    def fresh(self, after_seq: int, limit: int) -> list[Commit]:
+        """The same of what was committed a moment ago, without asking the database; [] where that is not enough."""
+        return self.journal.fresh(after_seq, min(limit, self.saying.said - after_seq))
 
     def base_root(self) -> bytes | None:
         with self.index.database.lock:
@@ -373,14 +381,16 @@ class History:
 
     @contextmanager
     def _transaction(self, durable: bool = True) -> Iterator[None]:
-        try:
-            with self.index.database.transaction(durable):
-                yield
-            self._tell_witness()
-            self.journal.durable()
-        except BaseException:
-            self.journal.reload()
-            raise
+        with self.index.database.lock:
+            try:
+                with self.index.database.transaction(durable):
+                    yield
+                self.journal.durable()
+            except BaseException:
+                self.journal.reload()
+                self._decay.reload()
+                raise
+            self.saying.durable(self.journal.last_seq)
 
     def _tidy(self) -> None:
         """Drop pages and chunk lists that nobody can want any more, where they have become many."""

@@ -21,8 +21,9 @@ from closeranks_proto.limits import (
     CREDIT_COMMITS,
     JOURNAL_MAX_BYTES,
     MIB,
+    SEQ_MAX,
 )
-from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Edit, Hand
+from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Decayed, Edit, Hand
 
 from .attributed import Attributed, Tally
 from .database import Database
@@ -34,6 +35,7 @@ _DECODE_HANDS = msgspec.msgpack.Decoder(tuple[tuple[Hand, ...], tuple[int, ...]]
 _NOBODY = Attributed()
 _EDIT_OVERHEAD_BYTES = 16
 FRESH_MAX_BYTES = MIB  # of commits that are sent without being read back
+_ANNOUNCED_DECAYED = "announced_decayed"  # of the newest announcement; there is never more than one
 
 
 def boot_id() -> str:
@@ -70,8 +72,16 @@ class _Fresh:
 class Journal:
     """Writing methods belong inside a transaction, and count only once it has succeeded (`reload` otherwise)."""
 
-    def __init__(self, index: Index, volume: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        index: Index,
+        volume: str,
+        now: Callable[[], float] = time.monotonic,
+        decayed_in: Callable[[bytes], tuple[Decayed, ...]] = lambda _: (),
+    ) -> None:
+        """`decayed_in` says of the tree with that root what in it nobody wrote."""
         self._index = index
+        self._decayed_in = decayed_in
         self._database: Database = index.database
         self._volume = volume
         self._now = now
@@ -150,6 +160,9 @@ class Journal:
         self.first_seq = self.last_seq + 1
         self.bytes = 0
         self._append(None, root, cause, None, seen_mono, Attributed(told))
+        decayed = [[one.key.hex(), one.before.hex()] for one in self._decayed_in(root)]
+        if decayed or self._index.meta(_ANNOUNCED_DECAYED):
+            self._index.set_meta(_ANNOUNCED_DECAYED, decayed)
 
     def _told_hands(self, hands: Sequence[Hand]) -> tuple[Hand, ...]:
         """The most active of all that the journal names and of `hands`."""
@@ -217,12 +230,12 @@ class Journal:
             found.append(msgspec.structs.replace(one.message, observed_age_ms=age_ms))
         return found
 
-    def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
-        """At most `limit` records behind `after_seq`, ready to send; ages as of now."""
+    def pending(self, after_seq: int, limit: int, last_seq: int = SEQ_MAX) -> list[Commit | Announce]:
+        """At most `limit` records behind `after_seq` and up to `last_seq`, ready to send; ages as of now."""
         found = self._database.rows(
             "SELECT seq, base_root, root, cause, edits, seen_mono, seen_wall, boot, hands FROM journal"
-            " WHERE seq > ? ORDER BY seq LIMIT ?",
-            (after_seq, limit),
+            " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            (after_seq, last_seq, limit),
         )
         return [self._message(*row) for row in found]  # type: ignore[arg-type]  # as the schema says
 
@@ -233,9 +246,14 @@ class Journal:
         age_ms = int(self._age_s(seen_mono, seen_wall, boot) * 1000)
         hands, by = ((), ()) if blob is None else _DECODE_HANDS(blob)
         if edits is None:
-            return Announce(self._volume, seq, root, cause, age_ms, hands)
+            return Announce(self._volume, seq, root, cause, age_ms, hands, self._announced_decayed())
         assert base_root is not None
         return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause, age_ms, hands, by)
+
+    def _announced_decayed(self) -> tuple[Decayed, ...]:
+        stored = self._index.meta(_ANNOUNCED_DECAYED)
+        rows = stored if isinstance(stored, list) else []
+        return tuple(Decayed(bytes.fromhex(key), bytes.fromhex(before)) for key, before in rows)
 
     def _age_s(self, seen_mono: float, seen_wall: float, boot: str) -> float:
         """Since a change was seen. Across a reboot only the wall clock is left; it may have been set back."""

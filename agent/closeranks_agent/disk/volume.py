@@ -278,11 +278,11 @@ class Volume:
 
     def pending(self, after_seq: int, limit: int) -> list[Commit | Announce]:
         """The next steps behind `after_seq`, ready to send."""
-        return self.history.journal.pending(after_seq, limit)
+        return self.history.pending(after_seq, limit)
 
     def fresh(self, after_seq: int, limit: int) -> list[Commit]:
         """The same of what was committed a moment ago, without asking the database; [] where that is not enough."""
-        return [] if self._history is None else self._history.journal.fresh(after_seq, limit)
+        return [] if self._history is None else self._history.fresh(after_seq, limit)
 
     def acknowledge(self, seq: int) -> None:
         """Forget the steps up to `seq`. While the state directory is full they stay, and are sent again."""
@@ -298,15 +298,19 @@ class Volume:
     @property
     def is_unwitnessed(self) -> bool:
         """Whether the files were not there yet to say how far they have come: what went back is not known before."""
-        return self._last_started is None and self._history is not None and not self._history.is_witnessed
+        return (
+            self._last_started is None and self._history is not None and not self._history.saying.is_witnessed
+        )
 
     def announce(self, after_seq: int = 0, cause: str = "scan") -> None:
         """One announcement of the present root in place of the journal, numbered above `after_seq`.
 
-        Raises StateUnavailable where it can not be recorded.
+        It may be told a moment later: the listener is called then. Raises StateUnavailable where it can not be
+        recorded.
         """
-        self.history.announce(after_seq, cause)
-        self._tell()
+        history = self.history
+        history.announce(after_seq, cause)
+        history.saying.say_apart(self._tell)
 
     def last_scan_started(self) -> float | None:
         """When the last complete scan began, monotonic."""

@@ -84,12 +84,14 @@ def root_stored(world: World, event: RootStored) -> None:
         _look_for_rebuilt(world, node, event)
     hands.note(world, node, event)
     view = node.view(event.volume)
-    view.anew = view.anew or before is None or another or event.cause == wire.PUT_BACK
+    stored.anew = stored.anew or before is None or another or event.cause == wire.PUT_BACK
     view.by_another = view.by_another or (another and world.volumes[event.volume].config.replicated)
     ours = event.cause in ("converge", "push")
     # A writer's decayed file is no change of its own: it is late, and gets the truth's bytes again.
-    decayed = event.cause == "scrub" and node.name in world.volumes[event.volume].config.writers
+    writes = node.name in world.volumes[event.volume].config.writers
+    decayed = event.cause == "scrub" and writes
     view.by_us = ours or decayed
+    view.decayed = dict(event.decayed) if writes else {}
     view.is_commit = event.base is not None and event.base == before
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)

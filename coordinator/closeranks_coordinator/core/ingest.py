@@ -21,6 +21,7 @@ from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.errors import CodecError, MissingObject
+from closeranks_proto.limits import DECAYED_MAX
 from closeranks_proto.messages import Announce, Commit, Edit, Hand, Resync, Want
 from closeranks_proto.paths import check_key
 from closeranks_proto.tree import ObjectSource, Tree
@@ -39,6 +40,7 @@ class Accepted:
     by: tuple[tuple[bytes, int], ...] = ()  # as RootStored has it
     base: bytes | None = None  # these two likewise
     edits: tuple[tuple[bytes, bytes | None], ...] | None = None
+    decayed: tuple[tuple[bytes, bytes], ...] = ()  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,10 @@ class Ingest:
             return [Known(self.seq)]
         if len(announce.root) != self._algorithm.width:
             raise CodecError(f"an announced root of {len(announce.root)} bytes")
+        if len(announce.decayed) > DECAYED_MAX:
+            raise CodecError(f"an announcement that names {len(announce.decayed)} decayed paths")
+        for one in announce.decayed:
+            check_key(one.key)
         if self._has(announce.root):
             with contextlib.suppress(MissingObject):  # found damaged just now: it will be asked for
                 self._tree.summary(announce.root)
@@ -179,6 +185,7 @@ class Ingest:
                     announced.observed_age_ms,
                     ready,
                     announced.hands,
+                    decayed=tuple((one.key, one.before) for one in announced.decayed),
                 )
             ]
         outcomes: list[Outcome] = [Partial(ready)] if ready else []

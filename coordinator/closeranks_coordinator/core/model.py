@@ -128,7 +128,8 @@ class RootStored:
     `observed_mono` is when the node saw the first of the changes, on the coordinator's clock. `by` gives for
     keys that the step changed the number of their hand in `hands`, from 1; keys that nobody knows the hand of
     are left out. `edits` are all that a proven commit changed of `base`, (key, value), in order; None where the tree
-    was announced, or was known already. `heard`: all that the agent had when its session began has come.
+    was announced, or was known already. `heard`: all that the agent had when its session began has come. `decayed`:
+    files of an announced tree that nobody wrote so, with the entries that they had before.
     """
 
     node: str
@@ -141,6 +142,7 @@ class RootStored:
     base: bytes | None = None
     edits: tuple[tuple[bytes, bytes | None], ...] | None = None
     heard: bool = True
+    decayed: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

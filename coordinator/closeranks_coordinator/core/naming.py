@@ -55,7 +55,7 @@ def name(world: World, volume: Volume, node: Node, found: Confirmation) -> None:
     hands.tell(incident, hands.sums(world, node, volume.name, analysis, own))
     incident.keep(analysis.root)
     incident.keep(analysis.truth)
-    if not view.anew:
+    if not node.volume(volume.name).anew:
         _recall(world, incident)
     view.seen = dict.fromkeys(own)
     world.open(incident)

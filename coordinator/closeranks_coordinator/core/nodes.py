@@ -126,7 +126,7 @@ class View:
 
     `by_us`: the root that is to be judged next was made by a converge or a push; `is_commit`: and what it changed of
     the root judged last is nothing but that. `by_another`: where we carry writes, it is the first of another agent.
-    `anew`: the tree was told anew (a new agent, index or root), and has not been equal to the truth since.
+    `decayed`: files of the root that is to be judged next which nobody wrote so, with their entries of before.
     """
 
     stand: Stand | None = None
@@ -143,7 +143,7 @@ class View:
     by_us: bool = False
     is_commit: bool = False
     by_another: bool = False
-    anew: bool = False
+    decayed: Mapping[bytes, bytes] = field(default_factory=dict)
     looked_at: float = 0.0
     order: int = 0  # of the truth that it was looked at last
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted

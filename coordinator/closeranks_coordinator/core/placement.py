@@ -98,7 +98,7 @@ def _found_again(world: World, volume: Volume) -> None:
     world.log("info", f"{volume.name}: its settings have changed; a new truth is founded")
     for node in (world.nodes[name] for name in volume.config.nodes):
         stored = node.volume(volume.name)
-        stored.held, stored.withheld = None, ()
+        stored.held, stored.withheld, stored.anew = None, (), False
         node.views[volume.name] = View(seen=node.view(volume.name).seen)
         node.scanned.pop(volume.name, None)
         if not node.fenced:

@@ -50,6 +50,7 @@ class NodeVolume(msgspec.Struct):
     """`held` None: never in rank. `withheld`: keys that may differ in special mode bits.
 
     `settings` are those that `root` was scanned by; "" until the first scan. `agent_id` is whose word `root` is.
+    `anew`: the tree was told anew (a new agent, index or root), and has not been equal to the truth since.
     """
 
     root: bytes | None = None
@@ -61,6 +62,7 @@ class NodeVolume(msgspec.Struct):
     problem_since_ms: int | None = None
     last_scan_ms: int | None = None
     agent_id: str = ""
+    anew: bool = False
 
 
 class NodeRecord(msgspec.Struct):

@@ -93,7 +93,7 @@ def returned(
     What a tree brings that was told anew has not come back by anybody's hand: the tree is another one.
     """
     memory = world.repairs.get(volume.name)
-    if memory is None or node.view(volume.name).anew:
+    if memory is None or node.volume(volume.name).anew:
         return
     found: dict[bytes, Repaired] = {}
     listed: list[DiffRow] = []

@@ -7,7 +7,7 @@ tuples. Nobody is named here (`naming`), fenced (`fencing`) or repaired (`recove
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 from . import currency, movement, naming, rolling, sequencing, unclear
 from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
@@ -98,7 +98,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
     truth, stored, view = volume.truth, node.volume(volume.name), node.view(volume.name)
     if truth is None or stored.root is None:
         if view.analysis is not None:
-            node.views[volume.name] = View(seen=view.seen, anew=view.anew)
+            node.views[volume.name] = View(seen=view.seen)
         return
     before = view.analysis
     writes = node.name in volume.config.writers
@@ -113,15 +113,18 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         by_us = view.by_another or (view.by_us and not volume.config.replicated)
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
-        after, touched = world.judge.analyse(
-            volume.history, stand, before, made, view.by_us, not writes, passed
-        )
+        if view.decayed:
+            made = _or_decayed(made, view.decayed, volume)
+        ours = view.by_us or bool(view.decayed)
+        after, touched = world.judge.analyse(volume.history, stand, before, made, ours, not writes, passed)
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
-        view.analysis, view.by_us, view.by_another = after, False, False
-        view.anew = view.anew and after.divergent > 0
+        view.analysis, view.by_us, view.by_another, view.decayed = after, False, False, {}
+        if stored.anew and not after.divergent:
+            stored.anew = False
+            world.touch("node", node.name)
         view.stand = Stand(stored.root, truth, stored.held, stored.withheld)
         world.publish("node", node.name)
         _remember_sizes(view, before, after, touched)
@@ -222,6 +225,23 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
         )
 
     return made
+
+
+def _or_decayed(made: Made, decayed: Mapping[bytes, bytes], volume: Volume) -> Made:
+    """The same of a tree that a writer told anew, in which these have decayed: key to the entry of before.
+
+    Where that was the truth, nobody wrote what is there now. Where it never was, the writer's own change has decayed
+    before anybody heard of it: what is left of that is its change.
+    """
+    history = volume.history
+
+    def made_or_decayed(key: bytes, step: Values) -> bool:
+        before, (held, value) = decayed.get(key), step
+        if before is not None and before != value:
+            return before == held or history.latest_order(key, before) is not None or made(key, step)
+        return made(key, step)
+
+    return made_or_decayed
 
 
 def _run_clocks(

@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import connector
 
 from closeranks_agent.converge import rounds, workbench
-from closeranks_agent.disk import hashing, look, signature, volume
+from closeranks_agent.disk import hashing, look, saying, signature, volume
 from closeranks_agent.hands import disks
 from closeranks_agent.scrub import scrubber
 from closeranks_coordinator.storage import sqlite, writer
@@ -53,6 +53,7 @@ def install(loop: Loop, seed: int, skew_s: dict[str, float]) -> None:
     for module in (look, hashing, signature):
         _put(module, is_settled=lambda _ctime_ns, _read_at_ns: False)
     _put(disks, _look=lambda path: (Path(path).stat().st_dev, 10**12, 9 * 10**11))
+    _put(saying, threading=types.SimpleNamespace(Thread=_Thread, Lock=threading.Lock))
     _put(disks, threading=types.SimpleNamespace(Thread=_Thread, Lock=threading.Lock))
     _put(scrubber, threading=_threads_that_do_nothing())
     _put(writer, threading=_threads_that_do_nothing())
@@ -109,14 +110,14 @@ class _Thread:
     def start(self) -> None:
         self._target(*self._args)
 
+    def join(self, timeout: float | None = None) -> None:
+        """It has ended."""
+
 
 def _threads_that_do_nothing() -> types.SimpleNamespace:
     class Idle(_Thread):
         def start(self) -> None:
             """What it would do is done elsewhere, or not at all."""
-
-        def join(self, timeout: float | None = None) -> None:
-            """It has ended."""
 
         def is_alive(self) -> bool:
             return False
