@@ -899,6 +899,27 @@ def test_a_busy_fleet_releases_a_node_of_which_no_two_volumes_are_ever_equal_at_
     )
 
 
+@pytest.mark.parametrize("verify_s", [0.3, 5.0])
+def test_a_busy_fleet_releases_a_node_that_may_not_write_special_bits(verify_s: float) -> None:
+    """Its root is never the truth's. It has reached what it was brought to but for these bits, which are ignored."""
+    tool = key_of("tool")
+    files = {"photos": {**SOME_FILES, tool: file_of("tool", mode=0o4755)}}
+    world = FakeWorld(names(5), [volume_config(settle_s=6.0)], files).started()
+    world["node-03"].write("photos", "tool", file_of("rogue", mode=0o4755))
+
+    def work() -> None:
+        world.everywhere("log.txt", file_of(f"line {world.mono}"), but=["node-03"])
+        world.later(0.7, work)
+
+    world["node-03"].verify_s, world["node-03"].order_s = verify_s, 0.9
+    world["node-03"].withholds = True
+    work()
+    world.until_state("node-03", "quarantined")
+    world.until(lambda: world.view("node-03").quarantine is None, 120)
+    assert world["node-03"].disk["photos"][tool] == file_of("tool", mode=0o755)
+    assert len(world.sent("node-03", wire.Verify)) <= 2 + CATCH_UPS_MAX
+
+
 def test_a_busy_fleet_that_forgets_its_past_at_once_still_releases_a_repaired_node() -> None:
     """What the node is late with might never have been the truth, as far as is remembered: that holds it so often."""
     world = FakeWorld(names(5), [volume_config(settle_s=6.0)]).started()

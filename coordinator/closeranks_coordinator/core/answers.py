@@ -51,7 +51,7 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
         if message.withheld:
             _excuse(world, node, volume)
         root = node.volume(volume.name).root
-        if root is not None and _is_enough(record, work, volume, root):
+        if root is not None and _is_enough(world, record, work, message, root):
             work.reached[volume.name] = root
         elif world.left(node, volume, record.purpose):
             work.not_before = world.now.mono + RETRY_MIN_S  # somebody wrote meanwhile
@@ -65,11 +65,23 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
     work.not_before = world.now.mono + pause_s
 
 
-def _is_enough(record: RecoveryRecord, work: Recovery, volume: Volume, root: bytes) -> bool:
+def _is_enough(
+    world: World, record: RecoveryRecord, work: Recovery, message: wire.ConvergeResult, root: bytes
+) -> bool:
     """Whether a completed round has done its part although the truth may have moved on meanwhile."""
     if record.purpose == "divergence":
+        return _is_target(world, work, message, root)
+    replicated = world.volumes[message.volume].config.replicated
+    return replicated and (record.purpose == "lag" or _is_target(world, work, message, root))
+
+
+def _is_target(world: World, work: Recovery, message: wire.ConvergeResult, root: bytes) -> bool:
+    """Whether the round reached what it was to reach, but for special bits that the node may not write."""
+    if root == work.target or work.target is None or not message.withheld:
         return root == work.target
-    return volume.config.replicated and (record.purpose == "lag" or root == work.target)
+    width = world.algorithm.width
+    left = world.differ.diff(root, work.target).values()
+    return all(same_but_special_bits(values, width) for values in left)
 
 
 def _excuse(world: World, node: Node, volume: Volume) -> None:
