@@ -53,6 +53,7 @@ class Link:
         self._rng = rng
         self._session: Session | None = None
         self._last_trouble = ""
+        self._outdated = False  # what the last Hello said is not so any more
 
     @property
     def connected(self) -> bool:
@@ -72,6 +73,12 @@ class Link:
         """A volume has something new."""
         if self._session is not None:
             self._session.wake.set()
+
+    def redial(self) -> None:
+        """A new session, whose Hello says what is so now."""
+        self._outdated = True
+        if self._session is not None:
+            self._session.end()
 
     def scanned(self) -> None:
         """A scan has completed: say so."""
@@ -138,6 +145,8 @@ class Link:
             log.info("connected to the coordinator; session %s", welcome.session)
             self._last_trouble = ""
             self._session = session
+            if self._outdated:
+                session.end()
             try:
                 return await session.run()
             finally:
@@ -149,6 +158,7 @@ class Link:
     async def _dial(self) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
         """A connection and its Welcome, in bounded time: a stopped coordinator's kernel still accepts."""
         url = self._agent.config.coordinator.rstrip("/") + "/v1/agent"
+        self._outdated = False
         hello = encode_message(
             await asyncio.to_thread(self._agent.hello, PROTOCOL, SOFTWARE, tuple(sorted(ALGORITHMS)))
         )

@@ -42,7 +42,7 @@ from .watching import Watching
 
 log = logging.getLogger("closeranks.agent")
 
-FIXED_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir", "volumes")
+FIXED_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir")
 TIDY_EVERY_S = 3600.0  # trash
 
 
@@ -60,8 +60,8 @@ class Agent:
         self.speed = Speed()
         self.lag = LoopLag()
         self.attribution = Attribution()
-        places = [("", config.state_dir), *((volume.name, volume.path) for volume in config.volumes)]
-        self.activity = Activity(self.attribution, Disks(places), self.link.post, lambda: self.link.connected)
+        disks = Disks(_places(config))
+        self.activity = Activity(self.attribution, disks, self.link.post, lambda: self.link.connected)
         self.reactions = Reactions(state, lambda: self.config, self.activity, self.link.post, self.spawn)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
         self._volumes = Volumes(
@@ -271,13 +271,18 @@ class Agent:
         self._counted[name] = seen
 
     def reread(self) -> None:
-        """SIGHUP: take over what may change while the agent runs (hooks), keep the old on an error."""
+        """SIGHUP: take over what may change while the agent runs, keep the old on an error.
+
+        Volumes may come and go: the coordinator is told by the next Hello.
+        """
         try:
             fresh = self.config.reread()
         except UserError as error:
             log.error("configuration not changed: %s", error)
             return
         fixed = [key for key in FIXED_KEYS if getattr(fresh, key) != getattr(self.config, key)]
+        before, after = ({one.name: one for one in config.volumes} for config in (self.config, fresh))
+        fixed += [f"[[volume]] {name}" for name in before if after.get(name, before[name]) != before[name]]
         if fixed:
             log.error(
                 "configuration not changed: %s can not change while the agent runs; restart it",
@@ -286,9 +291,18 @@ class Agent:
             return
         changed = changes(self.config, fresh)
         self.config = fresh
+        if before.keys() != after.keys():
+            self._volumes.own(fresh.volumes)
+            self.activity.disks.keep(_places(fresh))
+            self.link.redial()
         self.spawn(self.reactions.permits_changed())
         for line in told(fresh.file, changed):
             log.info("%s", line)
+
+
+def _places(config: AgentConfig) -> list[tuple[str, str]]:
+    """Directories whose filesystems matter: our state's ("") and the volumes'."""
+    return [("", config.state_dir), *((volume.name, volume.path) for volume in config.volumes)]
 
 
 async def _guarded(work: Coroutine[None, None, None]) -> None:

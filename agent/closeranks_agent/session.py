@@ -93,7 +93,7 @@ class Session:
         self._status_due = self._status_rest = 0.0  # the next look is due (0: none is), or not before then
         self._problems: dict[str, wire.Problem | None] = {}  # at the last look
         self._goodbye_s = 0.0
-        self._stuck = False
+        self._stuck = self._over = False
         self._sent_some = asyncio.Event()
         self._acks = asyncio.Event()  # set and replaced at every one
         self._forget = asyncio.Event()
@@ -119,6 +119,11 @@ class Session:
             self._stuck = True  # the writer ends the session; what matters is asked for again
         else:
             self._outbox.append(message)
+        self.wake.set()
+
+    def end(self) -> None:
+        """Soon, and in order."""
+        self._over = True
         self.wake.set()
 
     def scanned(self) -> None:
@@ -167,6 +172,8 @@ class Session:
     async def _write(self) -> None:
         while True:
             self.wake.clear()
+            if self._over:
+                return
             if self._stuck:
                 raise ConnectionError("the coordinator does not read what it is sent")
             while self._outbox:

@@ -141,8 +141,8 @@ def _assigned(config: AgentConfig, known: _Known) -> Iterator[Finding]:
             f"volume {name}",
             f"the coordinator expects volume {name} of {config.node}, and agent.toml has none",
             "this node stays out of rank in it",
-            "add a [[volume]] with its name and path to agent.toml and restart the agent; or name the volume's nodes "
-            "in coordinator.toml without this one",
+            "add a [[volume]] with its name and path to agent.toml and reload the agent (SIGHUP); or name the "
+            "volume's nodes in coordinator.toml without this one",
         )
 
 

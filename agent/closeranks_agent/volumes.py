@@ -96,6 +96,10 @@ class Volumes:
         self._listers = Listers()
         self._scrub = wire.Scrub(False, False, None)  # what an operator said last
 
+    def own(self, own: tuple[AgentVolumeConfig, ...]) -> None:
+        """The node's file has others now; the next `configure` goes by them."""
+        self._own = {volume.name: volume for volume in own}
+
     async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
         """Keep exactly these, by these settings, which `check_settings` has accepted."""
         algorithm = self.algorithm = algorithm_named(digest)

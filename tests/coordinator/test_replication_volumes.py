@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from closeranks_coordinator.core.model import Connected, Disconnected
+from closeranks_coordinator.core.model import (
+    Connected,
+    Disconnected,
+    QuarantineAsked,
+    ReleaseAsked,
+    ResyncAsked,
+)
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
@@ -50,7 +56,7 @@ def test_a_new_volume_does_not_stop_the_others() -> None:
     assert world.until(lambda: same(world, "photos"), 5) < 0.5
     assert world["node-03"].disk["photos"][key_of("new.jpg")] == file_of("new")
     assert world.view("node-01").waiting == (
-        "node-01 has no volume any: add it to its agent.toml and restart its agent"
+        "node-01 has no volume any: add it to its agent.toml and reload its agent (SIGHUP)"
     )
     for name in NAMES[:2]:
         restart_with_it(world, name)
@@ -173,6 +179,61 @@ def test_a_machine_that_is_put_back_with_its_agent_joins() -> None:
     assert [one.text for one in told.timeline][1] == (
         "Volume photos: node-03 differs from the others in 2 paths; what it has in 2 of them goes to its trash."
     )
+
+
+def put_back_alone(fetched: bool) -> FakeWorld:
+    """The only writer is put back to an image while all others are fenced; what it wrote last was `fetched` or not."""
+    world = FakeWorld(
+        NAMES, [volume_config(policy="writers", writers=(NAMES[0],))], {"photos": dict(FILES)}
+    ).started()
+    image = dict(world["node-01"].disk["photos"])
+    if fetched:
+        world["node-01"].put("photos", "c.txt", file_of("second"))
+        world.until(lambda: world.in_rank() and same(world, "photos"))
+    for name in NAMES[1:]:
+        assert not isinstance(world.ask(QuarantineAsked(name, "by hand")), str)
+    if not fetched:
+        world["node-01"].put("photos", "c.txt", file_of("second"))
+        world["node-01"].put("photos", "new.jpg", file_of("new"))
+    world.run(2)
+    world["node-01"].stop()
+    world["node-01"].disk["photos"] = image
+    world["node-01"]._commit("photos", world.plant(image), wire.PUT_BACK)
+    world["node-01"].start()
+    world.run(5)
+    assert world.state("node-01") == "resyncing"
+    return world
+
+
+def test_an_only_writer_that_is_put_back_while_all_are_fenced_is_let_stand_by_a_person() -> None:
+    """What it wrote last lies nowhere any more, and it can not be fenced: no other way but to found anew was left."""
+    world = put_back_alone(fetched=False)
+    assert world.ask(QuarantineAsked("node-01", "nobody has what it lacks")) == "409 quorum_would_be_lost"
+    waits = world.view("node-01").waiting
+    assert "had the last version of 2 files" in waits
+    assert "`closeranks release node-01` lets stand what node-01 itself has there" in waits
+    assert not isinstance(world.ask(ReleaseAsked("node-01")), str)
+    world.until_state("node-01", "in_rank")
+    for name in NAMES[1:]:
+        world.ask(ResyncAsked(name, None, False))
+        world.until(lambda name=name: world.view(name).quarantine.verified)  # type: ignore[misc]
+        world.ask(ReleaseAsked(name))
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == FILES
+    assert any("let node-01's own state of 2 files stand" in line for line in world.logs)
+    assert world.ask(ReleaseAsked("node-01")) == "409 not_quarantined"
+
+
+def test_what_fenced_nodes_still_have_is_not_given_up() -> None:
+    world = put_back_alone(fetched=True)
+    assert (
+        "Fenced nodes give nothing (node-02 and node-03): `closeranks resync node-02"
+        in world.view("node-01").waiting
+    )
+    assert world.ask(ReleaseAsked("node-01")) == "409 not_quarantined"
+    world.ask(ReleaseAsked("node-02"))
+    world.until(lambda: world.state("node-01") == "in_rank")
+    assert world["node-01"].disk["photos"][key_of("c.txt")] == file_of("second")
 
 
 def test_what_a_machine_was_put_back_with_is_kept_while_it_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 
 import pytest
 
@@ -44,6 +45,45 @@ def test_a_node_added_by_reload_joins_with_an_empty_tree(make_fleet: MakeFleet) 
     fleet.assert_equal_trees()
     assert fleet.accused() == set()
     assert fleet.api.incidents(kind="divergence") == []
+
+
+def test_a_volume_added_by_reloads_is_in_rank_without_a_restart(make_fleet: MakeFleet) -> None:
+    """First the coordinator's file, then each agent's; who has no such volume yet is told so. It can go again, too."""
+    fleet = make_fleet(nodes=3)
+    fleet.start()
+    fleet.wait_in_rank()
+    before = {node.name: node.daemon.pid for node in fleet.nodes.values()}
+    for node in fleet.nodes.values():
+        node.paths["music"] = node.base / "music"
+        node.path("music").mkdir()
+        (node.path("music") / "song").write_bytes(b"the same everywhere")
+    fleet.volumes.append(VolumeSpec("music"))
+    fleet.reload()
+    fleet.wait(
+        "status says what to do", lambda: fleet.run("status").stdout, lambda said: "agent.toml" in said
+    )
+    for node in fleet.nodes.values():
+        node.write_config()
+        node.daemon.signal(signal.SIGHUP)
+    fleet.wait(
+        "six copies compared", lambda: fleet.api.fleet()["coverage"], lambda found: found["compared"] == 6
+    )
+    fleet.wait_in_rank()
+    (fleet[1].path("music") / "song").write_bytes(b"damage")
+    fleet.wait_incident(node="node-02", state="closed")
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    fleet.volumes.pop()
+    fleet.reload()
+    for node in fleet.nodes.values():
+        del node.paths["music"]
+        node.write_config()
+        node.daemon.signal(signal.SIGHUP)
+    fleet.wait(
+        "three copies compared", lambda: fleet.api.fleet()["coverage"], lambda found: found["compared"] == 3
+    )
+    fleet.wait_in_rank()
+    assert {node.name: node.daemon.pid for node in fleet.nodes.values()} == before
 
 
 def test_a_joiners_own_files_go_to_its_trash(make_fleet: MakeFleet) -> None:

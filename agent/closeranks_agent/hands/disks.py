@@ -114,6 +114,12 @@ class Disks:
         self.look: Callable[[str], tuple[int, int, int]] = _look
         self.mount_of: Callable[[str, int], str] = _mount_of
 
+    def keep(self, places: Sequence[tuple[str, str]]) -> None:
+        """Ask about these from now on; what is known of those that stay is kept."""
+        with self._lock:
+            known = {(place.volume, place.path): place for place in self._places}
+            self._places = [known.get(one) or _Place(*one) for one in places]
+
     def sample(self) -> None:
         """Put the questions that are due; the answers come by themselves."""
         now = self._clock()
@@ -205,7 +211,7 @@ class Disks:
         with self._lock:
             place.asked, place.answered_s = False, self._clock()
             place.device, place.mount, place.total, place.free = device, mount, total, free
-            first = next(one for one in self._places if one.device == device)
+            first = next((one for one in self._places if one.device == device), None)
             if first is place:
                 self._series.setdefault(device, Series()).add(place.answered_s, free)
             for gone in set(self._series) - {one.device for one in self._places}:

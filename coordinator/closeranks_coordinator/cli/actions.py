@@ -51,6 +51,7 @@ def add_quarantine(parser: argparse.ArgumentParser) -> None:
 def add_release(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Release NODE from quarantine, which needs its root to be the truth's: resync first. "
+        "Of a writer that waits for files which no node has any more it lets stand what NODE itself has there. "
         "Exit: 0 accepted, 1 refused, 2 no such node, or could not ask."
     )
     parser.add_argument("node", metavar="NODE")

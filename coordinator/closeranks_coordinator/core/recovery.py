@@ -14,7 +14,7 @@ from bisect import bisect_left
 
 from closeranks_proto import messages as wire
 
-from . import currency, pushing
+from . import currency, lost, pushing
 from .fencing import unfence
 from .incidents import EventName
 from .nodes import Node, Recovery, Volume
@@ -218,7 +218,8 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
     target = world.target(node, volume, record.purpose)
     world.move(node, "resyncing")
     if not sources or target is None:
-        trouble(world, record, work, "No healthy peer is connected that could give the missing chunks.")
+        text = "No healthy peer is connected that could give the missing chunks."
+        trouble(world, record, work, text + lost.way_out(world, node, volume))
         work.not_before = world.now.mono + NO_SOURCE_RETRY_S
         world.wake(work.not_before)
         return

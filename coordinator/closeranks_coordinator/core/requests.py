@@ -9,6 +9,7 @@ from closeranks_proto.kinds import is_name
 
 from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
+from .lost import let_stand, lost_to
 from .merging import is_file
 from .model import (
     BaselineCreateAsked,
@@ -59,7 +60,7 @@ def _tell_taken_over(world: World, node: Node, reason: str) -> None:
 
 
 def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
-    """Lift a fence, if the node equals the truth."""
+    """Lift a fence, if the node equals the truth; or let a writer's own state stand where nobody has the truth's."""
     node = world.nodes.get(asked.node)
     if node is None:
         return _unknown_node(asked.node)
@@ -69,6 +70,12 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
         for incident in only_told:
             incident.note(world.now.wall_ms, "released", f"An operator released {node.name}.")
             world.close(incident)
+        return _done(world, "release", node)
+    gone_for_good = {
+        volume.name: found for volume in world.volumes_of(node) if (found := lost_to(world, node, volume))
+    }
+    if gone_for_good:
+        let_stand(world, node, gone_for_good)
         return _done(world, "release", node)
     if not node.fenced:
         nothing = f"{node.name} is not quarantined: there is nothing to release."

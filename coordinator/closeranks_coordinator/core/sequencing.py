@@ -93,7 +93,7 @@ def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
         own,
         node.name,
         world.now.wall_ms,
-        lambda key: not _somebody_gives(world, volume, key),
+        lambda key: not somebody_gives(world, volume, key),
     )
     winners = [_author(volume, clash.key) for clash in merged.clashes]
     if merged.changes:
@@ -144,7 +144,7 @@ def _somebody_has(world: World, volume: Volume, key: bytes) -> bool:
     return any(ours == theirs for ours, theirs in _versions(world, volume, key))
 
 
-def _somebody_gives(world: World, volume: Volume, key: bytes) -> bool:
+def somebody_gives(world: World, volume: Volume, key: bytes) -> bool:
     """The same of the content alone: an entry that was merged of two changes lies on no disk as it is."""
     width = world.algorithm.width
     return any(

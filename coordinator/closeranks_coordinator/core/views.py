@@ -91,7 +91,7 @@ def _waiting(world: World, node: Node) -> str | None:
     if missing:
         names = f"volume {missing[0]}" if len(missing) == 1 else f"volumes {', '.join(missing)}"
         it = "it" if len(missing) == 1 else "them"
-        return f"{node.name} has no {names}: add {it} to its agent.toml and restart its agent"
+        return f"{node.name} has no {names}: add {it} to its agent.toml and reload its agent (SIGHUP)"
     if node.recovery is None or node.record.recovery is None:
         return None
     for name in node.record.recovery.volumes:

@@ -1,0 +1,81 @@
+"""What a writer lacks of the truth and no node has any more: only a person can say that its own state counts instead.
+
+A writer's machine that was put back joins: what it has of its own goes to its trash, and the truth is brought to it.
+But where nobody else had fetched what it had written since, the truth names contents that lie nowhere, and it would
+wait for ever, with everybody who needs it as a source. No rule decides that, for the old versions may be wanted by
+nobody; and behind a fence it can not go where all others are already. `release` of that node then says: in these paths
+it has changed what was there, as of now. In all others it stays late, and gets them when somebody can give them.
+
+Rejected: its whole tree as its change (it would take away what fenced nodes still have), the truth of before (it may
+never have been one state on any disk), founding anew (deletions are forgotten, and all are compared from the start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .fencing import drop_recovery
+from .merging import is_file
+from .nodes import Node, Volume
+from .sequencing import somebody_gives
+from .words import join, plural
+from .world import World
+
+WAITS = ("joining", "resyncing", "lagging")
+
+
+def lost_to(world: World, node: Node, volume: Volume) -> Mapping[bytes, bytes]:
+    """Files of the truth (key to entry) that this writer is late in and no node, fenced or silent, had last."""
+    analysis = node.view(volume.name).analysis
+    if (
+        node.name not in volume.config.writers
+        or node.fenced
+        or node.record.phase not in WAITS
+        or analysis is None
+        or analysis.truth != volume.truth
+        or not world.compared(node, volume)
+    ):
+        return {}
+    late = ((key, analysis.differing[key][1]) for key in sorted(analysis.lagging))
+    return {
+        key: truth
+        for key, truth in late
+        if truth is not None and is_file(truth) and not somebody_gives(world, volume, key)
+    }
+
+
+def let_stand(world: World, node: Node, lost: Mapping[str, Mapping[bytes, bytes]]) -> None:
+    """By volume: what this node has there, or has not, is its change of what nobody has."""
+    drop_recovery(world, node, "an operator let its own state stand where no node has the newer one")
+    for name, entries in lost.items():
+        stored, analysis = node.volume(name), node.view(name).analysis
+        assert analysis is not None, "asked of an analysed node"
+        edited = world.tree.edit(stored.held or analysis.root, sorted(entries.items()))
+        world.keep(edited.pages)
+        stored.held = edited.root
+    world.touch_node(node)
+    count = plural(sum(map(len, lost.values())), "file")
+    text = f"An operator let {node.name}'s own state of {count} stand: no node has what was there last."
+    world.log("warning", text)
+    incident = world.open_incident("put_back", node.name, None)
+    if incident is not None:
+        incident.note(world.now.wall_ms, "note", text)
+        world.touch_incident(incident)
+
+
+def way_out(world: World, node: Node, volume: Volume) -> str:
+    """What an operator can do where no peer can give a node what it lacks; "" where waiting is all."""
+    fenced = [one for one in world.members(volume) if one is not node and one.fenced]
+    lost = lost_to(world, node, volume)
+    if lost:
+        return (
+            f" No node, fenced or silent, had the last version of {plural(len(lost), 'file')}. If nobody can bring one "
+            f"back, `closeranks release {node.name}` lets stand what {node.name} itself has there."
+        )
+    if not fenced:
+        return ""
+    one, fence = fenced[0], fenced[0].record.fence
+    verified = fence is not None and fence.verified
+    first = "" if verified else f"`closeranks resync {one.name} --wait`, then "
+    names = join([each.name for each in fenced])
+    return f" Fenced nodes give nothing ({names}): {first}`closeranks release {one.name}`."
