@@ -9,6 +9,8 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from closeranks_proto.kinds import was_forwarded
+
 from .chunks.serve import ChunkServer
 
 if TYPE_CHECKING:
@@ -82,8 +84,8 @@ def build_app(agent: Agent) -> web.Application:
 
 
 def _is_local(request: web.Request) -> bool:
-    """Whether who asks is on this machine: its address is the one that it asked."""
-    if request.transport is None:
+    """Whether who asks is on this machine: its address is the one that it asked, and no proxy here asks for others."""
+    if request.transport is None or was_forwarded(request.headers):
         return False
     own, peer = (request.transport.get_extra_info(name) for name in ("sockname", "peername"))
     return bool(own and peer and own[0] == peer[0])

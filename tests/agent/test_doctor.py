@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -266,6 +269,29 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert Probes().port("listen", Address("127.0.0.1", port)).level == "ok"
     assert Probes().port("listen", Address("192.0.2.1", 7342)).level == "fail"
     assert Probes().port("listen", Address("no-such-host.invalid", 7342)).level == "fail"
+
+
+def test_a_server_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the answer never."""
+    monkeypatch.setattr(probing, "PROBE_ALL_S", 0.5)
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            for _ in range(200):
+                connection.sendall(b"x")
+                if over.wait(0.05):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+        dripping = threads.submit(drip, server)
+        try:
+            found = Probes().get(f"http://127.0.0.1:{server.getsockname()[1]}/")
+            assert not dripping.done(), "it had not said all"
+        finally:
+            over.set()
+    assert found == (0, b"", "no whole answer within 0.5 s")
 
 
 def test_state_directory(tmp_path: Path) -> None:

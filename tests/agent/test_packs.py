@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from closeranks_agent.disk.database import Damaged
 from closeranks_agent.disk.index import FORMAT, Delta, Index, Row, directory_id
-from closeranks_agent.disk.packs import PACK_ROWS, items_of, names_of, pack_rows, row_of, rows_of
+from closeranks_agent.disk.packs import PACK_ROWS, STAT_BYTES, items_of, names_of, pack_rows, row_of, rows_of
 from closeranks_agent.disk.records import Record, StatSignature
 from closeranks_proto.entries import Entry, Kind, encode_entry
 
@@ -162,6 +162,34 @@ def test_forgetting_everything_forgets_packs(index: Index) -> None:
     with index.database.transaction():
         index.drop_entries()
     assert index.is_empty()
+
+
+def _empty(blob: bytes) -> bytes:
+    """The first path has the entries of both, the second has none."""
+    begin = len(blob) - len(value(1)) - len(value(2)) - 2 * STAT_BYTES - 2 - 4
+    first, second = struct.unpack_from("<2H", blob, begin)
+    return blob[:begin] + struct.pack("<2H", first + second, 0) + blob[begin + 4 :]
+
+
+def test_a_pack_with_a_path_without_an_entry_is_damaged(index: Index) -> None:
+    rows = {b"a": (value(1), STAT.pack(), 1), b"b": (value(2), STAT.pack(), 1)}
+    put_packs(index, b"", rows)
+    with index.database.transaction():
+        index.database.execute("UPDATE packs SET rows = ?", (_empty(packed(rows)),))
+    for read in (lambda: list(index.items()), lambda: list(index.rows()), lambda: index.row(b"b")):
+        with pytest.raises(Damaged):
+            read()
+
+
+def test_a_pack_whose_names_are_out_of_order_is_damaged_and_not_read_for_ever(index: Index) -> None:
+    rows = {name: (value(1), STAT.pack(), 1) for name in (b"a", b"b", b"z")}
+    put_packs(index, b"", rows)
+    blob = pack_rows([(name, *rows[name], None) for name in (b"b", b"a", b"z")])
+    with index.database.transaction():
+        index.database.execute("UPDATE packs SET rows = ?", (blob,))
+    with pytest.raises(Damaged):
+        for _, _ in zip(index.directory(b"", page_rows=2), range(10), strict=False):
+            pass
 
 
 @pytest.mark.parametrize("damage", [lambda blob: blob[:-1], lambda blob: blob.replace(b"a", b"b")])

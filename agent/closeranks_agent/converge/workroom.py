@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from closeranks_proto.messages import Problem
 
-from ..disk.private import STAGE_NAME, TRASH_NAME
+from ..disk.private import STAGE_NAME, TRASH_NAME, open_private
 from ..disk.records import VolumeGone
 from ..disk.volume import Volume
 
@@ -37,7 +37,7 @@ def open_workroom(volume: Volume) -> Workroom:
     """Open everything, making what is missing below the private directory. Raises VolumeGone and OSError."""
     fds = [volume.open_root()]
     try:
-        top = os.open(volume.private, _FLAGS)
+        top = open_private(volume.private)
         try:
             if os.fstat(fds[0]).st_dev != os.fstat(top).st_dev:
                 raise VolumeGone(_elsewhere(volume))

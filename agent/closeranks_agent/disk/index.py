@@ -177,6 +177,8 @@ class Index:
             page, more = _beside(rows, len(rows) == page_rows, packed, len(packs) == count)
             if len(page) > page_rows:  # of a deep directory, where each level keeps what is left of a page
                 page, more = page[:page_rows], True
+            if (more and not page) or (page and page[-1][0] <= last):
+                raise Damaged(f"{self.database.path} is damaged: names that are out of order")
             if page:
                 yield page
             if not more:
@@ -200,7 +202,7 @@ class Index:
             if names_of(pack.blob)[-1] != pack.last:
                 raise ValueError("a pack that ends with another name")
             return unpack(pack.blob)
-        except (ValueError, struct.error) as error:
+        except (ValueError, IndexError, struct.error) as error:
             raise Damaged(f"{self.database.path} is damaged: {error}") from error
 
     def listing(self, key: bytes) -> Listing | None:

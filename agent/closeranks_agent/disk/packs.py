@@ -68,7 +68,7 @@ def row_of(blob: bytes, name: bytes) -> PackedRow | None:
     lengths = struct.unpack_from(f"<{count}H", blob, begin)
     stat = begin + (2 + 1) * count + at * STAT_BYTES
     value = begin + (2 + 1 + STAT_BYTES) * count + sum(lengths[:at])
-    if value + sum(lengths[at:]) != len(blob):
+    if value + sum(lengths[at:]) != len(blob) or not lengths[at]:
         raise ValueError("a pack of another length than it says")
     settled = blob[begin + 2 * count + at]
     return name, blob[value : value + lengths[at]], blob[stat : stat + STAT_BYTES], settled
@@ -80,4 +80,6 @@ def _values_of(blob: bytes, count: int) -> list[bytes]:
     begin = at + (2 + 1 + STAT_BYTES) * count
     if begin + sum(lengths) != len(blob):
         raise ValueError("a pack of another length than it says")
+    if 0 in lengths:
+        raise ValueError("a pack with a path that has no entry")
     return [blob[start:end] for start, end in pairwise(accumulate(lengths, initial=begin))]

@@ -72,6 +72,18 @@ def ensure_private(root_fd: int, root: bytes, elsewhere: bytes | None, volume: s
         os.close(fd)
 
 
+def open_private(where: bytes) -> int:
+    """A descriptor of a private directory that is there; whatever lies in it is opened by that.
+
+    Raises OSError; also where it belongs to somebody else, who may write to the volume's root and has put it there.
+    """
+    fd = os.open(where, _DIRECTORY)
+    if os.fstat(fd).st_uid != os.geteuid():
+        os.close(fd)
+        raise PermissionError(errno.EPERM, "it belongs to another user than the agent's", where)
+    return fd
+
+
 def _ensure_elsewhere(root_fd: int, root: bytes, elsewhere: bytes, volume: str) -> None:
     inside = os.path.realpath(root) + b"/"
     if (os.path.realpath(elsewhere) + b"/").startswith(inside):

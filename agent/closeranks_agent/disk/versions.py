@@ -34,6 +34,7 @@ from closeranks_proto.limits import MIB
 from .. import beneath
 from ..syscalls import stamped_here
 from .hashing import EntryReader, Reading
+from .private import open_private
 from .recent import FILE_MAX_BYTES as SMALL_MAX_BYTES
 from .signature import clock_ns
 
@@ -142,7 +143,11 @@ class Versions:
         return None
 
     def _copy(self, content: memoryview) -> int:
-        copy = os.open(self._private, _COPY_FLAGS, 0o600)
+        top = open_private(self._private)
+        try:
+            copy = os.open(b".", _COPY_FLAGS, 0o600, dir_fd=top)
+        finally:
+            os.close(top)
         try:
             at = 0
             while at < len(content):

@@ -18,8 +18,9 @@ from typing import Final
 
 from closeranks_proto.limits import SEQ_MAX
 
+from .private import open_private
+
 WITNESS_NAME: Final = b"WITNESS"
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINE_BYTES: Final = 32 + 1 + 20 + 1
 
@@ -33,7 +34,7 @@ class Witness:
 
     def begin(self, seq: int) -> None:
         """From now on the file is this index's, and says `seq`."""
-        top = os.open(self.where, _DIRECTORY)
+        top = open_private(self.where)
         try:
             fd = os.open(WITNESS_NAME, _FILE | os.O_CREAT, 0o600, dir_fd=top)
             try:
@@ -65,7 +66,7 @@ class Witness:
             os.close(fd)
 
     def _open(self) -> int:
-        top = os.open(self.where, _DIRECTORY)
+        top = open_private(self.where)
         try:
             return os.open(WITNESS_NAME, _FILE, dir_fd=top)
         finally:

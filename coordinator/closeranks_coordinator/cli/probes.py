@@ -11,10 +11,12 @@ import errno
 import http.client
 import os
 import platform
+import queue
 import resource
 import socket
 import stat
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -29,6 +31,7 @@ from .words import size
 MIN_SQLITE = (3, 51, 3)
 MIN_STATE_BYTES = 256 * 1024 * 1024
 PROBE_TIMEOUT_S = 3.0
+PROBE_ALL_S = 6.0  # for a whole answer: one that drips would keep us for hours otherwise
 PROBE_MAX_BYTES = 256 * 1024
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "glusterfs", "ceph", "afs")
 
@@ -284,6 +287,15 @@ class _AsItCame(urllib.request.HTTPErrorProcessor):
 
 
 def _get(url: str) -> tuple[int, bytes, str]:
+    answer: queue.SimpleQueue[tuple[int, bytes, str]] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(_ask(url)), daemon=True).start()  # it ends with this program
+    try:
+        return answer.get(timeout=PROBE_ALL_S)
+    except queue.Empty:
+        return 0, b"", f"no whole answer within {PROBE_ALL_S:g} s"
+
+
+def _ask(url: str) -> tuple[int, bytes, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AsItCame)
     try:
         with opener.open(url, timeout=PROBE_TIMEOUT_S) as answer:

@@ -3,8 +3,9 @@
 With configured tokens everything but health and the load balancers' question needs one; they are compared
 in constant time. Without tokens the API listens on loopback only, and the danger is the browser of somebody
 on this machine: an order (POST, DELETE) whose Host is not a name of this machine (a rebound DNS name) or
-whose Origin is another site is refused. With tokens Host may be any name, since no browser sends a token by
-itself; a foreign Origin is refused all the same.
+whose Origin is another site is refused, and so is one that a proxy on this machine hands on for others, unless
+its Host is one of `public_hosts`: there the proxy decides who may. With tokens Host may be any name, since no
+browser sends a token by itself; a foreign Origin is refused all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from closeranks_proto.kinds import is_loopback
+from closeranks_proto.kinds import is_loopback, was_forwarded
 
 from ..config import CoordinatorConfig
 from .call import ApiError, Core, error_answer
@@ -55,8 +56,8 @@ def _check_origin(request: web.Request, config: CoordinatorConfig) -> None:
         raise ApiError(
             403,
             "foreign_host",
-            "an order must be addressed to this machine by its own name or address; "
-            "name others under [coordinator] public_hosts",
+            "an order must be addressed to this machine by its own name or address, and not come through a proxy; "
+            "name others under [coordinator] public_hosts, which a proxy then has to pass on as Host",
         )
     origin = request.headers.get("Origin")
     if origin is None:
@@ -69,6 +70,8 @@ def _check_origin(request: web.Request, config: CoordinatorConfig) -> None:
 def _is_ours(request: web.Request, host: str, config: CoordinatorConfig) -> bool:
     if host.lower() in _public(config):
         return True
+    if was_forwarded(request.headers):
+        return False  # it came from elsewhere, whatever name the proxy has given it
     try:
         parts = urlsplit(f"//{host}")
         name, port = parts.hostname, parts.port
