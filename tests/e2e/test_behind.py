@@ -47,6 +47,17 @@ def test_a_node_added_by_reload_joins_with_an_empty_tree(make_fleet: MakeFleet) 
     assert fleet.api.incidents(kind="divergence") == []
 
 
+def _await_volumes(fleet: Fleet, names: list[str]) -> None:
+    """Every node has told of its trees of exactly these volumes."""
+    fleet.wait(
+        f"trees of {names}",
+        lambda: [
+            [one["name"] for one in node["volumes"] if one["root"]] for node in fleet.api.fleet()["nodes"]
+        ],
+        lambda seen: seen == [names] * len(fleet.nodes),
+    )
+
+
 def test_a_volume_added_by_reloads_is_in_rank_without_a_restart(make_fleet: MakeFleet) -> None:
     """First the coordinator's file, then each agent's; who has no such volume yet is told so. It can go again, too."""
     fleet = make_fleet(nodes=3)
@@ -65,9 +76,7 @@ def test_a_volume_added_by_reloads_is_in_rank_without_a_restart(make_fleet: Make
     for node in fleet.nodes.values():
         node.write_config()
         node.daemon.signal(signal.SIGHUP)
-    fleet.wait(
-        "six copies compared", lambda: fleet.api.fleet()["coverage"], lambda found: found["compared"] == 6
-    )
+    _await_volumes(fleet, ["music", "photos"])
     fleet.wait_in_rank()
     (fleet[1].path("music") / "song").write_bytes(b"damage")
     fleet.wait_incident(node="node-02", state="closed")
@@ -79,9 +88,7 @@ def test_a_volume_added_by_reloads_is_in_rank_without_a_restart(make_fleet: Make
         del node.paths["music"]
         node.write_config()
         node.daemon.signal(signal.SIGHUP)
-    fleet.wait(
-        "three copies compared", lambda: fleet.api.fleet()["coverage"], lambda found: found["compared"] == 3
-    )
+    _await_volumes(fleet, ["photos"])
     fleet.wait_in_rank()
     assert {node.name: node.daemon.pid for node in fleet.nodes.values()} == before
 
