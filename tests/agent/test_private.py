@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from closeranks_agent.converge.workroom import open_workroom
 from closeranks_agent.disk.private import Identity, ensure_private
+from closeranks_agent.disk.versions import Versions
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.disk.witness import Witness
 from closeranks_proto.errors import UserError
 
 MakeVolume = Callable[..., Volume]
@@ -132,3 +136,29 @@ def identity(**changed: object) -> Identity:
 )
 def test_what_makes_two_roots_the_same(then: Identity, now: Identity, same: bool) -> None:
     assert then.is_of(now) is same
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
+@pytest.mark.parametrize("planted", ["directory", "symlink"])
+def test_a_private_directory_that_somebody_planted_later_is_not_used(
+    tree_dir: Path, tmp_path: Path, make_volume: MakeVolume, planted: str
+) -> None:
+    """Whoever may write to the volume's root can move ours away and put another one there."""
+    volume = make_volume()
+    volume.scan()
+    ours = (tree_dir / ".closeranks").rename(tmp_path / "moved")
+    place = tmp_path / "theirs" if planted == "symlink" else tree_dir / ".closeranks"
+    shutil.copytree(ours, place)
+    if planted == "symlink":
+        (tree_dir / ".closeranks").symlink_to(place)
+    else:
+        os.chown(place, 65534, 65534)
+    copies = Versions(volume.private)
+    for use in (
+        lambda: open_workroom(volume).close(),
+        lambda: Witness(volume.private, "0" * 32).begin(1),
+        lambda: os.close(copies._copy(memoryview(b"a version"))),
+    ):
+        with pytest.raises(OSError):
+            use()

@@ -33,6 +33,9 @@ def test_a_doctor_asks_the_coordinator_and_the_running_agent(make_fleet: MakeFle
     assert code == 0, said
     assert f"ok    coordinator: http://127.0.0.1:{fleet.agents_port} answers, and knows node-01" in said
     assert "ok    session: the running agent is connected" in said
+    assert node.api.request("GET", "/-/problems")[0] == 200
+    for header in ("X-Forwarded-For", "Forwarded"):  # a proxy on this machine asks for somebody else
+        assert node.api.request("GET", "/-/problems", headers={header: "for=203.0.113.7"})[0] == 403
 
     code, said = examined(fleet, node, node="node-77")
     assert code == 1, said
