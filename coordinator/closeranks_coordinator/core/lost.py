@@ -44,6 +44,16 @@ def lost_to(world: World, node: Node, volume: Volume) -> Mapping[bytes, bytes]:
     }
 
 
+def given_up(world: World, node: Node) -> dict[str, Mapping[bytes, bytes]]:
+    """The same by volume, where it is known that nobody can give them: asked for once, and in vain."""
+    recovers = node.recovery is not None and bool(node.recovery.noted)
+    return {
+        volume.name: lost
+        for volume in world.volumes_of(node)
+        if (recovers or node.view(volume.name).pushing.starved) and (lost := lost_to(world, node, volume))
+    }
+
+
 def let_stand(world: World, node: Node, lost: Mapping[str, Mapping[bytes, bytes]]) -> None:
     """By volume: what this node has there, or has not, is its change of what nobody has."""
     drop_recovery(world, node, "an operator let its own state stand where no node has the newer one")

@@ -9,7 +9,7 @@ from closeranks_proto.kinds import is_name
 
 from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
-from .lost import let_stand, lost_to
+from .lost import given_up, let_stand
 from .merging import is_file
 from .model import (
     BaselineCreateAsked,
@@ -71,11 +71,9 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
             incident.note(world.now.wall_ms, "released", f"An operator released {node.name}.")
             world.close(incident)
         return _done(world, "release", node)
-    gone_for_good = {
-        volume.name: found for volume in world.volumes_of(node) if (found := lost_to(world, node, volume))
-    }
-    if gone_for_good:
-        let_stand(world, node, gone_for_good)
+    lost = given_up(world, node)
+    if lost:
+        let_stand(world, node, lost)
         return _done(world, "release", node)
     if not node.fenced:
         nothing = f"{node.name} is not quarantined: there is nothing to release."
