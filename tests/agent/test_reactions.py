@@ -262,7 +262,7 @@ async def test_a_process_that_two_holds_want_paused_goes_on_after_both(
     await node.take(hold("h-1"))
     await node.take(hold("h-2"))
     assert "another hold wants it paused" in await node.take(wire.Unhold("h-1"))
-    assert is_stopped(pid)
+    await until(lambda: is_stopped(pid))  # on a busy machine it stands a moment after the signal
     await node.take(wire.Unhold("h-2"))
     await until(lambda: not is_stopped(pid))
 
