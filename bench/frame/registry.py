@@ -118,6 +118,9 @@ REGISTRY = {
     "overhead-database": Entry(
         "replication.overhead", "the same of a database in WAL mode", measured_by="database"
     ),
+    "overhead-events": Entry(
+        "replication.events", "what the kernel takes of tar's own time for each kind of event"
+    ),
     "tree": Entry(
         "scale.tree", "the tree of a million entries: build, edits, memory, beside a dictionary", True
     ),

@@ -54,13 +54,19 @@ def files(bench: Bench) -> list[Measured]:
         tar = find("tar")
     except NotInstalled as missing:
         return [unmeasured("tar", str(missing), bound=BOUND_PERCENT)]
+    archive = archived(bench, tar, count)
+    return _measure(bench, Writer("tar -x", f"{count:,} files of 30 KB", [tar, "-xf", str(archive), "-C"]))
+
+
+def archived(bench: Bench, tar: str, count: int) -> Path:
+    """An archive of so many files of 30 KB."""
     source, archive = bench.base / "source", bench.base / "archive.tar"
     subprocess.run(
         [sys.executable, "-I", UNPACK, "files", str(count), str(source)], check=True, capture_output=True
     )
     subprocess.run([tar, "-cf", str(archive), "-C", str(source), "."], check=True)
     shutil.rmtree(source)
-    return _measure(bench, Writer("tar -x", f"{count:,} files of 30 KB", [tar, "-xf", str(archive), "-C"]))
+    return archive
 
 
 def large(bench: Bench) -> list[Measured]:

@@ -6,7 +6,8 @@ united and repetition folded, events of one read carry no order; the canary come
 
 Rejected: inode marks (a mark per directory, as costly as inotify), mount marks (they tell no names, and
 nothing of writes through another mount), FAN_RENAME (two events of a rename are both hints, and older kernels
-lack it), pidfds (a descriptor per event; /proc is read at once anyway).
+lack it), pidfds (a descriptor per event; /proc is read at once anyway), a mask that leaves writes and attributes out
+while very much is written (what the writer pays would still be above the bound: see bench/README.md).
 """
 
 from __future__ import annotations
