@@ -127,6 +127,28 @@ def test_who_changes_the_mode_of_its_second_version_before_it_is_kept_does_not_l
     assert world["node-03"].disk["photos"][key_of(found.kept_path)] == file_of("second")
 
 
+def test_a_converge_does_not_take_a_second_version_away_before_it_lies_under_its_conflict_name() -> None:
+    """Removals come first in it: for a moment only a trash had what nobody had fetched, and it left the truth."""
+    world = fleet(4)
+    late = world["node-02"]
+    late.pushes_fail = True
+    world["node-01"].remove("photos", "c.txt")
+    world.run(0.5)
+    late.put("photos", "c.txt", file_of("second"))
+    world.until(lambda: bool(world.sent("node-02", wire.Converge)), 60)
+    (found,) = conflicts(world)
+    order = world.sent("node-02", wire.Converge)[0]
+    assert isinstance(order, wire.Converge)
+    target = dict(world.tree.walk(order.target_root))
+    assert target[key_of("c.txt")] == target[key_of(found.kept_path)] == file_of("second")
+    late.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    files = world["node-03"].disk["photos"]
+    assert files[key_of(found.kept_path)] == file_of("second")
+    assert key_of("c.txt") not in files
+    assert conflicts(world)[0].state == "open"
+
+
 def test_a_merged_version_whose_only_holder_deletes_it_keeps_nobody_behind() -> None:
     """One gives it a mode, another its content, and deletes it before anybody could fetch it: no disk has it."""
     world = fleet(4)

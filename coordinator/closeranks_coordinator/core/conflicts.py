@@ -12,8 +12,8 @@ from closeranks_proto.lines import timestamp
 from . import hands, incidents, writers
 from .diffs import row
 from .incidents import Incident
-from .judge import Analysis, Differing
-from .merging import Clash, is_directory
+from .judge import Differing
+from .merging import Clash
 from .nodes import Node, Volume
 from .records import ConflictRecord
 from .shapes import ConflictView
@@ -62,39 +62,6 @@ def open_of(world: World, volume: Volume, loser: str) -> list[ConflictRecord]:
         return []
     found = (world.conflicts[number] for (name, _), number in world.kept.items() if name == volume.name)
     return [one for one in found if one.loser == loser]
-
-
-def lacking(analysis: Analysis, record: ConflictRecord) -> list[bytes]:
-    """What of the second version its own writer has not got under the conflict name yet."""
-    kept = record.kept
-    if kept is None:
-        return []
-    found = [kept] if kept in analysis.lagging else []
-    if is_directory(record.ours):
-        below = kept + b"\0"
-        found += sorted(key for key in analysis.lagging if key.startswith(below))
-    return found
-
-
-def _has(world: World, volume: Volume, name: str, record: ConflictRecord) -> bool:
-    analysis = world.nodes[name].view(volume.name).analysis
-    return analysis is not None and analysis.truth == volume.truth and not lacking(analysis, record)
-
-
-def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
-    """Open conflicts whose second version nobody but its own writer is known to have."""
-    found: list[ConflictRecord] = []
-    for number in [one for one in world.unplaced if world.conflicts[one].volume == volume.name]:
-        record = world.conflicts[number]
-        node = world.nodes.get(record.loser)
-        analysis = None if node is None else node.view(volume.name).analysis
-        if analysis is None:
-            continue
-        if any(_has(world, volume, other, record) for other in volume.config.nodes if other != record.loser):
-            del world.unplaced[number]
-        else:
-            found.append(record)
-    return found
 
 
 def close_resolved(world: World, volume: Volume) -> None:

@@ -30,7 +30,7 @@ from closeranks_proto.limits import (
     PUSH_SLOWEST_BYTES_S,
 )
 
-from . import conflicts
+from . import seconds
 from .judge import Analysis, Differing, same_but_special_bits
 from .merging import above_of, is_directory
 from .nodes import Node, Pushing, View, Volume
@@ -229,7 +229,7 @@ def _next(
     world: World, volume: Volume, node: Node, state: Pushing, analysis: Analysis, peers: list[Node], alike: Alike
 ) -> Batch:  # fmt: skip
     """The next push, and in `state.todo` what is left."""
-    held_back = _held_back(world, volume, node, analysis)
+    held_back = seconds.held_back(world, volume, node, analysis)
     kept = _kept_here(world, volume, node)
     is_common = not state.todo and not held_back and not kept
     known = alike.get(id(analysis)) if is_common else None
@@ -286,15 +286,6 @@ def _ordered(world: World, analysis: Analysis) -> list[bytes]:
     return order + rest
 
 
-def _held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> tuple[bytes, ...]:
-    """Paths whose version on this node must first be kept under its conflict name, there and nowhere else yet."""
-    return tuple(
-        one.key
-        for one in conflicts.unplaced(world, volume)
-        if one.loser == node.name and conflicts.lacking(analysis, one)
-    )
-
-
 def _choose(
     world: World,
     volume: Volume,
@@ -314,12 +305,12 @@ def _choose(
         values = raw.get(key)
         if values is None or key not in lagging or key in volume.undetermined:
             continue  # it has got there meanwhile
-        if held_back and any(key == one or key.startswith(one + b"\0") for one in held_back):
+        if held_back and seconds.is_below(key, held_back):
             continue
         before, after = values
         length = _size(after)
         new = length if before is None or after is None or not same_content(before, after, width) else 0
-        if new and not _is_had(lacked, key, width) and not _is_below(key, kept):
+        if new and not _is_had(lacked, key, width) and not seconds.is_below(key, kept):
             continue  # nobody could give it
         chunks = _chunk_list(world, volume, after) if new > volume.config.chunk_bytes else None
         cost = EDIT_BYTES + len(key) + len(before or b"") + len(after or b"") + len(chunks or b"")
@@ -334,12 +325,8 @@ def _choose(
 
 def _kept_here(world: World, volume: Volume, node: Node) -> tuple[bytes, ...]:
     """Conflict names whose contents this node has itself, under the plain names."""
-    found = conflicts.unplaced(world, volume)
+    found = seconds.unplaced(world, volume)
     return tuple(one.kept for one in found if one.loser == node.name and one.kept is not None)
-
-
-def _is_below(key: bytes, tops: Iterable[bytes]) -> bool:
-    return any(key == top or key.startswith(top + b"\0") for top in tops)
 
 
 def _chunk_list(world: World, volume: Volume, value: bytes | None) -> bytes | None:

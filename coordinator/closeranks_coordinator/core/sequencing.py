@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from closeranks_proto.entries import same_content
 
-from . import conflicts, guards, movement, recurrence
+from . import conflicts, guards, movement, recurrence, seconds
 from .founding import unite
 from .judge import Analysis
 from .merging import is_file, merge
@@ -173,13 +173,13 @@ def _drop_lost(world: World, volume: Volume) -> None:
     """A second version that its own writer has overwritten before anybody fetched it exists nowhere any more."""
     changes: dict[bytes, bytes | None] = {}
     width = world.algorithm.width
-    for record in conflicts.unplaced(world, volume):
+    for record in seconds.unplaced(world, volume):
         analysis = (
             world.nodes[record.loser].view(volume.name).analysis if record.loser in world.nodes else None
         )
         if analysis is None or record.kept is None or analysis.truth != volume.truth:
             continue
-        for key in conflicts.lacking(analysis, record):
+        for key in seconds.lacking(analysis, record):
             value, plain = analysis.raw[key][1], record.key + key[len(record.kept) :]
             ours = (
                 analysis.raw[plain][0] if plain in analysis.raw else world.tree.lookup(analysis.root, plain)

@@ -16,6 +16,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
+from . import seconds
 from .incidents import Incident, Kind
 from .judge import Analysis, Judge, Passed
 from .meters import Brake
@@ -113,7 +114,7 @@ class World:
         self._open_of: dict[
             str | None, dict[IncidentKey, Incident]
         ] = {}  # the same by node: asked at every step
-        self._targets: dict[tuple[str, str], tuple[object, object, Purpose, bytes]] = {}
+        self._targets: dict[tuple[str, str], tuple[object, object, Purpose, tuple[bytes, ...], bytes]] = {}
         self._assigned: dict[str, list[Volume]] = {}  # asked many times a step
 
     # --- objects -------------------------------------------------------------------------------
@@ -499,25 +500,28 @@ class World:
         analysis = view.analysis
         if analysis is None:
             return volume.truth
+        # What fenced nodes hold is given to nobody: of theirs nothing is put in safety first.
+        back = () if purpose == "divergence" else seconds.held_back(self, volume, node, analysis)
         key = (node.name, volume.name)
         known = self._targets.get(key)
         if (
             known is not None
             and known[0] is analysis
             and known[1] is volume.undetermined
-            and known[2] == purpose
+            and known[2:4] == (purpose, back)
         ):
-            return known[3]
-        edited = target_of(self.tree, analysis, purpose, volume.undetermined)
+            return known[4]
+        stays = frozenset(one for one in analysis.raw if seconds.is_below(one, back)) if back else frozenset()
+        edited = target_of(self.tree, analysis, purpose, volume.undetermined | stays)
         root = analysis.truth if edited is None else edited.root
         if edited is not None:
             self.keep(edited.pages)
-        self._targets[key] = (analysis, volume.undetermined, purpose, root)
+        self._targets[key] = (analysis, volume.undetermined, purpose, back, root)
         return root
 
     def targets(self) -> list[bytes]:
         """Roots made for single nodes, which an order may name again."""
-        return [known[3] for known in self._targets.values()]
+        return [known[4] for known in self._targets.values()]
 
     def _next_id(self, kind: Literal["incident", "action", "hold"]) -> str:
         number = getattr(self.counters, kind) + 1

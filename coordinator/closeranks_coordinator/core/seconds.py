@@ -1,0 +1,66 @@
+"""Second versions of a conflict that nobody but their own writer has: they must not be lost on their way to others.
+
+Such a version lies under its plain name on its writer's disk, and is to lie under its conflict name. There it is put
+first; only then is what came first brought to the plain name. The other way round the version would for a while be
+in no tree, only in a trash, and whoever looks then must take it for one that its writer gave up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .judge import Analysis
+from .merging import is_directory
+from .nodes import Node, Volume
+from .records import ConflictRecord
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+def lacking(analysis: Analysis, record: ConflictRecord) -> list[bytes]:
+    """What of the second version its own writer has not got under the conflict name yet."""
+    kept = record.kept
+    if kept is None:
+        return []
+    found = [kept] if kept in analysis.lagging else []
+    if is_directory(record.ours):
+        below = kept + b"\0"
+        found += sorted(key for key in analysis.lagging if key.startswith(below))
+    return found
+
+
+def _has(world: World, volume: Volume, name: str, record: ConflictRecord) -> bool:
+    analysis = world.nodes[name].view(volume.name).analysis
+    return analysis is not None and analysis.truth == volume.truth and not lacking(analysis, record)
+
+
+def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
+    """Open conflicts whose second version nobody but its own writer is known to have."""
+    found: list[ConflictRecord] = []
+    for number in [one for one in world.unplaced if world.conflicts[one].volume == volume.name]:
+        record = world.conflicts[number]
+        node = world.nodes.get(record.loser)
+        analysis = None if node is None else node.view(volume.name).analysis
+        if analysis is None:
+            continue
+        if any(_has(world, volume, other, record) for other in volume.config.nodes if other != record.loser):
+            del world.unplaced[number]
+        else:
+            found.append(record)
+    return found
+
+
+def held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> tuple[bytes, ...]:
+    """Paths whose version on this node must first be kept under its conflict name, there and nowhere else yet."""
+    if not world.unplaced:
+        return ()
+    return tuple(
+        one.key for one in unplaced(world, volume) if one.loser == node.name and lacking(analysis, one)
+    )
+
+
+def is_below(key: bytes, tops: Iterable[bytes]) -> bool:
+    """Whether a path is one of these, or lies in one."""
+    return any(key == top or key.startswith(top + b"\0") for top in tops)
