@@ -121,8 +121,12 @@ class Sessions:
         socket = web.WebSocketResponse(
             max_msg_size=limits.MAX_FRAME_BYTES, compress=False, timeout=2.0, autoping=True
         )
-        await socket.prepare(request)
         peer = request.remote or "?"
+        try:
+            await socket.prepare(request)
+        except ConnectionError as error:
+            log.info("the connection from %s was gone before it was taken: %s", peer, error)
+            return socket
         try:
             hello = await self._hello(socket)
         except (ProtocolError, TimeoutError) as error:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from closeranks_agent.chunks.fetch import ChunkWant, Fetcher
 from closeranks_agent.chunks.outflow import Outflow
-from closeranks_agent.chunks.serve import send_batch
+from closeranks_agent.chunks.serve import ChunkServer, send_batch
 from closeranks_agent.chunks.wire import (
     HEADER,
     NODE_HEADER,
@@ -217,6 +217,35 @@ async def test_a_peer_that_leaves_before_its_answer_is_no_fault(
         monkeypatch.setattr(web.StreamResponse, "prepare", left)
         with pytest.raises(aiohttp.ClientError):
             await ask(nodes, "n1", request_for((b"f", 0, OF(b"content"))))
+    assert [one for one in caplog.records if one.name == "aiohttp.server"] == []
+
+
+async def test_a_peer_that_leaves_in_the_middle_of_its_question_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads, began, ended = ChunkServer._asked, asyncio.Event(), asyncio.Event()
+
+    async def watched(server: ChunkServer, request: web.Request) -> object:
+        began.set()
+        try:
+            return await reads(server, request)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(ChunkServer, "_asked", watched)
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {})
+        await nodes.add("n1")
+        await nodes.add("n2")
+        host, port = nodes.nodes["n1"].address.split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {PATH} HTTP/1.1\r\nHost: n1\r\n{NODE_HEADER}: n2\r\nContent-Length: 99\r\n\r\n"
+        writer.write(head.encode() + b"half of it")
+        async with asyncio.timeout(20):
+            await began.wait()
+            writer.transport.abort()
+            await ended.wait()
+        await asyncio.sleep(0)  # what would be said of it is said now
     assert [one for one in caplog.records if one.name == "aiohttp.server"] == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from apifake import FILES, NODES, Client, FakeCore, break_ranks, fleet_config, three_nodes, volume_config
 from closeranks_coordinator.core.incident_record import Incident
@@ -27,6 +28,7 @@ from closeranks_coordinator.storage.store import StoredEvent
 from closeranks_coordinator.web import call as api_core
 from closeranks_coordinator.web import events, stream
 from closeranks_coordinator.web import schemas as api_views
+from closeranks_coordinator.web.app import build_app
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import UserError
 
@@ -307,6 +309,34 @@ async def test_a_fault_is_logged_and_shows_nothing_of_the_inside(
 
 
 # --- orders ----------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_order_is_no_fault(
+    core: FakeCore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads, began, ended = web.Request.read, asyncio.Event(), asyncio.Event()
+
+    async def watched(request: web.Request) -> bytes:
+        began.set()
+        try:
+            return await reads(request)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(web.Request, "read", watched)
+    runner = web.AppRunner(build_app(core))  # as the program does: nothing is cancelled by who hangs up
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    _, writer = await asyncio.open_connection(host, port)
+    head = f"POST /api/v1/nodes/node-02/quarantine HTTP/1.1\r\nHost: {host}:{port}\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())
+    async with asyncio.timeout(20):
+        await began.wait()
+        writer.transport.abort()
+        await ended.wait()
+    await runner.cleanup()
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
 
 
 async def test_a_node_is_quarantined_and_the_action_can_be_followed(core: FakeCore, client: Client) -> None:

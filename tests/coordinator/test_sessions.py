@@ -209,6 +209,32 @@ async def test_a_known_node_is_welcomed_with_its_volumes(world: World) -> None:
     assert event.address == "127.0.0.1:7342"
 
 
+async def test_an_agent_that_leaves_before_it_is_taken_is_no_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepares, ended = web.WebSocketResponse.prepare, asyncio.Event()
+
+    async def left(socket: web.WebSocketResponse, request: web.BaseRequest) -> object:
+        while request.transport is not None:
+            request.transport.abort()
+            await asyncio.sleep(0)
+        ended.set()
+        return await prepares(socket, request)
+
+    monkeypatch.setattr(web.WebSocketResponse, "prepare", left)
+    app = web.Application()
+    app.add_routes(world.sessions.routes())
+    runner = web.AppRunner(app)  # as the program does: nothing is cancelled by who hangs up
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as http, asyncio.timeout(20):
+        with pytest.raises(aiohttp.ClientError):
+            await http.ws_connect(f"http://127.0.0.1:{runner.addresses[0][1]}/v1/agent")
+        await ended.wait()
+    await runner.cleanup()
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize(
     ("hello", "code"),
     [

@@ -236,14 +236,21 @@ def _busy() -> _Refusal:
 
 
 async def _read_bounded(request: web.Request) -> bytes:
+    """The request's body. An asker that leaves or stalls in the middle of it is refused: it is no fault of ours."""
     body = bytearray()
-    async with asyncio.timeout(PEER_TIMEOUT_S):
-        async for part in request.content.iter_any():
-            body += part
-            if len(body) > REQUEST_MAX_BYTES:
-                raise _Refusal(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"at most {REQUEST_MAX_BYTES} bytes"
-                )
+    try:
+        async with asyncio.timeout(PEER_TIMEOUT_S):
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > REQUEST_MAX_BYTES:
+                    raise _Refusal(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"at most {REQUEST_MAX_BYTES} bytes"
+                    )
+    except TimeoutError:
+        text = f"the request did not arrive within {PEER_TIMEOUT_S:g} s"
+        raise _Refusal(HTTPStatus.REQUEST_TIMEOUT, "too_slow", text) from None
+    except ConnectionError:
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "incomplete", "the asker left before it had asked") from None
     return bytes(body)
 
 

@@ -171,6 +171,8 @@ class Call:
                 data = await request.read()
         except TimeoutError:
             raise ApiError(408, "too_slow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+        except ConnectionError:  # nobody reads this answer, and it is no fault of ours
+            raise ApiError(400, "bad_body", "the client left before its body had come") from None
         try:
             return msgspec.json.decode(data or b"{}", type=kind)
         except msgspec.ValidationError as error:
