@@ -118,9 +118,10 @@ class Agent:
             self.wire.drop(self.name)
         if power:
             for copy in self.copies.values():
-                self.world.damaged(self, copy, copy.lose_unsynced(self.rng, self.time.now))
+                before = dict(copy.disk)
+                self.world.damaged(self, copy, before, copy.lose_unsynced(self.rng, self.time.now))
         self._forget()
-        self.world.pushes_lost(self)
+        self.world.orders_lost(self)
 
     def lose_state(self) -> None:
         """The state directory is gone: no index, no journal, no fence, and another identity."""
@@ -232,7 +233,7 @@ class Agent:
 
     def _lost(self) -> None:
         self.wire, self.welcomed = None, False
-        self.world.pushes_lost(self)
+        self.world.orders_lost(self)
         self.windows.clear()
         self.told.clear()
 

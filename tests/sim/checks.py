@@ -188,6 +188,8 @@ class Checks:
                         not fenced and not held,
                         f"{one.node} is sent to {source}, which is fenced or held",
                     )
+            if isinstance(message, wire.Converge):
+                self.world.oracles[message.volume].ordered(one.node, message)
             if isinstance(message, wire.Push):
                 self.world.oracles[message.volume].pushed(one.node, message)
                 node = core.nodes[one.node]

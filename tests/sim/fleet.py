@@ -173,10 +173,15 @@ class World:
         if content in self.decayed:
             self.authors.pop(content, None)
 
-    def damaged(self, agent: Agent, copy: Copy, keys: list[bytes]) -> None:
-        """The power went: what is there now is what somebody wrote."""
-        for key in copy.disk:
-            self.oracles[copy.volume].rewritten(key, copy.disk[key])
+    def damaged(self, agent: Agent, copy: Copy, before: Files, keys: list[bytes]) -> None:
+        """The power went: what is there now is what somebody wrote.
+
+        Also what had decayed and was written over, where that write was taken back: by its stat it is another file.
+        """
+        for key, value in copy.disk.items():
+            self.oracles[copy.volume].rewritten(key, value)
+            if before.get(key) != value:
+                self.taken_over(content_of(value))
         if keys:
             self.time.tell(f"{agent.name}: {len(keys)} files are torn")
 
@@ -193,9 +198,18 @@ class World:
     def push_ended(self, agent: Agent, push: wire.Push) -> None:
         self.oracles[push.volume].pushes.pop((agent.name, push.push), None)
 
-    def pushes_lost(self, agent: Agent) -> None:
+    def repair_ended(self, agent: Agent, order: wire.Converge) -> None:
+        """It brings nothing any more."""
+        oracle = self.oracles[order.volume]
+        oracle.repairs = [one for one in oracle.repairs if one != (agent.name, order)]
+
+    def orders_lost(self, agent: Agent) -> None:
         """What was on its way to this agent is lost with its connection; what it has in hand goes on."""
         for volume, oracle in self.oracles.items():
+            under_way = agent.orders.under_way
+            oracle.repairs = [
+                (name, order) for name, order in oracle.repairs if name != agent.name or order in under_way
+            ]
             kept = {one.push.push for one in agent.orders.pushes[volume]}
             for name, number in list(oracle.pushes):
                 if name == agent.name and number not in kept:

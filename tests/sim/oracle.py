@@ -27,6 +27,7 @@ Reached = dict[tuple[str, bytes], tuple[float, int]]
 HOLD_BACK = frozenset({"partition", "slow_link", "freeze"})
 DATED_SLACK_S = 0.15
 CONFLICT = re.compile(rb"\.conflict-(node-\d+)-\d{8}-\d{6}-[0-9a-f]{6}(-\d+)?")
+BURY_EVERY_S = 2.0
 BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
 
 
@@ -77,6 +78,10 @@ class Oracle:
         self.accepted: dict[bytes, str] = {}  # contents that joined writers streamed, to whose and where
         # What pushes under way bring, by node and number: an entry that is on its way may still come to a node.
         self.pushes: dict[tuple[str, int], set[tuple[bytes, bytes]]] = {}
+        # The same of repairs, each a way through the truth of when it was ordered: (node, order) while it may run.
+        self.repairs: list[tuple[str, wire.Converge]] = []
+        self.unburied: dict[tuple[bytes, bytes], None] = {}  # what the truth has left, and somebody has yet
+        self.looked_at = 0.0  # when it was looked whether anybody has it still
 
     # --- what the core goes by ------------------------------------------------------------------
 
@@ -119,12 +124,16 @@ class Oracle:
         self.eligible = self._eligible()
         moved = self._follow_nodes()
         self._follow_truth(before | self.eligible)
-        for node in moved:
-            self._bury(node)
+        if moved:
+            self._bury()
 
     def truth(self, key: bytes) -> bytes | None:
         known = self.seen.get(key)
         return known[-1][1] if known else None
+
+    def tree_values(self) -> list[bytes]:
+        """The entries of the truth as it is."""
+        return [value for _, value in self.tree.walk(self.moves[-1].root)] if self.moves else []
 
     def _past(self) -> list[tuple[int, bytes]]:
         """The truths that the core knows of, by number, oldest first."""
@@ -249,12 +258,17 @@ class Oracle:
         """Every truth that a step went through, for itself: what one writer let go another may replace at once."""
         past = self._past()
         self.last_moves = []
-        if not past and self.moves:
+        if self.moves and (not past or self._began_anew(past)):
             self._give_up()
         for order, root in past:
             before = self.moves[-1] if self.moves else None
             if before is None or (order > before.order and root != before.root):
                 self._move(order, root, before, eligible)
+
+    def _began_anew(self, past: list[tuple[int, bytes]]) -> bool:
+        """Whether its numbers start from the beginning: with other settings a baseline is the truth again at once."""
+        newest = self.moves[-1]
+        return past[-1][0] <= newest.order and (newest.order, newest.root) not in past
 
     def _move(self, order: int, root: bytes, before: Move | None, eligible: frozenset[str]) -> None:
         now = self.world.time.now
@@ -370,27 +384,43 @@ class Oracle:
             f"founded {waited:.3f} s after the first root, and {missing} were not heard",
         )  # fmt: skip
 
-    def _bury(self, node: str) -> None:
+    def _bury(self) -> None:
         """What the truth has left some time ago, and no node holds or is about to tell of any more."""
         if self.world.policy not in ("writers", "any-writer"):
             return
         for move in self.moves[self.buried :]:
             if move.at > self.world.time.now - BURY_AFTER_S:
-                return
+                break
             self.buried += 1
             for key, (old, _) in move.changes.items():
                 content = content_of(old)
-                if content and content != content_of(self.truth(key)) and not self._lives(key, content):
-                    self.dead.add((key, content))
+                if content:
+                    self.unburied[key, content] = None
+        if self.world.time.now < self.looked_at + BURY_EVERY_S:
+            return
+        self.looked_at = self.world.time.now
+        for key, content in list(self.unburied):
+            if content != content_of(self.truth(key)) and not self._lives(key, content):
+                self.dead.add((key, content))
+                del self.unburied[key, content]
 
     def pushed(self, node: str, push: wire.Push) -> None:
         """It is sent."""
         found = self.pushes.setdefault((node, push.push), set())
         found.update((edit.key, content_of(edit.after)) for edit in push.edits)
 
+    def ordered(self, node: str, order: wire.Converge) -> None:
+        """It is sent."""
+        self.repairs.append((node, order))
+
     def _is_under_way(self, key: bytes, content: bytes) -> bool:
-        """Whether a push brings it that is good, or has not come yet."""
+        """Whether a push brings it that is good, or has not come yet; or a repair, ordered when it was the truth.
+
+        Whoever is repaired is out of rank, and goes on to the present truth from there.
+        """
         now = self.world.time.now
+        if any(content_of(self.tree.lookup(one.target_root, key)) == content for _, one in self.repairs):
+            return True
         for (node, number), brings in self.pushes.items():
             if (key, content) in brings:
                 had = [

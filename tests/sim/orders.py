@@ -52,6 +52,9 @@ class Orders:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.running: dict[str, Running] = {}
+        self.under_way: list[
+            wire.Converge | wire.Verify
+        ] = []  # also those that were replaced and have not ended yet
         self.pushes: dict[str, deque[Pushed]] = {name: deque() for name in agent.copies}
 
     def take(self, message: wire.CoordinatorMessage) -> None:
@@ -126,10 +129,12 @@ class Orders:
             and type(running.order) is type(order)
             and not running.cancelled
         ):
+            self._ended(order)
             return
         held = 0 if self.agent.kept.fence is None else self.agent.kept.fence.token
         behind = isinstance(order, wire.Converge) and order.mode == "divergence"
         if order.token != held and (order.token or behind):
+            self._ended(order)
             self.agent.post(self._failed(order, "another token"))
             return
         if running is not None:
@@ -137,14 +142,21 @@ class Orders:
         for pushed in list(self.pushes[order.volume]):
             pushed.good_until = -1.0  # the one that is under way ends with its present step
         mine = self.running[order.volume] = Running(order)
+        self.under_way.append(order)
         self.agent.spawn(self._run(mine))
 
     def _run(self, running: Running) -> Work:
         order = running.order
         work = self._verify(running) if isinstance(order, wire.Verify) else self._converge(running)
         yield from self.agent.alone(order.volume, work)
+        self.under_way.remove(order)
+        self._ended(order)
         if self.running.get(order.volume) is running:
             del self.running[order.volume]
+
+    def _ended(self, order: wire.Converge | wire.Verify) -> None:
+        if isinstance(order, wire.Converge) and order not in self.under_way:
+            self.agent.world.repair_ended(self.agent, order)
 
     def _failed(
         self, order: wire.Converge | wire.Verify, detail: str, problem: wire.Problem | None = None

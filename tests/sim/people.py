@@ -88,6 +88,7 @@ class People:
         self.number = 0
         self.baselines = 0
         self.anew = False
+        self.mourned = False
         self.restless = False
         self.over_written: set[bytes] = (
             set()
@@ -421,6 +422,7 @@ class People:
         for name in self.world.plan.writers:
             node = core.nodes[name]
             if node.record.phase in ("joining", "resyncing", "lagging") and node.record.fence is None:
+                self.mourned = True
                 coordinator.ask(QuarantineAsked(name, "nobody has what it lacks"))
                 coordinator.ask(ReleaseAsked(name))
 
@@ -459,6 +461,16 @@ class People:
             if content not in oracle.ever and content not in self.over_written
         ]
         hold("accepted_stays", not lost, f"accepted and in no truth: {lost[:5]}")
+        if not self.mourned and not self.anew:
+            there = {content_of(value) for value in oracle.tree_values()}
+            gone = [
+                where
+                for content, where in oracle.accepted.items()
+                if content not in there and content not in self.over_written
+            ]
+            hold(
+                "accepted_stays", not gone, f"accepted, given up by nobody, and not in the truth: {gone[:5]}"
+            )
         if not self.world.plan.gathered and "unmount" not in self.world.plan.faults:
             kept = [where for where in oracle.removed.items() if oracle.truth(where[0][0]) == where[0][1]]
             hold("accepted_stays", not kept, f"removed by a writer and still in the truth: {kept[:5]}")

@@ -108,6 +108,15 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (942001060, "any-writer", 4): (
         "a writer went back to what it had held as its second version was dropped: the oracle took it for still there"
     ),
+    (943001191, "writers", 3): (
+        "a repair of a joining node went through the truth of when it was ordered: the check took it for what came back"
+    ),
+    (944000292, "baseline", 4): (
+        "with other settings the truth began anew as what it was, in one step: the oracle missed it"
+    ),
+    (944001149, "any-writer", 3): (
+        "a power cut took back what had been written over a decayed file: the check took it for a scrub's finding"
+    ),
 }
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
@@ -115,4 +124,6 @@ FOUND_BY_SHELLS: dict[int, str] = {
     118: "a repair took a long file back to what it held before, and the index forgot its chunk list on the way",
     136: "a disk that failed could not forget what was acknowledged, and all of it was announced anew",
     1728866409: "three of four voted and did not agree: a person decides, and the people here do so now",
+    944500084: "a repair took a late writer's file away before its second version lay under its conflict name",
+    944500047: "an agent left before its connection was taken, and the log told of a fault",
 }

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from closeranks_coordinator.storage.store import StoreClosed, StoreFault, StoreFull
+from closeranks_proto import messages as wire
 
+from ..invariants import hold
 from .loop import PROCESS
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .world import World
 
+LISTED_MAX = 1000
 DEED_SHARE = 0.15  # of the moments at which anything happens
 
 
@@ -75,6 +78,37 @@ class Later:
 
     def _start(self, host: Host) -> None:
         self.world.loop.call_later(0.2 + 5 * self.rng.random(), host.start)
+
+
+def ask_for_trash(world: World, host: Host) -> None:
+    """A person looks what lies in a node's trash, and has the newest of it restored beside the volume."""
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, world.process)
+    world.graves.append(world.loop.create_task(_restore(world, host), context=context))
+
+
+async def _restore(world: World, host: Host) -> None:
+    coordinator = world.coordinator
+    assert coordinator is not None, "it was asked while it ran"
+    found = await coordinator.trash(host.name, wire.TrashList(0, "photos", "", LISTED_MAX, ""))
+    if found is None or not found.items:
+        return
+    place = host.base / f"restored-{world.deeds['trash']}"
+    order = wire.TrashRestore(0, "photos", (found.items[-1].id,), str(place), False)
+    answer = await coordinator.trash(host.name, order)
+    if answer is not None and not answer.error:
+        world.deeds["restored"] += len(answer.items)
+        world.loop.call_soon(_check_restored, world, host, place, context=contextvars.Context())
+
+
+def _check_restored(world: World, host: Host, place: Path) -> None:
+    """What comes out of a trash is what somebody wrote, as a whole. Not where the power went just now."""
+    if host.running is None:
+        return
+    wrong = [path for path in place.rglob("*") if path.is_file() and path.read_bytes() not in world.written]
+    world.checked(
+        hold, "trash_keeps", not wrong, f"{host.name} restored {len(wrong)} files that nobody wrote"
+    )
 
 
 async def _collect(coordinator: Coordinator) -> None:

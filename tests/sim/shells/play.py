@@ -21,7 +21,7 @@ from ..regressions import FOUND_BY_SHELLS
 from . import kernel
 from .drive import Drive, PowerCut
 from .host import Host
-from .later import Later
+from .later import Later, ask_for_trash
 from .loop import Loop
 from .world import ACCUSING, FILES, GOAL_MAX_S, NAMED_MAX_S, World
 
@@ -228,6 +228,8 @@ def _deed(world: World, chosen: frozenset[str]) -> None:
             failing: World | Host = rng.choice((host, host, world))
             if failing.running is not None:  # a program that is about to start ends, and is started again
                 _fail(world, failing.drive)
+        case "trash" if world.coordinator is not None:
+            ask_for_trash(world, host)
         case "rogue" if host.name not in world.writers:
             host.write(
                 rng.choice(PLACES), world.fresh(f"rogue on {host.name}") if rng.random() < 0.7 else None
