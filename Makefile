@@ -87,9 +87,9 @@ SIM_ARGS ?=
 sim: $(VENV)/.installed
 	@$(HARNESS) $(BIN)/python -m sim --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
 
-# Whole programs on invented time; SEEDS and MINUTES as above.
+# Whole programs on invented time; SEEDS, MINUTES and SIM_ARGS (--faults, --story) as above.
 sim-shells: $(VENV)/.installed
-	@$(HARNESS) $(BIN)/python -m sim.shells --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(HARNESS) $(BIN)/python -m sim.shells --seeds $(SEEDS) $(if $(MINUTES),--minutes $(MINUTES)) $(SIM_ARGS)
 
 # Subtle bugs planted in copies of the packages, one at a time: each must be caught.
 sim-mutations: $(VENV)/.installed

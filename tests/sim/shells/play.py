@@ -78,10 +78,10 @@ def play(seed: int, story: bool, faults: frozenset[str] | None = None) -> None:
         )
     except BaseException as error:  # noqa: BLE001 - whatever it is, this process tells of it and ends
         status = 1
-        only = "" if faults is None else f" --faults {','.join(sorted(faults))}"
+        only = "" if faults is None else f" SIM_ARGS='--faults {','.join(sorted(faults))}'"
         name = error.name if isinstance(error, Violation) else "no_fault_of_our_own"
         print(
-            f"{name}: {error!r}\nagain: python -m sim.shells --one {seed}{only}\n{world.policy}, "
+            f"{name}: {error!r}\nagain: make sim-shells SEEDS={seed}-{seed}{only}\n{world.policy}, "
             f"{sorted(chosen | later.chosen)}"
         )
         print("\n".join(world.story[-STORY_SHOWN:]))
