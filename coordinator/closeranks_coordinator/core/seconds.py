@@ -36,6 +36,10 @@ def _has(world: World, volume: Volume, name: str, record: ConflictRecord) -> boo
     return analysis is not None and analysis.truth == volume.truth and not lacking(analysis, record)
 
 
+def _is_elsewhere(world: World, volume: Volume, record: ConflictRecord) -> bool:
+    return any(_has(world, volume, other, record) for other in volume.config.nodes if other != record.loser)
+
+
 def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
     """Open conflicts whose second version nobody but its own writer is known to have."""
     found: list[ConflictRecord] = []
@@ -45,7 +49,7 @@ def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
         analysis = None if node is None else node.view(volume.name).analysis
         if analysis is None:
             continue
-        if any(_has(world, volume, other, record) for other in volume.config.nodes if other != record.loser):
+        if _is_elsewhere(world, volume, record):
             del world.unplaced[number]
         else:
             found.append(record)
@@ -54,11 +58,9 @@ def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
 
 def held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> tuple[bytes, ...]:
     """Paths whose version on this node must first be kept under its conflict name, there and nowhere else yet."""
-    if not world.unplaced:
-        return ()
-    return tuple(
-        one.key for one in unplaced(world, volume) if one.loser == node.name and lacking(analysis, one)
-    )
+    records = (world.conflicts[number] for number in world.unplaced)
+    own = [one for one in records if one.loser == node.name and one.volume == volume.name]
+    return tuple(one.key for one in own if lacking(analysis, one) and not _is_elsewhere(world, volume, one))
 
 
 def is_below(key: bytes, tops: Iterable[bytes]) -> bool:
