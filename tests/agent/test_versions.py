@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,53 @@ def test_a_file_that_never_rests_is_committed_though_no_version_of_it_can_be_kep
         while volume.record(NAME) == before and time.monotonic() < deadline:
             volume.look(LOOK, {})
     assert volume.record(NAME) != before
+
+
+def _touch(path: Path) -> None:
+    """Somebody writes to it, and its mtime says so however short the kernel's clock ticks."""
+    before = path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(b"written while it was read")
+    os.utime(path, ns=(before, before + 10**9))
+
+
+def test_a_replaced_file_that_is_written_while_it_is_read_did_not_rest(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        _replace(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+    told, read = _committed(volume), module.EntryReader._read_chunks
+
+    def written(self: Any, *args: Any) -> Any:
+        found = read(self, *args)
+        _touch(tree_dir / "hot.bin")
+        return found
+
+    monkeypatch.setattr(module.EntryReader, "_read_chunks", written)
+    _replace(tree_dir, os.urandom(2 * MIB))
+    volume.look(LOOK, {})
+    assert _committed(volume) == told
+
+
+def test_a_copy_is_made_anew_where_the_file_was_written_while_it_was_copied(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        _rewrite(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+    read, calls = module.beneath.pread_into, list[int]()
+
+    def written(*args: Any) -> int:
+        found = read(*args)
+        calls.append(found)
+        if len(calls) == 1:
+            _touch(tree_dir / "hot.bin")
+        return found
+
+    monkeypatch.setattr(module.beneath, "pread_into", written)
+    monkeypatch.setattr(module, "_at_rest", os.fstat)
+    _rewrite(tree_dir, os.urandom(2 * MIB))
+    volume.look(LOOK, {})
+    assert len(calls) > 1
+    assert _kept(volume, _committed(volume)) == (tree_dir / "hot.bin").read_bytes()

@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from closeranks_agent.disk import history as history_module
+from closeranks_agent.disk import journal as journal_module
 from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import volume as volume_module
 from closeranks_agent.disk.hashing import EntryReader
@@ -25,7 +27,7 @@ from closeranks_agent.disk.witness import Witness
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import MissingObject, UserError
-from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit
+from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Problem
 
 MakeVolume = Callable[..., Volume]
 Expected = Callable[[Volume], bytes]
@@ -51,6 +53,20 @@ def volume(tree_dir: Path, make_volume: MakeVolume) -> Volume:
 
 def a_file(key: bytes, size: int = 3) -> Record:
     return Record(key, encode_entry(Entry(Kind.FILE, size, b"d" * 16, 0o644)), STAT, None, True)
+
+
+def fails_at_the_end(volume: Volume, patch: pytest.MonkeyPatch) -> None:
+    """Each transaction of this volume's index is taken back when all of it was written."""
+    database = volume.history.index.database
+    real = database.transaction
+
+    @contextmanager
+    def failing(durable: bool = True) -> Iterator[None]:
+        with real(durable):
+            yield
+            raise StateUnavailable(Problem("no_space", "no room"))
+
+    patch.setattr(database, "transaction", failing)
 
 
 def apply(volume: Volume, *changes: Change) -> None:
@@ -302,6 +318,47 @@ def test_a_number_that_no_index_can_count_to_is_damage(
     assert witness.read_bytes() == b"%s %020d\n" % (index_id, last), "it says the index's own number again"
 
 
+def test_what_lies_where_the_number_belongs_gives_way_to_it(
+    volume: Volume, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    witness = tree_dir / ".closeranks" / "WITNESS"
+    line = witness.read_bytes()
+    volume.close()
+    witness.write_bytes(b"of somebody else, and longer than any number is. " * 4)
+    make_volume()
+    assert witness.read_bytes() == line
+
+
+def test_a_step_that_could_not_be_written_has_no_number_beside_the_files(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that the index does not know would say that the index was put back."""
+    witness = tree_dir / ".closeranks" / "WITNESS"
+    before = witness.read_bytes()
+    with monkeypatch.context() as patch:
+        fails_at_the_end(volume, patch)
+        with pytest.raises(StateUnavailable):
+            apply(volume, Change(b"n", a_file(b"n")))
+    assert witness.read_bytes() == before
+    apply(volume, Change(b"n", a_file(b"n")))
+    assert witness.read_bytes().split() == [before.split()[0], b"%020d" % volume.last_seq]
+
+
+def test_steps_that_could_not_be_written_are_not_sent_with_the_next_one(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "COMMIT_MAX_EDITS", 1)
+    seq, changes = volume.last_seq, [Change(key, a_file(key)) for key in (b"m", b"n")]
+    with monkeypatch.context() as patch:
+        fails_at_the_end(volume, patch)
+        with pytest.raises(StateUnavailable):
+            apply(volume, *changes)
+    assert (volume.last_seq, volume.fresh(seq, 9)) == (seq, [])
+    apply(volume, changes[0])
+    (only,) = volume.fresh(seq, 9)
+    assert (only.seq, [edit.key for edit in only.edits]) == (seq + 1, [b"m"])
+
+
 def test_a_root_that_was_replaced_gets_no_number(
     volume: Volume, tree_dir: Path, tmp_path: Path, make_volume: MakeVolume
 ) -> None:
@@ -444,6 +501,22 @@ def test_a_mass_change_that_was_cut_off_is_announced_as_far_as_it_came(
     assert again.root != root
     again.scan(full=True)
     assert again.root == expected_root(again)
+
+
+def test_a_first_scan_behind_which_somebody_writes_is_announced_as_all_that_there_is(
+    make_volume: MakeVolume,
+) -> None:
+    """What was built behind it already is of no use then."""
+    volume = make_volume()
+    volume.history.stow(Delta({b"m": a_file(b"m")}))
+    volume.history.grow(b"n")
+    volume.history.stow(Delta({b"a": a_file(b"a")}))
+    volume.history.found("scan", time.monotonic())
+    assert volume.summary is not None
+    assert volume.summary.files == 2
+    root = volume.root
+    volume.close()
+    assert make_volume().root == root
 
 
 # --- apply ---------------------------------------------------------------------------------------
@@ -713,6 +786,7 @@ def test_changed_settings_are_derived_and_announced_once(
     (only,) = volume.pending(0, 9)
     assert isinstance(only, Announce)
     assert (only.seq, only.root) == (seq + 1, volume.root)
+    assert only.cause == "scan", "nobody made the index anew"
     rehashed = "digest" in changed or "chunk_bytes" in changed
     assert report.hashed_files == (3 if rehashed else 0)
     assert volume.scan().changed == 0

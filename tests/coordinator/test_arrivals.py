@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from closeranks_coordinator.core.model import Connected, RootStored, Scanned, Watched
-from fakeworld import FakeWorld
+from dataclasses import replace
+
+from closeranks_coordinator.core.model import (
+    Connected,
+    FromAgent,
+    QuarantineAsked,
+    ReleaseAsked,
+    RootStored,
+    Scanned,
+    Watched,
+)
+from closeranks_proto import messages as wire
+from fakeworld import FakeWorld, file_of, key_of, volume_config
 
 NODE = "node-02"
 
@@ -55,3 +66,62 @@ def test_what_was_scanned_before_its_root_went_away_says_nothing_afterwards() ->
     assert not compared(world)
     world.event(Scanned(NODE, "photos", world.mono))
     assert compared(world)
+
+
+def test_a_scan_that_began_under_other_settings_does_not_count_for_these() -> None:
+    world = fleet()
+    (volume,) = world.config.volumes
+    world.configure(replace(world.config, volumes=(replace(volume, ignore=("*.tmp",)),)))
+    connected_at = world.fleet._world.nodes[NODE].connected_at
+    world.event(Scanned(NODE, "photos", connected_at - 1.0))
+    assert not compared(world)
+    world.event(Scanned(NODE, "photos", world.mono))
+    assert compared(world)
+
+
+def test_who_joins_has_no_vote_yet() -> None:
+    """Whose tree is another one is not asked for the truth before it has had it."""
+    old = ("node-01", NODE, "node-03")
+    world = FakeWorld([*old, "node-04", "node-05"], [volume_config(on_lag="wait")])
+    world.start(*old)
+    world.until(lambda: world.state("node-03") == "in_rank")
+    for name in ("node-04", "node-05"):
+        world[name].disk["photos"][key_of("c.txt")] = file_of("other")
+    world.start("node-04", "node-05")
+    world.run(3)
+    assert (world.state("node-04"), world.fleet._world.volumes["photos"].voters) == ("joining", old)
+
+
+def test_an_answer_about_an_older_fence_or_release_is_none_about_the_present_one() -> None:
+    world = fleet()
+    record = world.fleet._world.nodes[NODE].record
+    for _ in range(2):
+        world.ask(QuarantineAsked(NODE, "a person looks at it"))
+        world.run(1)
+        world[NODE].fence = None  # its agent hears nothing of the next words
+        world[NODE].disconnect()
+        dial(world)
+        fence = record.fence
+        assert fence is not None
+        heard = [fence.acknowledged]
+        for token in (fence.token - 1, fence.token):
+            world.event(FromAgent(NODE, wire.FenceAnswer(token, True, "", True)))
+            heard.append(fence.acknowledged)
+        assert heard == [False, False, True]
+        world.event(Scanned(NODE, "photos", world.mono))
+        assert not isinstance(world.ask(ReleaseAsked(NODE)), str)
+        world.event(FromAgent(NODE, wire.FenceAnswer(fence.token - 1, False, "", True)))
+        assert record.unfence == fence.token
+        world.run(1)
+
+
+def test_what_a_node_is_to_become_follows_what_can_not_be_judged() -> None:
+    """Its own entries stay where nobody has a majority any more, though nothing else has changed."""
+    world = FakeWorld(["node-01", NODE, "node-03"], [volume_config(on_divergence="alert")]).started()
+    world[NODE].write("photos", "c.txt", file_of("its own"))
+    world.until(lambda: bool(world.incidents("divergence")))
+    core = world.fleet._world
+    node, volume = core.nodes[NODE], core.volumes["photos"]
+    assert core.target(node, volume, "divergence") == volume.truth
+    volume.undetermined = frozenset({key_of("c.txt")})
+    assert core.target(node, volume, "divergence") == node.volume("photos").root

@@ -198,3 +198,12 @@ def test_objects_that_come_late_for_an_earlier_announcement_are_passed_over() ->
     assert isinstance(second, Want)
     assert ingest.receive(first.request, late, ()) == []
     assert world.settle(ingest, [second]).root == world.root
+
+
+def test_commits_follow_the_announcement_that_was_waited_for() -> None:
+    world = World()
+    ingest = world.ingest()
+    ingest.expect()
+    assert ingest.fetching
+    world.settle(ingest, ingest.announce(Announce("photos", 1, world.root, "scan", 0)))
+    assert not ingest.fetching

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from closeranks_coordinator.core import pushing
-from closeranks_coordinator.core.model import FromAgent
+from closeranks_coordinator.core.model import Connected, FromAgent, RootStored
 from closeranks_proto import messages as wire
+from closeranks_proto.limits import PUSH_GOOD_S
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
 
@@ -14,9 +17,16 @@ NAMES = ("node-01", "node-02", "node-03")
 FILES = tree("a/one.jpg", "c.txt")
 
 
-def fleet(*more: str) -> FakeWorld:
-    """All nodes write; `more` are files besides."""
-    config = volume_config(policy="any-writer", nodes=NAMES, writers=NAMES, settle_s=1.0, scan_interval_s=1.0)
+def fleet(*more: str, **changes: Any) -> FakeWorld:
+    """All nodes write; `more` are files besides, `changes` other settings."""
+    asked: dict[str, Any] = {
+        "policy": "any-writer",
+        "writers": NAMES,
+        "settle_s": 1.0,
+        "scan_interval_s": 1.0,
+        **changes,
+    }
+    config = volume_config(nodes=NAMES, **asked)
     world = FakeWorld(NAMES, [config], {"photos": {**FILES, **tree(*more)}})
     for agent in world.agents.values():
         agent.watches = True
@@ -95,3 +105,79 @@ def test_a_directory_goes_behind_all_that_it_holds(
         for key in sorted(gone):
             left = [one for one in removed if one.startswith(key + b"\0") and one not in gone]
             assert not left, f"{key!r} goes before {left}"
+
+
+def overdue(world: FakeWorld) -> None:
+    """node-03 was pushed a value and did not answer; the truth came back from it, and another push is sent."""
+    node = world["node-03"]
+    node.deaf = True
+    world["node-01"].put("photos", "c.txt", file_of("pushed"))
+    world.until(lambda: bool(pushes(world, "node-03")))
+    world["node-01"].put("photos", "c.txt", FILES[key_of("c.txt")])
+    world["node-01"].put("photos", "other.txt", file_of("other"))
+    world.until(lambda: len(pushes(world, "node-03")) == 2, 2 * PUSH_GOOD_S)
+    assert [edit.key for edit in pushes(world, "node-03")[1].edits] == [key_of("other.txt")]
+
+
+def test_what_the_push_before_the_last_one_made_is_no_change() -> None:
+    """It was overdue, and is not forgotten with the next one."""
+    world, key = fleet(on_lag="wait"), key_of("c.txt")
+    overdue(world)
+    node = world["node-03"]
+    node.disk["photos"][key] = file_of("pushed")
+    node.disconnect()
+    node.session, before = world.new_session(), world.node_roots["node-03", "photos"]
+    hello = Connected(
+        "node-03", node.session, node.agent_id, "node-03:7342", 0, None, ("photos",), ("photos",)
+    )
+    world.event(hello)  # it has something from before to tell, so it is pushed nothing yet
+    world.event(RootStored("node-03", "photos", before, "known", world.mono, heard=False))
+    node.scan("photos")
+    node.deaf = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    assert node.disk["photos"][key] == FILES[key]
+
+
+def test_once_a_push_was_answered_what_was_sent_before_it_is_the_nodes_own() -> None:
+    """It writes by itself what it was pushed long ago: that is a change."""
+    world, key = fleet(on_lag="wait"), key_of("c.txt")
+    overdue(world)
+    node = world["node-03"]
+    node.deaf = False
+    node._pushed(pushes(world, "node-03")[1])
+    world.until(lambda: same(world) and world.in_rank())
+    node.put("photos", "c.txt", file_of("pushed"))
+    world.run(2)
+    world.until(lambda: same(world) and world.in_rank())
+    assert node.disk["photos"][key] == file_of("pushed")
+
+
+def test_what_a_rogue_has_changed_since_a_push_was_planned_is_not_pushed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rest of a large push waits for its turn. What differs by the node's own doing then is named instead."""
+    monkeypatch.setattr(pushing, "PUSH_MAX_EDITS", 1)
+    paths = [f"e/{number}" for number in range(5)]
+    world = fleet(*paths, policy="writers", writers=NAMES[:1])
+    node = world["node-03"]
+    node.push_s = 0.15
+    for path in paths:
+        world["node-01"].disk["photos"][key_of(path)] = file_of(f"new {path}")
+    world["node-01"].write("photos", "e/4", file_of("new e/4"))
+    world.until(lambda: bool(pushes(world, "node-03")))
+    node.write("photos", "e/2", file_of("rogue"))
+    world.until(lambda: bool(world.incidents("divergence")), 20)
+    assert world.incidents("divergence")[0].node == "node-03"
+    world.until(lambda: same(world) and world.in_rank())
+
+
+def test_who_has_lost_its_tree_is_no_source() -> None:
+    world = fleet()
+    world["node-03"].disconnect()
+    world["node-01"].put("photos", "new.txt", file_of("new"))
+    world.until(lambda: key_of("new.txt") in world["node-02"].disk["photos"])
+    world.run(1)
+    world["node-02"].problem("photos", "not_mounted")
+    world["node-03"].connect()
+    world.until(lambda: bool(pushes(world, "node-03")))
+    assert pushes(world, "node-03")[0].sources == ("node-01",)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+import pytest
+
 from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_coordinator.core.shapes import ActionView
-from fakeworld import FakeWorld, file_of, volume_config
+from closeranks_proto import messages as wire
+from fakeworld import FakeAgent, FakeWorld, file_of, key_of, volume_config
 
 NAMES = tuple(f"node-{number:02d}" for number in range(1, 6))
 
 
-def fleet(**docs: object) -> FakeWorld:
+def fleet(**docs: Any) -> FakeWorld:
     """Two volumes, of which `docs` has other settings."""
     return FakeWorld(NAMES, [volume_config("docs", **docs), volume_config("photos", settle_s=1.0)]).started()
 
@@ -46,6 +52,45 @@ def test_the_hundredth_release_is_remembered_as_the_first_was() -> None:
         world.until_state("node-02", "quarantined")
         assert world.view("node-02").quarantine.release == release
         world.until(lambda: world.state("node-02") == "in_rank" or world.view("node-02").quarantine.verified)
+
+
+def test_a_node_whose_probes_fail_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tree equals the truth, and what people run on it does not work: a release is theirs to wait for."""
+    world, probes_ok, say = FakeWorld(NAMES).started(), False, FakeAgent._say
+
+    def probed(agent: FakeAgent, message: wire.AgentMessage) -> None:
+        if isinstance(message, wire.VerifyResult):
+            message = msgspec.structs.replace(message, probes_ok=probes_ok, detail="the site does not answer")
+        say(agent, message)
+
+    monkeypatch.setattr(FakeAgent, "_say", probed)
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-02", "verifying")
+    world.run(30)
+    assert world.state("node-02") == "verifying"
+    (incident,) = world.incidents("divergence")
+    assert "Verification failed: the site does not answer" in [one.text for one in incident.timeline]
+    probes_ok = True
+    world.until_state("node-02", "in_rank")
+
+
+def test_what_was_decided_while_it_was_read_back_is_brought_to_it_before_its_release() -> None:
+    """Two and two held different things there when all joined. The fifth gives one of them a majority."""
+    world, key = FakeWorld(NAMES, [volume_config(lag_grace_s=30.0)]), key_of("p.txt")
+    for number, name in enumerate(NAMES):
+        world[name].disk["photos"][key] = file_of("one" if number in (0, 1, 4) else "other")
+    world.start(*NAMES[:4])
+    world.until(lambda: all(world.state(name) == "in_rank" for name in NAMES[:4]))
+    assert world.fleet._world.volumes["photos"].undetermined == {key}
+    node = world["node-03"]
+    node.verify_s = 6.0
+    node.write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-03", "verifying")
+    world.start("node-05")
+    world.until(lambda: not world.fleet._world.volumes["photos"].undetermined)
+    assert world.state("node-03") == "verifying"
+    world.until_state("node-03", "in_rank", 120)
+    assert node.disk["photos"][key] == file_of("one")
 
 
 def _state_of(world: FakeWorld, action: ActionView) -> str:

@@ -333,3 +333,11 @@ def test_a_rebuilt_machine_is_one_once_and_may_delete_what_it_likes_afterwards()
         world["node-03"].remove("photos", path)
     world.until(lambda: not world["node-01"].disk["photos"], 30)
     world.until(lambda: world.in_rank() and same(world, "photos"))
+
+
+def test_a_machine_that_lacks_more_than_half_is_a_rebuilt_one_though_something_is_left() -> None:
+    world = fleet()
+    rebuilt(world, "node-03", "a/one.jpg", "c.txt")
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"] == FILES
+    assert not world.incidents()

@@ -121,7 +121,11 @@ MUTATIONS = (
     Mutation(
         "movement: the truth's past is not durable", f"{CORE}/movement.py",
         "for order, root in volume.history.roots\n        ]", "for order, root in volume.history.roots[-1:]\n        ]",
-        "--nodes 5",
+        "--policy quorum",
+    ),
+    Mutation(
+        "recovery: a late node is converged over what it has changed meanwhile", f"{CORE}/recovery.py",
+        'base = root if record.purpose == "lag" else None', "base = None", "--policy any-writer",
     ),
     Mutation(
         "votes: a held node founds", f"{CORE}/world.py", "if node.fenced or self.is_muted(node, volume) or not",

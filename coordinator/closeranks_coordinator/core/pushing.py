@@ -303,7 +303,7 @@ def _choose(
     while state.todo and len(edits) < PUSH_MAX_EDITS:
         key = state.todo.pop()
         values = raw.get(key)
-        if values is None or key not in lagging or key in volume.undetermined:
+        if values is None or key not in lagging:
             continue  # it has got there meanwhile
         if held_back and seconds.is_below(key, held_back):
             continue
