@@ -115,7 +115,10 @@ def _writers() -> Finding:
             "writers",
             f"the programs of other users' processes can not be seen ({error.strerror})",
             "changes and incidents name such a writer by its short name alone, or not at all",
-            "run the agent as root or with CAP_SYS_PTRACE, and mount /proc without hidepid",
+            "this needs CAP_SYS_PTRACE, which this container or unit takes even from root: give it that capability, "
+            "and mount /proc without hidepid"
+            if os.geteuid() == 0
+            else "run the agent as root or with CAP_SYS_PTRACE, and mount /proc without hidepid",
         )
     return ok("writers", "the processes that write can be named")
 

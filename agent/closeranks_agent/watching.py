@@ -27,6 +27,7 @@ REOPEN_MIN_S: Final = 1.0
 REOPEN_MAX_S: Final = 300.0
 CALM_S: Final = 600.0  # a watcher that lived for so long was not a failure
 KINDS: Final = ("fanotify", "inotify", "rescan")
+_CLOSED = "the volume can not be opened"
 
 
 class Watching:
@@ -103,7 +104,7 @@ class Watching:
             os.close(volume.open_root())
             volume.ensure_private()
         except (CloseranksError, OSError) as error:
-            self._none(f"the volume can not be opened: {error}")
+            self._none(f"{_CLOSED}: {error}")
             self._retry = 0.0  # the next scan finds it again
             return None
         try:
@@ -132,7 +133,7 @@ class Watching:
         if watcher is not None:
             await asyncio.to_thread(watcher.close)
         if why:
-            self._none(why)
+            self._none(f"{_CLOSED}: {why}")  # in the words of the next attempt: said once, not at each
             self._retry = 0.0
 
     async def anew(self) -> None:

@@ -18,19 +18,21 @@ _ABOUT_THE_READING = ("file", "warnings", "notes", "flags", "environ")
 
 
 def changes(before: object, after: object) -> list[str]:
-    """One printable line for each key whose value differs; beyond LINES_MAX how many there are besides."""
-    found = list(_differences(before, after, ""))
-    if len(found) > LINES_MAX:
-        left = len(found) - LINES_MAX
-        found[LINES_MAX:] = [f"and {left} more {'change' if left == 1 else 'changes'}"]
-    return found
+    """One printable line for each key whose value differs: as many as a file can hold."""
+    return list(_differences(before, after, ""))
 
 
 def told(file: object, changed: list[str]) -> list[str]:
-    """Lines for the log: that the file was read again, and what `changes` found."""
-    count = f"{len(changed)} {'change' if len(changed) == 1 else 'changes'}"
+    """Lines for the log: that the file was read again, what `changes` found, and beyond LINES_MAX how much more."""
+    count = _count(len(changed), "")
     first = f"configuration read again from {file}: {count if changed else 'nothing in it has changed'}"
-    return [first, *(f"changed: {line}" for line in changed)]
+    left = len(changed) - LINES_MAX
+    more = [f"and {_count(left, 'more ')}"] if left > 0 else []
+    return [first, *(f"changed: {line}" for line in changed[:LINES_MAX]), *more]
+
+
+def _count(number: int, more: str) -> str:
+    return f"{number} {more}{'change' if number == 1 else 'changes'}"
 
 
 def _differences(before: object, after: object, name: str) -> Iterator[str]:

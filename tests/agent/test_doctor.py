@@ -137,6 +137,16 @@ def test_a_machine_that_hides_its_processes_is_warned_of(
     assert "can not be seen (Permission denied)" in told(examine_hands(config_of(tmp_path, 1)), "warn")
 
 
+def test_root_that_may_not_look_at_processes_is_not_told_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(_: str) -> str:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "readlink", hidden)
+    for uid, said in ((0, "takes even from root"), (1000, "run the agent as root or with CAP_SYS_PTRACE")):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        assert said in doctor._writers().mend
+
+
 def test_little_room(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs(tree)
     fields = list(real)

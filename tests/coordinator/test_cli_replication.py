@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,23 @@ def test_conflicts_of_every_volume_are_listed(api: Fake, capsys: pytest.CaptureF
     assert "photos  open   2 min 00 s ago  n1     n2" in out
     assert "a.conflict-n2.jpg" in out
     assert "1 conflict open." in out
+
+
+def test_conflicts_of_all_volumes_and_pages_are_one_document(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/volumes"] = clifake.page([clifake.volume(), clifake.volume("web")])
+    of_web = msgspec.structs.replace(CONFLICT, volume="web")
+    api.routes["GET /api/v1/volumes/photos/conflicts"] = lambda request: (
+        clifake.page([CONFLICT])
+        if request.query.get("cursor") == "next"
+        else clifake.page([CONFLICT], "next")
+    )
+    api.routes["GET /api/v1/volumes/web/conflicts"] = clifake.page([of_web])
+    assert main(["conflicts", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [one["volume"] for one in document["items"]] == ["photos", "photos", "web"]
+    assert document["next_cursor"] is None
 
 
 def test_no_open_conflict_exits_0(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -349,6 +349,18 @@ def test_open_incidents_that_are_told_nowhere_else_are_counted(
     )
 
 
+def test_more_open_incidents_than_one_page_has_are_counted(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/fleet"] = in_rank()
+    first, second = ([clifake.incident(kind="recurrence", node=node)] * 250 for node in ("n1", "n2"))
+    api.routes["GET /api/v1/incidents"] = lambda request: (
+        clifake.page(second) if request.query.get("cursor") == "next" else clifake.page(first, "next")
+    )
+    assert main(["status"]) == 0
+    assert "also open: 500 incidents: recurrence (500)\n" in capsys.readouterr().out
+
+
 def test_a_verified_node_is_not_said_to_differ(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     fence = clifake.quarantine(verified=True, release="by_hand")
     api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n2", "quarantined", quarantine=fence)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from closeranks_proto.changes import LINES_MAX, changes
+from closeranks_proto.changes import LINES_MAX, changes, told
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,14 @@ def test_a_secret_is_named_and_never_told() -> None:
         file: str
         secret: str = field(repr=False)
 
-    told = changes((Token("/etc/token", "old"),), (Token("/etc/token", "new"),))
-    assert told == [" /etc/token.secret: another one"]
+    found = changes((Token("/etc/token", "old"),), (Token("/etc/token", "new"),))
+    assert found == [" /etc/token.secret: another one"]
 
 
 def test_many_changes_are_counted() -> None:
     before = Config(volumes=tuple(Volume(f"v{number}") for number in range(LINES_MAX + 5)))
     after = replace(before, volumes=tuple(replace(one, settle_s=9.0) for one in before.volumes))
-    told = changes(before, after)
-    assert len(told) == LINES_MAX + 1
-    assert told[-1] == "and 5 more changes"
+    lines = told("x.toml", changes(before, after))
+    assert len(lines) == LINES_MAX + 2
+    assert lines[0] == f"configuration read again from x.toml: {LINES_MAX + 5} changes"
+    assert lines[-1] == "and 5 more changes"

@@ -164,7 +164,10 @@ def read_manifest(place: Path) -> Manifest:
     try:
         header = msgspec.json.decode(first, type=Header)
     except msgspec.MsgspecError as error:
-        raise UserError(f"{name} is neither a directory nor a manifest: {error}") from error
+        raise UserError(
+            f"{name} is neither a directory nor a manifest (`closeranks hash DIR --manifest FILE` makes one). It "
+            "compares trees, not single files: for two files use cmp"
+        ) from error
     if header.closeranks_manifest != VERSION:
         raise UserError(f"{name} is a manifest of version {header.closeranks_manifest}")
     try:

@@ -30,7 +30,7 @@ def add_conflicts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("volume", nargs="?", metavar="VOLUME", help="only this volume's")
     parser.add_argument("--all", action="store_true", help="also those that are resolved")
-    asking(parser, "print the API's answer unchanged, one page for each volume")
+    asking(parser, "print one document as the API's, of all these volumes")
     parser.set_defaults(run=conflicts, refused=2)
 
 
@@ -40,14 +40,11 @@ def conflicts(args: argparse.Namespace, screen: Screen) -> int:
     found: list[ConflictView] = []
     for name in [args.volume] if args.volume is not None else _volumes(api):
         where = f"/api/v1/volumes/{segment(name)}/conflicts"
-        if args.json:
-            body = api.get(where, {**query, "limit": "1000"})
-            screen.raw_json(body)
-            found += api.decode(body, ConflictPage).items
-        else:
-            found += [one for page in api.pages(where, query, ConflictPage) for one in page.items]
+        found += [one for page in api.pages(where, query, ConflictPage) for one in page.items]
     is_open = any(one.state == "open" for one in found)
-    if not args.json:
+    if args.json:
+        screen.raw_json(msgspec.json.encode(ConflictPage(found)))
+    else:
         _print(screen, found, now_ms(api))
     return FOUND if is_open else OK
 

@@ -96,11 +96,11 @@ def all_in_rank(fleet: FleetView) -> bool:
 def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
     """Their summaries say why. A fleet view without them is still worth showing."""
     try:
-        page = api.decode(api.get("/api/v1/incidents", {"state": "open", "limit": "200"}), IncidentPage)
+        pages = api.pages("/api/v1/incidents", {"state": "open"}, IncidentPage)
+        return [one for page in pages for one in page.items]
     except (NotAsked, Refused) as error:
         screen.say(f"warning: the incidents could not be read: {error}")
         return []
-    return page.items
 
 
 def _print_verdict(screen: Screen, fleet: FleetView) -> None:

@@ -1,22 +1,22 @@
 """What is known of the disks of nodes, and what a burst of writes means for the one that it falls on.
 
-A node's writes at a pace that fills its disk within `disk_full_in_s` are what the guard disk_full holds, so on a
-small disk a burst begins there, however few bytes a second that is: it is watched before it is spread. And
-a burst that took a part of its disk that would be held (`disk_min_share`) is let through only when the disk has
-been looked at since: what fills a disk within a second is over before any forecast was made.
+A node's writes at a pace that fills its disk within `disk_full_in_s` are what the guard disk_full holds, so what is
+written as fast waits before it is spread (`runs`), however few bytes a second that is.
 
 A *gauge* remembers a disk's room from the last report before a burst. At rest there are no reports, for nothing
 moves by a hundredth; so the last one still says what was free then. The first one comes a second after a node has
 connected; until then the room goes by what it said of its volume. Where it said nothing yet, changes wait a moment.
+It also remembers the room of the last half hour, minute by minute: what fills a disk more slowly is seen there.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from closeranks_proto import messages as wire
 
-from .meters import DISK_QUIET_S, Gauge
+from .meters import DISK_QUIET_S, Gauge, Moment
 from .nodes import Node, Volume
 from .rules import GuardRules
 from .world import World
@@ -24,6 +24,7 @@ from .world import World
 GAUGES_MAX = 64  # disks of one node
 DISK_CALM = 10.0  # times disk_full_in_s: a forecast beyond it is no burst
 REPORT_S = 3.0  # reports come each second while there is news: the next two are there by then
+MINUTE_S, PAST_S = 60.0, 1800.0  # moments of a disk that are remembered: 31 at most
 
 
 def gauge(world: World, node: Node, state: wire.DiskState) -> None:
@@ -38,14 +39,29 @@ def gauge(world: World, node: Node, state: wire.DiskState) -> None:
     if known is None or by_us or state.free_bytes > known.start_free:
         before = _free_at_connect(world, node, state) if known is None and not by_us else 0
         began = node.connected_at if before > state.free_bytes else now
-        known = Gauge(state, now, began, max(before, state.free_bytes), brought(world, node, state))
+        past = deque[Moment]() if known is None or by_us else known.past
+        known = Gauge(
+            state, now, began, max(before, state.free_bytes), brought(world, node, state), past=past
+        )
     elif not soon or now - known.at > DISK_QUIET_S:
         began, free = max(known.at, now - REPORT_S), max(known.state.free_bytes, state.free_bytes)
-        known = Gauge(state, now, began, free, known.brought_last)
+        known = Gauge(state, now, began, free, known.brought_last, past=known.past)
     gauges[name] = known
     known.state, known.at, known.brought_last = state, now, brought(world, node, state)
     near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
     known.alarms = known.alarms + 1 if near and not by_us else 0
+    _remember(world, node, known)
+
+
+def _remember(world: World, node: Node, known: Gauge) -> None:
+    """The first moment of each minute, of the last half hour."""
+    now, past = world.now.mono, known.past
+    while past and past[0].at < now - PAST_S:
+        past.popleft()
+    if not past or now // MINUTE_S > past[-1].at // MINUTE_S:
+        past.append(
+            Moment(now, known.state.free_bytes, written(world, node, known.state), known.brought_last)
+        )
 
 
 def _free_at_connect(world: World, node: Node, state: wire.DiskState) -> int:
@@ -76,37 +92,28 @@ def brought(world: World, node: Node, state: wire.DiskState) -> int:
     return sum(meter.received for meter in meters if meter is not None)
 
 
-def calm_bytes_s(world: World, volume: Volume, node: Node) -> float:
-    """So many bytes a second do not fill the disk of this node's volume within `disk_full_in_s` (0: nobody asks)."""
+def calm_bytes_s(world: World, volume: Volume, node: Node) -> float | None:
+    """So many bytes a second do not fill the disk of this node's volume within `disk_full_in_s` (0: nobody asks).
+
+    What is usual for the node is calm, too. None: nothing is known of that disk yet, and will be in a moment.
+    """
     full_in_s = volume.config.guards.disk_full_in_s
-    if not full_in_s:
-        return float("inf")
     free = [one.state.free_bytes for one in _under(world, volume, node)]
     status = node.volume(volume.name).status
     if not free and status is not None and status.disk_total_bytes:
         free = [status.disk_free_bytes]
-    if not free and world.now.mono < node.connected_at + REPORT_S:
-        return 0.0  # nothing is known of it yet, and will be in a moment
-    return min((one / full_in_s for one in free), default=float("inf"))
+    if full_in_s and not free and world.now.mono < node.connected_at + REPORT_S:
+        return None
+    if not full_in_s or not free:
+        return float("inf")
+    meter = world.brake.meters.get((node.name, volume.name))
+    return max(min(free) / full_in_s, 0.0 if meter is None else meter.usual.pace()[1])
 
 
-def awaits_report(world: World, volume: Volume, node: Node, burst_bytes: int, since: float) -> bool:
-    """Whether a burst took so much of a disk that it would be held, and no look at that disk has cleared it.
-
-    A look counts that came after `since`; one that foresees a full disk waits for the next. Before the first report
-    of a node that has just connected, only what would take half of the room that it told of waits for one.
-    """
-    rules = volume.config.guards
-    share = rules.disk_min_share
-    if not rules.disk_full_in_s:
-        return False
-    gauges = list(_under(world, volume, node))
-    status = node.volume(volume.name).status
-    if not gauges and status is not None and world.now.mono < node.connected_at + REPORT_S:
-        return status.disk_total_bytes > 0 and 2 * burst_bytes >= status.disk_free_bytes
-    return any(
-        burst_bytes >= share * one.state.total_bytes and (one.at <= since or one.alarms > 0) for one in gauges
-    )
+def written(world: World, node: Node, state: wire.DiskState) -> int:
+    """Bytes that this node was seen writing in the volumes of this disk so far."""
+    meters = (world.brake.meters.get((node.name, volume)) for volume in state.volumes)
+    return sum(meter.totals()[1] for meter in meters if meter is not None)
 
 
 def _under(world: World, volume: Volume, node: Node) -> Iterator[Gauge]:

@@ -68,7 +68,9 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         _hold(world, node, volume, meter, trip)
         return False
     if not _is_allowed(world, node, volume) and not (
-        _has_lost_enough(world, volume, meter) and _is_clear(world, volume, node, meter)
+        _has_lost_enough(world, volume, meter)
+        and _is_paid(world, volume, node, meter)
+        and _is_clear(world, volume, node, meter)
     ):
         return False
     meter.let_through(own, world.now.mono)
@@ -140,15 +142,26 @@ def _has_lost_enough(world: World, volume: Volume, meter: Meter) -> bool:
     return False
 
 
+def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
+    """Whether what is pending leaves its disk enough room, or has paid for it: see `runs`."""
+    now, calm_bytes_s = world.now.mono, filling.calm_bytes_s(world, volume, node)
+    if calm_bytes_s is None:
+        world.wake(node.connected_at + filling.REPORT_S)
+        return False
+    due = meter.run.due(now, meter.grown, calm_bytes_s, meter.changed_at, volume.config.guards.observe_s)
+    if due is not None:
+        world.wake(due)
+    return due is None
+
+
 def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether what is pending is no burst, or one that was observed for long enough."""
     rules, now = volume.config.guards, world.now.mono
     files_s, bytes_s = meter.pace(now)
     files, size = max(files_s, len(meter.pending)), max(bytes_s, meter.waiting_bytes)
     usual_files, usual_bytes = meter.usual.pace()
-    calm_bytes = min(rules.observe_bytes_s, filling.calm_bytes_s(world, volume, node))
     if files <= max(rules.observe_files_s, 2 * meter.cleared[0], usual_files) and size <= max(
-        calm_bytes, 2 * meter.cleared[1], usual_bytes
+        rules.observe_bytes_s, 2 * meter.cleared[1], usual_bytes
     ):
         meter.observing = None
         return True
@@ -158,9 +171,7 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         meter.observed = (totals[0] - len(meter.pending), totals[1] - meter.waiting_bytes)
     passed = now - meter.observing
     quiet = now - meter.changed_at >= QUIET_S
-    if (quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed))) and not (
-        _is_foreseen_soon(world, volume, node, meter, quiet)
-    ):
+    if quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed)):
         files_now, bytes_now = meter.totals()
         seconds = max(1.0, passed)
         meter.cleared = ((files_now - meter.observed[0]) / seconds, (bytes_now - meter.observed[1]) / seconds)
@@ -169,17 +180,6 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     due = [meter.changed_at + QUIET_S, meter.observing + rules.observe_s]
     world.wake(min((at for at in due if at > now), default=now + QUIET_S))
     return False
-
-
-def _is_foreseen_soon(world: World, volume: Volume, node: Node, meter: Meter, quiet: bool) -> bool:
-    """Whether the next report of a disk will tell more of a burst that took much of it; not for ever."""
-    assert meter.observing is not None, "asked of a burst"
-    now, waited_s = world.now.mono, OBSERVE_TIMES * volume.config.guards.observe_s
-    since = meter.changed_at if quiet else meter.observing
-    if now - since >= (filling.REPORT_S if quiet else waited_s):
-        return False
-    burst = max(meter.totals()[1] - meter.observed[1], meter.waiting_bytes)
-    return filling.awaits_report(world, volume, node, burst, since)
 
 
 def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: float) -> bool:
@@ -317,6 +317,8 @@ def _check_disks(world: World, node: Node) -> None:
         )
         explained = max(0, filling.brought(world, node, gauge.state) - gauge.brought) + coming
         trip = tripping.disk(world, node, gauge, rules, explained) if rules.enabled else None
+        if trip is None and rules.enabled:
+            trip = tripping.trickle(world, node, gauge, rules)
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.
             hands = blame.hands(world, node, gauge, holds.WRITERS_MAX)

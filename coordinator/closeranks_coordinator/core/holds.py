@@ -323,7 +323,11 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
     volumes = [one for one in world.volumes_of(node) if not hold.names or one.name in hold.names]
     untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
-        return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
+        return Refusal(
+            409, "no_truth",
+            f"{untrue[0]} has no truth yet, so there is nothing to converge to (`closeranks status` says why). Put "
+            f"back what {node.name} changed by hand, or `closeranks allow {hold.id}`.",
+        )  # fmt: skip
     if not quorum_survives(world, node):
         return Refusal(
             409, "quorum_would_be_lost",
@@ -347,7 +351,16 @@ def _unknown(hold: str) -> Refusal:
 
 
 def _not_held(hold: HoldRecord) -> Refusal:
-    return Refusal(409, "not_held", f"{hold.id} holds nothing any more: it is {hold.state}.")
+    match hold.state:
+        case "rejected":
+            then = f"`closeranks nodes {hold.node}` says how far it is."
+        case "allowed":
+            then = (
+                f"It can be rejected no more: `closeranks diff VOLUME {hold.node}` shows what still differs."
+            )
+        case _:
+            then = f"`closeranks incident {hold.incident or 'ID'}` tells what became of it."
+    return Refusal(409, "not_held", f"{hold.id} holds nothing any more: it is {hold.state}. {then}")
 
 
 # --- shown ----------------------------------------------------------------------------------------

@@ -11,19 +11,22 @@ that differ, never with its whole size.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import content_mark, entry_kind
+from closeranks_proto.entries import content_mark, entry_kind, entry_size
 
 from .rules import GuardRules
+from .runs import Run
 from .truth import Values
 from .windows import USUAL_BUCKET_S, Rolling, Shares, Usual
 from .writers import HandRecord
 
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
+BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
 # value, the truth's, bytes that were written, and how contents moved with it (`Shares.rewrite`)
 Change = tuple[bytes | None, bytes | None, int, int]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
@@ -58,6 +61,8 @@ class Meter:
     received: int = 0  # bytes that pushes brought
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
     waiting_bytes: int = 0  # of what is pending
+    waiting_room: int = 0  # by how much its files grow
+    grown: int = 0  # the same of all that was ever counted
     gone: int = 0  # paths of what is pending that are removals
     basis: tuple[int, int] | None = (
         None  # what was counted last: identity of `analysis`, and how many changes
@@ -79,6 +84,7 @@ class Meter:
     seen_total: list[int] = field(default_factory=lambda: [0, 0])
     committed_total: list[int] = field(default_factory=lambda: [0, 0])
     bucket: Bucket = field(default_factory=Bucket)
+    run: Run = field(default_factory=Run)
 
     @classmethod
     def new(cls, usual: Usual, rules: GuardRules) -> Meter:
@@ -148,7 +154,7 @@ class Meter:
         self.merged.add(now, len(own))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
-        self.waiting_bytes = self.gone = 0
+        self.waiting_bytes = self.waiting_room = self.gone = 0
 
     def settle(self, now: float) -> None:
         """Nothing of the node's own is left: it is the truth, or was undone. The same again is another change."""
@@ -159,7 +165,8 @@ class Meter:
     def forget(self) -> None:
         """What was counted so far was decided about: guards begin anew. What waits still is counted once more."""
         self.pending = {}
-        self.waiting_bytes = self.gone = 0
+        self.grown -= self.waiting_room
+        self.waiting_bytes = self.waiting_room = self.gone = 0
         self.basis, self.analysis = None, None
         self.seen.clear()
         self.committed.clear()
@@ -222,11 +229,13 @@ class Meter:
         self.pending[key] = value, truth, size, how
         self.waiting_bytes += size
         self.gone += value is None
+        self._grow(_room(value) - _room(truth))
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
         value, truth, size, how = change
         self.waiting_bytes -= size
         self.gone -= value is None
+        self._grow(_room(truth) - _room(value))
         if value is not None and truth is not None:
             self.shares.take_back(now, content_mark(truth), content_mark(value), how)
             self.shares.restore(key)
@@ -235,11 +244,30 @@ class Meter:
         elif truth is not None:
             self.shares.gain(now, content_mark(truth))
 
+    def _grow(self, size: int) -> None:
+        self.waiting_room += size
+        self.grown += size
+
     @staticmethod
     def _total(total: list[int], bucket: list[int], files: int, size: int) -> None:
         for place, amount in enumerate((files, size)):
             total[place] += amount
             bucket[place] += amount
+
+
+def _room(value: bytes | None) -> int:
+    """What an entry takes of a disk: its content in whole blocks, and an inode."""
+    return 0 if value is None else -(-entry_size(value) // BLOCK_BYTES) * BLOCK_BYTES + INODE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One look at a disk: its room, and what the node's volumes there and pushes had written in all."""
+
+    at: float
+    free: int
+    written: int
+    brought: int
 
 
 @dataclass(slots=True)
@@ -253,6 +281,7 @@ class Gauge:
     brought: int  # bytes that pushes had brought when it began
     brought_last: int = 0  # the same at the last report
     alarms: int = 0  # reports in a row that foresee a full disk
+    past: deque[Moment] = field(default_factory=deque)  # of the last half hour, oldest first
 
     @property
     def filled(self) -> int:

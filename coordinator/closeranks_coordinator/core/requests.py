@@ -37,7 +37,11 @@ def quarantine(world: World, asked: QuarantineAsked) -> ActionView | Refusal:
         return Refusal(400, "bad_reason", f"A quarantine needs a reason of 1 to {REASON_MAX} characters.")
     found = node.record.fence
     if found is not None and found.by_hand:
-        return Refusal(409, "already_quarantined", f"{node.name} is quarantined by hand already.")
+        text = (
+            f"{node.name} is quarantined by hand already: `closeranks resync {node.name}` brings it back, `closeranks "
+            f"release {node.name}` lets it serve again."
+        )
+        return Refusal(409, "already_quarantined", text)
     if found is not None:
         drop_recovery(world, node, "an operator took over")
         _tell_taken_over(world, node, asked.reason)
@@ -76,7 +80,10 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
         let_stand(world, node, lost)
         return _done(world, "release", node)
     if not node.fenced:
-        nothing = f"{node.name} is not quarantined: there is nothing to release."
+        nothing = (
+            f"{node.name} is not quarantined: there is nothing to release. `closeranks nodes {node.name}` says how it "
+            "stands."
+        )
         yet = f"{nothing} It waits for its place behind the fence; bring it back then, and release it."
         return Refusal(409, "not_quarantined", yet if waiting else nothing)
     gone = all(_is_gone(world, node, volume) for volume in world.concerned(node))
@@ -136,8 +143,10 @@ def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:
             return Refusal(404, "unknown_volume", f"{node.name} has no volume {asked.volume!r}.")
     if node.session is None:
         return Refusal(
-            409, "unreachable", f"{node.name} is not connected: it can only be resynced when it is back."
-        )
+            409, "unreachable",
+            f"{node.name} is not connected: it can only be resynced when it is back. `closeranks nodes {node.name}` "
+            f"says since when. Look at its agent there: `closeranks doctor` on it says what is wrong.",
+        )  # fmt: skip
     gone = [volume.name for volume in volumes if world.untrusted(node, volume.name)]
     if gone:
         return Refusal(
@@ -147,13 +156,25 @@ def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:
         )  # fmt: skip
     untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
-        return Refusal(409, "no_truth", f"{untrue[0]} has no truth yet: there is nothing to converge to.")
+        text = (
+            f"{untrue[0]} has no truth yet: there is nothing to converge to. `closeranks status` says what it waits "
+            "for."
+        )
+        return Refusal(409, "no_truth", text)
     unknown = [volume.name for volume in volumes if node.volume(volume.name).root is None]
     if unknown:
-        return Refusal(409, "not_scanned", f"{node.name} has not finished its first scan of {unknown[0]}.")
+        text = (
+            f"{node.name} has not finished its first scan of {unknown[0]}: ask again when `closeranks nodes "
+            f"{node.name}` shows its files."
+        )
+        return Refusal(409, "not_scanned", text)
     running = node.record.recovery
     if running is not None and asked.dry_run:
-        return Refusal(409, "busy", f"{node.name} is being resynced right now (action {running.action}).")
+        text = (
+            f"{node.name} is being resynced right now (action {running.action}): `closeranks nodes {node.name}` says "
+            "how far it is."
+        )
+        return Refusal(409, "busy", text)
     if running is not None:
         return views.action_view(world, running.action) or _unknown_node(node.name)
     return _dry_run(world, node, volumes) if asked.dry_run else _resync(world, node, volumes)

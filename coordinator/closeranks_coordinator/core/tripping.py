@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from . import blame
+from . import blame, filling
+from .filling import MINUTE_S
 from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .rules import GuardRules
@@ -29,6 +31,8 @@ AHEAD_S = 2.0
 AHEAD_AT_END_S = 3.0
 SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a runaway may write
 DISK_REPORTS = 2
+SLOW_TIMES = 5  # times disk_min_share: what a disk loses by and by, not within observe_s
+TRICKLE_STEPS = 3  # minutes
 FULL_S = 2.0  # a disk that is full, or will be before a second report could come
 
 SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
@@ -195,16 +199,20 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: i
     state, now = gauge.state, world.now.mono
     filled = gauge.filled - explained
     at_once = state.full_in_s is not None and state.full_in_s <= FULL_S
+    least = rules.disk_min_share * state.total_bytes
     if (
         gauge.alarms < (1 if at_once else DISK_REPORTS)
         or state.full_in_s is None
         or not state.total_bytes
-        or filled < rules.disk_min_share * state.total_bytes
+        or filled < least
     ):
         return None
-    holds = f"volume {', '.join(state.volumes)}" if state.volumes else "the agent's own state"
+    took_s = max(1.0, now - gauge.began)
+    is_fast = at_once or filled / took_s >= least / max(1.0, rules.observe_s)
+    if not is_fast and filled < min(SLOW_TIMES * least, gauge.start_free / 2):
+        return None
     reason = (
-        f"{node.name}'s disk {state.path} ({holds}) lost {human_bytes(gauge.filled)} in "
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(gauge.filled)} in "
         f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
         + _elsewhere(world, node, gauge, rules)
@@ -212,6 +220,59 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: i
     return Trip(
         "disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes, state.volumes
     )
+
+
+def trickle(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> Trip | None:
+    """Whether a small disk loses a good part of its room within half an hour, by what this node writes in its volumes.
+
+    Nothing else tells a trickle that never ends from ordinary work: so it takes a quarter of the room (a tenth of
+    the disk at least, half of the room at most), lost in three minutes or more, and beyond what is usual for the node.
+    """
+    state, now, past = gauge.state, world.now.mono, gauge.past
+    if (
+        not state.volumes
+        or not rules.disk_full_in_s
+        or not 0 < state.total_bytes < SMALL_DISK_BYTES
+        or not past
+    ):
+        return None
+    start = max(past, key=lambda one: (one.free, one.at))
+    later = [one.free for one in past if one.at > start.at]
+    steps = sum(after < before for before, after in pairwise((start.free, *later, state.free_bytes)))
+    lost = start.free - state.free_bytes - (gauge.brought_last - start.brought)
+    inside = filling.written(world, node, state) - start.written
+    much = min(max(start.free / 4, SLOW_TIMES * rules.disk_min_share * state.total_bytes), start.free / 2)
+    took_s = max(MINUTE_S, now - start.at)
+    if (
+        steps < TRICKLE_STEPS
+        or not later
+        or state.free_bytes >= later[-1]
+        or 2 * inside < lost
+        or lost < much
+    ):
+        return None
+    before = (world.now.wall_ms / 1000 - took_s) // USUAL_BUCKET_S
+    usual = sum(_usual(world, node, name, rules, before) for name in state.volumes) * took_s / USUAL_BUCKET_S
+    if lost <= rules.rate_factor * usual:
+        return None
+    reason = (
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(lost)} in {human_duration(took_s)}, "
+        f"{lost / start.free:.0%} of its free room, and goes on: at this pace it will be full in "
+        f"{human_duration(state.free_bytes * took_s / lost)}; the usual of {node.name} is {human_bytes(int(usual))}"
+    )
+    return Trip("disk_full", reason, 0, lost, start.at, state.path, state.free_bytes, state.volumes)
+
+
+def _usual(world: World, node: Node, name: str, rules: GuardRules, before: float) -> int:
+    """Bytes in five minutes of work before this one began; nothing while it is being learned."""
+    usual = world.usuals.get(f"{node.name}/{name}")
+    if usual is None or world.now.wall_ms - usual.began_ms < rules.warm_up_s * 1000:
+        return 0
+    return middle([size for number, _, size in usual.buckets if number < before])
+
+
+def _holds(gauge: Gauge) -> str:
+    return f"volume {', '.join(gauge.state.volumes)}" if gauge.state.volumes else "the agent's own state"
 
 
 def _elsewhere(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> str:
