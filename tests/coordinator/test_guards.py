@@ -702,10 +702,16 @@ def test_changes_that_were_undone_end_the_hold() -> None:
     world = writing()
     hold = hold_n1(world)
     world.run(5.0)
+    assert not look(world, hold.id).ends_by_itself
     world["n1"].disk["photos"] = dict(TREE)
     commit(world, "n1")
-    world.run(45.0)
+    world.run(5.0)
+    undone = look(world, hold.id)
+    assert (undone.state, undone.ends_by_itself) == ("held", True)
+    assert undone.advice.startswith("Its cause is gone")
+    world.run(40.0)
     assert look(world, hold.id).state == "over"
+    assert not look(world, hold.id).ends_by_itself
     assert world.in_rank()
     delete(world, "n1", 160)
     commit(world, "n1")

@@ -172,6 +172,14 @@ def test_nothing_held_exits_0_and_what_is_over_is_shown_on_demand(
     assert "state" not in api.requests[-1].query
 
 
+def test_what_ends_by_itself_asks_nobody_to_decide(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    api.routes["GET /api/v1/held"] = clifake.page([hold(ends_by_itself=True)])
+    assert main(["held"]) == 1
+    out = capsys.readouterr().out
+    assert "its cause is gone: it ends by itself" in out
+    assert "closeranks reject" not in out
+
+
 def test_held_as_json_is_the_answer_unchanged(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     body = msgspec.json.encode(clifake.page([hold()]))
     api.routes["GET /api/v1/held"] = body

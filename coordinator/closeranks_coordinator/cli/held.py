@@ -105,6 +105,12 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                     )
             for reaction in one.reactions:
                 screen.line(f"  done  {reaction}")
+            if one.ends_by_itself:
+                screen.line(
+                    "  note  its cause is gone: it ends by itself in half a minute, unless it begins again",
+                    GOOD,
+                )
+                continue
             screen.line(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )

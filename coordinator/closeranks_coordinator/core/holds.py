@@ -391,7 +391,7 @@ def view(world: World, hold: HoldRecord) -> HoldView:
         hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
         None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(world, hold), hold.paths,
         hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
-        paths, size,
+        paths, size, hold.state == "held" and hold.id in world.brake.calm,
     )  # fmt: skip
 
 
@@ -413,6 +413,11 @@ def _first(world: World, node: Node | None, held: list[HoldRecord]) -> str:
 
 def _advice(world: World, hold: HoldRecord) -> str:
     match hold.state:
+        case "held" if hold.id in world.brake.calm:
+            return (
+                "Its cause is gone: what was unusual was undone, or the disk has room again. You need not do anything: "
+                "it ends by itself in half a minute, unless it begins again."
+            )
         case "held":
             return (
                 f"If this is wanted: `closeranks allow {hold.id}` lets it through, and for guards.allow_s (or `--for "

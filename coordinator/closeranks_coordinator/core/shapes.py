@@ -244,6 +244,9 @@ class HoldView(View, frozen=True):
     volumes: tuple[str, ...] = ()  # all that are held, a disk's; none: every volume of the node
     waiting_paths: int = 0
     waiting_bytes: int = 0
+    ends_by_itself: bool = (
+        False  # its cause is gone (undone, or the disk has room again): it ends in a moment
+    )
 
 
 class SpeedView(View, frozen=True):
