@@ -1,4 +1,8 @@
-"""The trees that are hashed. Contents are incompressible and differ from file to file."""
+"""The trees that are hashed. Contents are incompressible and differ from file to file.
+
+All data is at rest when it is handed over: written to its disk, access times too. Else whoever syncs meanwhile (an
+index is synced, a checksum on standard output is not) would wait until the filesystem's journal has taken the tree.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ def small_files(root: Path, count: int) -> int:
         start = rng.randrange(MIB - size)
         (place / f"img_{number % PER_DIRECTORY:05}.jpg").write_bytes(block[start : start + size])
         total += size
+    os.sync()
     return total
 
 
@@ -40,6 +45,7 @@ def long_files(root: Path, count: int, size: int) -> list[Path]:
             for _ in range(size // len(block)):
                 block[:16] = rng.randbytes(16)
                 file.write(block)
+    os.sync()
     return made
 
 
@@ -52,9 +58,10 @@ def other_names(files: list[Path], root: Path, times: int) -> None:
 
 
 def warm(root: Path) -> None:
-    """Read everything once."""
+    """Read everything once; the access times that this may have set are on the disk when it ends."""
     for path in root.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
                 while file.read(MIB):
                     pass
+    os.sync()

@@ -9,7 +9,7 @@ mode takes small transactions.
 
 The bound is about the wall clock. The writer's own processor time is shown beside it: it says what of the rest is the
 kernel's work for the watcher, done in the writer's time; the difference is the agent's use of the machine's other core
-and its caches. The interval is that of the median by order statistics, which supposes nothing of the distribution.
+and its caches. The interval is the median's.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 
 from fleet import Fleet, VolumeSpec, small_tree, wait_until
+from frame.interval import CONFIDENCE, interval
 from frame.measured import Measured, unmeasured
 from frame.peers import NotInstalled, find
 from frame.registry import Bench
@@ -35,7 +35,7 @@ from frame.registry import Bench
 UNPACK = str(Path(__file__).with_name("unpack.py"))
 BOUND_PERCENT = 3.0
 STATES = ("rescan", "fanotify", "inotify")
-PAIRS, CONFIDENCE = 10, 0.95
+PAIRS = 10
 Run = tuple[float, float]  # wall and processor seconds of the writer
 
 
@@ -124,19 +124,6 @@ def once(fleet: Fleet, state: str, writer: Writer) -> Run:
     shutil.rmtree(place)
     wait_until("the directory is gone", lambda: not place.exists())
     return took, used
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Between which the median of all such runs lies, with CONFIDENCE at least (all of them where they are too few)."""
-    ordered, count = sorted(values), len(values)
-    outside, drop = 0.0, 0
-    for below in range(count // 2):
-        outside += 2 * comb(count, below) / 2**count
-        if outside > 1 - CONFIDENCE:
-            break
-        drop = below + 1
-    left = max(0, drop - 1)
-    return ordered[left], ordered[count - 1 - left]
 
 
 def rows(writer: Writer, taken: dict[str, list[Run]]) -> list[Measured]:

@@ -22,11 +22,11 @@ import pytest
 from closeranks_agent.disk.packs import rows_of
 from closeranks_agent.disk.records import pack_signature
 from closeranks_agent.disk.signature import TICK_NS
+from closeranks_agent.hotpath import cache, large
 from closeranks_agent.hotpath import directory as directory_module
-from closeranks_agent.hotpath import large
 from closeranks_agent.hotpath import readers as readers_module
 from closeranks_agent.hotpath.cache import is_absent, let_go
-from closeranks_agent.hotpath.directory import DirectoryReader
+from closeranks_agent.hotpath.directory import FILE_FLAGS, DirectoryReader
 from closeranks_agent.hotpath.large import MIB, WINDOW_BYTES, RangeReader
 from closeranks_agent.hotpath.readers import Readers
 from closeranks_agent.hotpath.wire import CLEAN, DIRECTORIES, FILES, FRESH, LEFT, RANGES, Part, ReadRow, Setup
@@ -460,6 +460,110 @@ def test_a_file_that_shrank_gives_what_is_there(tmp_path: Path) -> None:
         for piece in large.PIECES:
             assert reader._read(fd, 0, WINDOW_BYTES, piece) == (expected, len(data))
             assert reader._read(fd, 4 * MIB, WINDOW_BYTES, piece) == (b"", 0)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("kernel_ahead", "keep_cache", "size", "asked"),
+    [
+        (8 * MIB, False, 5 * WINDOW_BYTES + 7, False),
+        (8 * MIB, False, 2 * WINDOW_BYTES + 7, True),  # too short for the kernel to get going
+        (8 * MIB, True, 5 * WINDOW_BYTES + 7, True),  # what the kernel would bring in was not looked at
+        (128 * 1024, False, 5 * WINDOW_BYTES + 7, True),
+    ],
+)
+def test_what_is_not_in_memory_is_asked_for_where_the_kernel_reads_little_ahead(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kernel_ahead: int,
+    keep_cache: bool,
+    size: int,
+    asked: bool,
+) -> None:
+    data = random.Random(8).randbytes(size)
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    fetched: list[tuple[int, int]] = []
+    monkeypatch.setattr(large, "read_ahead_bytes", lambda fd: kernel_ahead)
+    monkeypatch.setattr(large, "_is_cached", lambda fd, at: False)
+    monkeypatch.setattr(large, "_fetch", lambda fd, at, length: fetched.append((at, length)))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        found = RangeReader(XXH3_128, MIB, keep_cache).digests(fd, 0, size, True, False)
+    finally:
+        os.close(fd)
+    assert found == b"".join(XXH3_128.of(data[at : at + MIB]) for at in range(0, size, MIB))
+    whole = [(at, min(WINDOW_BYTES, size - at)) for at in range(0, size, WINDOW_BYTES)]
+    assert fetched == (whole if asked else [])
+
+
+def test_what_two_threads_read_is_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that ends before its second half or in it, in whole chunks and not, with /proc and without."""
+    reader = RangeReader(XXH3_128, MIB, False)
+    for size in (7 * WINDOW_BYTES, 4 * WINDOW_BYTES + 3, WINDOW_BYTES + MIB, 5):
+        data = random.Random(size).randbytes(size)
+        path = tmp_path / "f"
+        path.write_bytes(data)
+        expected = b"".join(XXH3_128.of(data[at : at + MIB]) for at in range(0, size, MIB))
+        fd = os.open(path, FILE_FLAGS | os.O_NOATIME)
+        read: set[int] = set()
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    large.os, "preadv", lambda one, *given, real=os.preadv: read.add(one) or real(one, *given)
+                )
+                assert reader._by_two(fd, 0, 7 * WINDOW_BYTES) == expected, size
+                assert len(read) == 2, "each thread has the file opened for itself"
+            with monkeypatch.context() as patched:
+                patched.setattr(large.os, "open", _refused)
+                assert reader._by_two(fd, 0, 7 * WINDOW_BYTES) == expected, size
+        finally:
+            os.close(fd)
+
+
+def test_an_error_of_the_second_thread_is_the_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(6 * WINDOW_BYTES))
+    fd, preadv = os.open(path, os.O_RDONLY), os.preadv
+
+    def decayed(one: int, buffers: list[memoryview], at: int, *flags: int) -> int:
+        if at >= 5 * WINDOW_BYTES:
+            raise OSError(errno.EIO, "decayed")
+        return preadv(one, buffers, at, *flags)
+
+    monkeypatch.setattr(large.os, "preadv", decayed)
+    try:
+        with pytest.raises(OSError, match="decayed"):
+            RangeReader(XXH3_128, MIB, False)._by_two(fd, 0, 6 * WINDOW_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _refused(path: str, flags: int) -> int:
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def test_how_far_the_kernel_reads_ahead_is_what_it_says_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a disk, of the one that a partition is on, of a filesystem without a disk; 0 where it says nothing."""
+    number = f"{os.major(tmp_path.stat().st_dev)}:{os.minor(tmp_path.stat().st_dev)}"
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for place in ("dev/block/queue", "dev/block/disk/queue", "class/bdi"):
+            sys_dir = tmp_path / place.replace("/", "-")
+            monkeypatch.setattr(cache, "SYS", os.fspath(sys_dir))
+            assert cache.read_ahead_bytes(fd) == 0
+            here = sys_dir / {"class/bdi": f"class/bdi/{number}"}.get(place, f"dev/block/{number}/queue")
+            if place == "dev/block/disk/queue":
+                (sys_dir / "devices/disk/part").mkdir(parents=True)
+                (sys_dir / "dev/block").mkdir(parents=True)
+                (sys_dir / "dev/block" / number).symlink_to(sys_dir / "devices/disk/part")
+                here = sys_dir / "devices/disk/queue"
+            here.mkdir(parents=True)
+            (here / "read_ahead_kb").write_text("8192\n")
+            assert cache.read_ahead_bytes(fd) == 8 * MIB
     finally:
         os.close(fd)
 

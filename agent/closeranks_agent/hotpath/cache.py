@@ -1,4 +1,5 @@
-"""What of a file is in the page cache, asked without touching it, and letting go of what was not.
+"""What of a file is in the page cache, asked without touching it, and letting go of what was not; what the kernel
+itself brings into it ahead.
 
 `cachestat` (Linux 6.5) counts the pages of a range. Older kernels tell by `mincore` over a mapping. Where
 neither answers, everything counts as resident: it is better to leave something in the cache than to take away
@@ -12,6 +13,7 @@ import mmap
 import os
 from typing import Final
 
+SYS: Final = "/sys"
 _SYS_CACHESTAT: Final = 451  # the same number on every architecture
 _libc = ctypes.CDLL(None, use_errno=True)
 _cachestat_works = True
@@ -68,3 +70,18 @@ def let_go(fd: int, offset: int, length: int) -> None:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
     except OSError:
         return  # not a filesystem that takes advice
+
+
+def read_ahead_bytes(fd: int) -> int:
+    """How far the kernel reads ahead on the disk below this file, 0 where that is not told."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    # A disk and its partitions; then what has no disk of its own: btrfs, NFS, overlays.
+    places = (f"dev/block/{number}/queue", f"dev/block/{number}/../queue", f"class/bdi/{number}")
+    for place in places:
+        try:
+            with open(f"{SYS}/{place}/read_ahead_kb", "rb") as file:
+                return int(file.read()) * 1024
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -6,8 +6,13 @@ machine, its filesystem, the digest and the hour (mapping was measured at 0.75 t
 smaller pieces at 0.97 to 1.05 times that of the larger), so all are tried on the first windows, and now and then
 again, and the cheapest is taken. A mapped file that shrinks ends its reader with SIGBUS, and so does a bad
 sector: therefore only a reading process maps, whose death is expected (`readers` asks another one again, without
-mapping). What is not in the cache is asked for two windows ahead, so that the device always has several MiB to
-fetch, and read.
+mapping).
+
+What is not in the cache is read, in the kernel's own read-ahead where that is long: it fetches into large pieces of
+memory, which a disk can be asked for in one request of megabytes; what a program asks for ahead (WILLNEED) comes into
+single pages, in requests of a mebibyte. Two threads read then, a half of the part each, for a disk has more to give
+than one stream a processor asks for. Where the kernel reads little ahead (128 KiB unless somebody set it), or must not,
+two windows are asked for ahead, so that the device always has several MiB to fetch.
 
 Holes are not read: their chunks are known. They are believed only of files that have rested for
 HOLES_REST_NS, since filesystems have been wrong about holes in data that was just written.
@@ -16,6 +21,7 @@ HOLES_REST_NS, since filesystems have been wrong about holes in data that was ju
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import time
@@ -23,7 +29,7 @@ from typing import Final
 
 from closeranks_proto.digests import DigestAlgorithm
 
-from .cache import is_absent, let_go
+from .cache import is_absent, let_go, read_ahead_bytes
 
 MIB: Final = 1 << 20
 WINDOW_BYTES: Final = 8 * MIB
@@ -32,14 +38,16 @@ MAPPED: Final = 0  # the way that reads nothing; the others are named by their p
 TRIES: Final = 3  # windows of each way before one is preferred
 AGAIN: Final = 128  # windows until another way is tried once more: 1 GiB
 AHEAD_WINDOWS: Final = 2  # 16 MiB asked for: a disk at 3 GB/s has 5 ms of work
+KERNEL_AHEAD_BYTES: Final = WINDOW_BYTES // 2  # where the kernel reads so much ahead, nothing is asked for
+KERNEL_LEAST_BYTES: Final = 32 * MIB  # but of shorter parts, over which it would only get going
 HOLES_REST_NS: Final = 10_000_000_000
 
 
 class RangeReader:
-    """For one algorithm and chunk length. Not thread-safe: one buffer."""
+    """For one algorithm and chunk length. One thread uses it: one buffer."""
 
     def __init__(self, algorithm: DigestAlgorithm, chunk_bytes: int, keep_cache: bool) -> None:
-        self._of, self._new = algorithm.of, algorithm.new
+        self._algorithm, self._of, self._new = algorithm, algorithm.of, algorithm.new
         self._chunk_bytes, self._keep_cache = chunk_bytes, keep_cache
         pieces = sorted({min(piece, chunk_bytes) for piece in PIECES}, reverse=True)
         self._costs: dict[int, list[float]] = {way: [] for way in (MAPPED, *pieces)}  # CPU seconds a byte
@@ -48,6 +56,7 @@ class RangeReader:
         self._window_bytes = max(WINDOW_BYTES - WINDOW_BYTES % chunk_bytes, chunk_bytes)
         self._buffer_bytes = pieces[0]
         self._buffer: memoryview | None = None
+        self._kernel_ahead: int | None = None  # of the filesystem below the root
         self._zeros: dict[int, bytes] = {}
 
     def digests(self, fd: int, offset: int, end: int, mapped: bool, holes: bool) -> bytes:
@@ -57,6 +66,8 @@ class RangeReader:
         """
         parts: list[bytes] = []
         starts = range(offset, end, self._window_bytes)
+        asks = end - offset < KERNEL_LEAST_BYTES or self._asks_ahead(fd)
+        cold = False  # something had to be waited for: what comes now in time does so because it was fetched ahead
         absent = [self._keep_cache and is_absent(fd, at, min(self._window_bytes, end - at)) for at in starts]
         solid = not _has_hole(fd, offset, end - offset)
         asked = 0  # windows that the kernel was asked to fetch
@@ -65,8 +76,11 @@ class RangeReader:
             if holes and not solid and self._is_hole(fd, at, length):
                 parts.append(self._of_zeros(length))
                 continue
-            cached = not absent[number] and _is_cached(fd, at + length - 1)
-            if asked or not cached:  # what we asked for has come: the disk must have more to do meanwhile
+            cached = not absent[number] and (asks or not cold) and _is_cached(fd, at + length - 1)
+            cold = cold or not cached
+            if cold and not asks and solid and end - at >= KERNEL_LEAST_BYTES:
+                return b"".join((*parts, self._by_two(fd, at, end)))
+            if cold and asks:
                 for ahead in range(max(asked, number), min(number + AHEAD_WINDOWS + 1, len(starts))):
                     _fetch(fd, starts[ahead], min(self._window_bytes, end - starts[ahead]))
                     asked = ahead + 1
@@ -80,6 +94,36 @@ class RangeReader:
             if part[1] < length:
                 break
         return b"".join(parts)
+
+    def _asks_ahead(self, fd: int) -> bool:
+        """Whether we ask for what is to be read, not the kernel: it would bring in what a scrub did not look at."""
+        if self._keep_cache:
+            return True
+        if self._kernel_ahead is None:
+            self._kernel_ahead = read_ahead_bytes(fd)
+        return self._kernel_ahead < KERNEL_AHEAD_BYTES
+
+    def _by_two(self, fd: int, at: int, end: int) -> bytes:
+        """Digests of what lies on the disk, by two threads: the kernel reads ahead for each opened file apart."""
+        from concurrent.futures import ThreadPoolExecutor  # for those that have something to wait for
+
+        cut = at + (end - at) // 2 // self._window_bytes * self._window_bytes
+        try:
+            again = os.open(
+                f"/proc/self/fd/{fd}",  # a link: opened with O_NOFOLLOW, it would be refused
+                os.O_RDONLY | os.O_CLOEXEC | fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NOATIME,
+            )
+        except OSError:  # no /proc here
+            return self._read(fd, at, end - at, self._buffer_bytes)[0]
+        try:
+            other = RangeReader(self._algorithm, self._chunk_bytes, self._keep_cache)
+            with ThreadPoolExecutor(1) as pool:
+                rest = pool.submit(other._read, again, cut, end - cut, self._buffer_bytes)
+                first, count = self._read(fd, at, cut - at, self._buffer_bytes)
+                second, _ = rest.result()
+        finally:
+            os.close(again)
+        return first + second if count == cut - at else first
 
     def _hash_cached(self, fd: int, at: int, length: int, may_map: bool) -> tuple[bytes, int]:
         """By the way that costs least here."""
