@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -510,9 +511,7 @@ def test_what_two_threads_read_is_what_is_there(tmp_path: Path, monkeypatch: pyt
         read: set[int] = set()
         try:
             with monkeypatch.context() as patched:
-                patched.setattr(
-                    large.os, "preadv", lambda one, *given, real=os.preadv: read.add(one) or real(one, *given)
-                )
+                patched.setattr(large.os, "preadv", partial(_noted, os.preadv, read))
                 assert reader._by_two(fd, 0, 7 * WINDOW_BYTES) == expected, size
                 assert len(read) == 2, "each thread has the file opened for itself"
             with monkeypatch.context() as patched:
@@ -538,6 +537,11 @@ def test_an_error_of_the_second_thread_is_the_ranges(tmp_path: Path, monkeypatch
             RangeReader(XXH3_128, MIB, False)._by_two(fd, 0, 6 * WINDOW_BYTES)
     finally:
         os.close(fd)
+
+
+def _noted(preadv: Callable[..., int], read: set[int], one: int, *given: Any) -> int:
+    read.add(one)
+    return preadv(one, *given)
 
 
 def _refused(path: str, flags: int) -> int:
