@@ -24,7 +24,7 @@ def find(program: str) -> str:
 
 def version(program: str) -> str:
     """The first line of what it says of its version, shortened."""
-    asked = "-version" if program == "lsyncd" else "--version"
+    asked = {"lsyncd": "-version", "hashdeep": "-V"}.get(program, "--version")
     done = subprocess.run([find(program), asked], capture_output=True, text=True, check=False)
     words = (done.stdout or done.stderr).replace("Version:", program).split()
     return " ".join(words[:3] if program == "rsync" else words[:2])
