@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from closeranks_agent.watch import calls
+from frame.interval import CONFIDENCE, interval
 from frame.measured import Measured, unmeasured
 from frame.peers import NotInstalled, find
 from frame.registry import Bench
 
-from .overhead import CONFIDENCE, archived, interval
+from .overhead import archived
 
 HEAR = str(Path(__file__).with_name("hear.py"))
 NAMES = calls.FAN_REPORT_DFID_NAME
