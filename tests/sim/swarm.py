@@ -87,8 +87,10 @@ class Plan:
 
     def command(self) -> str:
         """One line that plays this seed again."""
-        chosen = f" --policy {self.policy} --nodes {len(self.nodes)}"
-        return f"make sim SEEDS={self.seed}-{self.seed} SIM_ARGS='{chosen.strip()}'"
+        chosen = f"--policy {self.policy} --nodes {len(self.nodes)}"
+        if self.faults != plan(self.seed, self.policy, len(self.nodes)).faults:
+            chosen += f" --faults {','.join(sorted(self.faults))}"
+        return f"make sim SEEDS={self.seed}-{self.seed} SIM_ARGS='{chosen}'"
 
 
 def plan(

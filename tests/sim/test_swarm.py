@@ -100,6 +100,12 @@ def test_a_failure_says_how_to_play_it_again(monkeypatch: pytest.MonkeyPatch) ->
     assert str(failure.value).startswith("bounded: too many\n")
 
 
+def test_faults_that_were_chosen_are_said_with_how_to_play_it_again() -> None:
+    faults = frozenset({"cut", "decay"})
+    assert plan(1, "writers", 5, faults).command().endswith("--policy writers --nodes 5 --faults cut,decay'")
+    assert "--faults" not in plan(1, "writers", 5).command()
+
+
 def test_the_table_of_invariants_is_what_the_checks_use() -> None:
     used = "".join(
         one.read_text() for one in sorted((TESTS / "sim").rglob("*.py")) if one.name != "invariants.py"
