@@ -220,7 +220,7 @@ class Faults:
         key = self.rng.choice(files)
         value = file_of(f"decay {self.world.plan.seed} {self.time.now} {key!r}", 100)
         self.world.authors[content_of(value)] = agent.name
-        self.world.decayed.add(content_of(value))
+        self.world.decayed[content_of(value)] = content_of(copy.disk[key])
         copy.disk[key] = copy.decayed[key] = value
 
     def _eio(self) -> None:

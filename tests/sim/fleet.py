@@ -94,7 +94,7 @@ class World:
         self.calm = False
         self.deeds: Counter[str] = Counter()
         self.authors: dict[bytes, str] = {}  # contents that rogues wrote where nobody may write: whose
-        self.decayed: set[bytes] = set()  # contents that nobody wrote
+        self.decayed: dict[bytes, bytes] = {}  # contents that nobody wrote, to those of before
         self.replaced_in_truth: set[bytes] = set()
         start = {key_of(path): file_of(path, 100) for path in PATHS}
         start |= {key_of(path): DIRECTORY for path in ("a", "a/deep", "b", "d", "d/e")}
@@ -239,6 +239,8 @@ class World:
             hold("last_copy", kept, f"the last copy of {key!r} was removed on {agent.name}")
         if content:
             author = self.authors.get(content)
+            if self.decayed.get(content, b"") not in self.oracles[copy.volume].ever | {b""}:
+                author = None  # nobody else has ever had other bytes: what is left of a writer's change is its change
             told = f"{agent.name} got {key!r}, which a rogue on {author} wrote"
             hold("rogue_isolated", author in (None, agent.name), told)
             dead = (key, content) in self.oracles[copy.volume].dead

@@ -117,6 +117,9 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (944001149, "any-writer", 3): (
         "a power cut took back what had been written over a decayed file: the check took it for a scrub's finding"
     ),
+    (949000086, "any-writer", 9): (
+        "what a guard held had decayed before anybody had it: the check asked for bytes that lay nowhere any more"
+    ),
 }
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
