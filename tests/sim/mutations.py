@@ -125,7 +125,8 @@ MUTATIONS = (
     ),
     Mutation(
         "recovery: a late node is converged over what it has changed meanwhile", f"{CORE}/recovery.py",
-        'base = root if record.purpose == "lag" else None', "base = None", "--policy any-writer",
+        'base = root if record.purpose == "lag" else None', "base = None",
+        "--policy any-writer --nodes 5 --faults enospc,cut,slow_link,slow_disk",
     ),
     Mutation(
         "votes: a held node founds", f"{CORE}/world.py", "if node.fenced or self.is_muted(node, volume) or not",
@@ -327,7 +328,7 @@ MUTATIONS = (
     Mutation(
         "arrivals: what a writer tells anew is all its own, also what has decayed", f"{CORE}/arrivals.py",
         "view.decayed = dict(event.decayed) if writes else {}",
-        "view.decayed = {}", "--policy any-writer --faults decay,cut,agent_crash,crash",
+        "view.decayed = {}", "--policy any-writer --faults decay,cut,crash",
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",
@@ -478,6 +479,7 @@ def play(mutation: Mutation, seeds: str) -> tuple[str, str] | None:
             )
         except subprocess.TimeoutExpired:
             return None
+    assert ran.returncode != 2, f"{mutation.name}: nothing was played: {ran.stderr}"
     line = next((one for one in ran.stdout.splitlines() if one.startswith("seed ")), None)
     if ran.returncode == 0 or line is None:
         return None
