@@ -11,6 +11,8 @@ from closeranks_coordinator.core.model import RootStored, ScrubAsked
 from closeranks_coordinator.core.shapes import ScrubView
 from closeranks_coordinator.runtime import volume_settings
 from closeranks_proto import messages as wire
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import decode_entry, encode_entry
 from fakeworld import FakeWorld, file_of
 from fakeworld.world import SOME_FILES, key_of, volume_config
 
@@ -144,6 +146,19 @@ def test_a_writers_decay_is_no_change_of_its_own_where_all_is_told_anew(heard: b
         found = world[name].disk["photos"]
         assert found[key_of("c.txt")] == file_of("written"), "what it wrote is the truth"
         assert found[path] == (SOME_FILES[path] if heard else file_of("decayed"))
+
+
+def test_decay_that_is_told_anew_with_another_mode_does_not_replace_good_copies() -> None:
+    """The writer had changed the mode before, and nobody had heard of that either: the content was the truth's."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    node, path = world["node-01"], key_of("a/one.jpg")
+    before = encode_entry(replace(decode_entry(SOME_FILES[path], XXH3_128.width), mode=0o600))
+    node.disk["photos"][path] = file_of("decayed")
+    root = world.plant(node.disk["photos"])
+    world.node_roots["node-01", "photos"] = root
+    world.event(RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, before),)))
+    world.until(lambda: world.in_rank() and node.disk["photos"][path] == SOME_FILES[path])
+    assert [world[name].disk["photos"] for name in NAMES] == [SOME_FILES] * len(NAMES)
 
 
 def truth_of(world: FakeWorld) -> str | None:

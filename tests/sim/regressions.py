@@ -120,6 +120,9 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (949000086, "any-writer", 9): (
         "what a guard held had decayed before anybody had it: the check asked for bytes that lay nowhere any more"
     ),
+    (949000274, "any-writer", 3): (
+        "a writer's file had another mode and then decayed before anybody had heard of either: rot replaced good copies"
+    ),
 }
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping
 
+from closeranks_proto.entries import same_content
+
 from . import currency, movement, naming, rolling, sequencing, unclear
 from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
@@ -114,7 +116,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
         if view.decayed:
-            made = _or_decayed(made, view.decayed, volume)
+            made = _or_decayed(made, view.decayed, volume, world.algorithm.width)
         ours = view.by_us or bool(view.decayed)
         after, touched = world.judge.analyse(volume.history, stand, before, made, ours, not writes, passed)
         if after.held != stored.held:
@@ -227,17 +229,20 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
     return made
 
 
-def _or_decayed(made: Made, decayed: Mapping[bytes, bytes], volume: Volume) -> Made:
+def _or_decayed(made: Made, decayed: Mapping[bytes, bytes], volume: Volume, width: int) -> Made:
     """The same of a tree that a writer told anew, in which these have decayed: key to the entry of before.
 
-    Where that was the truth, nobody wrote what is there now. Where it never was, the writer's own change has decayed
-    before anybody heard of it: what is left of that is its change.
+    Where that was the truth, or has its content, with attributes that nobody has heard of, nobody wrote what is there
+    now. Where it never was, the writer's own change has decayed before anybody heard of it: what is left of that is
+    its change.
     """
     history = volume.history
 
     def made_or_decayed(key: bytes, step: Values) -> bool:
         before, (held, value) = decayed.get(key), step
         if before is not None and before != value:
+            if held is not None and same_content(before, held, width):
+                return True
             return before == held or history.latest_order(key, before) is not None or made(key, step)
         return made(key, step)
 
