@@ -102,21 +102,6 @@ def test_a_disk_goes_by_the_rules_of_what_lies_on_it(disk: Disk) -> None:
     assert filling.rules_of(disk.core, disk.node, elsewhere).disk_full_in_s == 60.0
 
 
-def test_a_burst_waits_for_a_look_at_its_disk_that_came_later_and_foresees_nothing(disk: Disk) -> None:
-    volume, share = disk.core.volumes["photos"], 20  # of 1000 bytes
-
-    def awaits(burst_bytes: int, since: float) -> bool:
-        return filling.awaits_report(disk.core, volume, disk.node, burst_bytes, since)
-
-    disk.report(500, None)
-    at = disk.core.now.mono
-    assert [awaits(share, at), awaits(share, at - 1), awaits(share - 1, at)] == [True, False, False]
-    disk.report(480, 60.0)
-    assert awaits(share, at), "it was looked at since, and fills"
-    disk.report(480, None)
-    assert not awaits(share, at)
-
-
 def test_what_a_disk_bears_goes_by_its_own_room(disk: Disk) -> None:
     """By the last report; before that by what its node said of the volume; disks of other nodes say nothing."""
     core, volume, stored = disk.core, disk.core.volumes["photos"], disk.node.volume("photos")
@@ -130,4 +115,4 @@ def test_what_a_disk_bears_goes_by_its_own_room(disk: Disk) -> None:
     stored.status = None
     assert filling.calm_bytes_s(core, volume, disk.node) == float("inf")
     disk.node.connected_at = core.now.mono
-    assert filling.calm_bytes_s(core, volume, disk.node) == 0.0, "it is known in a moment"
+    assert filling.calm_bytes_s(core, volume, disk.node) is None, "it is known in a moment"
