@@ -149,6 +149,27 @@ def test_a_converge_does_not_take_a_second_version_away_before_it_lies_under_its
     assert conflicts(world)[0].state == "open"
 
 
+def test_a_second_version_that_waits_for_its_writer_is_not_given_up_by_a_release() -> None:
+    """It lies on the disk of one who is away, under the plain name: nobody has it under its own, and it is not lost."""
+    world = fleet(4)
+    away = world["node-02"]
+    away.pushes_fail = away.deaf = True
+    world["node-01"].put("photos", "c.txt", file_of("first"))
+    away.put("photos", "c.txt", file_of("second"))
+    world.until(lambda: bool(conflicts(world)), 60)
+    away.stop()
+    world.run(30)
+    assert world.state("node-03") == "lagging"
+    for name in ("node-01", "node-03", "node-04"):
+        assert world.ask(ReleaseAsked(name)) == "409 not_quarantined"
+    away.pushes_fail = away.deaf = False
+    away.start()
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    (found,) = conflicts(world)
+    assert found.state == "open"
+    assert world["node-03"].disk["photos"][key_of(found.kept_path)] == file_of("second")
+
+
 def test_a_merged_version_whose_only_holder_deletes_it_keeps_nobody_behind() -> None:
     """One gives it a mode, another its content, and deletes it before anybody could fetch it: no disk has it."""
     world = fleet(4)

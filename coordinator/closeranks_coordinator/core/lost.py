@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from . import seconds
 from .fencing import drop_recovery
-from .merging import is_file
+from .merging import above_of, is_file
 from .nodes import Node, Volume
 from .sequencing import somebody_gives
 from .words import join, plural
@@ -25,7 +26,10 @@ WAITS = ("joining", "resyncing", "lagging")
 
 
 def lost_to(world: World, node: Node, volume: Volume) -> Mapping[bytes, bytes]:
-    """Files of the truth (key to entry) that this writer is late in and no node, fenced or silent, had last."""
+    """Files of the truth (key to entry) that this writer is late in and no node, fenced or silent, had last.
+
+    A second version that waits for its own writer, who has it under the plain name, is not lost: it comes with it.
+    """
     analysis = node.view(volume.name).analysis
     if (
         node.name not in volume.config.writers
@@ -37,10 +41,14 @@ def lost_to(world: World, node: Node, volume: Volume) -> Mapping[bytes, bytes]:
     ):
         return {}
     late = ((key, analysis.differing[key][1]) for key in sorted(analysis.lagging))
+    kept = {one.kept for one in seconds.unplaced(world, volume)}
     return {
         key: truth
         for key, truth in late
-        if truth is not None and is_file(truth) and not somebody_gives(world, volume, key)
+        if truth is not None
+        and is_file(truth)
+        and kept.isdisjoint((key, *above_of(key)))
+        and not somebody_gives(world, volume, key)
     }
 
 
