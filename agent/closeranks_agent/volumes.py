@@ -103,14 +103,18 @@ class Volumes:
     async def configure(self, digest: str, settings: tuple[wire.VolumeSettings, ...]) -> None:
         """Keep exactly these, by these settings, which `check_settings` has accepted."""
         algorithm = self.algorithm = algorithm_named(digest)
-        wanted = {one.name: one for one in settings if one.name in self._own}
-        for name in sorted(set(self._kept) - set(wanted)):
-            await self._drop(name)
+        own = self._own  # as it is now: the file may be read again while something is closed
+        wanted = {one.name: one for one in settings if one.name in own}
+        for name in sorted(self._kept):
+            if name not in wanted:
+                await self._drop(name, "is not assigned to this node any more")
+            elif self._kept[name].own != own[name]:  # it has gone and come again since the last session
+                await self._drop(name, "has other settings in agent.toml now; it is opened anew")
         for name, one in sorted(wanted.items()):
-            effective = _effective(one, self._own[name])
+            effective = _effective(one, own[name])
             kept = self._kept.get(name)
             if kept is None:
-                kept = self._kept[name] = _Kept(self._own[name], effective, algorithm, self._watching(name))
+                kept = self._kept[name] = _Kept(own[name], effective, algorithm, self._watching(own[name]))
                 kept.task = self._spawn(self._keep(kept))
             elif kept.settings != effective or kept.algorithm is not algorithm:
                 kept.settings, kept.algorithm = effective, algorithm
@@ -128,11 +132,11 @@ class Volumes:
             kept.asked = True
             kept.kick.set()
 
-    def _watching(self, name: str) -> Watching:
-        prefer = self._own[name].watch
+    def _watching(self, own: AgentVolumeConfig) -> Watching:
         return Watching(
-            name, prefer, self._attribution, self._written, lambda: self._scan_soon(name), self._proven
-        )
+            own.name, own.watch, self._attribution, self._written, lambda: self._scan_soon(own.name),
+            self._proven,
+        )  # fmt: skip
 
     def watching(self) -> dict[str, Watching]:
         """How each volume is watched, by name."""
@@ -331,8 +335,8 @@ class Volumes:
         scrubber.start()
         return scrubber
 
-    async def _drop(self, name: str) -> None:
-        """Close a volume that is no longer assigned."""
+    async def _drop(self, name: str, why: str) -> None:
+        """Close a volume."""
         kept = self._kept.pop(name)
         if kept.task is not None:
             kept.task.cancel()
@@ -346,7 +350,7 @@ class Volumes:
             await self._dropped(name)
             volume.listener = None
             await volume.run(volume.close)
-        log.info("%s is not assigned to this node any more", name)
+        log.info("%s %s", name, why)
 
 
 def _close_unwanted(opening: asyncio.Future[Volume]) -> None:

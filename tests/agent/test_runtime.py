@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -71,6 +72,22 @@ async def test_what_can_not_begin_any_more_is_given_up_in_order(
     assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
     gc.collect()
     assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
+
+
+async def test_a_volume_that_goes_and_comes_again_elsewhere_is_opened_there(world: World) -> None:
+    """Both reloads fall between two sessions: the one that is open is of the directory of before."""
+    file, (elsewhere, other) = world.base / "agent.toml", (world.base / "elsewhere", world.base / "other")
+    for path in (elsewhere, other):
+        path.mkdir()
+    async with world.agent() as agent:
+        await connected(world)
+        await until(lambda: "photos" in agent.volumes)
+        text = file.read_text()
+        file.write_text(text.replace('"photos"', '"docs"').replace(f'"{world.tree}"', f'"{other}"'))
+        agent.reread()
+        file.write_text(text.replace(f'"{world.tree}"', f'"{elsewhere}"'))
+        agent.reread()
+        await until(lambda: "photos" in agent.volumes and agent.volumes["photos"].path == os.fsencode(elsewhere))
 
 
 async def test_a_repeated_order_is_answered_and_hooked_once(world: World) -> None:

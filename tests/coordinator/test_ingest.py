@@ -11,7 +11,7 @@ from closeranks_proto.content import ChunkList, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.errors import CodecError, MissingObject
-from closeranks_proto.messages import Announce, Commit, Edit, Resync, Want
+from closeranks_proto.messages import Announce, Commit, Decayed, Edit, Resync, Want
 from closeranks_proto.tree import Tree
 
 CHUNK = 4096
@@ -207,3 +207,12 @@ def test_commits_follow_the_announcement_that_was_waited_for() -> None:
     assert ingest.fetching
     world.settle(ingest, ingest.announce(Announce("photos", 1, world.root, "scan", 0)))
     assert not ingest.fetching
+
+
+@pytest.mark.parametrize("before", [b"", b"\x11\x01", value(b"old") + b"more"])
+def test_what_had_decayed_must_have_been_an_entry(before: bytes) -> None:
+    """The core compares it with others, and must not end by what one agent says."""
+    world = World()
+    told = Announce("photos", 1, world.root, "scan", 0, decayed=(Decayed(b"dir\0file", before),))
+    with pytest.raises(CodecError):
+        world.ingest().announce(told)

@@ -153,6 +153,7 @@ class Ingest:
             raise CodecError(f"an announcement that names {len(announce.decayed)} decayed paths")
         for one in announce.decayed:
             check_key(one.key)
+            decode_entry(one.before, self._algorithm.width)
         if self._has(announce.root):
             with contextlib.suppress(MissingObject):  # found damaged just now: it will be asked for
                 self._tree.summary(announce.root)
