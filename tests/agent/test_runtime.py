@@ -87,7 +87,9 @@ async def test_a_volume_that_goes_and_comes_again_elsewhere_is_opened_there(worl
         agent.reread()
         file.write_text(text.replace(f'"{world.tree}"', f'"{elsewhere}"'))
         agent.reread()
-        await until(lambda: "photos" in agent.volumes and agent.volumes["photos"].path == os.fsencode(elsewhere))
+        await until(
+            lambda: "photos" in agent.volumes and agent.volumes["photos"].path == os.fsencode(elsewhere)
+        )
 
 
 async def test_a_repeated_order_is_answered_and_hooked_once(world: World) -> None:
