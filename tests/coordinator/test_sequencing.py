@@ -62,6 +62,35 @@ def test_a_second_version_that_others_have_stays_though_its_writer_has_lost_it()
     assert loser.disk["photos"][kept] == file_of("second")
 
 
+def test_a_second_version_within_another_ones_directory_is_not_given_up_with_it() -> None:
+    """Nobody has it under its name yet, and whoever lost the conflict about the directory never had it."""
+    world = fleet()
+    loser = world["node-02"]
+    for agent in world.agents.values():
+        agent.deaf = True
+    world["node-01"].disk["photos"].pop(key_of("a/one.jpg"))
+    world["node-01"].put("photos", "a", file_of("a file now"))
+    world.run(1)
+    loser.put("photos", "a/one.jpg", file_of("second"))
+    world.until(lambda: bool(world.fleet.conflicts("photos")), 5)
+    directory = world.fleet.conflicts("photos")[0].kept_path or ""
+    files = world["node-03"].disk["photos"]
+    files[key_of(directory)] = FILES[key_of("a")]
+    world["node-03"].put("photos", f"{directory}/one.jpg", file_of("within"))
+    world.until(lambda: len(world.fleet.conflicts("photos")) == 2, 5)
+    kept = world.fleet.conflicts("photos")[0].kept_path or ""
+    assert kept.startswith(f"{directory}/one.conflict-node-03-")
+    world.run(1)
+    for agent in world.agents.values():
+        agent.deaf = False
+    world.until(lambda: same(world) and world.in_rank())
+    found = world["node-01"].disk["photos"]
+    assert (found[key_of(f"{directory}/one.jpg")], found[key_of(kept)]) == (
+        file_of("second"),
+        file_of("within"),
+    )
+
+
 def test_a_writer_that_is_behind_and_goes_to_an_elder_version_writes() -> None:
     """Of a truth that came twice it held the second: what was between is no step on its way, as it is for others."""
     world, writer, path = fleet(), "node-03", "c.txt"

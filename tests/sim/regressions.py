@@ -78,6 +78,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (930001530, "any-writer", 16): (
         "the check took a dry run, asked for as its source was held in the same step, for one that fetches"
     ),
+    (951000290, "any-writer", 9): (
+        "with a directory that was a second version went what others had lost conflicts about within it"
+    ),
     (930002115, "quorum", 16): (
         "the oracle held an accusation against a root that had come and was not judged yet, as 2064844947"
     ),

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from closeranks_proto.entries import same_content
+
 from .judge import Analysis
-from .merging import is_directory
+from .merging import above_of, is_directory
 from .nodes import Node, Volume
 from .records import ConflictRecord
 
@@ -19,21 +21,49 @@ if TYPE_CHECKING:
     from .world import World
 
 
-def lacking(analysis: Analysis, record: ConflictRecord) -> list[bytes]:
-    """What of the second version its own writer has not got under the conflict name yet."""
+def lacking(world: World, analysis: Analysis, record: ConflictRecord) -> list[bytes]:
+    """What of the second version its own writer has not got under the conflict name yet.
+
+    In a directory that is kept there may be second versions of later conflicts: these are their writers' own.
+    """
     kept = record.kept
     if kept is None:
         return []
     found = [kept] if kept in analysis.lagging else []
     if is_directory(record.ours):
         below = kept + b"\0"
-        found += sorted(key for key in analysis.lagging if key.startswith(below))
+        found += sorted(
+            key for key in analysis.lagging if key.startswith(below) and not _is_anothers(world, record, key)
+        )
     return found
+
+
+def _is_anothers(world: World, record: ConflictRecord, key: bytes) -> bool:
+    """Whether this path below a second version is, or lies in, the second version of another conflict."""
+    return _record_of(world, record.volume, key) is not record
+
+
+def _record_of(world: World, volume: str, key: bytes) -> ConflictRecord | None:
+    """The open conflict whose second version this path is, or lies in."""
+    names = (name for name in (key, *above_of(key)) if (volume, name) in world.kept)
+    nearest = next(names, None)
+    return None if nearest is None else world.conflicts[world.kept[volume, nearest]]
+
+
+def lies_under_plain_name(world: World, volume: Volume, key: bytes) -> bool:
+    """Whether the writer of a second version has this of it, as the truth has it, where it came from."""
+    record = _record_of(world, volume.name, key)
+    node = None if record is None else world.nodes.get(record.loser)
+    if record is None or record.kept is None or node is None or volume.truth is None:
+        return False
+    root, theirs = node.volume(volume.name).root, world.tree.lookup(volume.truth, key)
+    ours = None if root is None else world.tree.lookup(root, record.key + key[len(record.kept) :])
+    return ours is not None and theirs is not None and same_content(ours, theirs, world.algorithm.width)
 
 
 def _has(world: World, volume: Volume, name: str, record: ConflictRecord) -> bool:
     analysis = world.nodes[name].view(volume.name).analysis
-    return analysis is not None and analysis.truth == volume.truth and not lacking(analysis, record)
+    return analysis is not None and analysis.truth == volume.truth and not lacking(world, analysis, record)
 
 
 def _is_elsewhere(world: World, volume: Volume, record: ConflictRecord) -> bool:
@@ -60,7 +90,9 @@ def held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> t
     """Paths whose version on this node must first be kept under its conflict name, there and nowhere else yet."""
     records = (world.conflicts[number] for number in world.unplaced)
     own = [one for one in records if one.loser == node.name and one.volume == volume.name]
-    return tuple(one.key for one in own if lacking(analysis, one) and not _is_elsewhere(world, volume, one))
+    return tuple(
+        one.key for one in own if lacking(world, analysis, one) and not _is_elsewhere(world, volume, one)
+    )
 
 
 def is_below(key: bytes, tops: Iterable[bytes]) -> bool:

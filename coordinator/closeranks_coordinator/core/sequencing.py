@@ -145,9 +145,12 @@ def _somebody_has(world: World, volume: Volume, key: bytes) -> bool:
 
 
 def somebody_gives(world: World, volume: Volume, key: bytes) -> bool:
-    """The same of the content alone: an entry that was merged of two changes lies on no disk as it is."""
+    """The same of the content alone: an entry that was merged of two changes lies on no disk as it is.
+
+    Nor does a second version, under its conflict name, before its writer was told of that.
+    """
     width = world.algorithm.width
-    return any(
+    return seconds.lies_under_plain_name(world, volume, key) or any(
         ours == theirs or (ours is not None and theirs is not None and same_content(ours, theirs, width))
         for ours, theirs in _versions(world, volume, key)
     )
@@ -172,20 +175,15 @@ def _versions(world: World, volume: Volume, key: bytes) -> Iterator[Values]:
 def _drop_lost(world: World, volume: Volume) -> None:
     """A second version that its own writer has overwritten before anybody fetched it exists nowhere any more."""
     changes: dict[bytes, bytes | None] = {}
-    width = world.algorithm.width
     for record in seconds.unplaced(world, volume):
         analysis = (
             world.nodes[record.loser].view(volume.name).analysis if record.loser in world.nodes else None
         )
         if analysis is None or record.kept is None or analysis.truth != volume.truth:
             continue
-        for key in seconds.lacking(analysis, record):
-            value, plain = analysis.raw[key][1], record.key + key[len(record.kept) :]
-            ours = (
-                analysis.raw[plain][0] if plain in analysis.raw else world.tree.lookup(analysis.root, plain)
-            )
-            is_there = value is not None and ours is not None and same_content(ours, value, width)
-            if is_file(value) and not is_there and not _somebody_has(world, volume, key):
+        for key in seconds.lacking(world, analysis, record):
+            is_there = seconds.lies_under_plain_name(world, volume, key)
+            if is_file(analysis.raw[key][1]) and not is_there and not _somebody_has(world, volume, key):
                 changes[key] = None
     if changes and volume.truth is not None:
         edited = world.tree.edit(volume.truth, sorted(changes.items()))
