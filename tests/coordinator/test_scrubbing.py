@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from closeranks_coordinator.core.model import RootStored, ScrubAsked
+from closeranks_coordinator.core.model import Connected, RootStored, ScrubAsked
 from closeranks_coordinator.core.shapes import ScrubView
 from closeranks_coordinator.runtime import volume_settings
 from closeranks_proto import messages as wire
@@ -146,6 +146,35 @@ def test_a_writers_decay_is_no_change_of_its_own_where_all_is_told_anew(heard: b
         found = world[name].disk["photos"]
         assert found[key_of("c.txt")] == file_of("written"), "what it wrote is the truth"
         assert found[path] == (SOME_FILES[path] if heard else file_of("decayed"))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("policy", ["writers", "any-writer"])
+def test_a_truth_is_not_founded_on_what_is_known_to_be_rot(policy: str, changed: bool) -> None:
+    """The coordinator has lost its state, and hears of the writer first. What it wrote since it told counts, too."""
+    writers = NAMES[:1] if policy == "writers" else NAMES
+    world = FakeWorld(NAMES, [volume_config(policy=policy, writers=writers, nodes=NAMES)])
+    writer, path, other = world["node-01"], key_of("a/one.jpg"), key_of("c.txt")
+    writer.disk["photos"][path] = file_of("decayed")
+    writer.session = world.new_session()
+    world.event(Connected("node-01", writer.session, writer.agent_id, "node-01:7342", 0, None, ("photos",)))
+    root = world.node_roots["node-01", "photos"] = world.plant(writer.disk["photos"])
+    told = RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, SOME_FILES[path]),))
+    world.event(told)
+    if changed:
+        writer.disk["photos"][other] = file_of("written")
+    writer.start()
+    world.run(1)
+    world.start(*NAMES[1:])
+    world.until(lambda: world.in_rank() and writer.disk["photos"][path] == SOME_FILES[path], 60)
+    for name in NAMES:
+        files = world[name].disk["photos"]
+        assert (files[path], [one for one in files if b"conflict" in one and b"one" in one]) == (
+            SOME_FILES[path],
+            [],
+        )
+    if policy == "writers" and changed:
+        assert world["node-02"].disk["photos"][other] == file_of("written")
 
 
 def test_decay_that_is_told_anew_with_another_mode_does_not_replace_good_copies() -> None:

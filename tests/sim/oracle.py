@@ -324,12 +324,26 @@ class Oracle:
             content_of(one) == content for one in former
         )
 
+    def _was_before(self, node: str, content: bytes) -> bool:
+        """Whether something that this node has is decayed, and was this before: whoever has it may give it back."""
+        before = self.world.decayed
+        for rot in [content_of(value) for value in self.values.get(node, {}).values()]:
+            met: set[bytes] = set()
+            while rot in before and rot not in met:
+                met.add(rot)
+                rot = before[rot]
+            if content in met | {rot} and met:
+                return any(self._held(one, content) for one in self.values)
+        return False
+
     def _merged(self, move: Move, eligible: frozenset[str]) -> None:
         writers = [one for one in self.world.plan.writers if one in eligible]
         for key, (old, new) in move.changes.items():
             content, left = content_of(new), content_of(old)
             if content and content != left:
                 had = any(self._held(one, content) for one in writers)
+                if move.founding and not had:
+                    had = any(self._was_before(one, content) for one in writers)
                 hold(
                     "writers_decide", had or content in self.world.replaced_in_truth,
                     f"{key!r} has a content that no writer in {writers} holds",

@@ -6,6 +6,8 @@ nodes or volumes that the configuration does not know (any more) are passed over
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from closeranks_proto import messages as wire
@@ -91,8 +93,8 @@ def root_stored(world: World, event: RootStored) -> None:
     writes = node.name in world.volumes[event.volume].config.writers
     decayed = event.cause == "scrub" and writes
     view.by_us = ours or decayed
-    view.decayed = dict(event.decayed) if writes else {}
     view.is_commit = event.base is not None and event.base == before
+    view.decayed = _decayed(world, view, before, event) if writes else {}
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)
     if ours:
@@ -144,6 +146,19 @@ def _tell_put_back(world: World, node: Node, volume: Volume, differing: int, hel
     )
     incident.note(world.now.wall_ms, "note", text)
     world.touch_incident(incident)
+
+
+def _decayed(world: World, view: View, before: bytes | None, event: RootStored) -> Mapping[bytes, bytes]:
+    """What of this root nobody wrote so. Until a truth is founded, steps of a few paths say nothing of the others."""
+    if (
+        not view.decayed
+        or not view.is_commit
+        or before is None
+        or world.volumes[event.volume].truth is not None
+    ):
+        return dict(event.decayed)
+    changed = world.differ.diff(before, event.root)
+    return {key: value for key, value in view.decayed.items() if key not in changed}
 
 
 def _learn_step(world: World, view: View, event: RootStored) -> None:

@@ -215,10 +215,13 @@ def _found(world: World, volume: Volume) -> None:
     if volume.votes_since is None:
         volume.votes_since = world.now.mono
     due = volume.votes_since + config.settle_s + FOUND_WAIT_S
-    if len(roots) < len(config.writers) and world.now.mono < due:
+    decayed = any(world.nodes[name].view(volume.name).decayed for name in roots)
+    heard = len(roots) == len(config.writers) and not (decayed and _is_somebody_unheard(world, volume))
+    if not heard and world.now.mono < due:
         world.wake(due)
         return
-    union = unite(world.tree, roots, world.now.wall_ms, world.keep)
+    sound = {name: _sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
+    union = unite(world.tree, sound, world.now.wall_ms, world.keep)
     movement.move(world, volume, Decision(union.root, pages=union.pages))
     for name, root in roots.items():
         node = world.nodes[name]
@@ -227,3 +230,26 @@ def _found(world: World, volume: Volume) -> None:
     for clash, loser, winner in union.clashes:
         conflicts.add(world, volume, world.nodes[loser], clash, winner)
     conflicts.close_resolved(world, volume)
+
+
+def _is_somebody_unheard(world: World, volume: Volume) -> bool:
+    """Whether a node that is to have this volume, writer or not, has not told of its tree yet."""
+    return any(world.nodes[name].volume(volume.name).root is None for name in volume.config.nodes)
+
+
+def _sound(world: World, volume: Volume, node: Node, root: bytes) -> bytes:
+    """A writer's tree with what was there before its disk decayed, wherever another node has that content still.
+
+    A coordinator that lost its state would else replace good copies everywhere by what is known to be rot.
+    """
+    width, whole = world.algorithm.width, dict[bytes, bytes]()
+    others = [one.volume(volume.name).root for one in world.members(volume) if one is not node]
+    for key, before in node.view(volume.name).decayed.items():
+        theirs = (world.tree.lookup(one, key) for one in others if one is not None)
+        if any(value is not None and same_content(value, before, width) for value in theirs):
+            whole[key] = before
+    if not whole:
+        return root
+    edited = world.tree.edit(root, sorted(whole.items()))
+    world.keep(edited.pages)
+    return edited.root
