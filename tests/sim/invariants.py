@@ -14,7 +14,7 @@ INVARIANTS: dict[str, str] = {
     "audit_is_right": "an audit accuses only who has proven other bytes of that path, twice",
     "quorum_decides": "the truth of a path changes only to what a quorum of unfenced, unheld nodes holds",
     "baseline_decides": "where a baseline rules, the truth is the root that was named, and only a pin changes it",
-    "writers_decide": "what comes into a replicated truth is on the disk of a writer that is neither fenced nor held, or was before it decayed",
+    "writers_decide": "what comes into a replicated truth an unfenced, unheld writer has, or had before it decayed",
     "no_lost_update": "a content leaves a replicated truth for another by the word of a writer that had held it",
     "founded_by_all": "a replicated truth is founded when all its writers were heard, or waited for",
     "rejected_stays_out": "what a person has rejected never becomes the truth",

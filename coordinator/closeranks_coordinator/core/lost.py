@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import seconds
 from .fencing import drop_recovery
-from .merging import above_of, is_file
+from .merging import is_file
 from .nodes import Node, Volume
 from .sequencing import somebody_gives
 from .words import join, plural
@@ -41,14 +40,10 @@ def lost_to(world: World, node: Node, volume: Volume) -> Mapping[bytes, bytes]:
     ):
         return {}
     late = ((key, analysis.differing[key][1]) for key in sorted(analysis.lagging))
-    kept = {one.kept for one in seconds.unplaced(world, volume)}
     return {
         key: truth
         for key, truth in late
-        if truth is not None
-        and is_file(truth)
-        and kept.isdisjoint((key, *above_of(key)))
-        and not somebody_gives(world, volume, key)
+        if truth is not None and is_file(truth) and not somebody_gives(world, volume, key)
     }
 
 
