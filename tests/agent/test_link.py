@@ -114,6 +114,20 @@ async def test_a_resync_is_answered_by_one_announcement(world: World) -> None:
         assert len(talk.all(wire.Announce)) == 2
 
 
+async def test_a_resync_about_an_announcement_is_answered_by_another_one(world: World) -> None:
+    """Passed over as one about what was sent before it, it would leave the coordinator without a tree for ever."""
+    async with world.agent():
+        talk, first = await settled(world)
+        await talk.say(wire.Resync("photos", first.seq, "test"))
+        second = await talk.hear(wire.Announce, lambda one: one.seq > first.seq)
+        await talk.say(wire.Resync("photos", second.seq, "test"))
+        third = await talk.hear(wire.Announce, lambda one: one.seq > second.seq)
+        await talk.say(wire.Ack("photos", third.seq))
+        (world.tree / "b").write_bytes(b"2")
+        following = await talk.hear(wire.Commit)
+        assert following.base_root == third.root
+
+
 async def test_an_announced_root_can_be_fetched_while_the_tree_goes_on(world: World) -> None:
     for number in range(300):
         (world.tree / f"f{number}").write_bytes(b"%d" % number)

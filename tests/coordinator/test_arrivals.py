@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from closeranks_coordinator.core.model import (
     Connected,
     FromAgent,
@@ -90,6 +92,27 @@ def test_who_joins_has_no_vote_yet() -> None:
     world.start("node-04", "node-05")
     world.run(3)
     assert (world.state("node-04"), world.fleet._world.volumes["photos"].voters) == ("joining", old)
+
+
+@pytest.mark.parametrize("policy", ["quorum", "any-writer"])
+def test_who_waits_to_found_a_truth_waits_anew_when_there_were_too_few_meanwhile(policy: str) -> None:
+    """The rest may be as late as the one who was away: what only they have is to be in the first truth."""
+    names = tuple(f"node-{number:02d}" for number in range(1, 6))
+    writers = names if policy == "any-writer" else ()
+    world = FakeWorld(names, [volume_config(policy=policy, writers=writers, settle_s=1.0)])
+    for name in names:
+        world[name].disk["photos"][key_of("local.txt")] = file_of(name)
+    world.start(*names[:3])
+    world.run(3)
+    world["node-03"].stop()
+    world.run(20)
+    world.start("node-03")
+    world.run(3)
+    (volume,) = world.fleet._world.volumes.values()
+    assert volume.truth is None
+    world.start(*names[3:])
+    world.until(lambda: volume.truth is not None, 1)
+    assert volume.voters == names
 
 
 def test_an_answer_about_an_older_fence_or_release_is_none_about_the_present_one() -> None:

@@ -74,6 +74,22 @@ def test_a_node_whose_probes_fail_is_not_released(monkeypatch: pytest.MonkeyPatc
     world.until_state("node-02", "in_rank")
 
 
+def test_who_was_read_back_with_half_a_step_of_the_truth_is_read_back_again_with_all_of_it() -> None:
+    """The site goes on copying: a tree that is neither what was ordered nor the truth is no proof, though only late."""
+    world = FakeWorld(NAMES, [volume_config(lag_grace_s=30.0)]).started()
+    node = world["node-02"]
+    node.verify_s = 6.0
+    node.write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-02", "verifying")
+    for path in ("a/one.jpg", "a/two.jpg"):
+        world.everywhere(path, file_of(f"new {path}"), but=["node-02"])
+    world.run(3)
+    node.write("photos", "a/one.jpg", file_of("new a/one.jpg"))
+    world.until_state("node-02", "in_rank")
+    assert len(world.sent("node-02", wire.Verify)) == 2
+    assert node.disk == world["node-01"].disk
+
+
 def test_what_was_decided_while_it_was_read_back_is_brought_to_it_before_its_release() -> None:
     """Two and two held different things there when all joined. The fifth gives one of them a majority."""
     world, key = FakeWorld(NAMES, [volume_config(lag_grace_s=30.0)]), key_of("p.txt")

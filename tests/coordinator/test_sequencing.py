@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from closeranks_coordinator.core.model import RootStored
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
 
@@ -10,8 +16,9 @@ NAMES = ("node-01", "node-02", "node-03", "node-04")
 FILES = tree("a/one.jpg", "c.txt")
 
 
-def fleet() -> FakeWorld:
-    config = volume_config(policy="any-writer", nodes=NAMES, writers=NAMES, settle_s=1.0, scan_interval_s=1.0)
+def fleet(**changes: Any) -> FakeWorld:
+    asked: dict[str, Any] = {"settle_s": 1.0, "scan_interval_s": 1.0, **changes}
+    config = volume_config(policy="any-writer", nodes=NAMES, writers=NAMES, **asked)
     world = FakeWorld(NAMES, [config], {"photos": FILES})
     for agent in world.agents.values():
         agent.watches = True
@@ -107,3 +114,47 @@ def test_a_writer_that_is_behind_and_goes_to_an_elder_version_writes() -> None:
     (found,) = world.fleet.conflicts("photos")
     assert found.loser == writer
     assert world["node-01"].disk["photos"][key_of(found.kept_path or "")] == file_of("between")
+
+
+def test_what_a_writer_was_seen_to_have_held_is_durable_with_the_merge() -> None:
+    """It removed what another had changed before. Asked anew after a restart, that would be another conflict."""
+    world = fleet(guards=GuardRules(warm_up_s=0.0))
+    writer = world["node-02"]
+    writer.deaf = True
+    for path in ("c.txt", "other.txt"):
+        world["node-01"].put("photos", path, file_of(f"first {path}"))
+    world.until_state("node-02", "lagging")
+    writer.write("photos", "c.txt", None)
+    world.until(
+        lambda: bool(world.fleet.conflicts("photos"))
+    )  # a deletion waits: its node has told of it before
+    world.restart()
+    writer.deaf = False
+    world.until(lambda: same(world) and world.in_rank())
+    assert len(world.fleet.conflicts("photos")) == 1
+
+
+@pytest.mark.parametrize("second", ["x", "x/a"])
+def test_what_came_first_is_brought_to_its_path_once_the_second_version_lies_under_its_conflict_name(
+    second: str,
+) -> None:
+    """Nobody else has the second one yet. Of a directory that is all that lies in it."""
+    world = fleet()
+    first, loser = world["node-01"], world["node-02"]
+    first.put("photos", "x", file_of("first"))
+    loser.put("photos", second, file_of("second"))
+    first.deaf = True
+    for name in NAMES[2:]:
+        world[name].disconnect()
+    world.until(lambda: bool(world.fleet.conflicts("photos")))
+    (found,) = world.fleet.conflicts("photos")
+    assert found.loser == loser.name
+    kept = key_of(found.kept_path or "") + key_of(second)[1:]
+    world.until(lambda: loser.disk["photos"].get(key_of("x")) == file_of("first"))
+    pushes = [one for one in loser.got if isinstance(one, wire.Push)]
+    keys = [
+        {edit.key for edit in push.edits} for push in pushes[1:]
+    ]  # the first was made before the conflict
+    placed = next(at for at, one in enumerate(keys) if kept in one)
+    assert not any(key == b"x" or key.startswith(b"x\0") for one in keys[: placed + 1] for key in one)
+    assert loser.disk["photos"][kept] == file_of("second")

@@ -41,7 +41,6 @@ def fence(
         by_hand,
         release,
     )
-    node.record.unfence = None
     world.move(node, "quarantined")
     world.touch_node(node)
     if incident is not None:
@@ -80,7 +79,10 @@ def unfence(world: World, node: Node, text: str) -> None:
     joined = True
     for volume in world.volumes_of(node):
         stored = node.volume(volume.name)
-        if stored.held is None and world.left(node, volume, "divergence") == 0:
+        known = stored.held is None and world.compared(
+            node, volume
+        )  # by settings that changed behind the fence
+        if known and world.left(node, volume, "divergence") == 0:
             stored.held = world.target(node, volume, "divergence")
         joined = joined and stored.held is not None
     world.move(node, "in_rank" if joined else "joining")
@@ -131,7 +133,6 @@ def _adopt(world: World, node: Node, state: wire.FenceState) -> None:
         state.token, state.reason, None, world.now.wall_ms, by_hand=True,
         release="by_hand", acknowledged=True,
     )  # fmt: skip
-    node.record.unfence = None
     world.move(node, "quarantined")
     world.touch_node(node)
     text = f"{node.name} came with a fence (token {state.token}) that was not on record: it is kept"
@@ -202,17 +203,17 @@ def room_for_fence(world: World, node: Node) -> str:
 
 def fence_suspects(world: World) -> None:
     """Fence confirmed suspects as far as the bounds allow; hold back when many look bad."""
-    suspects = [node for node in world.nodes.values() if _is_candidate(world, node)]
+    look_bad = [node for node in world.nodes.values() if node.record.phase == "suspect"]
+    suspects = [node for node in look_bad if _is_candidate(world, node)]
     limit = world.config.max_quarantined + 1
-    _watch_many(world, [node for node in world.nodes.values() if node.record.phase == "suspect"], limit)
+    _watch_many(world, look_bad, limit)
     if not suspects:
         return
-    if len(suspects) > limit:
+    if len(look_bad) > limit:
         for node in suspects:
             _block(world, node, "many_suspects")
         return
-    pending = _pending(world)
-    if len(suspects) + pending > limit:
+    if len(look_bad) + _pending(world) > limit:
         due = max(node.suspect_since for node in suspects) + PENDING_WAIT_S
         if world.now.mono < due:
             world.wake(due)
@@ -229,13 +230,9 @@ def fence_suspects(world: World) -> None:
 
 def _is_candidate(world: World, node: Node) -> bool:
     """Whether this suspect is one to be fenced, now or when it is confirmed again."""
-    return (
-        node.record.phase == "suspect"
-        and not node.fenced
-        and any(
-            volume.config.on_divergence != "alert" and world.accusing(node, volume.name)
-            for volume in world.volumes_of(node)
-        )
+    return any(
+        volume.config.on_divergence != "alert" and world.accusing(node, volume.name)
+        for volume in world.volumes_of(node)
     )
 
 

@@ -172,7 +172,6 @@ def _may_push(world: World, volume: Volume, node: Node, view: View) -> bool:
         or node.fenced
         or world.recovers(node, volume.name)
         or stored.held is None
-        or stored.settings != volume.settings
         or world.untrusted(node, volume.name)
         or world.is_held(node, volume)
     ):

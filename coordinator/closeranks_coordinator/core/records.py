@@ -73,7 +73,9 @@ class NodeRecord(msgspec.Struct):
     address: str = ""
     last_contact_ms: int | None = None
     fence: FenceRecord | None = None
-    unfence: int | None = None  # token of a release that the node has not confirmed
+    unfence: int | None = (
+        None  # token of a release that the node has not confirmed; while a fence stands: nothing
+    )
     recovery: RecoveryRecord | None = None
     releases_ms: list[int] = []  # automatic ones
     volumes: dict[str, NodeVolume] = {}

@@ -60,7 +60,7 @@ def may_write(world: World, volume: Volume, node: Node) -> bool:
     """Whether this node's own changes may become the truth, guards aside.
 
     Who is late writes on while it is brought on. Of other recoveries nothing need be asked: a divergence is repaired
-    behind a fence, and who joins has held nothing yet.
+    behind a fence, and who joins has held nothing yet. Nor of settings: whoever holds something has scanned by these.
     """
     stored = node.volume(volume.name)
     return (
@@ -69,7 +69,6 @@ def may_write(world: World, volume: Volume, node: Node) -> bool:
         and not node.fenced
         and stored.root is not None
         and stored.held is not None
-        and stored.settings == volume.settings
         and not world.untrusted(node, volume.name)
     )
 

@@ -1,0 +1,185 @@
+"""Who is fenced and who is not, which token a fence has, and who must have looked before anybody is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from closeranks_coordinator.core.model import Connected, QuarantineAsked, RejectAsked
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_proto import messages as wire
+from fakeworld import FakeAgent, FakeWorld, file_of, volume_config
+from fakeworld.trees import tree
+
+NAMES = tuple(f"node-{number:02d}" for number in range(1, 8))
+
+
+def fleet(**changes: Any) -> FakeWorld:
+    return FakeWorld(NAMES, [volume_config(**changes)]).started()
+
+
+def dial(world: FakeWorld, node: str, highest_token: int, fence: wire.FenceState | None) -> None:
+    """Another session, in which the node has this fence."""
+    agent = world[node]
+    agent.session, agent.fence, agent.highest_token = world.new_session(), fence, highest_token
+    world.event(
+        Connected(node, agent.session, agent.agent_id, f"{node}:7342", highest_token, fence, ("photos",))
+    )
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("token", "stays"), [(1, False), (7, True)])
+def test_a_release_that_is_on_record_lifts_no_later_fence_than_its_own(token: int, stays: bool) -> None:
+    """An old copy of the coordinator's state knows of the release before, and not of the fence after it."""
+    world = fleet()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    world.run(1)
+    world["node-02"].disconnect()
+    record = world.fleet._world.nodes["node-02"].record
+    record.fence, record.unfence = None, 1
+    dial(world, "node-02", token, wire.FenceState(token, "by hand", "", 0))
+    assert (record.fence is not None) == stays
+    world.run(1)
+    assert (world["node-02"].fence is not None) == stays
+
+
+def test_a_fence_that_is_numbered_anew_takes_a_number_that_nobody_else_gets() -> None:
+    world = fleet()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    world.run(1)
+    world.ask(QuarantineAsked("node-03", "by hand"))
+    world["node-02"].disconnect()
+    dial(world, "node-02", 41, None)
+    world.run(1)
+    world.ask(QuarantineAsked("node-04", "by hand"))
+    tokens = [world.view(name).quarantine.fence_token for name in ("node-02", "node-03", "node-04")]
+    assert tokens == [42, 2, 43]
+
+
+# --- who counts -----------------------------------------------------------------------------------
+
+
+def test_who_is_brought_up_to_date_holds_up_nobodys_fence() -> None:
+    """Of two late nodes that are being converged something differs that is not confirmed yet: not many rogues."""
+    world = fleet(settle_s=10.0, lag_grace_s=1.0)
+    late = ("node-06", "node-07")
+    for name in late:
+        world[name].order_s = 60.0
+    world.everywhere("new.txt", file_of("new"), but=late)
+    world.until(lambda: {world.state(name) for name in late} == {"resyncing"})
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.run(8)
+    for name in late:
+        world[name].write("photos", "c.txt", file_of(f"of {name}"))
+    world.until(lambda: world.state("node-02") != "in_rank")
+    assert world.state("node-02") == "quarantined"
+
+
+def test_suspects_of_a_volume_that_only_tells_count_where_many_look_bad_and_wait_for_no_fence() -> None:
+    """Nothing is fenced while it is said that nothing is. Who only is to be told of is told of no fence to wait for."""
+    volumes = [volume_config("docs", on_divergence="alert"), volume_config("photos")]
+    world = FakeWorld(NAMES, volumes).started()
+    for name in ("node-02", "node-03"):
+        world[name].write("docs", "c.txt", file_of(f"of {name}"))
+    world.until(lambda: len(world.incidents("divergence")) == 2)
+    world["node-04"].write("photos", "c.txt", file_of("rogue"))
+    world.run(20)
+    assert [world.view(name).blocked_by for name in NAMES[1:4]] == [None, None, "many_suspects"]
+    assert len(world.incidents("many_suspects", "open")) == 1
+    world["node-03"].disk["docs"] = dict(world["node-01"].disk["docs"])
+    world.until_state("node-04", "quarantined", 5)
+    assert world.incidents("many_suspects", "open") == []
+    world.run(0.1)
+    assert (world.state("node-02"), world.view("node-02").blocked_by) == ("suspect", None)
+
+
+def test_what_a_released_node_differed_in_is_let_go() -> None:
+    world = fleet()
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-02", "quarantined")
+    view = world.fleet._world.nodes["node-02"].view("photos")
+    assert view.seen
+    world.until_state("node-02", "in_rank")
+    assert not view.seen
+
+
+def test_a_release_does_not_make_a_member_of_who_has_not_joined_a_volume() -> None:
+    """After a reject the fence is about what was held. In another volume it has a tree of its own, as who joins has."""
+    files = tree(*(f"d/{number}" for number in range(400)))
+    held = volume_config(policy="any-writer", writers=NAMES, guards=GuardRules(warm_up_s=0.0))
+    volumes = [volume_config("docs", on_lag="wait"), held]
+    world = FakeWorld(NAMES, volumes, {"photos": files})
+    node = world["node-02"]
+    node.write("docs", "c.txt", file_of("another tree"))
+    world.start()
+    world.until(lambda: world.state("node-03") == "in_rank" and world.state("node-02") == "joining")
+    for number in range(200):
+        node.write("photos", f"d/{number}", None)
+    world.until(lambda: bool(world.fleet.hold_ids()))
+    (hold,) = world.fleet.hold_ids()
+    world.ask(RejectAsked(hold))
+    world.until(lambda: world.state("node-02") == "quarantined")
+    world.until(lambda: world.state("node-02") == "joining")
+    assert node.disk["photos"] == files
+    world.run(5)
+    assert (world.state("node-02"), world.incidents("divergence")) == ("joining", [])
+
+
+def test_who_was_released_before_it_scanned_by_other_settings_joins_once_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The settings were changed while it was read back: what it told of is a part of another tree."""
+    files = tree(*(f"d/{number}" for number in range(400)))
+    volume = volume_config(policy="any-writer", writers=NAMES, guards=GuardRules(warm_up_s=0.0))
+    world = FakeWorld(NAMES, [volume], {"photos": files})
+    for agent in world.agents.values():
+        agent.watches = True
+    node, beat = world.started()["node-02"], FakeAgent._beat
+    node.order_s = 5.0
+    for number in range(200):
+        node.write("photos", f"d/{number}", None)
+    world.until(lambda: bool(world.fleet.hold_ids()))
+    world.ask(RejectAsked(*world.fleet.hold_ids()))
+    world.until_state("node-02", "resyncing")
+    monkeypatch.setattr(FakeAgent, "_beat", lambda one, name: None if one is node else beat(one, name))
+    world.configure(replace(world.config, volumes=(replace(world.config.volumes[0], ignore=("*.tmp",)),)))
+    world.until(lambda: world.view("node-02").quarantine is None)
+    node.write("photos", "own.txt", file_of("own"))
+    world["node-01"].write("photos", "new.txt", file_of("new"))
+    world.run(2)
+    assert world.state("node-02") == "joining"
+    assert not world.sent("node-02", wire.Push)
+    assert b"own.txt" not in world["node-01"].disk["photos"]
+    monkeypatch.setattr(FakeAgent, "_beat", beat)
+    world.until(world.in_rank)
+    assert node.disk["photos"] == world["node-01"].disk["photos"]
+
+
+# --- who must have looked -------------------------------------------------------------------------
+
+
+def test_nobody_is_asked_to_look_for_a_verdict_on_itself() -> None:
+    world = FakeWorld(NAMES, [volume_config(scan_interval_s=60.0, on_divergence="alert")])
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 60.0
+    world.started()
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.until(lambda: bool(world.incidents("divergence")), 10)
+    assert not world.sent("node-02", wire.Ask)
+    assert world.sent("node-03", wire.Ask)
+
+
+def test_a_rogue_that_looks_no_more_is_named_all_the_same() -> None:
+    """A verdict waits for the word of the others, and not for that of whom it is about."""
+    world = FakeWorld(NAMES, [volume_config(scan_interval_s=60.0, on_divergence="alert")])
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 60.0
+    world.started()
+    world["node-02"].deaf = True
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.until(lambda: bool(world.incidents("divergence")), 10)
+    assert [one.node for one in world.incidents("divergence")] == ["node-02"]
