@@ -138,6 +138,23 @@ def test_decay_is_told_as_such_also_where_all_is_told_anew(
     assert announced(again) == ()
 
 
+def test_what_had_decayed_and_is_written_later_is_the_nodes_own(
+    tree_dir: Path, scanned: Callable[..., Volume], scrub: Callable[..., Scrubber]
+) -> None:
+    """Bytes that looked like decay, were replaced, and come again as any change does: somebody means them."""
+    (tree_dir / "file").write_bytes(b"what was there: file")
+    volume = scanned()
+    decay(volume, tree_dir / "file", b"what nobody wrot: ile")
+    tour(scrub(volume))
+    volume.announce()
+    assert [one.key for one in announced(volume)] == [b"file"]
+    for content in (b"what was there: file", b"what nobody wrot: ile"):
+        (tree_dir / "file").write_bytes(content)
+        volume.scan()
+    volume.announce()
+    assert announced(volume) == ()
+
+
 def announced(volume: Volume) -> tuple[Decayed, ...]:
     step = volume.pending(0, 1)[0]
     assert isinstance(step, Announce)

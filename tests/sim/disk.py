@@ -165,6 +165,9 @@ class Copy:
         for key, value in changed.items() if cause == "scrub" else ():
             if value is not None and key in self.rows:
                 self.found[key] = (self.rows[key], value)
+        for key, value in changed.items() if cause != "scrub" else ():
+            if key in self.found and self.found[key][1] != value:
+                del self.found[key]
         base, self.rows, self.root = self.root, rows, edited.root
         if base is None or len(changed) > ANNOUNCE_EDITS or len(self.journal) >= JOURNAL_MAX:
             self.announce(wire.MADE_ANEW if base is None else cause, seen_at, 0)

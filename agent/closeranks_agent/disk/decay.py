@@ -12,7 +12,7 @@ what was written as well).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from closeranks_proto.limits import DECAYED_MAX, DECAYED_MAX_BYTES
@@ -26,7 +26,7 @@ ValueOf = Callable[[bytes], "bytes | None"]
 
 
 class Decay:
-    """`note` belongs inside a transaction; `reload` after one that failed."""
+    """`note`, `follow` and `follow_all` belong inside a transaction; `reload` after one that failed."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -46,12 +46,25 @@ class Decay:
             kept[key] = (before if first is None or first[1] != before else first[0], now)
         while len(kept) > DECAYED_MAX or _size(kept) > DECAYED_MAX_BYTES:
             del kept[next(iter(kept))]
-        self._known = kept
-        self._index.set_meta(_META, [[key.hex(), old.hex(), new.hex()] for key, (old, new) in kept.items()])
+        self._keep(kept)
+
+    def follow(self, keys: Iterable[bytes], value_of: ValueOf) -> None:
+        """These may have another entry now: then it is forgotten, and who comes to the same again wrote it."""
+        gone = {key for key in keys if key in self._known and value_of(key) != self._known[key][1]}
+        if gone:
+            self._keep({key: values for key, values in self._known.items() if key not in gone})
+
+    def follow_all(self, value_of: ValueOf) -> None:
+        """The same where any path may."""
+        self.follow(tuple(self._known), value_of)
 
     def among(self, value_of: ValueOf) -> tuple[Decayed, ...]:
         """Those of a tree that still are as they were found, by key."""
         return tuple(Decayed(key, before) for key, (before, _) in sorted(self._standing(value_of).items()))
+
+    def _keep(self, known: dict[bytes, tuple[bytes, bytes]]) -> None:
+        self._known = known
+        self._index.set_meta(_META, [[key.hex(), old.hex(), new.hex()] for key, (old, new) in known.items()])
 
     def _standing(self, value_of: ValueOf) -> dict[bytes, tuple[bytes, bytes]]:
         return {key: values for key, values in self._known.items() if value_of(key) == values[1]}

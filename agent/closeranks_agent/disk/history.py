@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -168,6 +169,8 @@ class History:
                 self.index.write(delta, self._chunk_bytes, self._algorithm.width)
                 if steps and cause == "scrub":
                     self._note_decay(ordered)
+                elif steps:
+                    self._decay.follow(edits, partial(self.tree.lookup, base))
                 if steps and announce:
                     self.journal.announce(
                         base, cause, seen_mono, hands=attribute(ordered, hand_of, sizes).hands
@@ -242,6 +245,7 @@ class History:
         with self.index.database.lock:
             with self._transaction():
                 if force or edited.root != self.root:
+                    self._decay.follow_all(partial(self.tree.lookup, edited.root))
                     self.journal.announce(edited.root, cause, seen_mono, hands=hands)
                     self._set_root(edited.root)
                 self.index.set_meta("unfinished", False)
