@@ -396,6 +396,7 @@ class Session:
                 accepted.edits,
                 self._heard.accepted(volume, accepted.seq),
                 accepted.decayed,
+                accepted.brought,
             ),
             Receipt((self.node, volume, self._hello.agent_id, accepted.seq, accepted.root), durable),
         )

@@ -51,6 +51,9 @@ SNAPSHOT_EDITS = 4096
 # What an announcement names as decayed: no more paths than a commit has, and less than a frame's hundredth.
 DECAYED_MAX = 512
 DECAYED_MAX_BYTES = 128 * KIB
+# Likewise as brought by us: at least what one push has, with what its edits lead to.
+BROUGHT_MAX = 2048
+BROUGHT_MAX_BYTES = 512 * KIB
 SEQ_MAX = 2**62  # of one agent's steps: numbers go on for ever from here, and fit SQLite's
 CREDIT_COMMITS = 16
 # The journal of an agent whose coordinator is away: beyond it, edits give way to one snapshot.

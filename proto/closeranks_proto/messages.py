@@ -152,7 +152,8 @@ class Announce(Message, frozen=True, tag=3):
     """A numbered step whose edits are not sent: the first scan, a mass change, a lost history.
 
     The coordinator asks for the objects that it lacks, then acknowledges. `decayed` names files of this tree whose
-    bytes nobody wrote: a scrub found them so.
+    bytes nobody wrote: a scrub found them so. `brought` names paths that are as a converge or a push has left them, in
+    a step of which the coordinator may not have heard.
     """
 
     volume: Text
@@ -162,6 +163,7 @@ class Announce(Message, frozen=True, tag=3):
     observed_age_ms: Whole
     hands: Many[Hand] = ()
     decayed: Many[Decayed] = ()  # by key
+    brought: Many[bytes] = ()  # keys, in order
 
 
 class Beat(Message, frozen=True, tag=4):

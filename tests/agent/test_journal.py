@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from closeranks_agent.disk import brought
 from closeranks_agent.disk import journal as module
 from closeranks_agent.disk.attributed import Attributed
+from closeranks_agent.disk.brought import announced_keys
 from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.journal import Journal, cut
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, CREDIT_COMMITS
@@ -231,3 +233,57 @@ def test_only_so_many_commits_are_remembered(index: Index) -> None:
         journal.durable()
     assert journal.fresh(0, 99) == []
     assert len(journal.fresh(4, 99)) == CREDIT_COMMITS
+
+
+def test_what_was_brought_is_named_where_all_is_told_anew(index: Index) -> None:
+    """Until somebody has heard it, and as long as it is as it was left."""
+    values: dict[bytes, bytes | None] = {}
+    journal = Journal(index, "v", values_of=lambda _root: values.get)
+
+    def change(key: bytes, value: bytes | None, cause: str) -> None:
+        values[key] = value
+        with index.database.transaction():
+            journal.commit(b"r", b"r", [Edit(key, value)], cause, 1000.0)
+
+    def announced() -> tuple[bytes, ...]:
+        with index.database.transaction():
+            journal.announce(b"r", "scan", 1000.0)
+        (only,) = Journal(index, "v").pending(0, 9)
+        assert isinstance(only, Announce)
+        return only.brought
+
+    change(b"pushed", b"v", "push")
+    change(b"written", b"v", "scan")
+    change(b"removed", None, "converge")
+    change(b"pushed and written", b"v", "push")
+    change(b"pushed and written", b"w", "scan")
+    change(b"seen by a scan alone", b"v", "push")
+    values[b"seen by a scan alone"] = b"w"
+    assert announced() == (b"pushed", b"removed")
+    change(b"later", b"v", "push")
+    change(b"removed", b"v", "scan")
+    assert announced() == (b"later", b"pushed"), "nobody has heard the one before"
+    with index.database.transaction():
+        journal.acknowledge(journal.last_seq)
+    change(b"newest", b"v", "push")
+    assert announced() == (b"newest",)
+
+
+def test_the_newest_of_what_was_brought_are_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[bytes, bytes | None] = {}
+    journal = Journal(index, "v", values_of=lambda _root: values.get)
+    with index.database.transaction():
+        for number in range(6):
+            key = b"%d" % number
+            values[key] = bytes(100)
+            journal.commit(b"r", b"r", [Edit(key, values[key])], "push", 1000.0)
+    for limits, left in (
+        ({"BROUGHT_MAX": 3}, (b"3", b"4", b"5")),
+        ({"BROUGHT_MAX_BYTES": 202}, (b"4", b"5")),
+    ):
+        with monkeypatch.context() as patch:
+            for name, limit in limits.items():
+                patch.setattr(brought, name, limit)
+            with index.database.transaction():
+                journal.announce(b"r", "scan", 1000.0)
+        assert announced_keys(index) == left

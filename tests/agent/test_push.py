@@ -25,7 +25,7 @@ from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.limits import PUSH_GOOD_S
-from closeranks_proto.messages import PushEdit
+from closeranks_proto.messages import Announce, PushEdit
 from peers_in_process import CHUNK, KIB, Nodes, contents_below, describe, fill, nodes_in, sparse
 
 Files = dict[str, bytes | None]
@@ -66,6 +66,19 @@ async def test_a_push_makes_new_changed_and_removed_paths_as_they_are_at_the_sou
         assert nodes.root("n2") == nodes.root("n1")
         kept = contents_below(tmp_path / "n2/.closeranks/trash/items")
         assert {b"old", b"x", b"w", b"f"} <= set(kept)
+
+
+async def test_what_a_push_made_is_named_where_all_is_told_anew(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1", "b": b"1"}, {"a": b"2", "c": b"2"})
+        await nodes.push("n2", "n1")
+        (tmp_path / "n2/c").write_bytes(b"mine")
+        await nodes.scan("n2")
+        volume = nodes.nodes["n2"].volume
+        volume.announce()
+        (step,) = volume.pending(0, 9)
+        assert isinstance(step, Announce)
+        assert step.brought == (b"a", b"b")
 
 
 async def test_a_path_that_is_not_as_the_push_took_it_is_left_alone(tmp_path: Path) -> None:

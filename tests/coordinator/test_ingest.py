@@ -10,7 +10,8 @@ from closeranks_coordinator.core.ingest import Accepted, Ingest, Known, Partial
 from closeranks_proto.content import ChunkList, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
-from closeranks_proto.errors import CodecError, MissingObject
+from closeranks_proto.errors import CodecError, MissingObject, PathError
+from closeranks_proto.limits import BROUGHT_MAX
 from closeranks_proto.messages import Announce, Commit, Decayed, Edit, Resync, Want
 from closeranks_proto.tree import Tree
 
@@ -215,4 +216,12 @@ def test_what_had_decayed_must_have_been_an_entry(before: bytes) -> None:
     world = World()
     told = Announce("photos", 1, world.root, "scan", 0, decayed=(Decayed(b"dir\0file", before),))
     with pytest.raises(CodecError):
+        world.ingest().announce(told)
+
+
+@pytest.mark.parametrize("brought", [(b"dir\0\0file",), tuple(b"%d" % at for at in range(BROUGHT_MAX + 1))])
+def test_what_was_brought_must_be_paths_and_not_too_many(brought: tuple[bytes, ...]) -> None:
+    world = World()
+    told = Announce("photos", 1, world.root, "scan", 0, brought=brought)
+    with pytest.raises((CodecError, PathError)):
         world.ingest().announce(told)

@@ -48,6 +48,30 @@ def test_a_tree_that_is_announced_with_a_push_has_the_writers_own_changes_in_it(
     assert world["node-01"].disk["photos"][key_of("c.txt")] == FILES[key_of("c.txt")]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_push_brought_is_no_change_also_where_it_is_told_anew_to_a_new_process(told: bool) -> None:
+    """The path is absent again as it was when the writer was heard last: nothing else tells that it did not write."""
+    world, writer, path = fleet(), "node-03", "new.txt"
+    world[writer].deaf = True
+    world["node-01"].put("photos", path, file_of("new"))
+    world.until(lambda: key_of(path) in world["node-02"].disk["photos"])
+    world["node-01"].remove("photos", path)
+    world.until(lambda: key_of(path) not in world["node-02"].disk["photos"])
+    world.restart()
+    for agent in world.agents.values():
+        agent.connect()
+    world[writer].deaf = False
+    files = world[writer].disk["photos"]
+    files |= {key_of(path): file_of("new"), key_of("own.txt"): file_of("own")}
+    root = world.node_roots[writer, "photos"] = world.plant(files)
+    brought = (key_of(path),) if told else ()
+    world.event(RootStored(writer, "photos", root, "scan", world.mono, brought=brought))
+    world.until(lambda: same(world) and world.in_rank())
+    found = world["node-01"].disk["photos"]
+    assert found[key_of("own.txt")] == file_of("own"), "what it wrote itself is the truth"
+    assert (key_of(path) in found) is not told
+
+
 def test_a_second_version_that_others_have_stays_though_its_writer_has_lost_it() -> None:
     """Right after a start nobody was compared yet but the writer, on whose disk it is damaged: it is not given up."""
     world = fleet()

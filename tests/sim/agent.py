@@ -317,7 +317,13 @@ class Agent:
                 if isinstance(record, wire.Announce):
                     window.announcing = record.seq
                     told: wire.AgentMessage = wire.Announce(
-                        name, record.seq, record.root, record.cause, age_ms, decayed=record.decayed
+                        name,
+                        record.seq,
+                        record.root,
+                        record.cause,
+                        age_ms,
+                        decayed=record.decayed,
+                        brought=record.brought,
                     )
                 else:
                     told = wire.Commit(

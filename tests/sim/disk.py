@@ -76,6 +76,9 @@ class Copy:
     found: dict[bytes, tuple[bytes, bytes]] = field(
         default_factory=dict
     )  # what a scrub found decayed: (before, now)
+    brought: Values = field(
+        default_factory=dict
+    )  # what the announcement in the journal names: what it was left as
 
     @property
     def first_seq(self) -> int:
@@ -184,7 +187,7 @@ class Copy:
         """
         assert self.root is not None, "what was scanned is announced"
         untold = (one.cause for one in self.journal if one.cause in (wire.MADE_ANEW, wire.PUT_BACK))
-        cause = next(untold, cause)
+        cause, self.brought = next(untold, cause), self._brought()
         self.journal.clear()
         self.seen_at.clear()
         self.last_seq = max(self.last_seq, after) + 1
@@ -193,8 +196,30 @@ class Copy:
             for key, (before, now) in sorted(self.found.items())
             if self.rows.get(key) == now
         )
-        self.journal.append(wire.Announce(self.volume, self.last_seq, self.root, cause, 0, decayed=decayed))
+        told = wire.Announce(
+            self.volume,
+            self.last_seq,
+            self.root,
+            cause,
+            0,
+            decayed=decayed,
+            brought=tuple(sorted(self.brought)),
+        )
+        self.journal.append(told)
         self.seen_at[self.last_seq] = seen_at
+
+    def _brought(self) -> Values:
+        """What in the journal a converge or a push of ours has left as it is."""
+        found: Values = {}
+        for record in self.journal:
+            if isinstance(record, wire.Announce):
+                found = dict(self.brought)
+                continue
+            for edit in record.edits:
+                found.pop(edit.key, None)
+                if record.cause in ("converge", "push"):
+                    found[edit.key] = edit.value
+        return {key: value for key, value in found.items() if self.rows.get(key) == value}
 
     def acknowledge(self, seq: int) -> None:
         self.journal = [one for one in self.journal if one.seq > seq]

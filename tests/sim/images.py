@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from closeranks_proto import messages as wire
 
 from .agent import Kept
-from .disk import Copy, Files
+from .disk import Copy, Files, Values, content_of
 from .people import VOLUME
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Image:
     trash: list[tuple[bytes, bytes]]
     rows: Files
     found: dict[bytes, tuple[bytes, bytes]]
+    brought: Values
     root: bytes | None
     journal: list[wire.Commit | wire.Announce]
     last_seq: int
@@ -68,6 +69,10 @@ class Images:
             agent.lose_index()
         elif what == "rebuilt":
             agent.lose_state()
+        if copy.root is None:
+            agent.forget_decayed(
+                copy
+            )  # also where its index was lost before, and its volume was put back now
         self.time.later((TAKEN_AFTER_S if what == "rebuilt" else 0.5) + 8.0 * self.rng.random(), agent.start)
 
     def _put_back_volume(self, copy: Copy, image: Image, by_somebody: bool) -> None:
@@ -78,17 +83,21 @@ class Images:
         for key in sorted(before.keys() | copy.disk.keys()) if by_somebody else ():
             if before.get(key) != copy.disk.get(key):
                 oracle.rewritten(key, copy.disk.get(key))
+                if key not in copy.decayed:
+                    self.world.taken_over(content_of(copy.disk.get(key)))
 
 
 def _image_of(agent: Agent) -> Image:
     copy = agent.copies[VOLUME]
     return Image(
-        dict(copy.disk), dict(copy.decayed), list(copy.trash), dict(copy.rows), dict(copy.found), copy.root,
-        list(copy.journal), copy.last_seq, dict(copy.seen_at), replace(agent.kept, members=dict(agent.kept.members)),
+        dict(copy.disk), dict(copy.decayed), list(copy.trash), dict(copy.rows), dict(copy.found),
+        dict(copy.brought), copy.root, list(copy.journal), copy.last_seq, dict(copy.seen_at),
+        replace(agent.kept, members=dict(agent.kept.members)),
     )  # fmt: skip
 
 
 def _put_back_state(agent: Agent, copy: Copy, image: Image) -> None:
     copy.rows, copy.root, copy.journal = dict(image.rows), image.root, list(image.journal)
     copy.last_seq, copy.seen_at, copy.found = image.last_seq, dict(image.seen_at), dict(image.found)
+    copy.brought = dict(image.brought)
     agent.kept = replace(image.kept, members=dict(image.kept.members))

@@ -239,7 +239,14 @@ class Oracle:
         return self.holders.get((key, self.values[node].get(key)), (0, float("-inf")))[1]
 
     def learned(self, node: str) -> None:
-        """A person has said that what it has is all there is: it goes on from the truth as it is."""
+        """A person has said that what it has is all there is: it goes on from the truth as it is.
+
+        Where nobody has what the truth has, what it has itself stands, also where that is of long ago.
+        """
+        for key in self.lacking(node) if node in self.roots else ():
+            theirs = content_of(self.truth(key))
+            if theirs and not any(content_of(values.get(key)) == theirs for values in self.values.values()):
+                self.rewritten(key, self.values[node].get(key))
         for key in self.seen:
             self.held.setdefault((node, key), set()).add(content_of(self.truth(key)))
         for value in self.values.get(node, {}).values():

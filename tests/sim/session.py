@@ -174,6 +174,7 @@ class ServerSession:
                 RootStored(
                     self.node, volume, outcome.root, outcome.cause, observed, outcome.hands, outcome.by, outcome.base,
                     outcome.edits, self.heard.accepted(volume, outcome.seq), outcome.decayed,
+                    outcome.brought,
                 ),
                 receipt=Receipt(
                     (self.node, volume), (self.agent_id, outcome.seq, outcome.root),

@@ -26,6 +26,7 @@ from closeranks_proto.messages import MADE_ANEW, Announce, Commit, Decayed, Edit
 from closeranks_proto.tree import Edited, Summary, Tree
 
 from .attributed import HandOf, attribute
+from .brought import ValueOf
 from .database import Damaged
 from .decay import Decay
 from .growth import Growth
@@ -55,7 +56,7 @@ class History:
     ) -> None:
         self.index = _open_index(path, damaged)
         self._decay = Decay(self.index)
-        self.journal = Journal(self.index, volume, decayed_in=self._decayed_in)
+        self.journal = Journal(self.index, volume, decayed_in=self._decayed_in, values_of=self._values_of)
         self.objects = Objects()
         self.root: bytes | None = None
         self.summary: Summary | None = None
@@ -198,7 +199,10 @@ class History:
         self._decay.note(found, lambda key: self.tree.lookup(root, key))
 
     def _decayed_in(self, root: bytes) -> tuple[Decayed, ...]:
-        return self._decay.among(lambda key: self.tree.lookup(root, key))
+        return self._decay.among(self._values_of(root))
+
+    def _values_of(self, root: bytes) -> ValueOf:
+        return lambda key: self.tree.lookup(root, key)
 
     def stow(self, delta: Delta) -> None:
         """Rows only; `found` must follow."""

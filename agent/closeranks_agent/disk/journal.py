@@ -26,6 +26,7 @@ from closeranks_proto.limits import (
 from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Decayed, Edit, Hand
 
 from .attributed import Attributed, Tally
+from .brought import CAUSES, Brought, ValueOf, announced_keys
 from .database import Database
 from .index import Index
 
@@ -78,10 +79,12 @@ class Journal:
         volume: str,
         now: Callable[[], float] = time.monotonic,
         decayed_in: Callable[[bytes], tuple[Decayed, ...]] = lambda _: (),
+        values_of: Callable[[bytes], ValueOf] = lambda _: lambda _: None,
     ) -> None:
-        """`decayed_in` says of the tree with that root what in it nobody wrote."""
+        """`decayed_in` says of the tree with that root what in it nobody wrote, `values_of` gives its entries."""
         self._index = index
         self._decayed_in = decayed_in
+        self._values_of = values_of
         self._database: Database = index.database
         self._volume = volume
         self._now = now
@@ -150,7 +153,7 @@ class Journal:
         `hands` are those of what no commit told yet; they join those of the commits that give way. That this machine
         was put back, or knows nothing of what it told before, is told until somebody has heard it.
         """
-        told = self._told_hands(hands)
+        told, brought = self._told_hands(hands), self._brought()
         untold = self._database.row("SELECT cause FROM journal WHERE cause IN (?, ?)", (MADE_ANEW, PUT_BACK))
         if untold is not None:
             cause = cast(str, untold[0])
@@ -163,6 +166,17 @@ class Journal:
         decayed = [[one.key.hex(), one.before.hex()] for one in self._decayed_in(root)]
         if decayed or self._index.meta(_ANNOUNCED_DECAYED):
             self._index.set_meta(_ANNOUNCED_DECAYED, decayed)
+        brought.note(self._index, self._values_of(root))
+
+    def _brought(self) -> Brought:
+        """What of that which gives way was our own doing."""
+        found = Brought()
+        for cause, edits in self._database.rows("SELECT cause, edits FROM journal ORDER BY seq"):
+            if edits is None:
+                found.announced(self._index)
+            elif found or cause in CAUSES:
+                found.follow(cast(str, cause), _DECODE(cast(bytes, edits)))
+        return found
 
     def _told_hands(self, hands: Sequence[Hand]) -> tuple[Hand, ...]:
         """The most active of all that the journal names and of `hands`."""
@@ -246,7 +260,8 @@ class Journal:
         age_ms = int(self._age_s(seen_mono, seen_wall, boot) * 1000)
         hands, by = ((), ()) if blob is None else _DECODE_HANDS(blob)
         if edits is None:
-            return Announce(self._volume, seq, root, cause, age_ms, hands, self._announced_decayed())
+            brought = announced_keys(self._index)
+            return Announce(self._volume, seq, root, cause, age_ms, hands, self._announced_decayed(), brought)
         assert base_root is not None
         return Commit(self._volume, seq, base_root, root, _DECODE(edits), cause, age_ms, hands, by)
 

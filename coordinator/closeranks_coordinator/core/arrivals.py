@@ -95,6 +95,7 @@ def root_stored(world: World, event: RootStored) -> None:
     view.by_us = ours or decayed
     view.is_commit = event.base is not None and event.base == before
     view.decayed = _decayed(world, view, before, event) if writes else {}
+    view.brought = frozenset(event.brought)
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)
     if ours:

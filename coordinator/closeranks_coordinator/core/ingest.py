@@ -21,7 +21,7 @@ from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.entries import Kind, decode_entry
 from closeranks_proto.errors import CodecError, MissingObject
-from closeranks_proto.limits import DECAYED_MAX
+from closeranks_proto.limits import BROUGHT_MAX, DECAYED_MAX
 from closeranks_proto.messages import Announce, Commit, Edit, Hand, Resync, Want
 from closeranks_proto.paths import check_key
 from closeranks_proto.tree import ObjectSource, Tree
@@ -41,6 +41,7 @@ class Accepted:
     base: bytes | None = None  # these two likewise
     edits: tuple[tuple[bytes, bytes | None], ...] | None = None
     decayed: tuple[tuple[bytes, bytes], ...] = ()  # likewise
+    brought: tuple[bytes, ...] = ()  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,10 @@ class Ingest:
             raise CodecError(f"an announced root of {len(announce.root)} bytes")
         if len(announce.decayed) > DECAYED_MAX:
             raise CodecError(f"an announcement that names {len(announce.decayed)} decayed paths")
+        if len(announce.brought) > BROUGHT_MAX:
+            raise CodecError(f"an announcement that names {len(announce.brought)} paths as brought")
+        for key in announce.brought:
+            check_key(key)
         for one in announce.decayed:
             check_key(one.key)
             decode_entry(one.before, self._algorithm.width)
@@ -187,6 +192,7 @@ class Ingest:
                     ready,
                     announced.hands,
                     decayed=tuple((one.key, one.before) for one in announced.decayed),
+                    brought=announced.brought,
                 )
             ]
         outcomes: list[Outcome] = [Partial(ready)] if ready else []

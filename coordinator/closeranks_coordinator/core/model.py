@@ -129,7 +129,8 @@ class RootStored:
     keys that the step changed the number of their hand in `hands`, from 1; keys that nobody knows the hand of
     are left out. `edits` are all that a proven commit changed of `base`, (key, value), in order; None where the tree
     was announced, or was known already. `heard`: all that the agent had when its session began has come. `decayed`:
-    files of an announced tree that nobody wrote so, with the entries that they had before.
+    files of an announced tree that nobody wrote so, with the entries that they had before. `brought`: paths of it that
+    are as a converge or a push of ours has left them.
     """
 
     node: str
@@ -143,6 +144,7 @@ class RootStored:
     edits: tuple[tuple[bytes, bytes | None], ...] | None = None
     heard: bool = True
     decayed: tuple[tuple[bytes, bytes], ...] = ()
+    brought: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

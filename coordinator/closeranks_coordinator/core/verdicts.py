@@ -115,15 +115,18 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         by_us = view.by_another or (view.by_us and not volume.config.replicated)
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
+        if view.brought:
+            made = _or_brought(made, view.brought)
         if view.decayed:
             made = _or_decayed(made, view.decayed, volume, world.algorithm.width)
-        ours = view.by_us or bool(view.decayed)
+        ours = view.by_us or bool(view.decayed) or bool(view.brought)
         after, touched = world.judge.analyse(volume.history, stand, before, made, ours, not writes, passed)
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
-        view.analysis, view.by_us, view.by_another, view.decayed = after, False, False, {}
+        view.analysis, view.by_us, view.by_another = after, False, False
+        view.decayed, view.brought = {}, frozenset()
         if stored.anew and not after.divergent:
             stored.anew = False
             world.touch("node", node.name)
@@ -227,6 +230,15 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
         )
 
     return made
+
+
+def _or_brought(made: Made, brought: frozenset[bytes]) -> Made:
+    """The same of a tree that was told anew: what its agent had from us counts as that, whenever the truth was so.
+
+    A step of ours may be told when nobody here remembers that it was ordered. Where the path had been absent twice,
+    what was between would be the node's own change.
+    """
+    return lambda key, step: key in brought or made(key, step)
 
 
 def _or_decayed(made: Made, decayed: Mapping[bytes, bytes], volume: Volume, width: int) -> Made:
