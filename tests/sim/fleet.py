@@ -239,11 +239,12 @@ class World:
             hold("last_copy", kept, f"the last copy of {key!r} was removed on {agent.name}")
         if content:
             author = self.authors.get(content)
-            if self.decayed.get(content, b"") not in self.oracles[copy.volume].ever | {b""}:
+            oracle = self.oracles[copy.volume]
+            if self.decayed.get(content, b"") not in (oracle.ever - oracle.undone) | {b""}:
                 author = None  # nobody else has ever had other bytes: what is left of a writer's change is its change
             told = f"{agent.name} got {key!r}, which a rogue on {author} wrote"
             hold("rogue_isolated", author in (None, agent.name), told)
-            dead = (key, content) in self.oracles[copy.volume].dead
+            dead = (key, content) in oracle.dead
             hold("deleted_stays", not dead, f"{key!r} came back on {agent.name}")
 
     def reached(self, agent: Agent, copy: Copy, root: bytes, left: list[bytes]) -> None:

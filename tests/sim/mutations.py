@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "recovery: a late node is converged over what it has changed meanwhile", f"{CORE}/recovery.py",
         'base = root if record.purpose == "lag" else None', "base = None",
-        "--policy any-writer --nodes 5 --faults enospc,cut,slow_link,slow_disk",
+        "--policy any-writer --nodes 5 --faults cut,slow_link,slow_disk,partition",
     ),
     Mutation(
         "votes: a held node founds", f"{CORE}/world.py", "if node.fenced or self.is_muted(node, volume) or not",
@@ -328,7 +328,7 @@ MUTATIONS = (
     Mutation(
         "arrivals: what a writer tells anew is all its own, also what has decayed", f"{CORE}/arrivals.py",
         "view.decayed = dict(event.decayed) if writes else {}",
-        "view.decayed = {}", "--policy any-writer --faults decay,cut,crash",
+        "view.decayed = {}", "--policy any-writer --nodes 3 --faults decay,crash,store_full",
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",

@@ -41,6 +41,11 @@ class Move:
     changes: dict[bytes, tuple[bytes | None, bytes | None]]
     founding: bool
 
+    @property
+    def contents(self) -> set[bytes]:
+        """Of the files that it brought."""
+        return {content_of(new) for _, new in self.changes.values()} - {b""}
+
 
 class Oracle:
     """Of one volume."""
@@ -58,6 +63,7 @@ class Oracle:
         # The same of truths that were given up for a new one: until that is durable they may come back.
         self.given_up: list[tuple[list[Move], Seen, Reached, int]] = []
         self.ever: set[bytes] = set()  # contents that the truth has ever had
+        self.undone: set[bytes] = set()  # of them: those of truths alone that were not durable before a crash
         self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
         self.buried = 0  # of the moves
@@ -109,14 +115,17 @@ class Oracle:
 
     def _undo(self, newest: tuple[int, bytes]) -> None:
         """Go back to when this, by its number and its root, was the truth."""
+        undone: set[bytes] = set()
         while self.moves and (self.moves[-1].order, self.moves[-1].root) != newest:
             move = self.moves.pop()
+            undone |= move.contents
             self.buried = min(self.buried, len(self.moves))
             for key in move.changes:
                 if key in self.seen:
                     self.seen[key].pop()
                     if not self.seen[key]:
                         del self.seen[key]
+        self.undone |= undone.difference(*(one.contents for one in self.moves))
 
     def follow(self) -> None:
         """After a step."""
@@ -284,12 +293,12 @@ class Oracle:
         move = Move(order, root, now, changes, founding=before is None)
         self.last_moves.append(move)
         self.moves.append(move)
+        self.ever |= move.contents
+        self.undone -= move.contents
         for key, (old, new) in changes.items():
             if not self.seen.get(key):
                 self.seen[key] = [(0.0, old)]
             self.seen[key].append((now, new))
-            if content_of(new):
-                self.ever.add(content_of(new))
             for node in self.values:
                 self._reach(node, key)
         self._decided(move, eligible)

@@ -127,6 +127,15 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
         "a writer's file had another mode and then decayed before anybody had heard of either: rot replaced good copies"
     ),
 }
+# The same with these faults alone: (seed, policy, nodes, faults).
+FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
+    (11, "any-writer", 3, "coordinator_crash,crash,decay,power,store_full"): (
+        "a change was the truth for a moment that no restart knew of, and decayed: the check asked for its bytes"
+    ),
+    (11, "any-writer", 3, "cut,decay,put_back"): (
+        "somebody put files back to what had decayed before their image was made: the check took it for a scrub's"
+    ),
+}
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
     11: "a peer left between its question and its answer, and the log told of a fault",

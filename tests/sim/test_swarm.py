@@ -16,7 +16,7 @@ import pytest
 from closeranks_coordinator.core import pace
 from sim.fleet import World
 from sim.invariants import INVARIANTS, Violation, hold, table
-from sim.regressions import FOUND, FOUND_LATER, FOUND_WITH
+from sim.regressions import FOUND, FOUND_AMONG, FOUND_LATER, FOUND_WITH
 from sim.swarm import FAULTS, plan
 
 FIXED = range(1000, 1010)
@@ -41,6 +41,13 @@ def test_a_seed_that_found_something_in_another_fleet_breaks_no_promise(
     seed: int, policy: str, nodes: int
 ) -> None:
     World(plan(seed, policy, nodes)).play()
+
+
+@pytest.mark.parametrize(("seed", "policy", "nodes", "faults"), FOUND_AMONG)
+def test_a_seed_that_found_something_among_chosen_faults_breaks_no_promise(
+    seed: int, policy: str, nodes: int, faults: str
+) -> None:
+    World(plan(seed, policy, nodes, frozenset(faults.split(",")))).play()
 
 
 def test_forty_nodes() -> None:
