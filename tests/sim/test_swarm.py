@@ -16,6 +16,7 @@ import pytest
 from closeranks_coordinator.core import pace
 from sim.fleet import World
 from sim.invariants import INVARIANTS, Violation, hold, table
+from sim.mutations import MUTATIONS, misplaced
 from sim.regressions import FOUND, FOUND_AMONG, FOUND_LATER, FOUND_WITH
 from sim.swarm import FAULTS, plan
 
@@ -121,3 +122,8 @@ def test_the_table_of_invariants_is_what_the_checks_use() -> None:
     assert table().count("\n") == len(INVARIANTS) + 1
     with pytest.raises(Violation, match="token_grows"):
         hold("token_grows", False, "back")
+
+
+def test_every_planted_bug_has_its_place() -> None:
+    """The product moves on; what is planted nowhere is caught by nobody."""
+    assert misplaced(MUTATIONS) == []
