@@ -452,3 +452,24 @@ def test_what_a_node_was_brought_and_has_lost_since_does_not_come_back_before_it
     world["node-01"].put("photos", "other.txt", file_of("other"))
     world.until(lambda: same(world) and world.in_rank())
     assert key_of("other.txt") in node.disk["photos"]
+
+
+def test_a_release_behind_a_fence_does_not_give_up_what_lies_on_one_who_is_away() -> None:
+    """Nobody who is there can give it. It is the truth all the same, and comes back with him."""
+    world = fleet(4)
+    away, fenced = world["node-02"], "node-03"
+    assert not isinstance(world.ask(QuarantineAsked(fenced, "a person looks at it")), str)
+    for name in ("node-01", "node-04"):
+        world[name].deaf = True
+    away.put("photos", "c.txt", file_of("new"))
+    world.run(0.3)
+    away.stop()
+    assert world.ask(ReleaseAsked(fenced)) == "409 not_verified"
+    for name in ("node-01", "node-04"):
+        world[name].deaf = False
+    away.start()
+    world.ask(ResyncAsked(fenced, None, dry_run=False))
+    world.until(lambda: world.view(fenced).quarantine.verified, 120)
+    assert not isinstance(world.ask(ReleaseAsked(fenced)), str)
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    assert world["node-01"].disk["photos"][key_of("c.txt")] == file_of("new")

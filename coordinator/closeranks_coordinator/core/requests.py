@@ -22,7 +22,9 @@ from .model import (
 )
 from .nodes import Node, Volume
 from .records import BaselineRecord
+from .seconds import lies_under_plain_name
 from .shapes import ActionView, BaselineView, VolumeView
+from .words import join
 from .world import World
 
 BASELINES_MAX = 1000
@@ -98,7 +100,7 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
             return Refusal(
                 409, "not_verified",
                 f"{node.name} is not known to equal the truth of {volume.name}. Bring it back first: "
-                f"closeranks resync {node.name}",
+                f"closeranks resync {node.name}{_who_is_away(world, node, volume)}",
             )  # fmt: skip
     drop_recovery(world, node, "an operator released it: nobody has what it would be brought back to")
     for volume in world.concerned(node) if gone else ():
@@ -124,10 +126,30 @@ def _is_gone(world: World, node: Node, volume: Volume) -> bool:
     analysis = node.view(volume.name).analysis
     if analysis is None or not world.compared(node, volume):
         return False
-    roots = [world.nodes[name].volume(volume.name).root for name in recovery.sources_for(world, node, volume)]
+    givers = [world.nodes[name] for name in recovery.sources_for(world, node, volume)]
+    roots = [one.volume(volume.name).root for one in (*givers, *_away(world, node, volume))]
     return all(
-        is_file(truth) and all(root is None or world.tree.lookup(root, key) != truth for root in roots)
+        is_file(truth)
+        and not lies_under_plain_name(world, volume, key)
+        and all(root is None or world.tree.lookup(root, key) != truth for root in roots)
         for key, (_, truth) in analysis.differing.items()
+    )
+
+
+def _away(world: World, node: Node, volume: Volume) -> list[Node]:
+    """Who is silent and not fenced: what it has it brings back with it, and nobody gives it up meanwhile."""
+    members = world.members(volume)
+    return [one for one in members if one is not node and one.session is None and not one.fenced]
+
+
+def _who_is_away(world: World, node: Node, volume: Volume) -> str:
+    """What else to do where only such a one may have what a writer lacks."""
+    away = _away(world, node, volume)
+    if not away or node.name not in volume.config.writers:
+        return ""
+    return (
+        f". What it lacks may lie only on {join([one.name for one in away])}, which is not connected: start the agent "
+        "there. A server that never comes back has to be taken out of coordinator.toml first."
     )
 
 
