@@ -135,7 +135,18 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     (11, "any-writer", 3, "cut,decay,put_back"): (
         "somebody put files back to what had decayed before their image was made: the check took it for a scrub's"
     ),
-}
+    (
+        962000035, "any-writer", 9,
+        "clock,collect,coordinator_crash,crash,cut,eio,freeze,jitter,liar,many_rogues,partition,rogue,second_agent,"
+        "slow_link,store_full",
+    ): "what a push had brought was told anew to a coordinator that was started again: a removed file came back",
+    (23, "any-writer", 5, "cut,decay,partition,put_back"): (
+        "the check took rot that a person had put back, where the index was lost, for what nobody had written"
+    ),
+    (1103191977, "any-writer", 3, "cut,decay,partition,put_back"): (
+        "a person let stand what the last writer had, of long ago: the check took it for what had come back"
+    ),
+}  # fmt: skip
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {
     11: "a peer left between its question and its answer, and the log told of a fault",
