@@ -70,9 +70,7 @@ class Images:
         elif what == "rebuilt":
             agent.lose_state()
         if copy.root is None:
-            agent.forget_decayed(
-                copy
-            )  # also where its index was lost before, and its volume was put back now
+            agent.forget_decayed(copy)  # an index that was lost before
         self.time.later((TAKEN_AFTER_S if what == "rebuilt" else 0.5) + 8.0 * self.rng.random(), agent.start)
 
     def _put_back_volume(self, copy: Copy, image: Image, by_somebody: bool) -> None:
