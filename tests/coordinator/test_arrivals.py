@@ -148,3 +148,17 @@ def test_what_a_node_is_to_become_follows_what_can_not_be_judged() -> None:
     assert core.target(node, volume, "divergence") == volume.truth
     volume.undetermined = frozenset({key_of("c.txt")})
     assert core.target(node, volume, "divergence") == node.volume("photos").root
+
+
+def test_a_record_of_a_volume_does_not_wait_for_a_node_of_the_same_name() -> None:
+    """A node that was not judged yet is written by a later step; the truth that others were told of is not."""
+    world = FakeWorld(["node-01", NODE, "photos"]).started()
+    core = world.fleet._world
+    core.touch("node", "photos")
+    core.touch("volume", "photos")
+    found = core.persist(frozenset({"photos"}))
+    assert found is not None
+    assert [(kind, key) for kind, key, _ in found.records] == [("volume", "photos")]
+    later = core.persist()
+    assert later is not None
+    assert [(kind, key) for kind, key, _ in later.records] == [("node", "photos")]

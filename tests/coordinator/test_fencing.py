@@ -60,6 +60,17 @@ def test_a_fence_that_is_numbered_anew_takes_a_number_that_nobody_else_gets() ->
     assert tokens == [42, 2, 43]
 
 
+def test_a_node_that_comes_back_with_the_fence_on_record_is_not_told_of_it_again() -> None:
+    world = fleet()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    world.run(1)
+    world["node-02"].disconnect()
+    dial(world, "node-02", 1, world["node-02"].fence)
+    assert world.view("node-02").quarantine.acknowledged
+    world.run(1)
+    assert len(world.sent("node-02", wire.Fence)) == 1
+
+
 # --- who counts -----------------------------------------------------------------------------------
 
 
@@ -157,6 +168,18 @@ def test_who_was_released_before_it_scanned_by_other_settings_joins_once_it_has(
     monkeypatch.setattr(FakeAgent, "_beat", beat)
     world.until(world.in_rank)
     assert node.disk["photos"] == world["node-01"].disk["photos"]
+
+
+def test_who_is_fenced_while_it_is_brought_up_to_date_is_told_to_stop() -> None:
+    world = fleet(lag_grace_s=1.0)
+    world["node-02"].order_s = 60.0
+    world.everywhere("new.txt", file_of("new"), but=["node-02"])
+    world.until_state("node-02", "resyncing")
+    world.ask(QuarantineAsked("node-02", "a person looks at it"))
+    world.run(1)
+    assert len(world.sent("node-02", wire.Cancel)) == 1
+    assert world.state("node-02") == "quarantined"
+    assert world.fleet._world.nodes["node-02"].record.recovery is None
 
 
 # --- who must have looked -------------------------------------------------------------------------

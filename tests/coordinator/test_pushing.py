@@ -181,3 +181,35 @@ def test_who_has_lost_its_tree_is_no_source() -> None:
     world["node-03"].connect()
     world.until(lambda: bool(pushes(world, "node-03")))
     assert pushes(world, "node-03")[0].sources == ("node-01",)
+
+
+def test_who_waits_for_what_nobody_can_give_is_pushed_all_else_and_not_converged() -> None:
+    """No order to converge would bring it either, and while one is under way nothing is pushed."""
+    world = fleet()
+    writer, node = world["node-01"], world["node-03"]
+    writer.put("photos", "lost.txt", file_of("lost"))
+    world.until(lambda: bool(pushes(world, "node-03")))
+    writer.disconnect()
+    world.run(20)
+    world["node-02"].put("photos", "other.txt", file_of("other"))
+    world.until(lambda: key_of("other.txt") in node.disk["photos"], 2)
+    assert world.state("node-03") == "lagging"
+    assert not world.sent("node-03", wire.Converge)
+    writer.connect()
+    world.until(lambda: same(world) and world.in_rank())
+
+
+def test_who_comes_back_is_pushed_what_it_missed_and_has_its_grace_from_then_on() -> None:
+    """It was late all the time that it was away: nobody could have brought it on."""
+    world = fleet(lag_grace_s=10.0)
+    node = world["node-03"]
+    node.disconnect()
+    world["node-01"].put("photos", "new.txt", file_of("new"))
+    world.run(20)
+    node.pushes_fail = True
+    node.connect()
+    world.run(2)
+    assert pushes(world, "node-03")
+    node.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank())
+    assert not world.sent("node-03", wire.Converge)

@@ -13,6 +13,7 @@ from closeranks_proto import messages as wire
 from fakeworld import FakeAgent, FakeWorld, file_of, key_of, volume_config
 
 NAMES = tuple(f"node-{number:02d}" for number in range(1, 6))
+ONE = {key_of("only.bin"): file_of("only")}
 
 
 def fleet(**docs: Any) -> FakeWorld:
@@ -88,6 +89,34 @@ def test_who_was_read_back_with_half_a_step_of_the_truth_is_read_back_again_with
     world.until_state("node-02", "in_rank")
     assert len(world.sent("node-02", wire.Verify)) == 2
     assert node.disk == world["node-01"].disk
+
+
+def test_an_order_that_would_take_back_what_the_site_brings_meanwhile_is_cancelled() -> None:
+    """It gets the newest by the site's own copying, before the truth does, while the older is fetched."""
+    world = FakeWorld(NAMES, [volume_config(settle_s=10.0, lag_grace_s=1.0)]).started()
+    node = world["node-02"]
+    node.order_s = 8.0
+    world.everywhere("c.txt", file_of("new"), but=["node-02"])
+    world.until_state("node-02", "resyncing")
+    node.write("photos", "c.txt", file_of("newest"))
+    world.until(lambda: bool(world.sent("node-02", wire.Cancel)), 2)
+    world.everywhere("c.txt", file_of("newest"))
+    world.until(world.in_rank)
+    assert node.trash == []
+
+
+def test_a_suspect_is_no_source_while_anybody_else_is_in_rank() -> None:
+    """It failed an audit: its index says what the truth says, and its disk has other bytes."""
+    world = FakeWorld(NAMES, [volume_config(on_divergence="alert", audit_interval_s=1.0)], {"photos": ONE})
+    world["node-03"].hides.add(key_of("only.bin"))
+    world.started()
+    world.until_state("node-03", "suspect")
+    world["node-05"].order_s = 5.0
+    world.everywhere("new.txt", file_of("new"), but=["node-05"])
+    world.until_state("node-05", "resyncing")
+    world.run(0.1)
+    orders = [one for one in world["node-05"].got if isinstance(one, wire.Converge)]
+    assert [one.sources for one in orders] == [("node-01", "node-02", "node-04")]
 
 
 def test_what_was_decided_while_it_was_read_back_is_brought_to_it_before_its_release() -> None:
