@@ -14,7 +14,7 @@ from closeranks_agent.disk.brought import announced_keys
 from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.journal import Journal, cut
 from closeranks_proto.limits import COMMIT_MAX_BYTES, COMMIT_MAX_EDITS, CREDIT_COMMITS
-from closeranks_proto.messages import Announce, Commit, Edit, Hand
+from closeranks_proto.messages import MADE_ANEW, PUT_BACK, Announce, Commit, Decayed, Edit, Hand
 
 EDIT = Edit(b"a", b"v")
 
@@ -287,3 +287,116 @@ def test_the_newest_of_what_was_brought_are_named(index: Index, monkeypatch: pyt
             with index.database.transaction():
                 journal.announce(b"r", "scan", 1000.0)
         assert announced_keys(index) == left
+
+
+def test_no_run_of_edits_is_empty() -> None:
+    """Also where the first one alone is beyond the bound."""
+    long = Edit(b"k", b"v" * (COMMIT_MAX_BYTES + 1))
+    assert [list(run) for run in cut([long, EDIT])] == [[long], [EDIT]]
+    assert [list(run) for run in cut([EDIT, long])] == [[EDIT], [long]]
+
+
+def test_how_long_it_is_outlives_a_restart(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of many processes has the same bound as one of a single process."""
+    journal = Journal(index, "v")
+    commit(journal, index, b"r0", b"r1")
+    assert Journal(index, "v").bytes == journal.bytes > 0
+    monkeypatch.setattr(module, "JOURNAL_MAX_BYTES", journal.bytes)
+    commit(Journal(index, "v"), index, b"r1", b"r2")
+    assert [type(one) for one in journal.pending(0, 9)] == [Announce]
+
+
+@pytest.mark.parametrize("cause", [MADE_ANEW, PUT_BACK])
+def test_what_became_of_a_machine_is_told_until_somebody_has_heard_it(index: Index, cause: str) -> None:
+    journal = Journal(index, "v")
+    with index.database.transaction():
+        journal.announce(b"r1", cause, 1000.0)
+    with index.database.transaction():
+        journal.announce(b"r2", "scan", 1000.0)
+    (only,) = journal.pending(0, 9)
+    assert (only.root, only.cause) == (b"r2", cause)
+    with index.database.transaction():
+        journal.acknowledge(only.seq)
+        journal.announce(b"r3", "scan", 1000.0)
+    assert [one.cause for one in journal.pending(0, 9)] == ["scan"]
+
+
+def test_steps_of_a_transaction_that_failed_do_not_become_those_of_the_next(index: Index) -> None:
+    """It had more steps than the next one, which is told from memory."""
+    journal = Journal(index, "v")
+
+    def fail() -> None:
+        with index.database.transaction():
+            journal.commit(b"r0", b"r1", [EDIT], "scan", 1000.0)
+            journal.commit(b"r1", b"r2", [EDIT], "scan", 1000.0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    journal.reload()
+    commit(journal, index, b"r0", b"r9")
+    journal.durable()
+    assert journal.fresh(0, 9) == journal.pending(0, 9)
+
+
+def test_steps_that_give_way_in_their_own_transaction_are_not_remembered(index: Index) -> None:
+    journal = Journal(index, "v")
+    with index.database.transaction():
+        journal.commit(b"r0", b"r1", [EDIT], "scan", 1000.0)
+        journal.announce(b"r1", "scan", 1000.0)
+    journal.durable()
+    assert journal.fresh(0, 9) == []
+
+
+def test_what_has_decayed_is_told_by_the_newest_announcement_alone(index: Index) -> None:
+    found = [(Decayed(b"k", b"before"),), ()]
+    journal = Journal(index, "v", decayed_in=lambda _: found.pop(0))
+    for told in ((Decayed(b"k", b"before"),), ()):
+        with index.database.transaction():
+            journal.announce(b"r1", "scan", 1000.0)
+        (only,) = journal.pending(0, 9)
+        assert isinstance(only, Announce)
+        assert only.decayed == told
+
+
+def test_an_announcement_tells_of_hands_that_no_step_has_told_of(index: Index) -> None:
+    hand = Hand(7, "/usr/bin/anna", "anna -x", 1, 1, "anna.service", ("1 /sbin/init",), 2, 3)
+    journal = Journal(index, "v")
+    with index.database.transaction():
+        journal.announce(b"r1", "scan", 1000.0, hands=(hand,))
+    (only,) = journal.pending(0, 9)
+    assert [one.exe for one in only.hands] == [hand.exe]
+
+
+def test_a_number_that_is_skipped_is_never_given(index: Index) -> None:
+    journal = Journal(index, "v")
+    with index.database.transaction():
+        journal.skip(5)
+    for one in (journal, Journal(index, "v")):
+        assert (one.empty, one.first_seq, one.last_seq) == (True, 6, 5)
+    commit(journal, index, b"r0", b"r1")
+    with index.database.transaction():
+        journal.skip(9)
+    for one in (journal, Journal(index, "v")):
+        assert (one.empty, one.first_seq, one.last_seq) == (False, 6, 9), "what is there is still to be told"
+
+
+def test_an_acknowledgement_beyond_the_last_step_hides_no_later_one(index: Index) -> None:
+    journal = Journal(index, "v")
+    commit(journal, index, b"r0", b"r1")
+    with index.database.transaction():
+        journal.acknowledge(40)
+    assert journal.empty
+    commit(journal, index, b"r1", b"r2")
+    assert (journal.empty, journal.first_seq, journal.base_root()) == (False, 2, b"r1")
+
+
+def test_only_so_many_bytes_of_commits_are_remembered(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRESH_MAX_BYTES", 2500)
+    journal = Journal(index, "v")
+    edit = Edit(b"k" * 900, b"v")
+    for number in range(4):
+        with index.database.transaction():
+            journal.commit(b"r%d" % number, b"r%d" % (number + 1), [edit], "scan", 1000.0)
+        journal.durable()
+    assert (journal.fresh(1, 9), [one.seq for one in journal.fresh(2, 9)]) == ([], [3, 4])

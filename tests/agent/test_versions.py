@@ -215,9 +215,13 @@ def test_a_replaced_file_that_is_written_while_it_is_read_did_not_rest(
         return found
 
     monkeypatch.setattr(module.EntryReader, "_read_chunks", written)
-    _replace(tree_dir, os.urandom(2 * MIB))
+    content = os.urandom(2 * MIB)
+    _replace(tree_dir, content)
     volume.look(LOOK, {})
     assert _committed(volume) == told
+    assert volume.versions.read(NAME, 0, MIB, content[:MIB].__eq__) is None, (
+        "it takes no room from those that did"
+    )
 
 
 def test_a_copy_is_made_anew_where_the_file_was_written_while_it_was_copied(
@@ -241,3 +245,17 @@ def test_a_copy_is_made_anew_where_the_file_was_written_while_it_was_copied(
     volume.look(LOOK, {})
     assert len(calls) > 1
     assert _kept(volume, _committed(volume)) == (tree_dir / "hot.bin").read_bytes()
+
+
+def test_a_version_that_comes_again_is_kept_once(volume: Volume, tree_dir: Path) -> None:
+    """Its descriptor before is closed: what is not counted is let go of by nobody."""
+    content = os.urandom(2 * MIB)
+    _replace(tree_dir, os.urandom(2 * MIB))
+    volume.look(LOOK, {})
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4):
+        _replace(tree_dir, content)
+        volume.look(LOOK, {})
+    assert _kept(volume, _committed(volume)) == content
+    volume.versions.clear()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1018,3 +1018,93 @@ def test_a_private_directory_that_was_removed_is_made_again(volume: Volume, tree
     subprocess.run(["rm", "-rf", str(tree_dir / ".closeranks")], check=True)
     volume.scan()
     assert (tree_dir / ".closeranks" / "stage").is_dir()
+
+
+# --- history -------------------------------------------------------------------------------------
+
+
+def test_what_is_forgotten_is_told_to_nobody_and_its_numbers_are_not_given_again(
+    volume: Volume, tree_dir: Path, make_volume: MakeVolume
+) -> None:
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    history = volume.history
+    assert [one.seq for one in history.fresh(1, 9)] == [2]
+    with history.index.database.transaction():
+        history.index.set_meta("unfinished", True)
+    history.forget()
+    assert (history.pending(0, 9), history.fresh(1, 9), history.journal.empty) == ([], [], True)
+    volume.close()
+    again = make_volume()
+    assert (again.root, again.last_seq, again.history.unfinished) == (None, 2, False)
+
+
+def test_who_heard_what_the_files_had_come_to_goes_on_from_there(
+    snapshot: Path, tmp_path: Path, make_volume: MakeVolume
+) -> None:
+    """It is announced once, and not with each session for ever."""
+    put_back(tmp_path / "state", snapshot)
+    again = make_volume()
+    again.scan()
+    again.announce(4)
+    again.acknowledge(again.last_seq)
+    assert again.follows(again.last_seq, again.root)
+    again.close()
+    again = make_volume()
+    assert again.follows(again.last_seq, again.root)
+
+
+def test_a_number_below_ours_does_not_say_that_we_were_heard(tree_dir: Path, make_volume: MakeVolume) -> None:
+    """It was given by the index before: what this one begins with is no sign of an older state."""
+    plant(tree_dir)
+    volume = make_volume()
+    volume.scan()
+    volume.acknowledge(0)
+    assert not volume.went_back(7, b"root")
+    volume.acknowledge(1)
+    assert volume.went_back(7, b"root")
+
+
+def test_a_chunk_list_stays_while_a_step_is_not_acknowledged_or_somebody_reads_a_root(
+    volume: Volume, tree_dir: Path
+) -> None:
+    history = volume.history
+    for content in (b"n" * 10_000, b"m" * 10_000):
+        (tree_dir / "d" / "e" / "long").write_bytes(content)
+        volume.scan()
+    lists = history.index.orphan_bytes()
+    assert lists > 0
+    volume.acknowledge(2)
+    assert history.index.orphan_bytes() == lists, "a coordinator may still ask for it"
+    assert volume.root is not None
+    root = volume.root
+    history.objects.pin(root)
+    volume.acknowledge(3)
+    assert history.index.orphan_bytes() == lists
+    history.objects.unpin(root)
+    (tree_dir / "x").write_bytes(b"now")
+    volume.scan()
+    volume.acknowledge(4)
+    assert history.index.orphan_bytes() == 0
+
+
+def test_rows_that_were_stowed_before_a_kill_are_no_damage(
+    volume: Volume, make_volume: MakeVolume, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = volume.root
+    volume.history.stow(Delta(rows={b"new": a_file(b"new")}))
+    volume.close()
+    again = make_volume()
+    assert again.root not in (None, before)
+    assert [type(one) for one in again.history.journal.pending(1, 9)] == [Announce]
+    assert "do not give the root" not in caplog.text
+    assert not again.history.unfinished
+
+
+def test_a_root_is_announced_again_where_that_is_asked_for(volume: Volume) -> None:
+    root = volume.root
+    volume.history.found("scan", time.monotonic())
+    assert volume.last_seq == 1, "it is the same"
+    volume.history.found("scan", time.monotonic(), force=True)
+    (only,) = volume.history.pending(1, 9)
+    assert (type(only), only.root) == (Announce, root)
