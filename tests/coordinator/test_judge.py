@@ -280,3 +280,12 @@ def test_who_stands_as_another_does_but_met_the_truth_on_its_way_is_not_taken_fo
     assert set(another.regressed) == {b"a"}
     found, _ = bench.judge.analyse(bench.history, stand, first, passed=Passed({b"a": None}))
     assert (set(found.lagging), found.divergent) == ({b"a"}, 0)
+
+
+def test_own_is_what_differs_and_is_not_late() -> None:
+    """Asked of paths that a step touched: of those that are the truth's by now, too."""
+    bench = Bench({b"a": OLD, b"b": OLD, b"c": OLD}, {b"a": NEW, b"b": OLD, b"c": OLD})
+    files = {b"a": OLD, b"b": OLD, b"c": OTHER}
+    found = bench.look(files, {b"a": OLD, b"b": OLD, b"c": OLD})
+    assert [found.is_own(key) for key in (b"a", b"b", b"c")] == [False, False, True]
+    assert list(found.own_keys()) == [b"c"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from closeranks_coordinator.core import pushing
 from closeranks_coordinator.core.model import RootStored
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
@@ -158,11 +159,12 @@ def test_what_a_writer_was_seen_to_have_held_is_durable_with_the_merge() -> None
     assert len(world.fleet.conflicts("photos")) == 1
 
 
-@pytest.mark.parametrize("second", ["x", "x/a"])
+@pytest.mark.parametrize(("second", "edits_max"), [("x", 100), ("x/a", 100), ("x/a", 1)])
 def test_what_came_first_is_brought_to_its_path_once_the_second_version_lies_under_its_conflict_name(
-    second: str,
+    second: str, edits_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else has the second one yet. Of a directory that is all that lies in it."""
+    """Nobody else has the second one yet. Of a directory that is all that lies in it, which may take several pushes."""
+    monkeypatch.setattr(pushing, "PUSH_MAX_EDITS", edits_max)
     world = fleet()
     first, loser = world["node-01"], world["node-02"]
     first.put("photos", "x", file_of("first"))
@@ -174,11 +176,16 @@ def test_what_came_first_is_brought_to_its_path_once_the_second_version_lies_und
     (found,) = world.fleet.conflicts("photos")
     assert found.loser == loser.name
     kept = key_of(found.kept_path or "") + key_of(second)[1:]
+    if edits_max == 1:
+        world.until(lambda: key_of(found.kept_path or "") in loser.disk["photos"])
+        loser.pushes_fail = True  # what is left is chosen anew
+        world.run(1)
+        loser.pushes_fail = False
     world.until(lambda: loser.disk["photos"].get(key_of("x")) == file_of("first"))
     pushes = [one for one in loser.got if isinstance(one, wire.Push)]
     keys = [
         {edit.key for edit in push.edits} for push in pushes[1:]
     ]  # the first was made before the conflict
-    placed = next(at for at, one in enumerate(keys) if kept in one)
+    placed = max(at for at, one in enumerate(keys) if kept in one)
     assert not any(key == b"x" or key.startswith(b"x\0") for one in keys[: placed + 1] for key in one)
     assert loser.disk["photos"][kept] == file_of("second")
