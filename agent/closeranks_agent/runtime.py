@@ -21,7 +21,7 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import ProtocolError, UserError
 from closeranks_proto.messages import Member
 
-from .config import AgentConfig
+from .config import AgentConfig, AgentVolumeConfig
 from .disk.records import ScanReport
 from .disk.volume import Volume
 from .fence import FenceGate
@@ -282,10 +282,15 @@ class Agent:
             return
         fixed = [key for key in FIXED_KEYS if getattr(fresh, key) != getattr(self.config, key)]
         before, after = ({one.name: one for one in config.volumes} for config in (self.config, fresh))
-        fixed += [f"[[volume]] {name}" for name in before if after.get(name, before[name]) != before[name]]
+        fixed += [
+            f"{key} of [[volume]] {name}"
+            for name, one in before.items()
+            for key in AgentVolumeConfig.__slots__
+            if getattr(after.get(name, one), key) != getattr(one, key)
+        ]
         if fixed:
             log.error(
-                "configuration not changed: %s can not change while the agent runs; restart it",
+                "configuration not changed: %s can not change while the agent runs; restart it, or put back what was there",
                 ", ".join(fixed),
             )
             return

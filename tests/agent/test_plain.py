@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -388,6 +389,57 @@ def test_a_manifest_with_impossible_figures_is_refused_in_words(
     place.write_text(whole.replace(old, new, 1))
     with pytest.raises(UserError, match=text):
         run("compare", place, tmp_path / "tree")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"digest":"', '"digest":"zz', "its digest must have 32 digits of 0-9 and a-f"),
+        ('"size":1000', '"size":99999999999999999999', "no path has such a number: size 99999999999999999999"),
+        ('"size":1000', '"size":-1', "no path has such a number: size -1"),
+        ('"mode":"0644"', '"mode":"0648"', "its mode must have four digits of 0-7, and is '0648'"),
+        ('"path":"d/11"', '"path":"d/1"', "its path does not come behind that of the line before"),
+        ('"path":"d/1"', '"path":"d/../1"', "which is not allowed"),
+        ('"path":"d/1"', '"path":"d/1', "this is no line of a manifest"),
+    ],
+)
+def test_a_damaged_manifest_is_told_in_plain_words_with_its_line_and_the_way_out(
+    tmp_path: Path, run: Callable[..., Said], old: str, new: str, why: str
+) -> None:
+    plant(tmp_path / "tree")
+    (tmp_path / "tree/d/1").chmod(0o644)
+    place = tmp_path / "m"
+    run("hash", tmp_path / "tree", "--manifest", place)
+    first, rest = place.read_text().split("\n", 1)
+    assert old in rest
+    place.write_text(f"{first}\n{rest.replace(old, new, 1)}")
+    with pytest.raises(UserError) as caught:
+        run("compare", place, tmp_path / "tree")
+    told = str(caught.value)
+    assert re.match(rf"{place} is damaged, line \d+: .*", told)
+    assert why in told
+    assert told.endswith("make it anew with `closeranks hash DIR --manifest FILE`")
+
+
+def test_a_manifest_that_was_cut_off_is_told_so(tmp_path: Path, run: Callable[..., Said]) -> None:
+    plant(tmp_path / "tree")
+    place = tmp_path / "m"
+    run("hash", tmp_path / "tree", "--manifest", place)
+    place.write_bytes(place.read_bytes()[:-10])
+    with pytest.raises(UserError, match="line 36: it ends in the middle of a line.*make it anew with"):
+        run("compare", place, tmp_path / "tree")
+
+
+def test_a_pipe_that_nobody_reads_any_more_is_not_the_directorys_fault(
+    tmp_path: Path, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    plant(tmp_path / "tree")
+    monkeypatch.setattr(hashing, "write_manifest", closed)
+    with pytest.raises(BrokenPipeError):
+        run("hash", tmp_path / "tree", "--manifest", "-")
 
 
 # --- what is no part of a root -------------------------------------------------------------------

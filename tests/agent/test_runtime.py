@@ -92,6 +92,25 @@ async def test_a_volume_that_goes_and_comes_again_elsewhere_is_opened_there(worl
         )
 
 
+async def test_a_key_that_can_not_change_while_the_agent_runs_is_named(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, other = world.base / "agent.toml", world.base / "other"
+    other.mkdir()
+    async with world.agent() as agent:
+        await connected(world)
+        before = agent.config
+        text = file.read_text()
+        file.write_text(text.replace(f'"{world.tree}"', f'"{other}"'))
+        agent.reread()
+        assert agent.config is before
+        file.write_text(text)
+    assert (
+        "configuration not changed: path of [[volume]] photos can not change while the agent runs; restart it"
+        in caplog.text
+    )
+
+
 async def test_a_repeated_order_is_answered_and_hooked_once(world: World) -> None:
     async with world.agent(hooks(world.base)):
         talk = await connected(world)

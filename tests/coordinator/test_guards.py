@@ -220,6 +220,21 @@ def test_a_checkout_of_five_thousand_files_flows_after_an_observation() -> None:
     assert not held(world)
 
 
+def test_a_burst_that_is_observed_is_seen_and_spreads_after_no_longer_a_rest_than_was_said() -> None:
+    world = writing(rules=replace(WARM, observe_files_s=10))
+    assert world.volume("n1").rest_s is None
+    for number in range(20):
+        world["n1"].disk["photos"][key_of(f"d2/new{number}")] = file_of(number)
+    commit(world, "n1")
+    world.run(0.5)
+    assert truth(world) == TREE
+    rest_s = world.volume("n1").rest_s
+    assert rest_s is not None
+    assert world.volume("n2").rest_s is None
+    assert world.until(lambda: truth(world) != TREE) <= rest_s
+    assert world.volume("n1").rest_s is None
+
+
 def test_a_burst_that_goes_on_flows_without_waiting_once_it_was_observed() -> None:
     world = writing(rules=replace(WARM, observe_files_s=10))
     waits: list[bool] = []

@@ -667,7 +667,9 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
     kept, refused = await fill(store)
     assert kept
     assert not any(store.has(digest) for digest in refused)
-    with pytest.raises(StoreFull, match="no room left"):
+    with pytest.raises(
+        StoreFull, match=f"^there is no room left for the coordinator's state in {small_disk}, so "
+    ):
         await store.write(Batch(objects=refused))
     assert all(store.object(digest) == body for digest, body in kept.items())
     assert store.counts().queued_bytes == 0

@@ -113,6 +113,37 @@ def test_unreachable_covers_the_state_and_the_fence_stays() -> None:
     assert (view.state, view.connected, view.quarantine.reason) == ("unreachable", False, "by hand")
 
 
+def test_what_load_balancers_are_told_stands_with_every_node() -> None:
+    world = FakeWorld(NAMES).started()
+
+    def told() -> list[bool]:
+        one_by_one = [world.view(name).in_service for name in NAMES]
+        assert [node.in_service for node in world.fleet.fleet_view(world.now()).nodes] == one_by_one
+        assert [code == 200 for code in lb(world)] == one_by_one
+        return one_by_one
+
+    assert told() == [True] * 5
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    assert told() == [True, False, True, True, True]
+    for name in NAMES[2:]:
+        world[name].stop()
+    world.run(40)
+    assert told() == [True, False, True, True, True], "of more than half only who is fenced"
+
+
+def test_a_volume_that_its_agent_has_not_any_more_is_not_compared_and_not_in_rank() -> None:
+    world = FakeWorld(NAMES, [volume_config(), volume_config(name="docs")]).started()
+    world["node-03"].stop()
+    assert not world.volume("node-03", "docs").compared, "it is not connected"
+    del world["node-03"].disk["docs"]
+    world["node-03"].start()
+    world.run(3)
+    view = world.fleet.fleet_view(world.now())
+    assert [held.name for node in view.nodes for held in node.volumes if not held.compared] == ["docs"]
+    assert {one.name: one.in_rank_nodes for one in view.volumes} == {"docs": 4, "photos": 5}
+    assert "node-03 has no volume docs" in world.view("node-03").waiting
+
+
 # --- fleet and volumes ----------------------------------------------------------------------------
 
 

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
                 found = _file(path, how)
             else:
                 raise OSError(0, "neither a directory nor a regular file")
+        except BrokenPipeError:
+            raise  # nobody reads what is written any more: nothing is wrong with the directory
         except OSError as error:
             say(f"{escape(path)}: {error.strerror or error}")
             code = IMPOSSIBLE

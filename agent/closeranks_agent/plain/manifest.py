@@ -7,7 +7,6 @@ the root again from its lines: one that was cut off or edited is not believed.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,10 @@ from .snapshot import How, Snapshot, no_source
 
 VERSION: Final = 1
 LINE_MAX_BYTES: Final = 4 << 20
+NUMBERS: Final = {"size": (0, 2**64), "owner": (0, 2**32), "mtime_ns": (-(2**63), 2**63)}  # from, and below
 _KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
+_HEX: Final = frozenset("0123456789abcdef")
+_OCTAL: Final = frozenset("01234567")
 _BY_NAME: Final = {name: kind for kind, name in _KINDS.items()}
 
 
@@ -151,7 +153,7 @@ class Manifest:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every (key, value), keys ascending. Raises UserError where the file is not what it was."""
-        return _items(self.place)
+        return _items(self.place, self.how.algorithm.width)
 
 
 def read_manifest(place: Path) -> Manifest:
@@ -176,50 +178,92 @@ def read_manifest(place: Path) -> Manifest:
         raise UserError(f"{name} was made by settings that no volume has: {error}") from error
     try:
         left_out = frozenset(check_key(key_of(unescape(path))) for path, _ in header.left_out)
-        summary = Tree(how.algorithm, no_source).build(_items(place)).summary
+        summary = Tree(how.algorithm, no_source).build(_items(place, how.algorithm.width)).summary
     except UserError:
         raise
     except CloseranksError as error:
-        raise UserError(f"{name} is damaged: {error}") from error
+        raise _damaged(place, str(error)) from error
     if summary.root.hex() != header.root:
-        raise UserError(f"{name} is damaged: its lines lead to the root {summary.root.hex()}")
+        raise _damaged(
+            place,
+            f"its lines lead to the root {summary.root.hex()}, and not to that of its first line: one of them was changed, "
+            "or is missing",
+        )
     stated = header.entries, header.files, header.bytes
     if stated != (summary.entries, summary.files, summary.bytes) or header.left_out_count < len(
         header.left_out
     ):
-        raise UserError(f"{name} is damaged: its first line counts other entries than follow")
+        raise _damaged(place, "its first line counts other entries than follow")
     return Manifest(place, how, header, left_out)
 
 
-def _items(place: Path) -> Iterator[tuple[bytes, bytes]]:
+def _damaged(place: Path, why: str, line: int | None = None) -> UserError:
+    """What is wrong with a manifest, and the way out."""
+    where = "" if line is None else f", line {line}"
+    return UserError(
+        f"{escape(bytes(place))} is damaged{where}: {why}. It is not what was written: make it anew with `closeranks hash "
+        "DIR --manifest FILE`"
+    )
+
+
+def _items(place: Path, width: int) -> Iterator[tuple[bytes, bytes]]:
     decode = msgspec.json.Decoder(Line).decode
+    before = b""
     with place.open("rb") as file:
         file.readline(LINE_MAX_BYTES)
-        for number, text in enumerate(iter(lambda: file.readline(LINE_MAX_BYTES), b""), 2):
+        for number, read in enumerate(iter(lambda: file.readline(LINE_MAX_BYTES), b""), 2):
             try:
-                if len(text) == LINE_MAX_BYTES:
-                    raise UserError(f"more than {LINE_MAX_BYTES} bytes")
-                line = decode(text)
-                yield key_of(unescape(line.path)), encode_entry(_entry(line))
-            except (msgspec.MsgspecError, ValueError, OverflowError, struct.error, CloseranksError) as error:
-                raise UserError(f"{escape(bytes(place))}, line {number}: {error}") from error
+                if not read.endswith(b"\n"):
+                    raise UserError("it ends in the middle of a line, or the line is longer than any path's")
+                line = decode(read)
+                key, value = check_key(key_of(unescape(line.path))), encode_entry(_entry(line, width))
+                if key <= before:
+                    raise UserError("its path does not come behind that of the line before")
+            except msgspec.MsgspecError as error:
+                raise _damaged(place, "this is no line of a manifest", number) from error
+            except OverflowError as error:  # all numbers were looked at: these are lengths
+                text = "its extended attributes are longer than any path's"
+                raise _damaged(place, text, number) from error
+            except CloseranksError as error:
+                raise _damaged(place, str(error), number) from error
+            yield key, value
+            before = key
 
 
-def _entry(line: Line) -> Entry:
+def _entry(line: Line, width: int) -> Entry:
+    """The entry, well formed. Raises UserError, PathError for what none can be."""
     kind = _BY_NAME.get(line.kind)
     if kind is None:
         raise UserError(f"unknown kind {line.kind!r}; known are {', '.join(_BY_NAME)}")
     target = unescape(line.target or "")
+    owner = () if line.owner is None else line.owner
+    mtime = () if line.mtime_ns is None else (line.mtime_ns,)
+    for name, values in (("size", (line.size,)), ("owner", owner), ("mtime_ns", mtime)):
+        least, below = NUMBERS[name]
+        if not all(least <= value < below for value in values):
+            raise UserError(f"no path has such a number: {name} {', '.join(map(str, values))}")
     return Entry(
         kind,
         len(target) if kind is Kind.SYMLINK else line.size,
-        bytes.fromhex(line.digest),
-        None if line.mode is None else int(line.mode, 8),
+        _digest(line.digest, width if kind is Kind.FILE else 0),
+        None if line.mode is None else _mode(line.mode),
         target,
         line.owner,
         line.mtime_ns,
         None if line.xattrs is None else tuple(_bytes_of(line.xattrs)),
     )
+
+
+def _digest(text: str, width: int) -> bytes:
+    if len(text) != 2 * width or not _HEX.issuperset(text):
+        raise UserError(f"its digest must have {2 * width} digits of 0-9 and a-f, and nothing else")
+    return bytes.fromhex(text)
+
+
+def _mode(text: str) -> int:
+    if not 0 < len(text) <= 4 or not _OCTAL.issuperset(text):
+        raise UserError(f"its mode must have four digits of 0-7, and is {text!r}")
+    return int(text, 8)
 
 
 def _bytes_of(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[bytes, bytes]]:

@@ -11,8 +11,9 @@ from closeranks_proto import programs
 from closeranks_proto.parts import OUTSIDE
 
 from ..core.shapes import HandView, NodeView, NodeVolumeView
+from ..core.words import join
 from .client import Api, segment
-from .reasons import next_steps, progress_text
+from .reasons import next_steps, out_of_service, progress_text
 from .screen import BAD, CARE, FAINT, Cell, Screen
 from .scrub import print_scrub
 from .session import OK, asking, now_ms, open_api
@@ -20,6 +21,7 @@ from .status import STATE_STYLES
 from .words import NONE, age, count, plural, short_root, size, span
 
 WRITERS_SHOWN = 5
+AWAY_NAMED = 20
 
 
 class NodePage(msgspec.Struct):
@@ -48,7 +50,8 @@ def nodes(args: argparse.Namespace, screen: Screen) -> int:
     elif args.json:
         screen.raw_json(api.get("/api/v1/nodes", {"limit": "1000"}))
     else:
-        rows = [_row(node, now_ms(api)) for node in _all_nodes(api)]
+        every = list(_all_nodes(api))
+        rows = [_row(node, now_ms(api)) for node in every]
         headers = (
             "NODE",
             "STATE",
@@ -62,6 +65,10 @@ def nodes(args: argparse.Namespace, screen: Screen) -> int:
             "ADDRESS",
         )
         screen.table(headers, rows, ("ADDRESS", "ROOT", "FILES", "FOR"))
+        away = [node.node for node in every if not node.in_service]
+        if away:
+            screen.line()
+            screen.line(f"{join(away, AWAY_NAMED)}  {out_of_service(away)}", CARE)
     return OK
 
 
@@ -111,6 +118,8 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
     )
     screen.line(f"  contact    {contact}")
     screen.line(f"  address    {node.address or NONE}")
+    if not node.in_service:
+        screen.line(f"  serves     no, {out_of_service([node.node])}", CARE)
     if node.blocked_by is not None:
         screen.line(f"  blocked by {node.blocked_by}", CARE)
     if node.waiting is not None:

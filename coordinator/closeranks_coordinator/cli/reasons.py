@@ -10,6 +10,7 @@ PHASES = {
     "install": "putting files in their places", "verify": "reading everything back from disk",
     "settle": "equal to the truth; waiting whether it stays so",
 }  # fmt: skip
+ACCUSED_IN = ("divergence", "regression", "audit")  # incidents that make a suspect
 BLOCKED = {
     "max_quarantined": "waits for its fence: as many as max_quarantined are fenced already",
     "many_suspects": "not fenced: too many differ at once (many_suspects)",
@@ -48,9 +49,16 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
     if node.state == "unreachable" and not node.connected and not told_silent:
         last = f"last heard {age(node.last_contact, now)} ago" if node.last_contact else "never heard of yet"
         found.append(f"no contact: {last}")
+    if not node.in_service:
+        found.append(out_of_service([node.node]))
     if node.blocked_by is not None:
         found.append(BLOCKED.get(node.blocked_by, f"waits, held back by {node.blocked_by}"))
     return found
+
+
+def out_of_service(nodes: list[str]) -> str:
+    """What load balancers are told of these nodes."""
+    return f"out of service: /lb/{nodes[0] if len(nodes) == 1 else 'NODE'} answers 503"
 
 
 def _differences(volume: NodeVolumeView) -> list[str]:
@@ -95,11 +103,9 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
         case "suspect" if node.blocked_by == "many_suspects":
             return [*look, "closeranks incidents   (why nothing is fenced while so many differ)"]
         case "suspect":
-            differing = [volume.name for volume in node.volumes if volume.differing_paths]
-            volume = differing[0] if differing else node.volumes[0].name if node.volumes else "VOLUME"
             return [
                 *look,
-                f"closeranks diff {volume} {name}",
+                f"closeranks diff {_suspected(node, incidents)} {name}",
                 f"closeranks resync {name}   (fences it, then converges)",
             ]
         case "quarantined":
@@ -134,6 +140,14 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             ]
         case _:
             return look
+
+
+def _suspected(node: NodeView, incidents: list[IncidentView]) -> str:
+    """The volume to look at: that of its incident, else where it has a difference of its own, else where it has any."""
+    accused = [one.volume for one in incidents if one.volume is not None and one.kind in ACCUSED_IN]
+    own = [one.name for one in node.volumes if (one.differing_paths or 0) > (one.lagging_paths or 0)]
+    differing = [one.name for one in node.volumes if one.differing_paths]
+    return next(iter([*accused, *own, *differing, *(one.name for one in node.volumes)]), "VOLUME")
 
 
 def progress_text(progress: dict[str, int | str]) -> str:

@@ -13,13 +13,14 @@ import msgspec
 
 from closeranks_proto.lines import shortened
 
-from ..core.shapes import FleetView, IncidentView, NodeView, VolumeView
+from ..core.shapes import FleetView, IncidentView, NodeView, NodeVolumeView, VolumeView
 from ..core.words import join
 from .client import Api, NotAsked, Refused
+from .headline import NODES_NAMED, all_in_rank, is_unpinned, print_headline
 from .reasons import next_steps, reasons
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
-from .words import NONE, age, allowance, count, plural, short_root, size, span
+from .words import NONE, age, allowances, count, plural, short_root, size, span
 
 STATE_STYLES = {
     "in_rank": GOOD, "joining": CARE, "lagging": CARE, "suspect": BAD, "quarantined": BAD, "resyncing": CARE,
@@ -39,8 +40,8 @@ _URGENCY = (
 
 _NO_VOTE = ("quarantined", "resyncing", "verifying", "unreachable", "joining")
 CARES_SHOWN = 5
+VOLUMES_NAMED = 5
 OUTSIDERS_SHOWN = 20
-NODES_NAMED = 5
 NO_REASON = ("conflict",)  # incidents for which no node leaves the ranks
 UNREAD = ("unreadable", "too_large")
 PATH_WIDTH = 120
@@ -69,28 +70,18 @@ def status(args: argparse.Namespace, screen: Screen) -> int:
         screen.raw_json(body)
     else:
         open_incidents = _open_incidents(api, screen)
-        _print_verdict(screen, fleet)
+        print_headline(screen, fleet, open_incidents)
         _print_outsiders(screen, fleet, open_incidents, now)
         _print_volume_troubles(screen, fleet, open_incidents, now)
         _print_cares(screen, fleet)
         _print_also_open(screen, fleet, open_incidents)
-        for one in fleet.allowed:
-            screen.line(allowance(one), CARE)
+        if fleet.allowed:
+            screen.line(allowances(fleet.allowed), CARE)
         screen.line()
         _print_volumes(screen, fleet)
         screen.line()
         _print_nodes(screen, fleet, now)
     return OK if all_in_rank(fleet) else FOUND
-
-
-def all_in_rank(fleet: FleetView) -> bool:
-    """Stricter than the answer's own word: an error is not a pass, and silence is not agreement."""
-    return (
-        fleet.in_rank
-        and fleet.coverage.compared >= fleet.coverage.expected
-        and all(node.state == "in_rank" for node in fleet.nodes)
-        and not any(volume.undetermined or volume.truth_root is None for volume in fleet.volumes)
-    )
 
 
 def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
@@ -101,32 +92,6 @@ def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
     except (NotAsked, Refused) as error:
         screen.say(f"warning: the incidents could not be read: {error}")
         return []
-
-
-def _print_verdict(screen: Screen, fleet: FleetView) -> None:
-    total = len(fleet.nodes)
-    if all_in_rank(fleet):
-        screen.line(f"All {plural(total, 'node')} in rank.", GOOD)
-        return
-    outside = [node for node in fleet.nodes if node.state != "in_rank"]
-    if outside:
-        verb = "is" if len(outside) == 1 else "are"
-        screen.line(f"OUT OF RANK: {len(outside)} of {plural(total, 'node')} {verb} not in rank.", BAD)
-    elif any(volume.undetermined and not _unpinned(volume) for volume in fleet.volumes):
-        screen.line("UNDETERMINED: the nodes differ and no quorum says who is right; nobody is accused.", BAD)
-    elif any(_unpinned(volume) for volume in fleet.volumes):
-        text = "NOT PROVEN: no node is out of rank, but a volume has no baseline pinned to be compared with."
-        screen.line(text, CARE)
-    else:
-        screen.line("NOT PROVEN: no node is out of rank, but not everything could be compared.", CARE)
-    if fleet.problem is not None:
-        screen.line(f"The coordinator can store nothing, and shows what it knew before: {fleet.problem}", BAD)
-    coverage = fleet.coverage
-    if coverage.compared < coverage.expected:
-        screen.line(
-            f"Compared {coverage.compared} of {coverage.expected} expected trees; the rest has not reported.",
-            CARE,
-        )
 
 
 def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
@@ -165,7 +130,7 @@ def _alike(
 
 def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     for volume in fleet.volumes:
-        if volume.undetermined and not _unpinned(volume):
+        if volume.undetermined and not is_unpinned(volume):
             own = [i for i in incidents if i.volume == volume.name and i.kind == "undetermined"]
             since = f" for {age(own[0].opened_at, now)}" if own else ""
             screen.line()
@@ -189,10 +154,6 @@ def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[Inc
             screen.line()
             screen.line(f"{incident.kind}  for {age(incident.opened_at, now)}: {incident.summary}", BAD)
             screen.line(f"  next  closeranks incident {incident.id}")
-
-
-def _unpinned(volume: VolumeView) -> bool:
-    return volume.policy == "baseline" and volume.truth_root is None  # there nobody votes
 
 
 def _sides(fleet: FleetView, volume: VolumeView, undetermined: list[IncidentView]) -> tuple[str, str] | None:
@@ -223,7 +184,7 @@ def _no_truth(volume: VolumeView) -> str:
 
 def _print_cares(screen: Screen, fleet: FleetView) -> None:
     """What nobody is out of rank for, and somebody should look at."""
-    found = _unread(fleet)
+    found = [*_uncompared(fleet), *_unread(fleet)]
     for volume in fleet.volumes:
         if volume.conflicts:
             open_ones = plural(volume.conflicts, "conflict")
@@ -268,10 +229,47 @@ def _in_the_air(fleet: FleetView) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for node in fleet.nodes:
         for held in node.volumes:
-            if node.state == "in_rank" and held.differing_paths:
-                differ = plural(held.differing_paths, "path differs", "paths differ")
-                text = f"{node.node} {held.name}: {differ}, not for long enough to be judged or accepted"
-                found.append((text, f"closeranks diff {held.name} {node.node}"))
+            if node.state != "in_rank" or not held.differing_paths:
+                continue
+            if held.rest_s is not None:
+                found.append(
+                    (_burst(node, held, held.rest_s), "nothing to do; a runaway would be held, and you asked")
+                )
+                continue
+            differ = plural(held.differing_paths, "path differs", "paths differ")
+            text = f"{node.node} {held.name}: {differ}, not for long enough to be judged or accepted"
+            found.append((text, f"closeranks diff {held.name} {node.node}"))
+    return found
+
+
+def _burst(node: NodeView, held: NodeVolumeView, rest_s: float) -> str:
+    changed = plural(held.differing_paths or 0, "path")
+    return (
+        f"{node.node} {held.name}: a burst of {changed} is being watched before it spreads; it spreads once "
+        f"{node.node} has rested, for {span(rest_s)} at most"
+    )
+
+
+def _uncompared(fleet: FleetView) -> list[tuple[str, str]]:
+    """Nodes in rank of which a tree is not known as it is now: why, and what ends that."""
+    found: list[tuple[str, str]] = []
+    for node in fleet.nodes:
+        names = [held.name for held in node.volumes if not held.compared]
+        if not names or node.state != "in_rank":
+            continue
+        head = f"{node.node} {join(names, VOLUMES_NAMED)}: not compared"
+        if not node.connected:
+            step = f"wait a moment; if it stays away, on {node.node}: is the agent running?"
+            found.append((f"{head}: its agent is not connected at the moment", step))
+        elif node.waiting is not None:
+            first = names[0]
+            step = f"or, if {node.node} shall not have it: leave it out of `nodes` of {first} in coordinator.toml"
+            found.append((f"{head}: {node.waiting}", step))
+        else:
+            text = f"{head}: not read since it connected, or not for too long"
+            found.append(
+                (text, f"wait for its scan; closeranks nodes {node.node}   (says when it last ended)")
+            )
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from ..core.shapes import HoldView
+from ..core.words import join
 
 NONE = "-"
 _UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
@@ -65,3 +67,12 @@ def allowance(one: HoldView) -> str:
     return (
         f"{one.id}  allowed: until {one.expires_at or '?'} {one.guard} does not hold {one.node}{where} again"
     )
+
+
+def allowances(every: Sequence[HoldView]) -> str:
+    """One of them in full; of more only whom they are for."""
+    if len(every) == 1:
+        return allowance(every[0])
+    nodes = join(list(dict.fromkeys(one.node for one in every)), 5)
+    guards = join(list(dict.fromkeys(one.guard for one in every)), 5)
+    return f"allowed: {len(every)} times guards look away, from {nodes} ({guards}); `closeranks held` says until when"

@@ -111,9 +111,9 @@ def outage(
     least = "at least " if since_start else ""
     away = words.human_duration((now_ms - gone_ms) / 1000)
     quiet = (
-        f"not been heard of since the coordinator started {away} ago"
+        f"not been heard of since the coordinator started ({words.moment(gone_ms)})"
         if since_start
-        else f"been silent for {silent}"
+        else f"been silent since {words.moment(heard_ms)}"
     )
     incident = Incident(
         id, "outage", node, None, now_ms,

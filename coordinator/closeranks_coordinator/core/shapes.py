@@ -74,6 +74,10 @@ class NodeVolumeView(View, frozen=True):
     last_audit: str | None = (
         None  # when it last proved a random chunk from its disk, since the coordinator started
     )
+    compared: bool = True  # what is known of it is current
+    rest_s: float | None = (
+        None  # a burst of its own changes is watched: spread once it has rested so long, or before
+    )
 
 
 class DiskView(View, frozen=True):
@@ -124,6 +128,7 @@ class NodeView(View, frozen=True):
     writers: tuple[HandView, ...] = ()  # who wrote most in the last hour, by bytes
     holds: tuple[str, ...] = ()  # of guards: `GET /api/v1/held/{id}`
     waiting: str | None = None  # for what a person has to put right, in words
+    in_service: bool = True  # as `GET /lb/{node}` says: 200, else 503
 
 
 class CoverageView(View, frozen=True):

@@ -29,11 +29,13 @@ from .states import State
 from .world import World
 
 UNREADABLE_SHOWN = 20
+BURST_REST_S = 1.0  # no burst is spread after less of a rest, unless it has been watched for long enough
 UNREAD = ("unreadable", "too_large")
 
 
 def fleet_view(world: World) -> FleetView:
-    nodes = tuple(node_view(world, node) for node in world.nodes.values())
+    down = _down(world)
+    nodes = tuple(node_view(world, node, down) for node in world.nodes.values())
     volumes = tuple(volume_view(world, volume) for volume in world.volumes.values())
     compared = sum(
         all(world.compared(node, volume) for volume in world.volumes_of(node))
@@ -59,7 +61,8 @@ def state_of(world: World, node: Node) -> State:
     return "unreachable" if world.unreachable(node) else node.record.phase
 
 
-def node_view(world: World, node: Node) -> NodeView:
+def node_view(world: World, node: Node, down: frozenset[str] | None = None) -> NodeView:
+    """`down`: who is out of service, where the caller has found that out for all."""
     record = node.record
     state = state_of(world, node)
     since: int | None = record.since_ms
@@ -79,6 +82,7 @@ def node_view(world: World, node: Node) -> NodeView:
         tuple(hand.view() for hand in node.writing.top(world.now.mono)),
         tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
         _waiting(world, node),
+        _is_in_service(world, node) if down is None else node.name not in down,
     )  # fmt: skip
 
 
@@ -86,8 +90,7 @@ def _waiting(world: World, node: Node) -> str | None:
     """What keeps this node from going on until somebody puts it right."""
     if node.session is None:
         return None
-    volumes = [volume.name for volume in world.volumes_of(node)]
-    missing = [] if node.offers is None else [name for name in volumes if name not in node.offers]
+    missing = [volume.name for volume in world.volumes_of(node) if _is_missing(node, volume)]
     if missing:
         names = f"volume {missing[0]}" if len(missing) == 1 else f"volumes {', '.join(missing)}"
         it = "it" if len(missing) == 1 else "them"
@@ -99,6 +102,11 @@ def _waiting(world: World, node: Node) -> str | None:
         if problem is not None:
             return f"{name}: {problem.message}"
     return node.recovery.noted or None
+
+
+def _is_missing(node: Node, volume: Volume) -> bool:
+    """Whether its agent has said that it does not have this volume."""
+    return node.offers is not None and volume.name not in node.offers
 
 
 def _quarantine(world: World, node: Node) -> QuarantineView | None:
@@ -141,7 +149,17 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         last_scrub=None if scrub is None else scrub.ended,
         scrub=scrub,
         last_audit=_time(node.proven_ms.get(name)),
+        compared=world.compared(node, volume) and not _is_missing(node, volume),
+        rest_s=_rest_s(world, volume, node),
     )
+
+
+def _rest_s(world: World, volume: Volume, node: Node) -> float | None:
+    """After how long a rest at most a burst of this writer is spread; None while no burst of its is watched."""
+    meter, rules = world.brake.meters.get((node.name, volume.name)), volume.config.guards
+    if meter is None or not meter.pending or not rules.enabled or not volume.config.replicated:
+        return None
+    return max(BURST_REST_S, rules.observe_s * (1 << meter.run.credits))
 
 
 def _lag_s(world: World, view: View) -> float | None:
@@ -200,7 +218,9 @@ def volume_view(world: World, volume: Volume) -> VolumeView:
     record, config, truth = volume.record, volume.config, volume.truth
     summary = None if truth is None else world.tree.summary(truth)
     ranked = sum(
-        state_of(world, node) == "in_rank" and node.volume(volume.name).root is not None
+        state_of(world, node) == "in_rank"
+        and node.volume(volume.name).root is not None
+        and not _is_missing(node, volume)
         for node in world.members(volume)
     )
     return VolumeView(
@@ -243,12 +263,20 @@ def lb_status(world: World, name: str) -> Literal[200, 503] | None:
     """What a load balancer is told (RULES §2); None for a node that does not exist."""
     if name not in world.nodes:
         return None
-    if world.nodes[name].fenced:
-        return 503
-    down = [node.name for node in world.nodes.values() if not _serves(world, node)]
+    return 200 if _is_in_service(world, world.nodes[name]) else 503
+
+
+def _is_in_service(world: World, node: Node) -> bool:
+    """As `name not in _down(world)`; the others are only looked at where this one would not serve."""
+    return not node.fenced and (_serves(world, node) or node.name not in _down(world))
+
+
+def _down(world: World) -> frozenset[str]:
+    """Who is out of service: if that would be more than half of all, only who is fenced."""
+    down = frozenset(node.name for node in world.nodes.values() if not _serves(world, node))
     if 2 * len(down) > len(world.nodes):
-        return 200
-    return 503 if name in down else 200
+        return frozenset(name for name in down if world.nodes[name].fenced)
+    return down
 
 
 def _serves(world: World, node: Node) -> bool:

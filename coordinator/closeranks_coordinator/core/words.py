@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, decode_entry
-from closeranks_proto.lines import printable, shortened
+from closeranks_proto.lines import printable, shortened, timestamp
 from closeranks_proto.paths import escape, path_of
 
 PATH_WIDTH = 200  # characters of one path inside a sentence; the lists beside it have it in full
@@ -31,6 +31,11 @@ def human_bytes(count: int) -> str:
         if value < 999.5:
             return f"{value:.0f} {unit}"
     return f"{value:.0f} {_UNITS[-1]}"
+
+
+def moment(unix_ms: int) -> str:
+    """`2026-11-27 15:12:58 UTC`: in texts that are kept, where a duration would stand still."""
+    return timestamp(unix_ms).replace("T", " ").partition(".")[0] + " UTC"
 
 
 def human_duration(seconds: float) -> str:

@@ -32,11 +32,18 @@ class StateLocked(UserError):
     """Another process works in this state directory."""
 
 
-class StoreFull(OSError):
+class StoreError(OSError):
+    """What the world did to the store. `str()` is for people: no number of an error, no name in quotes at its end."""
+
+    def __str__(self) -> str:
+        return self.strerror or "the coordinator's state can not be written"
+
+
+class StoreFull(StoreError):
     """No room for a batch. Nothing of it is kept; the same batch may be written again later."""
 
 
-class StoreFault(OSError):
+class StoreFault(StoreError):
     """The disk or the database failed in another way. Nothing of the batch is kept."""
 
 

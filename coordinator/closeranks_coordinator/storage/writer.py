@@ -151,7 +151,9 @@ class Writer:
             return error
         if isinstance(error, apsw.FullError) or self._reserve.free_bytes() < FULL_BELOW_BYTES:
             return self._full()
-        return StoreFault(errno.EIO, f"the coordinator's database failed: {error}", str(self._path))
+        return StoreFault(
+            errno.EIO, f"the coordinator's database {self._path} failed: {error}", str(self._path)
+        )
 
     @property
     def shortage(self) -> str | None:
@@ -161,8 +163,8 @@ class Writer:
     def _full(self) -> StoreFull:
         return StoreFull(
             errno.ENOSPC,
-            "no room left for the coordinator's state, so nothing new is acknowledged; make room there "
-            f"({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and it goes on by itself",
+            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing new is acknowledged; "
+            f"make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and it goes on by itself",
             str(self._path.parent),
         )
 
