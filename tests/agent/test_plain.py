@@ -395,7 +395,11 @@ def test_a_manifest_with_impossible_figures_is_refused_in_words(
     ("old", "new", "why"),
     [
         ('"digest":"', '"digest":"zz', "its digest must have 32 digits of 0-9 and a-f"),
-        ('"size":1000', '"size":99999999999999999999', "no path has such a number: size 99999999999999999999"),
+        (
+            '"size":1000',
+            '"size":99999999999999999999',
+            "no path has such a number: size 99999999999999999999",
+        ),
         ('"size":1000', '"size":-1', "no path has such a number: size -1"),
         ('"mode":"0644"', '"mode":"0648"', "its mode must have four digits of 0-7, and is '0648'"),
         ('"path":"d/11"', '"path":"d/1"', "its path does not come behind that of the line before"),

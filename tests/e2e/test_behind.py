@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from fleet import Fleet, MakeFleet, VolumeSpec
+from fleet import Fleet, MakeFleet, Node, VolumeSpec
 
 pytestmark = pytest.mark.e2e
 
@@ -91,6 +91,79 @@ def test_a_volume_added_by_reloads_is_in_rank_without_a_restart(make_fleet: Make
     _await_volumes(fleet, ["photos"])
     fleet.wait_in_rank()
     assert {node.name: node.daemon.pid for node in fleet.nodes.values()} == before
+
+
+def _add_to_agents(nodes: list[Node], name: str) -> None:
+    for node in nodes:
+        node.paths[name] = node.base / name
+        node.path(name).mkdir()
+        (node.path(name) / "song").write_bytes(b"the same everywhere")
+        node.write_config()
+        node.daemon.signal(signal.SIGHUP)
+
+
+def test_a_node_that_waits_for_a_new_volume_is_said_to_be_out_of_service(make_fleet: MakeFleet) -> None:
+    """The coordinator's file first, and two of four agents: those that join are no more than half, and do not serve."""
+    fleet = make_fleet(nodes=4)
+    fleet.start()
+    fleet.wait_in_rank()
+    nodes = list(fleet.nodes.values())
+    music = VolumeSpec("music", policy="writers", extra={"writers": ["node-01"]})
+    fleet.volumes.append(music)
+    fleet.reload()
+    _add_to_agents(nodes[:2], "music")
+    said = fleet.wait(
+        "nodes 3 and 4 are out of service",
+        lambda: fleet.run("status").stdout,
+        lambda text: (
+            "/lb/node-03 answers 503" in text
+            and "node-03 has no volume music: add it to its agent.toml and reload its agent" in text
+            and "and 1 more node for the same reason: node-04" in text
+        ),
+    )
+    assert said.startswith("JOINING: 2 of 4 nodes are not in rank yet; nobody is accused.")
+    assert "node-03 and node-04  out of service: /lb/NODE answers 503" in fleet.run("nodes").stdout
+    _add_to_agents(nodes[2:], "music")
+    fleet.wait_in_rank()
+    assert fleet.run("status").returncode == 0
+
+
+def test_a_volume_that_the_agents_have_first_joins_with_one_reload_of_the_coordinator(
+    make_fleet: MakeFleet,
+) -> None:
+    """The order that the README advises."""
+    fleet = make_fleet(nodes=4)
+    fleet.start()
+    fleet.wait_in_rank()
+    _add_to_agents(list(fleet.nodes.values()), "music")
+    fleet.wait_in_rank()
+    fleet.volumes.append(VolumeSpec("music"))
+    fleet.reload()
+    _await_volumes(fleet, ["music", "photos"])
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
+    assert fleet.accused() == set()
+
+
+def test_a_volume_that_one_agent_has_lost_is_told_with_its_node(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3, volumes=[VolumeSpec("photos"), VolumeSpec("music")])
+    fleet.start()
+    fleet.wait_in_rank()
+    node = fleet.nodes["node-03"]
+    kept = node.paths.pop("music")
+    node.write_config()
+    node.daemon.signal(signal.SIGHUP)
+    word = "node-03 music: not compared: node-03 has no volume music: add it to its agent.toml"
+    told = fleet.wait("status names node-03", lambda: fleet.run("status"), lambda seen: word in seen.stdout)
+    assert told.returncode == 1
+    assert {one["name"]: one["in_rank_nodes"] for one in fleet.api.fleet()["volumes"]} == {
+        "music": 2,
+        "photos": 3,
+    }
+    node.paths["music"] = kept
+    node.write_config()
+    node.daemon.signal(signal.SIGHUP)
+    fleet.wait_in_rank()
 
 
 def test_a_joiners_own_files_go_to_its_trash(make_fleet: MakeFleet) -> None:
