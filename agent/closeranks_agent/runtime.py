@@ -290,7 +290,7 @@ class Agent:
         ]
         if fixed:
             log.error(
-                "configuration not changed: %s can not change while the agent runs; restart it, or put back what was there",
+                "configuration not changed: %s can not change while the agent runs; restart it, or put it back",
                 ", ".join(fixed),
             )
             return

@@ -430,7 +430,7 @@ def test_a_manifest_that_was_cut_off_is_told_so(tmp_path: Path, run: Callable[..
     place = tmp_path / "m"
     run("hash", tmp_path / "tree", "--manifest", place)
     place.write_bytes(place.read_bytes()[:-10])
-    with pytest.raises(UserError, match="line 36: it ends in the middle of a line.*make it anew with"):
+    with pytest.raises(UserError, match=r"line 36: it ends in the middle of a line.*make it anew with"):
         run("compare", place, tmp_path / "tree")
 
 

@@ -128,8 +128,8 @@ def test_the_next_step_of_a_suspect_is_about_the_volume_it_is_accused_in() -> No
 def test_many_allowances_are_one_line(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     def allowed(node: str, guard: str) -> model.HoldView:
         return model.HoldView(
-            "h-000001", guard, node, "photos", "allowed", "2025-11-22T15:56:00.000Z", "2025-11-22T16:12:58.958Z", "", "",
-            1, 1, None, (), (),
+            "h-000001", guard, node, "photos", "allowed", "2025-11-22T15:56:00.000Z", "2025-11-22T16:12:58.958Z", "",
+            "", 1, 1, None, (), (),
         )  # fmt: skip
 
     seven = tuple(allowed(f"n{at % 2 + 1}", "write_rate" if at % 3 else "disk_full") for at in range(7))

@@ -186,8 +186,8 @@ def read_manifest(place: Path) -> Manifest:
     if summary.root.hex() != header.root:
         raise _damaged(
             place,
-            f"its lines lead to the root {summary.root.hex()}, and not to that of its first line: one of them was changed, "
-            "or is missing",
+            f"its lines lead to the root {summary.root.hex()}, and not to that of its first line: one of them "
+            "was changed, or is missing",
         )
     stated = header.entries, header.files, header.bytes
     if stated != (summary.entries, summary.files, summary.bytes) or header.left_out_count < len(
@@ -201,8 +201,8 @@ def _damaged(place: Path, why: str, line: int | None = None) -> UserError:
     """What is wrong with a manifest, and the way out."""
     where = "" if line is None else f", line {line}"
     return UserError(
-        f"{escape(bytes(place))} is damaged{where}: {why}. It is not what was written: make it anew with `closeranks hash "
-        "DIR --manifest FILE`"
+        f"{escape(bytes(place))} is damaged{where}: {why}. It is not what was written: make it anew with "
+        "`closeranks hash DIR --manifest FILE`"
     )
 
 

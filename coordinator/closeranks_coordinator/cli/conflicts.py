@@ -62,9 +62,9 @@ def _print(screen: Screen, found: list[ConflictView], now: int) -> None:
     count = sum(one.state == "open" for one in found)
     if count:
         screen.line(
-            f"{plural(count, 'conflict')} open. PATH is as FIRST left it (not there, if FIRST deleted it), KEPT AS has the "
-            "version of SECOND. Compare them on any node, write what is right under PATH on a writer, or leave it deleted, "
-            "then remove KEPT AS: that ends the conflict."
+            f"{plural(count, 'conflict')} open. PATH is as FIRST left it (not there, if FIRST deleted it), KEPT AS "
+            "has the version of SECOND. Compare them on any node, write what is right under PATH on a writer, or leave "
+            "it deleted, then remove KEPT AS: that ends the conflict."
         )
 
 

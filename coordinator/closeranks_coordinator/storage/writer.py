@@ -163,8 +163,9 @@ class Writer:
     def _full(self) -> StoreFull:
         return StoreFull(
             errno.ENOSPC,
-            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing new is acknowledged; "
-            f"make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and it goes on by itself",
+            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing new is "
+            f"acknowledged; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
+            "it goes on by itself",
             str(self._path.parent),
         )
 
