@@ -7,6 +7,7 @@ killed between any two of its effects: `effect` counts them, and a fuse says at 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -205,13 +206,15 @@ class Agent:
         self.told_of_peers = False
         self.session += 1
         number, process = self.session, self.process
+        inbox = deque[bytes]()  # in the order of their coming, whenever a stopped process goes on
+
+        def take() -> None:
+            if number == self.session and self.wire is link:
+                self._hear(decode_coordinator_message(inbox.popleft()))
 
         def taken(frame: bytes) -> None:
-            def take() -> None:
-                if number == self.session and self.wire is link:
-                    self._hear(decode_coordinator_message(frame))
-
             if process == self.process:
+                inbox.append(frame)
                 self.later(0.0, take)
 
         def ended() -> None:

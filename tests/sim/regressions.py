@@ -140,6 +140,9 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
         "clock,collect,coordinator_crash,crash,cut,eio,freeze,jitter,liar,many_rogues,partition,rogue,second_agent,"
         "slow_link,store_full",
     ): "what a push had brought was told anew to a coordinator that was started again: a removed file came back",
+    (965000058, "writers", 5, "coordinator_lost,crash,freeze,jitter,liar,operator,partition,policy"): (
+        "the model of an agent took the messages of one connection in another order where it had been stopped"
+    ),
     (23, "any-writer", 5, "cut,decay,partition,put_back"): (
         "the check took rot that a person had put back, where the index was lost, for what nobody had written"
     ),
