@@ -139,6 +139,7 @@ def test_a_change_is_a_commit_from_the_old_root_to_the_new(volume: Volume, tree_
     )
     assert volume.base_root == base
     assert volume.follows(1, base)
+    assert not volume.follows(0, base), "a root of ours under a number that it never had"
     assert volume.follows(2, volume.root), "acknowledged, and a disk that fails could not forget it yet"
     assert not volume.follows(2, base)
     assert not volume.follows(3, volume.root)
