@@ -103,10 +103,11 @@ def test_where_nobody_asks_about_disks_nothing_waits_for_one() -> None:
 
 CALM = 1000.0
 OBSERVE_S = 5.0
+FULL_IN_S = 600.0
 
 
 def ask(run: Run, now: float, grown: int, changed_at: float) -> float | None:
-    return run.due(now, grown, CALM, changed_at, OBSERVE_S)
+    return run.due(now, grown, CALM, changed_at, OBSERVE_S, FULL_IN_S)
 
 
 def test_what_is_slower_than_the_calm_pace_is_never_in_debt() -> None:
@@ -145,10 +146,17 @@ def test_what_is_taken_away_again_is_no_debt() -> None:
 
 def test_a_disk_without_any_room_lets_through_only_what_rests() -> None:
     run = Run()
-    assert run.due(0.0, 100, 0.0, 0.0, OBSERVE_S) == 5.0
-    assert run.due(5.0, 100, 0.0, 0.0, OBSERVE_S) is None
+    assert run.due(0.0, 100, 0.0, 0.0, OBSERVE_S, FULL_IN_S) == 5.0
+    assert run.due(5.0, 100, 0.0, 0.0, OBSERVE_S, FULL_IN_S) is None
+
+
+def test_whoever_never_rests_on_a_disk_that_does_not_fill_is_let_through_at_last() -> None:
+    """What is shared with other files, or made room for as fast, grows and fills nothing: it waited for ever."""
+    run = Run()
+    assert [now for now in range(1900) if ask(run, now, 2000 * now, now) is None] == [0, 601, 1202, 1803]
+    assert ask(run, 1900.0, 2000 * 1900, 1900.0) == 1905.0
 
 
 def test_where_room_is_no_question_nothing_is_owed() -> None:
     run = Run()
-    assert run.due(0.0, 10**12, inf, 0.0, OBSERVE_S) is None
+    assert run.due(0.0, 10**12, inf, 0.0, OBSERVE_S, FULL_IN_S) is None

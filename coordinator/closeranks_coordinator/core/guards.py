@@ -148,7 +148,10 @@ def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     if calm_bytes_s is None:
         world.wake(node.connected_at + filling.REPORT_S)
         return False
-    due = meter.run.due(now, meter.grown, calm_bytes_s, meter.changed_at, volume.config.guards.observe_s)
+    rules = volume.config.guards
+    due = meter.run.due(
+        now, meter.grown, calm_bytes_s, meter.changed_at, rules.observe_s, rules.disk_full_in_s
+    )
     if due is not None:
         world.wake(due)
     return due is None

@@ -9,6 +9,9 @@ disk does fill, and a guard holds all of it.
 *Rest.* A copy that is over shall not wait for minutes: after `observe_s` without another write it is let through on
 credit. Who begins again before the former debt would have been paid has to rest twice as long, then four times.
 
+*An end.* Whoever has been in debt for `disk_full_in_s`, and the disk is not full, does not fill it: what is written is
+shared with other files, is compressed, or somebody makes room as fast. It is let through, and a new run begins.
+
 *What counts* is by how much the writer's own files have grown, as its commits say: a database that is rewritten in
 place owes nothing, nor does who removes as much as he adds, and what others put on the disk is not the writer's.
 
@@ -37,7 +40,13 @@ class Run:
     until: float = -1e9  # when what was let through on credit would have been paid
 
     def due(
-        self, now: float, grown: int, calm_bytes_s: float, changed_at: float, observe_s: float
+        self,
+        now: float,
+        grown: int,
+        calm_bytes_s: float,
+        changed_at: float,
+        observe_s: float,
+        full_in_s: float,
     ) -> float | None:
         """When to ask again whether what has grown may be spread; None: now."""
         if isinf(calm_bytes_s):
@@ -53,8 +62,12 @@ class Run:
             return None
         paid_at = now + owed / calm_bytes_s if calm_bytes_s > 0 else inf
         rested_at = changed_at + observe_s * (1 << self.credits)
+        ends_at = self.began + full_in_s
         if now >= rested_at:
             self.credits, self.until = min(CREDITS_MAX, self.credits + 1), paid_at
             self.began, self.base = now, grown
             return None
-        return min(paid_at, rested_at)
+        if now >= ends_at:
+            self.began, self.base = now, grown
+            return None
+        return min(paid_at, rested_at, ends_at)
