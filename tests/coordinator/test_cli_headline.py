@@ -26,6 +26,7 @@ LATE = clifake.node_volume(differing_paths=3, lagging_paths=3, lag_s=2.0)
 N1, N2 = clifake.node("n1"), clifake.node("n2")
 LAGGING = clifake.node("n3", "lagging", LATE)
 JOINING = clifake.node("n3", "joining", in_service=False)
+NEVER = clifake.node("n4", "unreachable", connected=False, last_contact=None)
 RECOVERING = clifake.node("n3", "resyncing", LATE)
 FENCED = clifake.node("n3", "resyncing", LATE, quarantine=clifake.quarantine())
 
@@ -37,6 +38,8 @@ FENCED = clifake.node("n3", "resyncing", LATE, quarantine=clifake.quarantine())
         ([N1, RECOVERING, LAGGING], "BEHIND: 2 of 3 nodes are being brought up to date; nobody is accused."),
         ([N1, N2, JOINING], "JOINING: 1 of 3 nodes is not in rank yet; nobody is accused."),
         ([JOINING, JOINING], "STARTING: none of 2 nodes is in rank yet; their trees are being read and compared."),
+        ([JOINING, NEVER], "STARTING: none of 2 nodes is in rank yet; their trees are being read and compared."),
+        ([N1, NEVER], "OUT OF RANK: 1 of 2 nodes is not in rank."),
         ([N1, LAGGING, FENCED], "OUT OF RANK: 2 of 3 nodes are not in rank."),
         ([N1, LAGGING, clifake.node("n2", "suspect")], "OUT OF RANK: 2 of 3 nodes are not in rank."),
         ([N1, clifake.node("n2", "unreachable")], "OUT OF RANK: 1 of 2 nodes is not in rank."),
@@ -74,8 +77,8 @@ def test_a_burst_that_is_waited_for_is_said_to_be_one(api: Fake, capsys: pytest.
     assert main(["status"]) == 0
     out = capsys.readouterr().out
     assert (
-        "n2 big: a burst of 786 paths is being watched before it spreads; it spreads once n2 has rested, for 5 s at "
-        "most\n  next  nothing to do; a runaway would be held, and you asked\n" in out
+        "n2 big: a burst of 786 paths is being watched before it spreads; it spreads as soon as n2 pauses (for 5 s at "
+        "most)\n  next  nothing to do; a runaway would be held, and you asked\n" in out
     )
     assert "not for long enough" not in out
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
+from closeranks_proto.entries import MODE_BITS, Entry, Kind, decode_entry, encode_entry
 from closeranks_proto.errors import CloseranksError, UserError
 from closeranks_proto.paths import check_key, escape, key_of, path_of, unescape
 from closeranks_proto.tree import Summary, Tree
@@ -24,10 +24,7 @@ from .snapshot import How, Snapshot, no_source
 
 VERSION: Final = 1
 LINE_MAX_BYTES: Final = 4 << 20
-NUMBERS: Final = {"size": (0, 2**64), "owner": (0, 2**32), "mtime_ns": (-(2**63), 2**63)}  # from, and below
 _KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
-_HEX: Final = frozenset("0123456789abcdef")
-_OCTAL: Final = frozenset("01234567")
 _BY_NAME: Final = {name: kind for kind, name in _KINDS.items()}
 
 
@@ -216,7 +213,7 @@ def _items(place: Path, width: int) -> Iterator[tuple[bytes, bytes]]:
                 if not read.endswith(b"\n"):
                     raise UserError("it ends in the middle of a line, or the line is longer than any path's")
                 line = decode(read)
-                key, value = check_key(key_of(unescape(line.path))), encode_entry(_entry(line, width))
+                key, value = key_of(unescape(line.path)), encode_entry(_entry(line, width))
                 if key <= before:
                     raise UserError("its path does not come behind that of the line before")
             except msgspec.MsgspecError as error:
@@ -236,12 +233,12 @@ def _entry(line: Line, width: int) -> Entry:
     if kind is None:
         raise UserError(f"unknown kind {line.kind!r}; known are {', '.join(_BY_NAME)}")
     target = unescape(line.target or "")
-    owner = () if line.owner is None else line.owner
-    mtime = () if line.mtime_ns is None else (line.mtime_ns,)
-    for name, values in (("size", (line.size,)), ("owner", owner), ("mtime_ns", mtime)):
-        least, below = NUMBERS[name]
-        if not all(least <= value < below for value in values):
-            raise UserError(f"no path has such a number: {name} {', '.join(map(str, values))}")
+    if not 0 <= line.size < 1 << 64:
+        raise UserError(f"no file has the size {line.size}")
+    if line.owner is not None and not all(0 <= one < 1 << 32 for one in line.owner):
+        raise UserError(f"nobody has the numbers {line.owner[0]} and {line.owner[1]} (owner)")
+    if line.mtime_ns is not None and not -(1 << 63) <= line.mtime_ns < 1 << 63:
+        raise UserError(f"no file is of the time {line.mtime_ns} (mtime_ns)")
     return Entry(
         kind,
         len(target) if kind is Kind.SYMLINK else line.size,
@@ -255,15 +252,23 @@ def _entry(line: Line, width: int) -> Entry:
 
 
 def _digest(text: str, width: int) -> bytes:
-    if len(text) != 2 * width or not _HEX.issuperset(text):
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = None
+    if found is None or len(found) != width:
         raise UserError(f"its digest must have {2 * width} digits of 0-9 and a-f, and nothing else")
-    return bytes.fromhex(text)
+    return found
 
 
 def _mode(text: str) -> int:
-    if not 0 < len(text) <= 4 or not _OCTAL.issuperset(text):
+    try:
+        found = int(text, 8)
+    except ValueError:
+        found = -1
+    if not 0 <= found <= MODE_BITS:
         raise UserError(f"its mode must have four digits of 0-7, and is {text!r}")
-    return int(text, 8)
+    return found
 
 
 def _bytes_of(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[bytes, bytes]]:

@@ -48,14 +48,14 @@ def _headline(fleet: FleetView, incidents: list[IncidentView]) -> tuple[str, str
     if all_in_rank(fleet):
         return f"All {total} in rank.", GOOD
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
+    if outside and all(_is_new(node) for node in fleet.nodes):
+        return f"STARTING: none of {total} is in rank yet; their trees are being read and compared.", CARE
     accused = {one.node for one in incidents if one.kind in ACCUSING}
     verb = "is" if len(outside) == 1 else "are"
     if any(node.node in accused or not _is_on_the_way(node) for node in outside):
         return f"OUT OF RANK: {len(outside)} of {total} {verb} not in rank.", BAD
     if any(volume.undetermined and not is_unpinned(volume) for volume in fleet.volumes):
         return "UNDETERMINED: the nodes differ and no quorum says who is right; nobody is accused.", BAD
-    if outside and all(node.state == "joining" for node in fleet.nodes):
-        return f"STARTING: none of {total} is in rank yet; their trees are being read and compared.", CARE
     if outside and all(node.state == "joining" for node in outside):
         return f"JOINING: {len(outside)} of {total} {verb} not in rank yet; nobody is accused.", CARE
     if outside:
@@ -66,6 +66,11 @@ def _headline(fleet: FleetView, incidents: list[IncidentView]) -> tuple[str, str
             CARE,
         )
     return "NOT PROVEN: no node is out of rank, but not everything could be compared.", CARE
+
+
+def _is_new(node: NodeView) -> bool:
+    """Whether it has yet to join, or was never heard of: where all are so, the fleet starts."""
+    return node.state == "joining" or (node.state == "unreachable" and node.last_contact is None)
 
 
 def _is_on_the_way(node: NodeView) -> bool:

@@ -245,8 +245,8 @@ def _in_the_air(fleet: FleetView) -> list[tuple[str, str]]:
 def _burst(node: NodeView, held: NodeVolumeView, rest_s: float) -> str:
     changed = plural(held.differing_paths or 0, "path")
     return (
-        f"{node.node} {held.name}: a burst of {changed} is being watched before it spreads; it spreads once "
-        f"{node.node} has rested, for {span(rest_s)} at most"
+        f"{node.node} {held.name}: a burst of {changed} is being watched before it spreads; it spreads as soon as "
+        f"{node.node} pauses (for {span(rest_s)} at most)"
     )
 
 
