@@ -108,6 +108,27 @@ def test_attributes_that_clash_are_told_as_what_they_are() -> None:
     assert "deleted" not in text
 
 
+def test_a_conflict_with_a_deletion_that_came_first_is_not_told_as_two_versions() -> None:
+    world = fleet(4)
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    world["node-01"].remove("photos", "c.txt")
+    world.until(lambda: world.volume("node-02").lagging_paths == 1)
+    world["node-02"].put("photos", "c.txt", file_of("second"))
+    world.until(lambda: conflicts(world))
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
+    (found,) = conflicts(world)
+    assert (found.winner, found.what) == (
+        "node-01",
+        "it had been deleted already; the version of node-02 is kept",
+    )
+    (incident,) = world.incidents("conflict")
+    assert "node-01 deleted it first, so there is no c.txt any more" in incident.timeline[0].text
+    assert "version came first" not in incident.timeline[0].text
+
+
 def test_who_changes_the_mode_of_its_second_version_before_it_is_kept_does_not_lose_it() -> None:
     """It still has the content under the plain name: only somebody who wrote over it has given it up."""
     world = fleet(4)

@@ -135,7 +135,14 @@ def _tell(world: World, volume: Volume, loser: Node, clash: Clash, winner: str) 
     first = world.nodes.get(winner)
     first_by = "" if first is None else hands.of_settled(first, volume.name, clash.key)
     text = incidents.conflict_words(
-        clash.key, clash.kept, named, loser.name, first_by, second_by, removed=clash.ours is None
+        clash.key,
+        clash.kept,
+        named,
+        loser.name,
+        first_by,
+        second_by,
+        removed=clash.ours is None,
+        first_removed=clash.theirs is None,
     )
     incident.note(world.now.wall_ms, "note" if known is not None else "detected", text)
     hands.tell(incident, [hands.once(world, loser, volume.name, clash.key)])

@@ -225,16 +225,19 @@ def conflict(
 
 def conflict_words(
     key: bytes, kept: bytes | None, winner: str, loser: str, first_by: str = "", second_by: str = "",
-    removed: bool = False,
+    removed: bool = False, first_removed: bool = False,
 ) -> str:  # fmt: skip
     """One conflict, for the timeline. `kept` is the key of the second version, None where there was none to keep.
 
-    `removed`: the loser had deleted it; otherwise only its attributes were other ones.
-
+    `removed`: the loser had deleted it; otherwise only its attributes were other ones. `first_removed`: the winner had.
     `first_by`, `second_by`: whose hand made the two, as far as anybody knows.
     """
     path = words.path_words(key)
-    first = f"{winner}'s version came first and stays as {path}" + (f" (by {first_by})" if first_by else "")
+    if first_removed:
+        first = f"{winner} deleted it first, so there is no {path} any more"
+    else:
+        first = f"{winner}'s version came first and stays as {path}"
+    first += f" (by {first_by})" if first_by else ""
     by = f" (by {second_by})" if second_by else ""
     if kept is None and removed:
         second = f"{loser} had deleted it{by}: there was nothing to keep beside it"
