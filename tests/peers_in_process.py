@@ -128,14 +128,16 @@ class Nodes:
         dry_run: bool = False,
         incident: str = "i1",
         base: bytes | None = None,
+        ordinary: bool = False,
         **options: object,
     ) -> ConvergeResult:
-        """Behind a fence; with `base` as one that is only late."""
+        """Behind a fence; with `base` as one that is only late; `ordinary` where a writer says what is true."""
         target = self.nodes[to].volume.root
         assert target is not None
         chosen = sources if sources is not None else tuple(one for one in self.nodes if one != name)
         mode: Mode = "divergence" if base is None else "lag"
-        order = Converge("a1", "v", target, mode, incident, int(base is None), chosen, dry_run, base)
+        token = int(base is None)
+        order = Converge("a1", "v", target, mode, incident, token, chosen, dry_run, base, ordinary)
         return await self.converger(name, **options).run(order, self.progress.append)
 
     def edits(self, name: str, to: str) -> tuple[PushEdit, ...]:

@@ -398,7 +398,8 @@ class Converge(Message, frozen=True, tag=47):
 
     The plan is made from the node's own root. In mode `divergence` the node must hold the fence `token`. With
     `base` (mode `lag`), the root that the coordinator takes the node to have, only what is still as it was there is
-    changed: the rest is the node's own, and nobody has judged or merged it yet.
+    changed: the rest is the node's own, and nobody has judged or merged it yet. `ordinary`: an authorised writer has
+    replaced or removed itself what this replaces or removes, so in a full trash it gives way to what comes later.
     """
 
     action: Text
@@ -410,6 +411,7 @@ class Converge(Message, frozen=True, tag=47):
     sources: Many[Text]
     dry_run: bool
     base: bytes | None = None
+    ordinary: bool = False
 
 
 class Verify(Message, frozen=True, tag=48):

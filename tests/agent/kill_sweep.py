@@ -1,5 +1,7 @@
 """Kill a converge or a push at every call that changes something on disk, run it again, and compare. A program.
 
+`late`: the converge of a node that is only behind, with a trash in which the oldest must give way to the rest.
+
 Prints one JSON line: how many points were killed at, and every violation found. Each run is a fork, so a
 kill is a real end of a process: no `finally` runs, no buffer is flushed.
 """
@@ -23,7 +25,9 @@ from peers_in_process import CHUNK, contents_below, describe, fill, nodes_in
 
 BASE = Path(sys.argv[1])
 STRIDE = int(sys.argv[2])
-PUSH = sys.argv[3:] == ["push"]
+KIND = sys.argv[3]
+OWN = b"set aside by a repair"
+TRASH_MAX_BYTES = 3 * CHUNK + 1000  # not all that a late node must let go of
 
 
 def prepare() -> None:
@@ -44,6 +48,8 @@ def prepare() -> None:
     )
     os.symlink("old", BASE / "n2/link")
     os.chmod(BASE / "n2/same", 0o600)
+    if KIND == "late":
+        fill(BASE / "n2", {"extra/deep/y": b"rogue" * 160})
     shutil.copytree(BASE / "n2", BASE / "original", symlinks=True)
 
 
@@ -90,16 +96,22 @@ def arm(point: int) -> None:
 
 
 async def converge(point: int | None) -> str:
-    async with nodes_in(BASE) as nodes:
+    changes = {"trash_max_bytes": TRASH_MAX_BYTES} if KIND == "late" else {}
+    async with nodes_in(BASE, **changes) as nodes:
         await nodes.add("n1")
         await nodes.add("n2")
+        if KIND == "late":
+            fill(BASE / "n2/.closeranks/trash/items", {"000000000001": OWN})
         if point is not None:
             arm(point)
-        if PUSH:
+        if KIND == "push":
             pushed = await nodes.push("n2", "n1")
             whole = not (pushed.skipped or pushed.failed)
             return f"{'done' if whole else 'partial'} {pushed.detail}"
-        result = await nodes.converge("n2", "n1")
+        if KIND == "late":
+            result = await nodes.converge("n2", "n1", incident="", base=nodes.root("n2"), ordinary=True)
+        else:
+            result = await nodes.converge("n2", "n1")
         return f"{result.state} {result.detail}"
 
 
@@ -125,9 +137,14 @@ def forked(point: int | None) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
+def gave_way() -> bool:
+    held = contents_below(BASE / "n2/.closeranks/trash/items")
+    return sum(map(len, held)) <= TRASH_MAX_BYTES and b"rogue" * 160 not in held
+
+
 def main() -> None:
     prepare()
-    originals = set(contents_below(BASE / "original"))
+    originals = {OWN} if KIND == "late" else set(contents_below(BASE / "original"))
     wanted = describe(BASE / "n1")
     violations: list[str] = []
     point = killed = 0
@@ -154,6 +171,8 @@ def main() -> None:
             violations.append(f"point {point}: the next run did not reach the target")
         elif originals - set(contents_below(BASE / "n2")):
             violations.append(f"point {point}: the next run lost something")
+        elif KIND == "late" and not gave_way():
+            violations.append(f"point {point}: the trash holds more than it may, or all that was let go of")
         elif os.listdir(BASE / "n2/.closeranks/stage"):
             violations.append(f"point {point}: the stage is not clean")
         point += STRIDE

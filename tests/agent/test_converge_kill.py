@@ -14,7 +14,7 @@ KILLED_MIN = 26
 
 @pytest.mark.repeats(KILLED_MIN)
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "stride"), [("converge", "5"), ("push", "2")])
+@pytest.mark.parametrize(("kind", "stride"), [("converge", "5"), ("late", "5"), ("push", "2")])
 def test_killed_at_any_change_the_next_run_reaches_the_target_and_nothing_is_lost(
     tmp_path: Path, kind: str, stride: str
 ) -> None:

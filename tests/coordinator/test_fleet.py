@@ -301,6 +301,22 @@ def test_a_lagging_node_keeps_its_own_unconfirmed_entries() -> None:
     assert world.volume("node-04").unconfirmed_paths == 1
 
 
+def test_a_want_of_room_that_a_person_ended_by_hand_is_not_told_while_the_node_is_read_back() -> None:
+    world = FakeWorld(names(5)).started()
+    late = world["node-04"]
+    late.fails = wire.Problem("trash_full", "the trash has no room for old.txt", 100, 0)
+    world.everywhere("new.txt", file_of("new"), but=["node-04"])
+    world.until_state("node-04", "resyncing")
+    world.until(lambda: world.volume("node-04").problem is not None)
+    (order, *_) = world.sent("node-04", wire.Converge)
+    assert isinstance(order, wire.Converge)
+    assert not order.ordinary, "where a majority is the truth, nobody is authorised"
+    late.write("photos", "new.txt", file_of("new"))
+    world.until_state("node-04", "verifying")
+    assert world.volume("node-04").problem is None
+    world.until_state("node-04", "in_rank")
+
+
 def test_a_lagging_node_that_diverges_is_named_even_if_its_resync_can_not_go_on() -> None:
     world = FakeWorld(names(5)).started()
     world["node-04"].fails = wire.Problem("no_space", "the disk is full", 100, 0)

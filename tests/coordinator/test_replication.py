@@ -360,6 +360,7 @@ def test_a_late_writer_keeps_what_it_has_not_told_of_when_it_is_converged() -> N
     (order,) = world.sent("node-02", wire.Converge)
     assert isinstance(order, wire.Converge)
     assert (order.mode, order.base) == ("lag", world.node_roots["node-02", "photos"])
+    assert order.ordinary, "what writers replaced may give way in its trash"
     session, late.session = late.session, None  # its commit is on its way for longer than the converge takes
     late.disk["photos"][key_of("c.txt")] = file_of("mine")
     late._commit("photos", world.plant(late.disk["photos"]), "watch")

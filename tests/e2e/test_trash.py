@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from contextlib import ExitStack
 
 import pytest
 
-from fleet import MakeFleet
+from fleet import MakeFleet, Tmpfs, replicated
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +42,48 @@ def test_replaced_and_removed_files_are_listed_and_restored(make_fleet: MakeFlee
     assert again.returncode != 0, "a restore never overwrites"
     inside = fleet.run("trash", "restore", node.name, "photos", *identities, "--to", str(node.path() / "x"))
     assert inside.returncode != 0, "a restore never writes into a volume"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_deletion_of_more_than_the_trash_may_hold_reaches_sleepers_and_those_awake(
+    make_fleet: MakeFleet,
+) -> None:
+    """The trash is a tenth of a small disk by default. What the writer deleted gives way in it, oldest first."""
+    fleet = make_fleet(nodes=4, volumes=[replicated("node-01", guards={"enabled": False})])
+    album = fleet.pristine() / "trip"
+    album.mkdir()
+    for number in range(45):
+        (album / f"IMG_{number:04}.jpg").write_bytes(os.urandom(256 << 10))
+    replicas = [fleet[1], fleet[2], fleet[3]]
+    with ExitStack() as stack:
+        for node in replicas:
+            stack.enter_context(Tmpfs(node.base / "disk", 64 << 20))
+            node.paths["photos"] = node.base / "disk" / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        fleet.wait_equal(fleet[0])
+        asleep = fleet[2]
+        asleep.daemon.kill()
+        shutil.rmtree(fleet[0].path() / "trip")
+        awake = (fleet[1], fleet[3])
+        fleet.wait(
+            "it is gone where all are awake",
+            lambda: [n.path() / "trip" for n in awake if (n.path() / "trip").exists()],
+            lambda left: not left,
+        )
+        asleep.start()
+        fleet.wait_equal(fleet[0])
+        fleet.wait_in_rank()
+        assert fleet.accused() == set()
+        said = fleet.coordinator.log()
+        assert "trash has no room" not in said
+        assert "The trash (" not in said, "no round of it failed"
+        for node in replicas:
+            items = node.path() / ".closeranks" / "trash" / "items"
+            held = sum(one.stat().st_size for one in items.iterdir() if one.is_file())
+            assert 0 < held <= (64 << 20) // 10
+        fleet.stop()
 
 
 def test_diff_prints_one_line_a_path(make_fleet: MakeFleet) -> None:

@@ -407,14 +407,15 @@ MUTATIONS = (
     ),
     Mutation(
         "converge: recorded before it is synced", f"{CONVERGE}/install.py",
-        "        self._sync(works)\n"
-        "        if any(work.discard is not None for work in works):\n"
-        "            self._trash.settle(arrived, self._incident, self._is_push)\n"
-        "        self._commit(self._made, \"converge\", observed)\n",
-        "        self._commit(self._made, \"converge\", observed)\n"
-        "        self._sync(works)\n"
-        "        if any(work.discard is not None for work in works):\n"
-        "            self._trash.settle(arrived, self._incident, self._is_push)\n", "--faults power,rogue", shells=True,
+        "            self._sync(works)\n"
+        "            if any(work.discard is not None for work in works):\n"
+        "                self._trash.settle(arrived, self._incident, self._ordinary)\n"
+        "            self._commit(self._made, \"converge\", observed)\n",
+        "            self._commit(self._made, \"converge\", observed)\n"
+        "            self._sync(works)\n"
+        "            if any(work.discard is not None for work in works):\n"
+        "                self._trash.settle(arrived, self._incident, self._ordinary)\n",
+        "--faults power,rogue", shells=True,
     ),
     Mutation(
         "store: chunk lists are garbage", f"{STORE}/collection.py",

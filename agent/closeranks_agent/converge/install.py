@@ -75,9 +75,10 @@ class _Work:
 class Installer:
     """Applies steps during one converge, or during pushes.
 
-    Pushes keep no list of what was written (`written` None: nobody proves them by reading again) and give
-    `open_incidents`: they may let the trash make room by dropping what pushes put there before. They are good for a
-    while only: `is_over` is asked before each batch, and before each step of it.
+    Pushes keep no list of what was written (`written` None: nobody proves them by reading again). They are good for a
+    while only: `is_over` is asked before each batch, and before each step of it. `ordinary`: what is replaced or
+    removed is what the truth itself has left, so in the trash it may give way to what comes later, even to the rest
+    of its own batch; but not to what `sources` names, from which files are still to be copied.
     """
 
     def __init__(
@@ -88,16 +89,18 @@ class Installer:
         written: Written | None,
         lifts: Lifts,
         incident: str,
-        open_incidents: Callable[[], Collection[str]] | None = None,
+        open_incidents: Callable[[], Collection[str]],
+        ordinary: bool,
     ) -> None:
         self._volume, self._room, self._trash = volume, room, trash
         self._written, self._lifts, self._incident = written, lifts, incident
-        self._open_incidents = open_incidents
+        self._open_incidents, self._ordinary = open_incidents, ordinary
         self._ignore = IgnoreRules(volume.settings.ignore)
         self._width = volume.algorithm.width
         self._special_bits = volume.settings.special_bits
         self.moved: dict[bytes, bytes] = {}  # key -> item that its bytes became in this run
         self.unlike: dict[bytes, bytes] = {}  # key -> value made, where that could not be the target's
+        self.sources: Collection[bytes] = ()  # keys and items that the plan under way copies from
         self.is_over: Callable[[], bool] = lambda: False
         self._results: list[Result] = []
         self._made: dict[bytes, Record | None] = {}
@@ -110,7 +113,21 @@ class Installer:
             return [Result(step, Outcome.OVER) for step in steps]
         os.close(self._volume.open_root())
         self._results, self._made, self._found = [], {}, {}
-        works = self._admit([work for work in map(self._check, steps) if work is not None])
+        left: Sequence[_Work] = [work for work in map(self._check, steps) if work is not None]
+        while True:
+            works, left = self._admit(left)
+            arrived = self._swap(works)
+            self._sync(works)
+            if any(work.discard is not None for work in works):
+                self._trash.settle(arrived, self._incident, self._ordinary)
+            self._commit(self._made, "converge", observed)
+            self._commit(self._found, "scan", observed)
+            self._made, self._found = {}, {}
+            if not left:
+                return self._results
+
+    def _swap(self, works: Sequence[_Work]) -> list[tuple[str, Discard]]:
+        """Make the steps that were announced; what came to the trash."""
         arrived: list[tuple[str, Discard]] = []
         for work in works:
             result = Result(work.step, Outcome.OVER) if self.is_over() else self._attempt(work)
@@ -119,22 +136,13 @@ class Installer:
                 assert work.discard is not None
                 arrived.append((work.item.decode(), work.discard))
                 self.moved[work.step.key] = work.item
-        self._sync(works)
-        if any(work.discard is not None for work in works):
-            self._trash.settle(arrived, self._incident, self._is_push)
-        self._commit(self._made, "converge", observed)
-        self._commit(self._found, "scan", observed)
-        return self._results
+        return arrived
 
     def _commit(self, records: dict[bytes, Record | None], cause: str, observed: float) -> None:
         """What we made and what somebody else did are never one step: only the latter may be merged as a change."""
         changes = [Change(key, record) for key, record in sorted(records.items())]
         if changes:
             self._volume.apply(changes, cause, observed)
-
-    @property
-    def _is_push(self) -> bool:
-        return self._open_incidents is not None
 
     # --- compare ---------------------------------------------------------------------------------
 
@@ -234,23 +242,36 @@ class Installer:
 
     # --- announce --------------------------------------------------------------------------------
 
-    def _admit(self, works: Sequence[_Work]) -> list[_Work]:
-        """Announce the batch to trash and list; what the trash has no room for is left out."""
+    def _admit(self, works: Sequence[_Work]) -> tuple[Sequence[_Work], Sequence[_Work]]:
+        """Announce the batch to trash and list: (what may be made now, what comes when that has been made).
+
+        What the trash has no room for is left out. The rest of a batch that is larger than the trash waits where what
+        goes before it may give way to it.
+        """
         admitted: list[_Work] = []
+        left: Sequence[_Work] = ()
         charge = count = 0
-        for work in works:
+        may_cut = self._ordinary
+        for at, work in enumerate(works):
             if work.discard is not None:
-                if not self._has_room(charge + work.discard.charge, count + 1):
+                if not self._has_room(charge, work.discard.charge, count + 1):
+                    if may_cut and count and work.discard.charge <= self._trash.max_bytes:
+                        left = works[at:]
+                        break
+                    may_cut = may_cut and work.discard.charge > self._trash.max_bytes
                     self._results.append(Result(work.step, Outcome.TRASH_FULL, "", str(work.discard.charge)))
                     continue
                 charge, count = charge + work.discard.charge, count + 1
             admitted.append(work)
+        return self._announced(admitted), left
+
+    def _announced(self, admitted: Sequence[_Work]) -> Sequence[_Work]:
         try:
             discarding = [work for work in admitted if work.discard is not None]
             ids: list[str] = []
             if discarding:
                 coming = [work.discard for work in discarding if work.discard]
-                ids = self._trash.intend(coming, self._incident, self._is_push)
+                ids = self._trash.intend(coming, self._incident, self._ordinary)
             for work, item in zip(discarding, ids, strict=True):
                 work.item = item.encode()
             if admitted and self._written is not None:
@@ -259,15 +280,17 @@ class Installer:
             if error.errno not in FULL_ERRNOS:
                 raise
             self._results.extend(Result(work.step, Outcome.NO_ROOM) for work in admitted)
-            return []
+            return ()
         return admitted
 
-    def _has_room(self, charge: int, count: int) -> bool:
-        if self._trash.has_room(charge, count):
+    def _has_room(self, before: int, charge: int, count: int) -> bool:
+        """Whether an item of `charge` bytes fits beside those of the batch that go `before`; ordinary ones give way."""
+        if self._trash.has_room(before + charge, count):
             return True
-        return self._open_incidents is not None and self._trash.make_room(
-            charge, count, self._open_incidents()
-        )
+        if before + charge > self._trash.max_bytes:
+            return False  # nothing goes for what can not have room
+        keep = {self.moved.get(name, name) for name in self.sources}
+        return self._trash.make_room(before + charge, count, self._open_incidents(), keep)
 
     # --- swap ------------------------------------------------------------------------------------
 

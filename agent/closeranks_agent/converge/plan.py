@@ -208,6 +208,11 @@ def plan(
     return Plan(steps, tuple(withheld), tuple(waiting))
 
 
+def sources_of(steps: Iterable[Step]) -> set[bytes]:
+    """The keys and items of the trash that these steps copy from."""
+    return {copy.place.name for step in steps if step.need is not None for copy in step.need.copies}
+
+
 def _moves(saws: Sequence[Saw]) -> dict[bytes, Saw]:
     """New file -> the path that goes and had the same entry. A path goes to one new name only."""
     going: dict[bytes, list[Saw]] = {}

@@ -35,11 +35,11 @@ from ..chunks.peers import Peers
 from .athand import local_content, rules_of
 from .contents import Contents
 from .install import FULL_ERRNOS, Outcome, Result, failed
-from .plan import LocalContent, Place, Saw, Step, entry_of, plan
+from .plan import LocalContent, Place, Saw, Step, entry_of, plan, sources_of
 from .pushed import Count, checked, result_of
 from .room import NoRoom
 from .stage import Staged
-from .tally import no_space, trash_full, words
+from .tally import no_space, trash_full, unfit, words
 from .told import WORLD, told
 from .transfer import Transfer
 from .trash import DIGEST_AT
@@ -187,6 +187,7 @@ class Pusher:
         for saw in planned.withheld:
             count.end(saw.key, count.done)  # as far as it may be: the special bits are told by the scan
         bench.installer.moved.clear()
+        bench.installer.sources = sources_of(planned.steps)
         if _stage_bytes(planned.steps) > LARGE_BYTES:
             return (_Part(planned.steps, large=True),)
         first, *others = _parts(planned.steps)
@@ -383,8 +384,10 @@ class Pusher:
                     if outcome is Outcome.NO_ROOM:
                         count.needed += needed or (step.need.stage_bytes if step.need else 0)
                     elif outcome is Outcome.TRASH_FULL:
-                        count.needed += int(result.detail)
-                        count.largest = max(count.largest, int(result.detail))
+                        one = unfit(result)
+                        count.needed += one.charge
+                        if count.largest is None or one.charge > count.largest.charge:
+                            count.largest = one
                     text = words(outcome, result.why, result.detail)
                     if outcome is Outcome.NO_SOURCE and story:
                         text += f" ({story})"
@@ -404,9 +407,9 @@ class Pusher:
         where = f"{escape(self._volume.private)}/trash"
         if Outcome.NO_ROOM in outcomes and bench is not None:
             count.problem = no_space(count.needed, bench.stage.room.free(), trash.usage(), where)
-        elif Outcome.TRASH_FULL in outcomes:
+        elif Outcome.TRASH_FULL in outcomes and count.largest is not None:
             free = max(0, trash.max_bytes - sum(trash.usage().values()))
-            count.problem = trash_full(count.needed, count.largest, free, trash.max_bytes, where)
+            count.problem = trash_full(count.needed, count.largest, free, trash.max_bytes, where, True)
 
     async def _look_again(self) -> None:
         """The tree is not shaped as the index says: look at all of it, though not at every push."""

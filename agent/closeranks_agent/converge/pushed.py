@@ -14,6 +14,7 @@ from closeranks_proto.messages import Problem, Push, PushEdit, PushResult
 from closeranks_proto.paths import check_key, escape, path_of
 
 from .install import Outcome
+from .tally import Unfit
 
 SHOWN_MAX = 5
 
@@ -28,7 +29,7 @@ class Count:
     skipped: set[bytes] = field(default_factory=set)
     failures: dict[bytes, tuple[Outcome, str]] = field(default_factory=dict)
     needed: int = 0  # bytes that steps without room in stage or trash would take
-    largest: int = 0  # of them, what one path alone would take in the trash
+    largest: Unfit | None = None  # of them, the path that would take most in the trash
     trashed: int = 0
     moved: int = 0
     stale: bool = False

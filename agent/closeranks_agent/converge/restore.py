@@ -25,6 +25,7 @@ from .trash import Kept, Trash, item_of
 from .workroom import Workroom
 
 IDS_MAX = 10_000
+ID_DIGITS = 12  # as `Kept.id` writes them
 COPY_BYTES = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -83,7 +84,7 @@ def restore_in_place(volume: Volume, trash: Trash, ids: Sequence[str]) -> tuple[
 def _find(trash: Trash, ids: Sequence[str]) -> list[Kept]:
     if not ids or len(ids) > IDS_MAX:
         raise UserError(f"name 1 to {IDS_MAX} items of the trash")
-    wanted = set(ids)
+    wanted = {_full_id(one) for one in ids}
     found = [kept for kept in trash.kept() if kept.id in wanted]
     unknown = sorted(wanted - {kept.id for kept in found})
     if unknown:
@@ -91,6 +92,11 @@ def _find(trash: Trash, ids: Sequence[str]) -> list[Kept]:
             f"the trash of this volume has no item {', '.join(unknown[:5])}: `closeranks trash list` has them"
         )
     return found
+
+
+def _full_id(text: str) -> str:
+    """The id with its leading zeros, which people leave out."""
+    return text.strip().lower().rjust(ID_DIGITS, "0")
 
 
 def _names(found: Sequence[Kept]) -> list[bytes]:

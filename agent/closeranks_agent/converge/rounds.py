@@ -22,10 +22,10 @@ from ..chunks.fetch import Fetcher
 from .athand import Window, local_content, rules_of, windows
 from .install import Installer, Outcome, Result
 from .lift import Lifts
-from .plan import Plan, Step, plan
+from .plan import Plan, Step, plan, sources_of
 from .readback import Readbacks
 from .stage import Stage, clear_stage
-from .tally import Tally, no_space, trash_full
+from .tally import Tally, Unfit, no_space, trash_full, unfit
 from .transfer import Transfer
 from .workroom import Workroom
 from .written import Written, forget_closed
@@ -52,7 +52,8 @@ class Rounds:
         self._scans = 0
         self._complete = False
         self._needed: dict[bytes, int] = {}  # bytes that files without room would take
-        self._discarded: dict[bytes, int] = {}  # bytes that steps without room in the trash would move there
+        self._unfit: dict[bytes, Unfit] = {}  # what steps without room in the trash would move there
+        self._ordinary = order.ordinary and not order.incident
 
     async def run(self) -> ConvergeResult:
         """Raises what stops everything; the tally then says how far it came."""
@@ -85,6 +86,8 @@ class Rounds:
             self._written,
             self._lifts,
             self._order.incident,
+            self._open_incidents,
+            self._ordinary,
         )
         stage = Stage(
             room,
@@ -118,9 +121,10 @@ class Rounds:
     def _open_files(self) -> tuple[Workroom, Written, Lifts]:
         """In a thread. What a killed run left behind is recovered here, and what is too old evicted."""
         incident = self._order.incident
-        open_incidents = {*self._owner.open_incidents(), incident}
+        open_incidents = self._open_incidents()
         with ExitStack() as stack:
             room = stack.enter_context(self._trash.opened())
+            self._trash.note_incidents(open_incidents)
             self._trash.evict(open_incidents)
             forget_closed(room.trash_fd, {*open_incidents, ""})
             written = Written(room.trash_fd, incident)
@@ -129,6 +133,10 @@ class Rounds:
             stack.callback(lifts.close)
             self._files = stack.pop_all()
         return room, written, lifts
+
+    def _open_incidents(self) -> set[str]:
+        """Those of this node; the one that is repaired may not have been told of yet."""
+        return {*self._owner.open_incidents(), self._order.incident} - {""}
 
     async def _close_files(self, opening: asyncio.Task[object]) -> None:
         await asyncio.wait([opening])
@@ -180,7 +188,9 @@ class Rounds:
         window = next(windows(self._volume, self._order.target_root, skip, self._window_size))
         window = self._without_news(window)
         local = local_content(self._volume, window.saws, self._trash)
-        return window, plan(window.saws, local, rules_of(self._volume), window.cut)
+        planned = plan(window.saws, local, rules_of(self._volume), window.cut)
+        self._installer.sources = sources_of(planned.steps)
+        return window, planned
 
     def _without_news(self, window: Window) -> Window:
         """Leave alone what is neither as the coordinator took it nor made by this run: it is the node's own change.
@@ -228,7 +238,7 @@ class Rounds:
                 case Outcome.NO_ROOM:
                     self._needed[result.step.key] = result.step.need.stage_bytes if result.step.need else 0
                 case Outcome.TRASH_FULL:
-                    self._discarded[result.step.key] = int(result.detail)
+                    self._unfit[result.step.key] = unfit(result)
                 case _:
                     continue
         self._tally.note(results)
@@ -259,9 +269,10 @@ class Rounds:
         if self._needed:
             needed = sum(self._needed.values())
             return no_space(needed, self._stage_room.free(), self._trash.usage(), where)
-        if self._discarded:
-            needed = sum(self._discarded.values())
+        if self._unfit:
+            needed = sum(one.charge for one in self._unfit.values())
+            largest = max(self._unfit.values(), key=lambda one: one.charge)
             most = self._trash.max_bytes
             free = max(0, most - sum(self._trash.usage().values()))
-            return trash_full(needed, max(self._discarded.values()), free, most, where)
+            return trash_full(needed, largest, free, most, where, self._ordinary)
         return None

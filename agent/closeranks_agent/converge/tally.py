@@ -7,6 +7,7 @@ done at most ATTEMPTS_MAX times; then it is *set aside* with its reason and no p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from closeranks_proto.messages import Converge, ConvergeProgress, ConvergeResult, Problem
@@ -170,21 +171,46 @@ def no_space(needed: int, free: int, usage: dict[str, int], trash: str) -> Probl
     return Problem("no_space", text, needed, free)
 
 
-def trash_full(needed: int, largest: int, free: int, most: int, trash: str) -> Problem:
-    """The problem of a trash that has reached its bound (`most`), or is too small for one path (`largest`)."""
-    if largest > most:
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A path for whose present entry the trash has no room: `charge` bytes, and whether it was to be removed."""
+
+    key: bytes
+    charge: int
+    removed: bool
+
+
+def unfit(result: Result) -> Unfit:
+    """Of a step that ended as TRASH_FULL."""
+    return Unfit(result.step.key, int(result.detail), result.step.target is None)
+
+
+def trash_full(needed: int, largest: Unfit, free: int, most: int, trash: str, ordinary: bool) -> Problem:
+    """The problem of a trash that has reached its bound (`most`), or is too small for one path (`largest`).
+
+    `ordinary`: the truth itself has left what finds no room, so nobody needs to look for a runaway.
+    """
+    done = "removed" if largest.removed else "replaced"
+    what = f"{escape(path_of(largest.key))} ({_size(largest.charge)})"
+    cause = (
+        f"A writer of this volume has {done} {what}, and this node follows it."
+        if ordinary
+        else f"{what} is to be {done} here."
+    )
+    if largest.charge > most:
+        by_hand = "; or, if nobody wants it any more, remove it on this node by hand"
         text = (
-            f"The trash ({trash}) may hold {_size(most)} in all, and one path alone has {_size(largest)} to set aside "
-            "there. Nothing is replaced or removed without a copy in it, so this path stays as it is, and emptying "
-            f"the trash would not help: set trash_max_bytes of this volume in coordinator.toml to {largest} or more, "
-            "and reload the coordinator; or, if what this node holds there is not wanted, remove it by hand. The agent "
-            "goes on by itself then."
+            f"{cause} The trash ({trash}) may hold {_size(most)} in all. Nothing is replaced or removed without a copy "
+            "in it, so this path stays as it is, and emptying the trash would not help: set trash_max_bytes of this "
+            f"volume in coordinator.toml to {largest.charge} or more, and reload the coordinator"
+            f"{by_hand if largest.removed or not ordinary else ''}. The agent goes on by itself then."
         )
-        return Problem("trash_full", text, largest, free)
+        return Problem("trash_full", text, largest.charge, free)
     text = (
-        f"The trash ({trash}) has room for {_size(free)}, {_size(needed)} are needed for what converge would replace "
-        "or remove. Nothing is removed without a copy in it: raise trash_max_bytes, lower trash_keep_s, or restore "
-        "what is still wanted elsewhere; items of closed incidents older than trash_keep_s go by themselves."
+        f"{cause} The trash ({trash}) has room for {_size(free)}, {_size(needed)} are needed in all. What lies in it "
+        "does not give way: a repair or a person has set it aside, or it is younger than an incident of this node that "
+        "is open. Raise trash_max_bytes, lower trash_keep_s, or restore what is still wanted elsewhere; items of "
+        "closed incidents older than trash_keep_s go by themselves."
     )
     return Problem("trash_full", text, needed, free)
 

@@ -8,11 +8,11 @@ left in the stage is brought home by `recover`. The trash never holds more than 
 *Never the last copy.* Whether another node still holds an item's bytes can not be known here. So nothing
 is evicted to make room for something newer: an item goes only when it is older than `trash_keep_s` and its
 incident is not open. Moving to the trash itself never removes a copy, since the trash is on this node.
-One exception: what pushes put here are versions that an authorised writer replaced or removed itself. They
-fill the trash in the course of ordinary work, and a trash that is full for `trash_keep_s` would stop the
-replication. So a push for which there is no room lets the oldest of *them* go (`make_room`), though none that
-is younger than an open incident of this node, and never anything that a converge, a person or an incident
-put here. Where that is not enough, the step does not run.
+One exception: *ordinary* items are versions that an authorised writer replaced or removed itself, brought by a
+push or by the converge of a node that was only late. They fill the trash in the course of ordinary work, and a
+trash that is full for `trash_keep_s` would stop the replication, and every repair. So whatever finds no room lets
+the oldest of *them* go (`make_room`), though none that is younger than an open incident of this node, and never
+anything that a repair, a join, a person or an incident put here. Where that is not enough, the step does not run.
 
 Layout: `trash/ledger`, `trash/items/<id>`. A file or symlink is its own inode, a directory an empty one.
 Rejected: names that keep the path (4,095 bytes do not fit below), and deduplication (bytes in the trash
@@ -75,7 +75,7 @@ class Kept:
     trashed_unix_ms: int
     incident: str
     discard: Discard
-    pushed: bool = False
+    ordinary: bool = False  # the truth itself has left it: it may give way
 
     @property
     def id(self) -> str:
@@ -150,7 +150,7 @@ class Trash:
 
     # --- putting ---------------------------------------------------------------------------------
 
-    def intend(self, discards: Sequence[Discard], incident: str, pushed: bool = False) -> list[str]:
+    def intend(self, discards: Sequence[Discard], incident: str, ordinary: bool = False) -> list[str]:
         """Durably announce that these entries are about to come; their ids, under which they go to items_fd.
 
         Raises TrashFull, with nothing announced, and OSError.
@@ -164,18 +164,18 @@ class Trash:
             state.ledger.prepare()
             now = time.time_ns() // 1_000_000
             first = state.next_number
-            kept = [Kept(first + at, now, incident, one, pushed) for at, one in enumerate(discards)]
+            kept = [Kept(first + at, now, incident, one, ordinary) for at, one in enumerate(discards)]
             state.ledger.append(_encode(one) for one in kept)
             state.ledger.sync()
             state.next_number += len(discards)
             return [one.id for one in kept]
 
-    def settle(self, done: Sequence[tuple[str, Discard]], incident: str, pushed: bool = False) -> None:
+    def settle(self, done: Sequence[tuple[str, Discard]], incident: str, ordinary: bool = False) -> None:
         """The batch is over: these items have arrived, and no exchange is pending any more."""
         with self._lock:
             state = self._open_state()
             for item_id, discard in done:
-                self._count(state, Kept(int(item_id, 16), 0, incident, discard, pushed))
+                self._count(state, Kept(int(item_id, 16), 0, incident, discard, ordinary))
             state.ledger.append([msgpack.packb(("settled", state.next_number - 1))])
 
     def has_room(self, charge: int, count: int) -> bool:
@@ -247,10 +247,13 @@ class Trash:
             except OSError as error:
                 log.warning("%s: since when incidents are open is not on disk: %s", self._volume.name, error)
 
-    def make_room(self, charge: int, count: int, open_incidents: Collection[str]) -> bool:
-        """Drop the oldest that pushes put here, if that makes room for `count` items of `charge` bytes in all.
+    def make_room(
+        self, charge: int, count: int, open_incidents: Collection[str], keep: Collection[bytes] = ()
+    ) -> bool:
+        """Drop the oldest ordinary items, if that makes room for `count` items of `charge` bytes in all.
 
-        Nothing is dropped that is younger than an open incident, and nothing where it would not be enough.
+        Nothing is dropped that is younger than an open incident, or whose id is one of `keep`, and nothing where it
+        would not be enough.
         """
         with self.opened(), self._lock:
             self.note_incidents(open_incidents)
@@ -269,7 +272,7 @@ class Trash:
                     before is not None and one.trashed_unix_ms >= before
                 ):
                     break
-                if one.pushed and not one.incident:
+                if one.ordinary and not one.incident and one.id.encode() not in keep:
                     gone.append(one)
                     used, items = used - one.discard.charge, items - 1
             if used > most_bytes or items > MAX_ITEMS:
@@ -459,7 +462,7 @@ def item_of(volume: str, kept: Kept) -> TrashItem:
 def _encode(kept: Kept) -> bytes:
     one = kept.discard
     fields = (one.key, int(one.kind), one.size, one.charge, one.mode, one.mtime_ns, one.inode, one.why)
-    tag = "pushed" if kept.pushed else "item"
+    tag = "pushed" if kept.ordinary else "item"  # the word is older than what it covers
     packed: bytes = msgpack.packb(
         (tag, kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
         use_bin_type=True,

@@ -45,7 +45,7 @@ class Workbench:
             self.lifts = Lifts(self.room.trash_fd, self.room.root_fd)
             stack.callback(self.lifts.close)
             self.lifts.restore()
-            self.installer = Installer(volume, self.room, trash, None, self.lifts, "", open_incidents)
+            self.installer = Installer(volume, self.room, trash, None, self.lifts, "", open_incidents, True)
             self.stage = Stage(
                 self.room,
                 volume.algorithm,

@@ -86,7 +86,8 @@ def _make_room(node: str, volume: NodeVolumeView) -> str:
     if problem is not None and problem.code == "trash_full":
         return (
             f"raise trash_max_bytes of {volume.name} in coordinator.toml, so that there is room for{need or ' some'} "
-            f"more; or remove on {node} by hand what a runaway has written there; it goes on by itself then"
+            f"more; or remove on {node} by hand what is named above, if nobody wants it any more; it goes on by itself "
+            "then"
         )
     return (
         f"on {node}: make room:{need or ' some'} free on the file system of {volume.name}; if a runaway has filled it, "

@@ -156,6 +156,7 @@ def _advance(world: World, node: Node) -> bool:
     if work.stage == "converge":
         world.move(node, "resyncing")
         work.stage, work.to_verify = "verify", [volume.name for volume in volumes]
+        work.problem.clear()  # what kept it from the truth is over, also where a person ended it by hand
         return True
     return _ask_verify(world, node, record, work)
 
@@ -235,10 +236,20 @@ def _ask_converge(world: World, node: Node, record: RecoveryRecord, work: Recove
         view.orders = [*view.orders[-3:], (root, target)]
     token = 0 if node.record.fence is None else node.record.fence.token
     base = root if record.purpose == "lag" else None
+    ordinary = record.purpose == "lag" and volume.config.replicated
     world.send(
         node,
         wire.Converge(
-            record.action, name, target, record.purpose, record.incident or "", token, sources, False, base
+            record.action,
+            name,
+            target,
+            record.purpose,
+            record.incident or "",
+            token,
+            sources,
+            False,
+            base,
+            ordinary,
         ),
     )
 
