@@ -56,6 +56,7 @@ class Questions:
     def __init__(self, world: World) -> None:
         self._world = world
         self._under_way: Stepping | None = None
+        self._down: tuple[Now, frozenset[str]] | None = None
 
     @property
     def _still(self) -> World:
@@ -80,7 +81,15 @@ class Questions:
 
     def node_view(self, now: Now, node: str) -> NodeView | None:
         world = self._at(now)
-        return views.node_view(world, world.nodes[node]) if node in world.nodes else None
+        if node not in world.nodes:
+            return None
+        return views.node_view(world, world.nodes[node], lambda: self._out_of_service(now))
+
+    def _out_of_service(self, now: Now) -> frozenset[str]:
+        """Who lists many nodes asks with one `now`: looked for once, and only if some node would not serve."""
+        if self._down is None or self._down[0] is not now:
+            self._down = now, views.out_of_service(self._world)
+        return self._down[1]
 
     def volume_names(self) -> list[str]:
         return list(self._still.volumes)

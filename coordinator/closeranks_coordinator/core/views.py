@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Literal
 
 from closeranks_proto.lines import timestamp
@@ -34,8 +35,8 @@ UNREAD = ("unreadable", "too_large")
 
 
 def fleet_view(world: World) -> FleetView:
-    down = _down(world)
-    nodes = tuple(node_view(world, node, down) for node in world.nodes.values())
+    down = out_of_service(world)
+    nodes = tuple(node_view(world, node, lambda: down) for node in world.nodes.values())
     volumes = tuple(volume_view(world, volume) for volume in world.volumes.values())
     compared = sum(
         all(world.compared(node, volume) for volume in world.volumes_of(node))
@@ -61,8 +62,8 @@ def state_of(world: World, node: Node) -> State:
     return "unreachable" if world.unreachable(node) else node.record.phase
 
 
-def node_view(world: World, node: Node, down: frozenset[str] | None = None) -> NodeView:
-    """`down`: who is out of service, where the caller has found that out for all."""
+def node_view(world: World, node: Node, down: Callable[[], frozenset[str]] | None = None) -> NodeView:
+    """`down`: who is out of service, of a caller who asks for many nodes and finds that out once."""
     record = node.record
     state = state_of(world, node)
     since: int | None = record.since_ms
@@ -82,7 +83,7 @@ def node_view(world: World, node: Node, down: frozenset[str] | None = None) -> N
         tuple(hand.view() for hand in node.writing.top(world.now.mono)),
         tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
         _waiting(world, node),
-        _is_in_service(world, node) if down is None else node.name not in down,
+        _is_in_service(world, node, down),
     )  # fmt: skip
 
 
@@ -266,12 +267,14 @@ def lb_status(world: World, name: str) -> Literal[200, 503] | None:
     return 200 if _is_in_service(world, world.nodes[name]) else 503
 
 
-def _is_in_service(world: World, node: Node) -> bool:
-    """As `name not in _down(world)`; the others are only looked at where this one would not serve."""
-    return not node.fenced and (_serves(world, node) or node.name not in _down(world))
+def _is_in_service(world: World, node: Node, down: Callable[[], frozenset[str]] | None = None) -> bool:
+    """As `name not in out_of_service(world)`; the others are only looked at where this one would not serve."""
+    return not node.fenced and (
+        _serves(world, node) or node.name not in (out_of_service(world) if down is None else down())
+    )
 
 
-def _down(world: World) -> frozenset[str]:
+def out_of_service(world: World) -> frozenset[str]:
     """Who is out of service: if that would be more than half of all, only who is fenced."""
     down = frozenset(node.name for node in world.nodes.values() if not _serves(world, node))
     if 2 * len(down) > len(world.nodes):

@@ -164,7 +164,7 @@ class Writer:
         return StoreFull(
             errno.ENOSPC,
             f"there is no room left for the coordinator's state in {self._path.parent}, so nothing new is "
-            f"acknowledged; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
+            f"taken from any node; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
             "it goes on by itself",
             str(self._path.parent),
         )
