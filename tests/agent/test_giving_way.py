@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from closeranks_agent.converge.trash import Trash
 from closeranks_proto.messages import ConvergeResult, TrashRestore
 from peers_in_process import KIB, Nodes, contents_below, describe, fill, nodes_in
 
@@ -170,6 +172,29 @@ async def test_what_is_still_to_be_copied_does_not_give_way(tmp_path: Path) -> N
         again = await catch_up(nodes, sources=())
         assert (again.state, again.bytes_moved) == ("done", 0), again.detail
         assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
+async def test_a_full_trash_is_read_once_for_many_that_find_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger may have a million records, and each of a thousand paths would read all of them."""
+    asked: list[int] = []
+    make_room = Trash.make_room
+
+    def counted(trash: Trash, charge: int, *others: Any) -> bool:
+        asked.append(charge)
+        return make_room(trash, charge, *others)
+
+    monkeypatch.setattr(Trash, "make_room", counted)
+    async with nodes_in(tmp_path, trash_max_bytes=MOST) as nodes:
+        await album(nodes, tmp_path, first=b"f" * 30 * KIB)
+        assert (await nodes.converge("n2", "n1")).state == "done"
+        fill(tmp_path / "n2", {f"own-{at:03}": b"o" * KIB for at in range(200)})
+        await nodes.scan("n2")
+        result = await nodes.converge("n2", "n1")
+        assert result.problem is not None
+        assert (result.problem.code, result.files_trashed) == ("trash_full", 10)
+        assert asked == [11 * KIB]
 
 
 async def test_an_item_is_found_without_the_leading_zeros_of_its_id(tmp_path: Path) -> None:

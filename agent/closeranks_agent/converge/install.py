@@ -251,10 +251,15 @@ class Installer:
         admitted: list[_Work] = []
         left: Sequence[_Work] = ()
         charge = count = 0
+        refused = (
+            self._trash.max_bytes + 1
+        )  # so much has no room: the ledger is not read again for as much or more
         may_cut = self._ordinary
         for at, work in enumerate(works):
             if work.discard is not None:
-                if not self._has_room(charge, work.discard.charge, count + 1):
+                wanted = charge + work.discard.charge
+                if wanted >= refused or not self._has_room(wanted, count + 1):
+                    refused = min(refused, wanted)
                     if may_cut and count and work.discard.charge <= self._trash.max_bytes:
                         left = works[at:]
                         break
@@ -283,14 +288,12 @@ class Installer:
             return ()
         return admitted
 
-    def _has_room(self, before: int, charge: int, count: int) -> bool:
-        """Whether an item of `charge` bytes fits beside those of the batch that go `before`; ordinary ones give way."""
-        if self._trash.has_room(before + charge, count):
+    def _has_room(self, charge: int, count: int) -> bool:
+        """Whether so many items of `charge` bytes in all fit; ordinary ones give way."""
+        if self._trash.has_room(charge, count):
             return True
-        if before + charge > self._trash.max_bytes:
-            return False  # nothing goes for what can not have room
         keep = {self.moved.get(name, name) for name in self.sources}
-        return self._trash.make_room(before + charge, count, self._open_incidents(), keep)
+        return self._trash.make_room(charge, count, self._open_incidents(), keep)
 
     # --- swap ------------------------------------------------------------------------------------
 
