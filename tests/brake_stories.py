@@ -15,6 +15,7 @@ from typing import Any, cast
 from closeranks_agent.hands.activity import Activity
 from closeranks_agent.hands.disks import FORESEEN_MAX_S, Series
 from closeranks_coordinator.core.rules import GuardRules
+from closeranks_coordinator.core.shapes import HoldView
 from closeranks_coordinator.core.windows import USUAL_BUCKET_S
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
@@ -24,6 +25,7 @@ GB = 10**9
 PHP = wire.Hand(4711, "/usr/bin/php", "php index.php", 33, None, "apache2", ("1 systemd",), 10, GB)
 FILES = {key_of(f"f{n:03}"): file_of(n) for n in range(40)}
 LOOK_S = 1.0
+BEFORE_S = 60.0
 AFTER_S = 40.0  # how long a story is watched when its writer has ended
 
 
@@ -55,14 +57,14 @@ class _Disk:
     """Implements what `Activity` asks of `Disks`, of one invented disk."""
 
     def __init__(self, total: int, free: int) -> None:
-        self.total, self.free, self.series = total, free, Series()
+        self.total, self.free, self.taken, self.series = total, free, 0, Series()
 
     def states(self) -> tuple[wire.DiskState, ...]:
         rate, full = self.series.rate_bytes_s(), self.series.full_in_s()
         return (
             wire.DiskState(
                 "/srv", ("photos",), False, self.total, self.free, round(min(FORESEEN_MAX_S, rate), 1),
-                None if full is None else round(full, 1),
+                None if full is None else round(full, 1), self.taken,
             ),
         )  # fmt: skip
 
@@ -86,7 +88,7 @@ def over(name: str, size: int, every_s: float, count: int) -> Iterator[Write]:
 
 def play(
     story: Iterable[Write], total: int, free: int, rules: GuardRules | None = None, usual_bytes: int = 0,
-    before_s: float = 60.0,
+    before_s: float = BEFORE_S,
 ) -> Told:  # fmt: skip
     """`usual_bytes`: what this node wrote in each five minutes of work of the last week."""
     guards = rules or GuardRules(warm_up_s=0.0)
@@ -117,6 +119,59 @@ def play(
     look()
     world.run(before_s)
     return _follow(world, list(story), disk, activity)
+
+
+@dataclass(slots=True)
+class Replica:
+    """What became of a node that only receives."""
+
+    holds: list[HoldView] = field(default_factory=list)
+    behind: int = 0  # of what its writer has
+    free: int = 0
+    said: list[str] = field(default_factory=list)  # warnings that name it
+
+
+def receive(story: Iterable[Write], total: int, free: int, outside_bytes_s: int = 0) -> Replica:
+    """A writer with a large disk; n2 has one of this size. `outside_bytes_s`: written beside its volume."""
+    world = FakeWorld(
+        ("n1", "n2", "n3"), [volume_config(policy="writers", writers=("n1",), guards=GuardRules())], {"photos": FILES}
+    )  # fmt: skip
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s, agent.disk_bytes = True, 300.0, (10**13, 10**13)
+    world.started()
+    node, disk, began = world["n2"], _Disk(total, free), world.mono
+    node.disk_bytes = (total, free)
+    activity = Activity(
+        cast(Any, SimpleNamespace()), cast(Any, disk), node._say, lambda: True, lambda: world.mono
+    )
+
+    def look() -> None:
+        outside = int(outside_bytes_s * max(0.0, world.mono - began - BEFORE_S))
+        disk.taken, disk.free = node.taken, max(0, free - node.taken - outside)
+        disk.series.add(world.mono, disk.free)
+        report = activity.report()
+        if report is not None:
+            node._say(report)
+        world.later(LOOK_S, look)
+
+    look()
+    world.run(BEFORE_S)
+    told, seen = Replica(), dict[str, HoldView]()
+    for write in story:
+        world.run(max(0.0, began + BEFORE_S + write.at_s - world.mono))
+        world["n1"].put("photos", write.name, file_of(f"{write.name} {write.at_s}", write.size))
+        seen |= {
+            hold: view for hold in world.fleet.hold_ids() if (view := world.fleet.hold_view(hold)) is not None
+        }
+    world.run(AFTER_S)
+    seen |= {
+        hold: view for hold in world.fleet.hold_ids() if (view := world.fleet.hold_view(hold)) is not None
+    }
+    told.holds, told.free = list(seen.values()), disk.free
+    mine = world["n1"].disk["photos"]
+    told.behind = sum(node.disk["photos"].get(key) != value for key, value in mine.items())
+    told.said = [one for one in world.logs if one.startswith("warning: n2")]
+    return told
 
 
 def _follow(world: FakeWorld, story: list[Write], disk: _Disk, activity: Activity) -> Told:

@@ -61,6 +61,7 @@ class Agent:
         self.lag = LoopLag()
         self.attribution = Attribution()
         disks = Disks(_places(config))
+        disks.taken = self._taken
         self.activity = Activity(self.attribution, disks, self.link.post, lambda: self.link.connected)
         self.reactions = Reactions(state, lambda: self.config, self.activity, self.link.post, self.spawn)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)
@@ -124,6 +125,10 @@ class Agent:
     def algorithm(self) -> DigestAlgorithm | None:
         """The fleet's; None until a coordinator has ever answered."""
         return self._volumes.algorithm
+
+    def _taken(self, volume: str) -> int:
+        known = self.volumes.get(volume)
+        return 0 if known is None else known.taken.bytes
 
     def members(self) -> Mapping[str, Member]:
         return self.state.members

@@ -91,7 +91,8 @@ class VolumeActivity(Message, frozen=True):
 class DiskState(Worded, frozen=True):
     """One filesystem that holds volumes or the agent's state. `rate_bytes_s`: what is lost of its free room.
 
-    `full_in_s`: None while its filling can not be foreseen.
+    `full_in_s`: None while its filling can not be foreseen. `taken_bytes`: what converges and pushes of closeranks have
+    taken of it since the agent started, as of this moment.
     """
 
     path: Text  # where it is mounted
@@ -101,6 +102,7 @@ class DiskState(Worded, frozen=True):
     free_bytes: Whole
     rate_bytes_s: Seconds
     full_in_s: Seconds | None
+    taken_bytes: Whole = 0
 
 
 class VolumeSettings(Message, frozen=True):

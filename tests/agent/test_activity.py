@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from closeranks_agent.disk.records import ScanReport
+from closeranks_agent.disk.taken import Taken, room_of
 from closeranks_agent.hands import activity as module
 from closeranks_agent.hands.activity import Activity
 from closeranks_agent.hands.attribution import Attribution
@@ -29,6 +30,9 @@ from link_world import World, until, world_of
 
 GIB = 1 << 30
 HAND = Hand(7, "/usr/bin/php", "php x", 33, None, "apache2.service", ("1 /sbin/init",), 0, 0)
+
+
+MB = 1 << 20
 
 
 class Clock:
@@ -105,6 +109,32 @@ def idle(disks: Disks, but: int = 0) -> None:
     while sum(place.asked for place in disks._places) > but:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_disk_says_what_our_own_copying_took_of_it(tmp_path: Path) -> None:
+    disks = Disks(
+        [("", str(tmp_path)), ("photos", str(tmp_path)), ("docs", str(tmp_path)), ("proc", "/proc")]
+    )
+    disks.taken = {"photos": 5, "docs": 7, "proc": 100}.__getitem__
+    disks.sample()
+    idle(disks)
+    disks.sample()
+    idle(disks)
+    (state,) = (one for one in disks.states() if one.holds_state)
+    assert state.taken_bytes == 12
+
+
+def test_what_is_staged_counts_with_the_room_that_it_takes_beyond_what_was_there(tmp_path: Path) -> None:
+    taken = Taken()
+    with (tmp_path / "staged").open("wb") as file:
+        file.write(bytes(MB))
+        file.flush()
+        taken.add(file.fileno())
+        assert MB <= taken.bytes < 2 * MB
+        before = room_of(file.fileno())
+        file.truncate(8 * MB)
+        taken.add(file.fileno(), before)
+        assert MB <= taken.bytes < 2 * MB, "a hole takes no room"
 
 
 def test_places_on_one_filesystem_are_one_disk_asked_for_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from closeranks_agent.converge.local import Local
 from closeranks_agent.converge.plan import Copy, FileNeed, Place
 from closeranks_agent.converge.stage import Stage, stage_name
 from closeranks_agent.converge.workroom import Workroom
+from closeranks_agent.disk.taken import Taken
 from closeranks_proto.digests import XXH3_128
 from fleet import LoopDisk
 from peers_in_process import CHUNK, Nodes, describe, nodes_in
@@ -83,7 +84,7 @@ def workroom(base: Path) -> Workroom:
     for path in made:
         path.mkdir()
     tree, stage, trash, items = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in made)
-    return Workroom(tree, stage, trash, items)
+    return Workroom(tree, stage, trash, items, Taken())
 
 
 def test_of_a_file_whose_name_is_a_directory_now_the_trash_is_shared(

@@ -497,6 +497,104 @@ def test_one_report_or_a_small_share_is_no_alarm() -> None:
     assert not held(world)
 
 
+def test_a_disk_that_fills_beside_what_the_truth_brings_is_held_for_the_rest() -> None:
+    """What closeranks has put there is told apart: it neither holds the node nor hides who does fill its disk."""
+    world = writing()
+    for step in range(6):
+        left = disk(50 * GB - 5 * GB * step, 500.0 - 10 * step)
+        report(world, "n3", files=0, disk=msgspec.structs.replace(left, taken_bytes=3 * GB * step), hands=())
+        world.run(1.0)
+    hold = the_hold(world)
+    assert (hold.guard, hold.node) == ("disk_full", "n3")
+    assert "lost 5.0 GB (3.0 GB of it was brought by closeranks)" in hold.reason
+
+
+def test_an_agent_that_was_started_again_counts_what_it_brings_anew() -> None:
+    world = writing()
+    for taken, free in ((40, 50), (41, 49), (1, 48), (2, 47), (3, 46)):
+        report(world, "n3", disk=msgspec.structs.replace(disk(free * GB, 300.0), taken_bytes=taken * GB))
+        world.run(1.0)
+    assert not held(world)
+
+
+def test_a_full_disk_of_a_node_that_keeps_nothing_back_asks_for_room_and_ends_when_it_is_still() -> None:
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0), hands=())
+        world.run(1.0)
+    hold = the_hold(world)
+    assert (hold.waiting_paths, hold.wants_room, world.view("n3").wants_room) == (0, True, True)
+    (incident,) = world.incidents("runaway")
+    for said in (hold.advice, incident.advice):
+        assert "Free some room on /srv of n3" in said
+        assert "closeranks allow" not in said
+        assert "reject" not in said
+    world["n1"].put("photos", "d0/later", file_of("later"))
+    report(world, "n3", files=0, disk=disk(47 * GB, None), hands=())
+    world.run(20.0)
+    assert the_hold(world).id == hold.id, "it is watched for half a minute"
+    world.run(20.0)
+    assert not held(world)
+    assert key_of("d0/later") in world["n3"].disk["photos"]
+
+
+def test_a_hold_of_a_writer_that_has_something_to_decide_waits_also_when_its_disk_is_still() -> None:
+    world = writing(rules=replace(WARM, rate_min_bytes=100 * GB))
+    for step in range(4):
+        world["n1"].put("photos", f"d0/big{step}", file_of(f"big {step}", GB))
+        report(world, "n1", GB, disk=disk(50 * GB - step * GB, 500.0))
+        world.run(1.0)
+    hold = the_hold(world)
+    assert (hold.wants_room, hold.waiting_paths > 0) == (False, True)
+    assert f"closeranks allow {hold.id}" in hold.advice
+    report(world, "n1", files=0, disk=disk(47 * GB, None))
+    world.run(120.0)
+    assert the_hold(world).id == hold.id
+
+
+def test_a_full_disk_of_the_agents_state_asks_for_room_and_ends_soon_after_there_is_some() -> None:
+    world = writing()
+    for free in (10 * GB, 5 * GB, 0):
+        report(world, "n3", files=0, disk=disk(free, 60.0 if free else 0.0, ()), hands=())
+        world.run(1.0)
+    hold = the_hold(world)
+    assert hold.volume is None
+    assert "keeps its state there" in hold.advice
+    assert "closeranks allow" not in hold.advice
+    world["n1"].put("photos", "d0/later", file_of("later"))
+    world.run(60.0)
+    assert the_hold(world).id == hold.id, "it is full"
+    report(world, "n3", files=0, disk=disk(3 * GB, None, ()), hands=())
+    world.run(35.0)
+    assert not held(world)
+    assert key_of("d0/later") in world["n3"].disk["photos"]
+
+
+CP = wire.Hand(31, "/usr/bin/cp", "cp -r a b", 0, None, "", (), 20, 8 * GB)
+
+
+def test_who_wrote_what_is_held_comes_before_who_wrote_more_that_was_let_through() -> None:
+    world = writing(
+        rules=replace(WARM, rate_min_bytes=100 * GB, observe_bytes_s=100 * GB), disk_bytes=LARGE_DISK
+    )
+    report(world, "n1", files=0, disk=disk(60 * GB, None), hands=())
+    world["n1"].write("photos", "d0/photo", file_of("photo", 8 * GB), CP)
+    report(world, "n1", 8 * GB, hands=(CP,))
+    world.until(lambda: key_of("d0/photo") in truth(world), 900.0)
+    tar = msgspec.structs.replace(TAR, detail="", bytes=GB)
+    nameless = msgspec.structs.replace(tar, exe="[tar]", command="", files=1, bytes=MB)
+    for step in range(6):
+        world["n1"].write("photos", f"d0/part{step}", file_of(f"part {step}", GB), tar)
+        report(world, "n1", GB, disk=disk(50 * GB - step * GB, 500.0), hands=(tar, nameless))
+        world.run(1.0)
+    world.run(6.0)
+    hold = the_hold(world)
+    assert "; by /usr/bin/tar" in hold.reason
+    assert hold.writers[0].exe == "/usr/bin/tar"
+    assert hold.writers[0].bytes >= 6 * GB, "its figures went on after the hold"
+    assert "[tar]" not in {hand.exe for hand in hold.writers}
+
+
 def small_disk(free: int, full_in_s: float | None = None) -> wire.DiskState:
     """Of 400 MB."""
     return wire.DiskState("/srv", ("photos",), False, 400 * MB, free, 1.0, full_in_s)
@@ -595,7 +693,8 @@ def test_room_that_the_truth_takes_is_no_alarm() -> None:
         world["n1"].disk["photos"][key_of(f"d0/big{step}")] = file_of(f"big {step}", 2 * GB)
         commit(world, "n1")
         world.run(0.5)
-        report(world, "n3", 2 * GB, disk=disk(50 * GB - 2 * GB * step, 300.0))
+        left = msgspec.structs.replace(disk(50 * GB - 2 * GB * step, 300.0), taken_bytes=world["n3"].taken)
+        report(world, "n3", 2 * GB, disk=left)
         world.run(0.5)
     assert key_of("d0/big4") in world["n3"].disk["photos"]
     assert not held(world)

@@ -180,6 +180,17 @@ def test_what_ends_by_itself_asks_nobody_to_decide(api: Fake, capsys: pytest.Cap
     assert "closeranks reject" not in out
 
 
+def test_a_full_disk_with_nothing_kept_back_asks_for_room_alone(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.routes["GET /api/v1/held"] = clifake.page([hold(guard="disk_full", wants_room=True)])
+    assert main(["held"]) == 1
+    out = capsys.readouterr().out
+    assert "next  on n2: free some room on the disk that is named there" in out
+    assert "closeranks allow" not in out
+    assert "closeranks reject" not in out
+
+
 def test_held_as_json_is_the_answer_unchanged(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     body = msgspec.json.encode(clifake.page([hold()]))
     api.routes["GET /api/v1/held"] = body

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from brake_stories import GB, MB, bursts, files, over, play
+from brake_stories import GB, MB, Write, bursts, files, over, play, receive
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.runs import Run
 
@@ -54,6 +54,14 @@ HELD_ALL_THE_SAME = {
     "an import of a third of the room, in 10 minutes": (files(MB, 4.7, 127), SMALL),
 }
 
+# What a writer with a large disk sends to a node with a small one, which keeps nothing back: story, (disk, free).
+RECEIVED = {
+    "300 photos, at full speed": (files(2_200_000, 0.005, 300), (2 * GB, 1900 * MB)),
+    "two files of 30 MB a second": (files(30 * MB, 0.5, 12), SMALL),
+    "one file of nine tenths of the room": (files(340 * MB, 1, 1), SMALL),
+    "for a minute": (files(5 * MB, 1, 60), SMALL),
+}
+
 
 def of(table: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", list(table))
@@ -97,6 +105,26 @@ def test_a_trickle_that_is_usual_for_its_node_is_not_held_for_it() -> None:
 def test_where_nobody_asks_about_disks_nothing_waits_for_one() -> None:
     told = play(files(MB, 0.5, 200), *SMALL, GuardRules(disk_full_in_s=0.0))
     assert (told.held_s, told.longest_wait_s <= 0.5) == (None, True)
+
+
+@of(RECEIVED)
+def test_a_disk_that_fills_by_what_the_truth_brings_holds_nobody(name: str) -> None:
+    story, (total, free) = RECEIVED[name]
+    told = receive(story, total, free)
+    assert (told.holds, told.behind) == ([], 0)
+
+
+def test_a_disk_that_fills_by_what_the_truth_brings_is_told_once() -> None:
+    told = receive(files(5 * MB, 1, 60), *SMALL)
+    assert len(told.said) == 1, told.said
+    assert "fills with what the other nodes have" in told.said[0]
+
+
+@pytest.mark.parametrize("story", [[], list(files(MB, 1, 60))], ids=["alone", "beside what the truth brings"])
+def test_who_fills_the_disk_of_a_replica_from_outside_is_still_found(story: list[Write]) -> None:
+    told = receive(story, *SMALL, outside_bytes_s=6 * MB)
+    (hold,) = told.holds
+    assert (hold.guard, hold.node) == ("disk_full", "n2")
 
 
 # --- the rule by itself ---------------------------------------------------------------------------

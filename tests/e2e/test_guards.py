@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fleet import Fleet, Flood, MakeFleet, Tmpfs, replicated, small_tree
+from fleet import Fleet, Flood, LoopDisk, MakeFleet, Tmpfs, replicated, small_tree
 
 pytestmark = pytest.mark.e2e
 
@@ -224,6 +224,35 @@ def test_a_runaway_on_a_small_disk_is_held_before_a_replica_has_any_of_it(
         spread = [str(one) for tree in trees for one in [*tree.rglob("*.dat"), *tree.rglob("runaway.log")]]
         fleet.stop()
     assert spread == []
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_what_is_copied_into_a_writer_holds_no_replica_whose_disk_it_fills(
+    make_fleet: MakeFleet, kind: str
+) -> None:
+    """More than half of a small disk, most of it in chunks that lie there already: nobody sends their bytes."""
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01", guards={"disk_full_in_s": 600.0})])
+    replica = fleet[1]
+    size = 400 * MIB
+    disk = (
+        Tmpfs(replica.base / "disk", size)
+        if kind == "tmpfs"
+        else LoopDisk(replica.base / "disk", replica.base / "image", size)
+    )
+    with disk:
+        replica.paths["photos"] = disk.path / "photos"
+        fleet.start()
+        fleet.wait_in_rank()
+        flood = Flood(fleet[0].path(), fleet.base / "flood.log", "small", size=3 * MIB, rate=2, seconds=30)
+        flood.wait(60)
+        fleet.wait_equal(fleet[0])
+        found = [one for one in fleet.api.held() if one["node"] == replica.name]
+        shutil.rmtree(fleet[0].path() / "flood-00000")
+        fleet.wait_equal(fleet[0])
+        fleet.stop()
+    assert found == []
 
 
 def test_a_paused_writer_is_shown_and_goes_on(make_fleet: MakeFleet) -> None:

@@ -61,6 +61,7 @@ class FakeAgent:
     scan_at: dict[str, float] = field(default_factory=dict)  # start of the last complete scan
     got: list[wire.CoordinatorMessage] = field(default_factory=list)
     bytes_moved: int = 0
+    taken: int = 0  # of its disk, by what pushes and converges brought
     trash: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     withheld: dict[str, set[bytes]] = field(default_factory=dict)
     hands: dict[tuple[str, bytes], wire.Hand] = field(default_factory=dict)  # of writes not streamed yet
@@ -340,6 +341,7 @@ class FakeAgent:
                 else:
                     moved += 0 if content_of(edit.after) in local else decode_entry(edit.after, WIDTH).size
                     files[edit.key] = edit.after
+                    self.taken += decode_entry(edit.after, WIDTH).size
         self.bytes_moved += moved
         if made:
             self._made(push.volume, made)
@@ -430,6 +432,7 @@ class FakeAgent:
             else:
                 files[key] = target[key]
             made[key] = files.get(key)
+            self.taken += decode_entry(target[key], WIDTH).size if key in target else 0
         self.bytes_moved += moved
         self._made(order.volume, made)
         self._say(

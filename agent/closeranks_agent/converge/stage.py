@@ -21,6 +21,7 @@ from closeranks_proto.paths import parent_key, path_of
 from .. import beneath, syscalls
 from ..beneath import pread_full
 from ..chunks.fetch import ChunkWant
+from ..disk.taken import room_of
 from . import attributes
 from .durable import sync_files, sync_names
 from .local import Local
@@ -148,8 +149,10 @@ class Stage:
         try:
             os.ftruncate(fd, need.size)
             present = {index for index in self._local.share(fd, need) if self._is_there(fd, need, index)}
+            shared_bytes = room_of(fd)  # with another file: it takes no room
             reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need, present)
             staged = self._fill(step, need, name, fd, present)
+            self._workroom.taken.add(fd, shared_bytes)
             if self._readbacks is not None:
                 staged.readback = self._readbacks.begin(need, name, self._workroom.stage_fd)
             return staged, reserved
@@ -281,7 +284,9 @@ class Stage:
     def _write_small(self, staged: Staged, data: bytes | memoryview, dressing: Dressing) -> None:
         fd = self._open_to_write(staged.name)
         try:
+            before_bytes = room_of(fd)
             write_full(fd, data, 0)
+            self._workroom.taken.add(fd, before_bytes)
             self._try_dress(fd, staged, dressing)
         finally:
             os.close(fd)
@@ -293,8 +298,9 @@ class Stage:
         staged, first, _ = run[0]
         fd = self._open_to_write(staged.name)
         try:
-            offset = staged.need.span(first.index)[0]
+            offset, before_bytes = staged.need.span(first.index)[0], room_of(fd)
             directly = self._sink.write_run(fd, [data for _, _, data in run], offset)
+            self._workroom.taken.add(fd, before_bytes)
         finally:
             os.close(fd)
         if staged.readback is not None:
@@ -321,7 +327,9 @@ class Stage:
                 try:
                     fd = self._open_to_write(staged.name)
                     made.append(fd)
+                    before_bytes = room_of(fd)
                     write_full(fd, data, 0)
+                    self._workroom.taken.add(fd, before_bytes)
                     self._dress(fd, staged.step, dressing)
                     self._names.discard(staged.name)  # about to leave; `relist` finds it if it does not
                 except OSError as error:

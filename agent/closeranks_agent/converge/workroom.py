@@ -13,6 +13,7 @@ from closeranks_proto.messages import Problem
 
 from ..disk.private import STAGE_NAME, TRASH_NAME, open_private
 from ..disk.records import VolumeGone
+from ..disk.taken import Taken
 from ..disk.volume import Volume
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -21,12 +22,13 @@ ITEMS_NAME = b"items"
 
 @dataclass(frozen=True, slots=True)
 class Workroom:
-    """`items_fd` is the trash's directory of items: one file for each, named by its id."""
+    """`items_fd` is the trash's directory of items: one file for each, named by its id. `taken` counts the stage."""
 
     root_fd: int
     stage_fd: int
     trash_fd: int
     items_fd: int
+    taken: Taken
 
     def close(self) -> None:
         for fd in (self.root_fd, self.stage_fd, self.trash_fd, self.items_fd):
@@ -50,7 +52,7 @@ def open_workroom(volume: Volume) -> Workroom:
         for fd in fds:
             os.close(fd)
         raise
-    return Workroom(fds[0], fds[1], fds[2], fds[3])
+    return Workroom(fds[0], fds[1], fds[2], fds[3], volume.taken)
 
 
 def _elsewhere(volume: Volume) -> Problem:

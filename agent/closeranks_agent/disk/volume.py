@@ -64,6 +64,7 @@ from .records import (
 )
 from .root import VolumeRoot, index_path
 from .scan import Scan, ScanSetup
+from .taken import Taken
 from .versions import Versions
 
 __all__ = [
@@ -121,7 +122,7 @@ class Volume:
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
         self._links, self._moved, self.recent = Links(), Moved(), Recent()
-        self.carrying, self.versions = Carrying(), Versions(self.private)
+        self.carrying, self.versions, self.taken = Carrying(), Versions(self.private), Taken()
         self._hard_links = 0
         self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
         self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`

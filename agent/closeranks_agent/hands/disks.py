@@ -89,6 +89,7 @@ class _Place:
     mount: str = ""
     total: int = 0
     free: int = 0
+    taken: int = 0  # by us, of the whole filesystem, when it was asked
     answered_s: float = float("-inf")
     due_s: float = float("-inf")
     asked: bool = False  # a question is under way
@@ -113,6 +114,9 @@ class Disks:
         self._series: dict[int, Series] = {}
         self.look: Callable[[str], tuple[int, int, int]] = _look
         self.mount_of: Callable[[str, int], str] = _mount_of
+        self.taken: Callable[[str], int] = lambda volume: (
+            0
+        )  # what our converges and pushes took there; any thread
 
     def keep(self, places: Sequence[tuple[str, str]]) -> None:
         """Ask about these from now on; what is known of those that stay is kept."""
@@ -182,6 +186,7 @@ class Disks:
             places[0].free,
             round(min(FORESEEN_MAX_S, series.rate_bytes_s()), 1),
             None if (full := series.full_in_s()) is None else round(full, 1),
+            places[0].taken,
         )
 
     def _fresh(self, volume: str) -> _Place | None:
@@ -199,9 +204,14 @@ class Disks:
     def _is_fresh(self, place: _Place) -> bool:
         return self._clock() - place.answered_s <= STALE_S
 
+    def _names(self) -> list[str]:
+        with self._lock:
+            return [one.volume for one in self._places if one.volume]
+
     def _ask(self, place: _Place) -> None:
         """In a thread of its own."""
         try:
+            taken = {one: self.taken(one) for one in self._names()}  # before the room, which it explains
             device, total, free = self.look(place.path)
             mount = place.mount if device == place.device else self.mount_of(place.path, device)
         except OSError:
@@ -211,6 +221,7 @@ class Disks:
         with self._lock:
             place.asked, place.answered_s = False, self._clock()
             place.device, place.mount, place.total, place.free = device, mount, total, free
+            place.taken = sum(taken.get(one.volume, 0) for one in self._places if one.device == device)
             first = next((one for one in self._places if one.device == device), None)
             if first is place:
                 self._series.setdefault(device, Series()).add(place.answered_s, free)

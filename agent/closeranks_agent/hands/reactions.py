@@ -126,7 +126,7 @@ class Reactions:
         new = kept is None
         if kept is None:
             kept = KeptHold(order.hold, order.volume, order.guard, order.reason, self._boot)
-            log.warning("%s: held by guard %s: %s", order.volume, order.guard, order.reason)
+            log.warning("%s: held by guard %s: %s", order.volume or "all volumes", order.guard, order.reason)
         try:
             await asyncio.to_thread(self._add, kept)
         except StateUnavailable as error:

@@ -15,6 +15,7 @@ from ..core.advice import trash_first
 from ..core.shapes import HandView, HoldView
 from .actions import Accepted
 from .client import segment
+from .reasons import room_there
 from .screen import BAD, CARE, FAINT, GOOD, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
 from .words import NONE, age, allowance, plural, size
@@ -110,6 +111,9 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                     "  note  its cause is gone: it ends by itself in half a minute, unless it begins again",
                     GOOD,
                 )
+                continue
+            if one.wants_room:
+                screen.line(f"  next  {room_there(one.node)}", CARE)
                 continue
             screen.line(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"

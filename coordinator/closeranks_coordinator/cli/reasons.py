@@ -95,6 +95,11 @@ def _make_room(node: str, volume: NodeVolumeView) -> str:
     )
 
 
+def room_there(node: str) -> str:
+    """What ends a hold for a disk where nobody has anything to decide."""
+    return f"on {node}: free some room on the disk that is named there, and stop what fills it; it ends by itself then"
+
+
 def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
     """The next command to type, or why there is none."""
     look = [f"closeranks incident {incidents[0].id}"] if incidents else []
@@ -132,6 +137,8 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             return [
                 f"on {name}: is the agent running? closeranks doctor --config AGENT.TOML says what is wrong"
             ]
+        case "held" if node.wants_room:
+            return [*look, room_there(name)]
         case "held":
             hold = node.holds[0] if node.holds else "ID"
             return [

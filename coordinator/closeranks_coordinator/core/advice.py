@@ -213,6 +213,20 @@ def runaway(
     )
 
 
+def make_room(node: str, disks: Sequence[str], of_state: bool) -> str:
+    """Of a disk that fills while none of the node's changes is kept back: allow and reject make no room."""
+    where = words.join(list(dict.fromkeys(disks)))
+    what = (
+        f"The agent of {node} keeps its state there, and knows nothing for certain without it. "
+        if of_state
+        else f"No change of {node} is kept back by it. "
+    )
+    return (
+        f"{what}Free some room on {where} of {node}, and stop whatever fills it; `df -h` and `du -x -d 2` there say "
+        f"what it is. You need not decide anything: it ends by itself half a minute after that."
+    )
+
+
 def trash_first(node: str) -> str:
     """Before a full disk is rejected, where the amount is not known: a file that still grows is in no view."""
     return (

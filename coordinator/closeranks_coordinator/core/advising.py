@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from . import advice, holds
+from . import advice, holds, kept
 from .advice import Standing
 from .incidents import Incident
 from .nodes import Node
@@ -23,7 +23,7 @@ def view(world: World, incident: Incident) -> IncidentView:
     paths = found.path_count
     if incident.kind == "runaway":
         paths = max(
-            (holds.waiting(world, hold)[0] for hold in world.live_holds if hold.incident == incident.id),
+            (kept.waiting(world, hold)[0] for hold in world.live_holds if hold.incident == incident.id),
             default=paths,
         )
     return msgspec.structs.replace(

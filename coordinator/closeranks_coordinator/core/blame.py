@@ -7,11 +7,14 @@ The headline names it only where the volumes account for less than half, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import islice
 
 from closeranks_proto import programs
 from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
 
+from . import hands as told_hands
+from . import writers
 from .filling import REPORT_S
 from .meters import Gauge
 from .nodes import Node
@@ -35,23 +38,48 @@ def hands(world: World, node: Node, gauge: Gauge, most: int) -> list[HandRecord]
     """Who wrote while this disk filled: in its volumes first, then in a volume that is not told yet, then outside."""
     since_ms = world.now.wall_ms - int((world.now.mono - gauge.began + REPORT_S) * 1000)
     found = {hand.key: hand for hand in world.brake.hands.get(node.name, ())}
-    for hand in node.writing.top(world.now.mono):
-        if not hand.outside:
-            found.setdefault(hand.key, hand)
-    ranked = [(_rank(node, gauge, hand), hand) for hand in found.values() if hand.seen_ms >= since_ms]
+    found |= {hand.key: hand for hand in node.writing.top(world.now.mono) if not hand.outside}
+    found = {key: hand for key, hand in found.items() if hand.seen_ms >= since_ms}
+    held = _held(world, node, gauge)
+    found |= held
+    ranked = [(_rank(node, gauge, hand, held), hand) for hand in found.values()]
     ranked = [one for one in ranked if one[0] is not None]
     ranked.sort(key=lambda one: (one[0], -one[1].bytes, -one[1].files))
-    return [hand for _, hand in ranked][:most]
+    return writers.merged([hand for _, hand in ranked])[:most]
 
 
-def _rank(node: Node, gauge: Gauge, hand: HandRecord) -> int | None:
-    """None: it is known to have written in volumes of other disks alone."""
+def _held(world: World, node: Node, gauge: Gauge) -> dict[HandKey, HandRecord]:
+    """What each hand wrote of what is not let through yet, in the volumes of this disk."""
+    found: list[HandRecord] = []
+    for name in gauge.state.volumes:
+        analysis, meter = node.view(name).analysis, world.brake.meters.get((node.name, name))
+        if analysis is None or meter is None:
+            continue
+        keys = islice(filter(analysis.is_own, meter.pending), told_hands.KEYS_MAX)
+        for hand in told_hands.sums(world, node, name, analysis, keys):
+            if hand.pid:
+                writers.add_to(found, hand)
+    return {hand.key: hand for hand in found}
+
+
+def _rank(node: Node, gauge: Gauge, hand: HandRecord, held: Container[HandKey]) -> int | None:
+    """None: it is known to have written in volumes of other disks alone, or is a thread of the kernel.
+
+    Behind those whose files wait, or are not whole yet, stands whose files were let through before.
+    """
     if hand.outside:
-        return 2
+        return None if hand.exe.startswith("[") else 3
     wrote = {name for name, book in node.writing.books.items() if _is_in(book.hour.buckets, hand.key)}
     if not wrote:
         return 1
-    return 0 if wrote.intersection(gauge.state.volumes) else None
+    if not wrote.intersection(gauge.state.volumes):
+        return None
+    return 2 if hand.key not in held and _is_let_through(node, gauge, hand) else 0
+
+
+def _is_let_through(node: Node, gauge: Gauge, hand: HandRecord) -> bool:
+    books = [node.writing.books[name] for name in gauge.state.volumes if name in node.writing.books]
+    return any(one.key == hand.key for book in books for one in book.settled.values())
 
 
 def _is_in(buckets: dict[int, dict[HandKey, HandRecord]], key: HandKey) -> bool:
@@ -61,7 +89,7 @@ def _is_in(buckets: dict[int, dict[HandKey, HandRecord]], key: HandKey) -> bool:
 def by_words(world: World, node: Node, gauge: Gauge, rules: GuardRules, hands: Sequence[HandRecord]) -> str:
     """How the headline names a program, or says that none is known."""
     size = inside(world, node, gauge, rules)
-    if not gauge.state.volumes or (size is not None and 2 * size < gauge.filled):
+    if not gauge.state.volumes or (size is not None and 2 * size < gauge.foreign):
         beside = [hand for hand in hands if hand.outside and hand.pid]
         others = any(name == node.name and one is not gauge for (name, _), one in world.brake.gauges.items())
         if beside and not others:

@@ -35,19 +35,19 @@ def gauge(world: World, node: Node, state: wire.DiskState) -> None:
     if known is None and sum(one == node.name for one, _ in gauges) >= GAUGES_MAX:
         return
     by_us = node.record.recovery is not None  # after looking whether there is room
+    came = 0 if known is None else known.brought_last + _taken_since(known.state, state)
     soon = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s * DISK_CALM
     if known is None or by_us or state.free_bytes > known.start_free:
         before = _free_at_connect(world, node, state) if known is None and not by_us else 0
         began = node.connected_at if before > state.free_bytes else now
         past = deque[Moment]() if known is None or by_us else known.past
-        known = Gauge(
-            state, now, began, max(before, state.free_bytes), brought(world, node, state), past=past
-        )
+        known = Gauge(state, now, began, max(before, state.free_bytes), came, past=past)
     elif not soon or now - known.at > DISK_QUIET_S:
         began, free = max(known.at, now - REPORT_S), max(known.state.free_bytes, state.free_bytes)
-        known = Gauge(state, now, began, free, known.brought_last, past=known.past)
+        start = known.brought_last if state.free_bytes < free else came
+        known = Gauge(state, now, began, free, start, past=known.past)
     gauges[name] = known
-    known.state, known.at, known.brought_last = state, now, brought(world, node, state)
+    known.state, known.at, known.brought_last = state, now, came
     near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
     known.alarms = known.alarms + 1 if near and not by_us else 0
     _remember(world, node, known)
@@ -86,10 +86,10 @@ def rules_of(world: World, node: Node, state: wire.DiskState) -> GuardRules:
     return next((config.guards for config in (*on_it, *configs)), GuardRules(enabled=False))
 
 
-def brought(world: World, node: Node, state: wire.DiskState) -> int:
-    """Bytes that pushes have brought to this disk so far."""
-    meters = (world.brake.meters.get((node.name, volume)) for volume in state.volumes)
-    return sum(meter.received for meter in meters if meter is not None)
+def _taken_since(before: wire.DiskState, state: wire.DiskState) -> int:
+    """What we have put there between two reports. An agent that was started again counts anew."""
+    since = state.taken_bytes - before.taken_bytes
+    return since if since >= 0 else state.taken_bytes
 
 
 def calm_bytes_s(world: World, volume: Volume, node: Node) -> float | None:

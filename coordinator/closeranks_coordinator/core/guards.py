@@ -21,9 +21,10 @@ from closeranks_proto.errors import MissingObject
 
 from . import blame, filling, holding, holds, tripping
 from .diffs import row
-from .meters import Meter
+from .meters import Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
 from .nodes import Node, Volume
+from .rules import GuardRules
 from .shapes import ActionView
 from .truth import Values
 from .windows import Usual
@@ -267,12 +268,11 @@ def _is_joining(world: World, node: Node) -> bool:
 
 
 def pushed(world: World, node: Node, result: wire.PushResult) -> None:
-    """What a node was sent is none of its own writing: neither its files nor the room that they take."""
+    """What a node was sent is none of its own writing; the room that it takes is the agent's to say (`taken_bytes`)."""
     volume = world.volumes.get(result.volume)
     if volume is not None and volume.config.guards.enabled and node.name in volume.config.nodes:
         meter = _meter(world, volume, node)
         meter.excused_at = world.now.mono
-        meter.received += result.bytes_moved
 
 
 def _check(world: World, node: Node) -> None:
@@ -315,19 +315,25 @@ def _check_disks(world: World, node: Node) -> None:
             continue
         rules = filling.rules_of(world, node, gauge.state)
         volume = next(iter(on_it), None)
-        coming = sum(
-            node.views[name].pushing.fetch_bytes for name in gauge.state.volumes if name in node.views
-        )
-        explained = max(0, filling.brought(world, node, gauge.state) - gauge.brought) + coming
-        trip = tripping.disk(world, node, gauge, rules, explained) if rules.enabled else None
-        if trip is None and rules.enabled:
-            trip = tripping.trickle(world, node, gauge, rules)
+        if not rules.enabled:
+            continue
+        trip = tripping.disk(world, node, gauge, rules) or tripping.trickle(world, node, gauge, rules)
+        if trip is None:
+            _tell_filling(world, node, gauge, rules)
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.
             hands = blame.hands(world, node, gauge, holds.WRITERS_MAX)
             by = blame.by_words(world, node, gauge, rules, hands)
             holds.begin(world, node, volume, trip, rules, hands, by)
             return
+
+
+def _tell_filling(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> None:
+    """Say once that a disk fills by what closeranks brings: a hold would keep out also what makes room there."""
+    text = tripping.by_us(node, gauge, rules)
+    if text and not gauge.told:
+        gauge.told = True
+        world.log("warning", text)
 
 
 # --- time, people and nodes -----------------------------------------------------------------------------

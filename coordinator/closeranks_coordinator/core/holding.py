@@ -5,8 +5,8 @@ Runs after every event; what is learned of nodes' usual is looked after once a m
 
 from __future__ import annotations
 
-from . import blame, holds, tripping
-from .meters import Meter
+from . import blame, holds, kept, tripping
+from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .records import HoldRecord
 from .rules import GuardRules
@@ -91,8 +91,8 @@ def _expire(world: World, hold: HoldRecord) -> None:
 
 def _forget(world: World, hold: HoldRecord) -> None:
     brake = world.brake
-    for kept in (brake.calm, brake.told, brake.burst):
-        kept.pop(hold.id, None)
+    for records in (brake.calm, brake.told, brake.burst):
+        records.pop(hold.id, None)
     meter = brake.meters.get((hold.node, hold.volume or ""))
     if meter is not None:
         meter.forget()
@@ -141,6 +141,7 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         paths, size = (len(meter.pending), meter.waiting_bytes) if trip is None else (trip.paths, trip.bytes)
         text = None if trip is None else trip.reason
     else:
+        _name_anew(world, hold, node)
         return
     if (paths, size) == (hold.paths, hold.bytes):
         return
@@ -160,17 +161,26 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     world.touch_hold(hold)
 
 
+def _name_anew(world: World, hold: HoldRecord, node: Node) -> None:
+    """Whose a full disk is, with the figures of now. Who is known stays named."""
+    gauge = world.brake.gauges.get((node.name, hold.disk))
+    if gauge is None:
+        return
+    found = blame.hands(world, node, gauge, holds.WRITERS_MAX)
+    keys = {hand.key for hand in found}
+    found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: holds.WRITERS_MAX]
+    if found != hold.writers:
+        hold.writers = found
+        world.touch_hold(hold)
+
+
 def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, meter: Meter | None) -> bool:
     """Whether nothing is left of what tripped the guard."""
     if node.session is None:
         return False
     if hold.guard == "disk_full":
         gauge = world.brake.gauges.get((node.name, hold.disk))
-        return (
-            gauge is not None
-            and not gauge.alarms
-            and gauge.state.free_bytes >= hold.free_bytes + hold.bytes // 2
-        )
+        return gauge is not None and not gauge.alarms and _has_room(world, hold, gauge)
     if volume is None or not world.compared(node, volume):
         return False
     view = node.view(volume.name)
@@ -182,6 +192,15 @@ def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, 
     files, size = meter.written(world.now.mono)
     writing = meter.unseen and world.now.mono < meter.report[0] + REPORT_OLD_S
     return not writing and files <= rules.rate_min_files and size <= rules.rate_min_bytes
+
+
+def _has_room(world: World, hold: HoldRecord, gauge: Gauge) -> bool:
+    """Whether a disk that does not fill any more asks for nobody's decision: nothing is kept back, or there is room."""
+    if kept.is_of_state(hold):
+        return gauge.state.free_bytes >= holds.rules_of(world, hold).disk_min_share * gauge.state.total_bytes
+    if gauge.state.free_bytes >= hold.free_bytes + hold.bytes // 2:
+        return True
+    return kept.is_empty(world, hold)
 
 
 def _is_back(hold: HoldRecord, node: Node, meter: Meter | None, rules: GuardRules, now: float) -> bool:

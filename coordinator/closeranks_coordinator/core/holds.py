@@ -17,7 +17,7 @@ from itertools import islice
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
 
-from . import advice, blame, incidents, recovery
+from . import advice, blame, incidents, kept, recovery
 from . import hands as told_hands
 from .diffs import row
 from .fencing import drop_recovery, fence, quorum_survives, room_for_fence
@@ -88,13 +88,9 @@ def begin(
     return hold
 
 
-def _held_volumes(world: World, node: Node, hold: HoldRecord) -> list[Volume]:
-    return [one for one in world.volumes_of(node) if not hold.names or one.name in hold.names]
-
-
 def _spreads(world: World, node: Node, hold: HoldRecord) -> bool:
     """Whether closeranks itself would carry any of what is held."""
-    return any(one.config.replicated for one in _held_volumes(world, node, hold))
+    return any(one.config.replicated for one in kept.volumes(world, node, hold))
 
 
 def _merged(world: World, node: Node, volumes: list[Volume]) -> int:
@@ -166,22 +162,9 @@ def _prune(world: World) -> None:
 # --- while it lasts -------------------------------------------------------------------------------
 
 
-def waiting(world: World, hold: HoldRecord) -> tuple[int, int]:
-    """How much is kept back: (paths, bytes) in which the node differs from the truth there, as its own view says it.
-
-    The one figure of a hold for `held`, `incidents`, `status` and `nodes`. Of one that was decided: as it was then.
-    """
-    node = world.nodes.get(hold.node)
-    if hold.state != "held" or node is None:
-        return hold.waiting_paths, hold.waiting_bytes
-    volumes = _held_volumes(world, node, hold)
-    views = [(one, node.view(one.name)) for one in volumes]
-    return sum(one.differing for _, one in views), sum(differing_bytes(world, *pair) or 0 for pair in views)
-
-
 def keep_waiting(world: World, hold: HoldRecord) -> None:
     """Remember what is kept back, for when it is not any more. What has gone by itself stays told as it was."""
-    paths, size = waiting(world, hold)
+    paths, size = kept.waiting(world, hold)
     if not paths or (paths, size) == (hold.waiting_paths, hold.waiting_bytes):
         return
     hold.waiting_paths, hold.waiting_bytes = paths, size
@@ -376,6 +359,8 @@ def _on(hold: HoldRecord) -> str:
 def advise(world: World, node: Node, held: list[HoldRecord], incident: Incident) -> str:
     """What to do about those that wait for a person, which one incident tells of."""
     names = list(dict.fromkeys(name for hold in held for name in hold.names))
+    if all(kept.wants_room(world, hold) for hold in held):
+        return advice.make_room(node.name, [hold.disk for hold in held], any(map(kept.is_of_state, held)))
     merged = incident.evidence.get("merged_before")
     return advice.runaway(
         node=node.name, holds=[(hold.id, hold.guard) for hold in held],
@@ -386,12 +371,13 @@ def advise(world: World, node: Node, held: list[HoldRecord], incident: Incident)
 
 
 def view(world: World, hold: HoldRecord) -> HoldView:
-    paths, size = waiting(world, hold)
+    paths, size = kept.waiting(world, hold)
     return HoldView(
         hold.id, hold.guard, hold.node, hold.volume, hold.state, timestamp(hold.since_ms),
         None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(world, hold), hold.paths,
         hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
         paths, size, hold.state == "held" and hold.id in world.brake.calm,
+        hold.state == "held" and kept.wants_room(world, hold),
     )  # fmt: skip
 
 
@@ -400,7 +386,7 @@ def _first(world: World, node: Node | None, held: list[HoldRecord]) -> str:
     adding = [hold for hold in held if hold.guard != "deleted_share"]
     if node is None or not adding:
         return ""
-    for volume in {one.name: one for hold in adding for one in _held_volumes(world, node, hold)}.values():
+    for volume in {one.name: one for hold in adding for one in kept.volumes(world, node, hold)}.values():
         status = node.volume(volume.name).status
         most = volume.config.trash_max_bytes
         if most is None and status is not None:
@@ -418,6 +404,8 @@ def _advice(world: World, hold: HoldRecord) -> str:
                 "Its cause is gone: what was unusual was undone, or the disk has room again. You need not do anything: "
                 "it ends by itself in half a minute, unless it begins again."
             )
+        case "held" if kept.wants_room(world, hold):
+            return advice.make_room(hold.node, [hold.disk], kept.is_of_state(hold))
         case "held":
             return (
                 f"If this is wanted: `closeranks allow {hold.id}` lets it through, and for guards.allow_s (or `--for "

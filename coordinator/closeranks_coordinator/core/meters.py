@@ -58,7 +58,6 @@ class Meter:
     merged: Rolling  # paths that were let through, in the window of the shares
     pending: dict[bytes, Change] = field(default_factory=dict)
     passed: dict[bytes, Values] = field(default_factory=dict)
-    received: int = 0  # bytes that pushes brought
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
     waiting_bytes: int = 0  # of what is pending
     waiting_room: int = 0  # by how much its files grow
@@ -262,7 +261,7 @@ def _room(value: bytes | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One look at a disk: its room, and what the node's volumes there and pushes had written in all."""
+    """One look at a disk: its room, and what the node's volumes there and we ourselves had written in all."""
 
     at: float
     free: int
@@ -278,14 +277,25 @@ class Gauge:
     at: float
     began: float
     start_free: int
-    brought: int  # bytes that pushes had brought when it began
+    brought: int = 0  # bytes that converges and pushes had put there when it began
     brought_last: int = 0  # the same at the last report
+    told: bool = False  # that it fills by what we bring
     alarms: int = 0  # reports in a row that foresee a full disk
     past: deque[Moment] = field(default_factory=deque)  # of the last half hour, oldest first
 
     @property
     def filled(self) -> int:
         return max(0, self.start_free - self.state.free_bytes)
+
+    @property
+    def explained(self) -> int:
+        """What of it closeranks itself has brought."""
+        return min(self.filled, self.brought_last - self.brought)
+
+    @property
+    def foreign(self) -> int:
+        """What of it somebody else has written."""
+        return self.filled - self.explained
 
 
 @dataclass(slots=True)

@@ -129,6 +129,7 @@ class NodeView(View, frozen=True):
     holds: tuple[str, ...] = ()  # of guards: `GET /api/v1/held/{id}`
     waiting: str | None = None  # for what a person has to put right, in words
     in_service: bool = True  # as `GET /lb/{node}` says: 200, else 503
+    wants_room: bool = False  # held for a full disk alone, with nothing kept back: room there ends it
 
 
 class CoverageView(View, frozen=True):
@@ -252,6 +253,7 @@ class HoldView(View, frozen=True):
     ends_by_itself: bool = (
         False  # its cause is gone (undone, or the disk has room again): it ends in a moment
     )
+    wants_room: bool = False  # of a full disk, with nothing kept back to decide about: room there ends it
 
 
 class SpeedView(View, frozen=True):

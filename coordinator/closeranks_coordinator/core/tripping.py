@@ -194,25 +194,19 @@ def rate_words(
     return f"{node} {what} in {human_duration(took_s)}; {past}; its peers wrote {say(peers)}"
 
 
-def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: int) -> Trip | None:
-    """Whether a disk will be full soon. `explained`: bytes that other nodes' changes brought there."""
-    state, now = gauge.state, world.now.mono
-    filled = gauge.filled - explained
-    at_once = state.full_in_s is not None and state.full_in_s <= FULL_S
-    least = rules.disk_min_share * state.total_bytes
-    if (
-        gauge.alarms < (1 if at_once else DISK_REPORTS)
-        or state.full_in_s is None
-        or not state.total_bytes
-        or filled < least
-    ):
+def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> Trip | None:
+    """Whether a disk will be full soon by what somebody writes there: what closeranks brings is none of it."""
+    state, now, filled = gauge.state, world.now.mono, gauge.foreign
+    at_once, least = _is_at_once(gauge), rules.disk_min_share * state.total_bytes
+    if not _is_soon(gauge) or state.full_in_s is None or not state.total_bytes or filled < least:
         return None
     took_s = max(1.0, now - gauge.began)
     is_fast = at_once or filled / took_s >= least / max(1.0, rules.observe_s)
     if not is_fast and filled < min(SLOW_TIMES * least, gauge.start_free / 2):
         return None
+    ours = f" ({human_bytes(gauge.explained)} of it was brought by closeranks)" if gauge.explained else ""
     reason = (
-        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(gauge.filled)} in "
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(gauge.filled)}{ours} in "
         f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
         + _elsewhere(world, node, gauge, rules)
@@ -220,6 +214,30 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules, explained: i
     return Trip(
         "disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes, state.volumes
     )
+
+
+def by_us(node: Node, gauge: Gauge, rules: GuardRules) -> str:
+    """That a disk will be full soon by what closeranks brings there, and what to do; "" where it is not so."""
+    state = gauge.state
+    if (
+        not _is_soon(gauge)
+        or state.full_in_s is None
+        or gauge.explained < max(gauge.foreign, 1, rules.disk_min_share * state.total_bytes)
+    ):
+        return ""
+    return (
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) fills with what the other nodes have: "
+        f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free. Nothing is held for that. What "
+        f"does not fit any more waits until there is room: make some, or a larger disk."
+    )
+
+
+def _is_at_once(gauge: Gauge) -> bool:
+    return gauge.state.full_in_s is not None and gauge.state.full_in_s <= FULL_S
+
+
+def _is_soon(gauge: Gauge) -> bool:
+    return gauge.alarms >= (1 if _is_at_once(gauge) else DISK_REPORTS)
 
 
 def trickle(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> Trip | None:
@@ -278,7 +296,7 @@ def _holds(gauge: Gauge) -> str:
 def _elsewhere(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> str:
     """What is said where most of it was not written in the volumes of that disk, as far as that can be told."""
     volumes, inside = gauge.state.volumes, blame.inside(world, node, gauge, rules)
-    if not volumes or inside is None or 2 * inside >= gauge.filled:
+    if not volumes or inside is None or 2 * inside >= gauge.foreign:
         return ""
     named = f"volume{'' if len(volumes) == 1 else 's'} {', '.join(volumes)}"
     return f"; most of it was written outside {named} ({human_bytes(inside)} within)"

@@ -10,7 +10,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from . import remarks, scrubbing, unclear
+from . import kept, remarks, scrubbing, unclear
 from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
 from .shapes import (
@@ -84,7 +84,13 @@ def node_view(world: World, node: Node, down: Callable[[], frozenset[str]] | Non
         tuple(hold.id for hold in world.live_holds if hold.node == node.name and hold.state == "held"),
         _waiting(world, node),
         _is_in_service(world, node, down),
+        _wants_room(world, node),
     )  # fmt: skip
+
+
+def _wants_room(world: World, node: Node) -> bool:
+    held = [hold for hold in world.live_holds if hold.node == node.name and hold.state == "held"]
+    return bool(held) and all(kept.wants_room(world, hold) for hold in held)
 
 
 def _waiting(world: World, node: Node) -> str | None:

@@ -146,6 +146,24 @@ def top(hands: list[HandRecord], most: int = SUM_HANDS) -> list[HandRecord]:
     return sorted(found, key=lambda one: (-one.bytes, -one.files, one.key[0], one.pid))
 
 
+def merged(hands: list[HandRecord]) -> list[HandRecord]:
+    """A process that was gone before its program could be read (`[cp]`) is the one with its pid that has a name."""
+    named = {one.pid: one for one in hands if one.pid and not _is_nameless(one)}
+    for one in hands:
+        known = named.get(one.pid)
+        if known is not None and known is not one and _is_nameless(one) and known.outside == one.outside:
+            whole = msgspec.structs.replace(
+                known, files=known.files + one.files, bytes=known.bytes + one.bytes
+            )
+            hands = [whole if each is known else each for each in hands if each is not one]
+            named[one.pid] = whole
+    return hands
+
+
+def _is_nameless(hand: HandRecord) -> bool:
+    return not hand.exe or hand.exe.startswith("[")
+
+
 @dataclass(slots=True)
 class Hour:
     """What hands wrote in the last hour, in five-minute buckets (number to sum)."""

@@ -1,0 +1,34 @@
+"""How much of a volume's disk converges and pushes of ours have taken since the agent started.
+
+A guard holds a node whose disk fills by what somebody writes there. What we bring is no such thing, whether it came
+from a peer or was copied on this disk; and only the filesystem says what of it takes room. So it is counted in the
+blocks of staged files, where they are written. It never shrinks: what is given back shows as free room.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+BLOCK_BYTES: Final = 512  # of st_blocks
+
+
+class Taken:
+    """Of one volume. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def add(self, fd: int, before_bytes: int = 0) -> None:
+        """What this file takes now, less what it took before. Raises OSError."""
+        grown = room_of(fd) - before_bytes
+        if grown > 0:
+            with self._lock:
+                self.bytes += grown
+
+
+def room_of(fd: int) -> int:
+    """The bytes of its disk that an open file takes, with what is on its way there. Raises OSError."""
+    return os.fstat(fd).st_blocks * BLOCK_BYTES
