@@ -382,3 +382,11 @@ def test_without_a_pin_nobody_speaks_of_a_quorum(api: Fake, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "a volume has no baseline pinned to be compared with" in out
     assert "no quorum" not in out
+
+
+def test_a_node_that_is_held_for_a_full_disk_with_nothing_kept_back_is_told_to_make_room() -> None:
+    node = clifake.node("n2", "held", holds=("h-000001",), wants_room=True)
+    (step,) = next_steps(node, [])
+    assert step.startswith("on n2: free some room on the disk")
+    decides = next_steps(clifake.node("n2", "held", holds=("h-000001",)), [])
+    assert [one.split()[1] for one in decides] == ["allow", "reject"]
