@@ -13,6 +13,7 @@ from closeranks_agent.converge import swap
 from closeranks_agent.converge.swap import Spot, Surprise, Taken, move_within, swap_in
 from closeranks_agent.converge.trash import Discard
 from closeranks_agent.converge.workroom import Workroom
+from closeranks_agent.disk import taken
 from closeranks_proto.entries import Kind
 
 
@@ -27,7 +28,7 @@ class Scene:
             place.mkdir()
         (self.tree / "name").write_bytes(b"old")
         fds = [os.open(p, os.O_RDONLY) for p in (self.tree, self.stage, self.trash, self.items)]
-        self.room = Workroom(*fds)
+        self.room = Workroom(*fds, taken.Taken())
         self.where = Spot(fds[0], b"name")
 
     def taken(self) -> Taken:
