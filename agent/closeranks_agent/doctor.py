@@ -25,6 +25,7 @@ from closeranks_proto.lines import printable
 from .config import AgentConfig, AgentVolumeConfig, load_agent_config
 from .converge.workroom import ITEMS_NAME
 from .disk.private import MARK_NAME, PRIVATE_NAME, TRASH_NAME
+from .disk.taken import BLOCK_BYTES
 from .hands import freezing
 from .standing import examine_agent_itself, examine_coordinator
 from .watch.examined import examine_watching
@@ -281,7 +282,8 @@ def _trash_bytes(volume: AgentVolumeConfig) -> int:
     try:
         with os.scandir(items) as found:
             return sum(
-                one.stat(follow_symlinks=False).st_blocks * 512 for one in islice(found, TRASH_READ_MAX)
+                one.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
+                for one in islice(found, TRASH_READ_MAX)
             )
     except OSError:
         return 0  # there is none yet, or it is not ours to read, which the private directory's finding tells

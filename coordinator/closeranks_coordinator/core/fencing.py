@@ -79,9 +79,8 @@ def unfence(world: World, node: Node, text: str) -> None:
     joined = True
     for volume in world.volumes_of(node):
         stored = node.volume(volume.name)
-        known = stored.held is None and world.compared(
-            node, volume
-        )  # by settings that changed behind the fence
+        # Behind the fence its settings may have changed: then it has yet to scan by them.
+        known = stored.held is None and world.compared(node, volume)
         if known and world.left(node, volume, "divergence") == 0:
             stored.held = world.target(node, volume, "divergence")
         joined = joined and stored.held is not None

@@ -303,7 +303,7 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
         return _unknown(asked.hold)
     if hold.state != "held":
         return _not_held(hold)
-    volumes = [one for one in world.volumes_of(node) if not hold.names or one.name in hold.names]
+    volumes = kept.volumes(world, node, hold)
     untrue = [volume.name for volume in volumes if volume.truth is None]
     if untrue:
         return Refusal(

@@ -73,9 +73,7 @@ class NodeRecord(msgspec.Struct):
     address: str = ""
     last_contact_ms: int | None = None
     fence: FenceRecord | None = None
-    unfence: int | None = (
-        None  # token of a release that the node has not confirmed; while a fence stands: nothing
-    )
+    unfence: int | None = None  # token of a release that the node has not confirmed, unless a fence stands
     recovery: RecoveryRecord | None = None
     releases_ms: list[int] = []  # automatic ones
     volumes: dict[str, NodeVolume] = {}

@@ -115,10 +115,9 @@ def _is_gone(world: World, node: Node, volume: Volume) -> bool:
     Its own state, whatever it is, is then the best there is, and only a person can say so.
     """
     if volume.truth is None and volume.config.policy == "quorum":
+        # Fences came along to a coordinator that had lost all it knew.
         unfenced = sum(not one.fenced for one in world.members(volume))
-        return (
-            node.session is not None and unfenced < volume.need
-        )  # fences came along to who had lost all it knew
+        return node.session is not None and unfenced < volume.need
     if node.name not in volume.config.writers or node.session is None:
         return False
     if volume.truth is None:
