@@ -12,7 +12,7 @@ from __future__ import annotations
 from closeranks_proto import messages as wire
 from closeranks_proto.carried import Allowance, Carried
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.errors import ProtocolError
 from closeranks_proto.limits import (
     CARRY_COORDINATOR_BYTES,
@@ -22,8 +22,6 @@ from closeranks_proto.limits import (
     CARRY_PASSED_BYTES_S,
 )
 from closeranks_proto.wire import encode_message
-
-DIGEST_AT = 12  # of a file's value
 
 
 class Carrying:

@@ -22,6 +22,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 from zlib import crc32
 
 from .errors import CodecError
@@ -34,6 +35,7 @@ _MTIME = struct.Struct(">q")
 _MODE, _HAS_OWNER, _HAS_MTIME, _HAS_XATTRS = 1, 2, 4, 8
 _ALL_FLAGS = 15
 _SIZE = slice(4, 12)
+DIGEST_AT: Final = _HEAD.size  # where a file's value has its content digest
 MODE_BITS = 0o7777
 SPECIAL_BITS = 0o7000
 _PLAIN_FILE = _VERSION << 4 | 1

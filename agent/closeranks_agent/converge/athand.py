@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from closeranks_proto.content import ChunkList, decode_chunk_list
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 
 from ..disk.volume import Volume
 from .plan import LocalContent, Place, Rules, Saw
-from .trash import DIGEST_AT, Trash
+from .trash import Trash
 
 WINDOW = 32_768  # about 1 KB each while they are planned
 CHUNKS_MAX = 100_000  # chunk digests of local files kept for comparison: files of 100 GB in all

@@ -19,12 +19,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.errors import MissingObject
 from closeranks_proto.paths import parent_key
 
 from ..disk.volume import Volume
-from .trash import DIGEST_AT
 
 PREFIX_BYTES = 5  # of a digest: a million files share one by accident once in a million lookups
 DIRECTORY_BITS = 24

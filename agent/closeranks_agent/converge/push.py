@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from closeranks_proto.content import decode_chunk_list
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.errors import ProtocolError
 from closeranks_proto.messages import Push, PushResult
 from closeranks_proto.paths import escape, parent_key
@@ -42,7 +42,6 @@ from .stage import Staged
 from .tally import no_space, trash_full, unfit, words
 from .told import WORLD, told
 from .transfer import Transfer
-from .trash import DIGEST_AT
 from .workbench import LINGER_S, Workbench
 
 if TYPE_CHECKING:

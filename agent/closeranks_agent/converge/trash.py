@@ -32,7 +32,7 @@ from threading import RLock
 
 import msgpack
 
-from closeranks_proto.entries import Kind, entry_kind
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind
 from closeranks_proto.messages import TrashItem
 
 from .. import beneath
@@ -48,7 +48,6 @@ MAX_ITEMS = 1_000_000  # names in one directory, and 70 bytes of memory each whi
 DEFAULT_SHARE = 10  # a tenth of the filesystem
 LEDGER = b"ledger"
 INCIDENTS = b"incidents"  # since when each open incident is known here
-DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
 
 
 @dataclass(frozen=True, slots=True)

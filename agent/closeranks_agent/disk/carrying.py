@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from closeranks_proto.carried import Allowance, Carried
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.limits import (
     CARRY_AGENT_BYTES,
     CARRY_FILE_MAX_BYTES,
@@ -20,8 +20,6 @@ from closeranks_proto.limits import (
     CARRY_SENT_BYTES_S,
 )
 from closeranks_proto.messages import Edit
-
-from .hashing import DIGEST_AT
 
 
 class Carrying:

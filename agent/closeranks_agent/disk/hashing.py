@@ -19,7 +19,7 @@ from typing import Final
 
 from closeranks_proto.content import ChunkList, encode_chunk_list, max_file_bytes
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.entries import MODE_BITS, Entry, Kind, encode_entry
+from closeranks_proto.entries import DIGEST_AT, MODE_BITS, Entry, Kind, encode_entry
 from closeranks_proto.limits import MAX_TARGET_BYTES, MAX_XATTRS_BYTES, MIB
 from closeranks_proto.paths import escape, path_of
 
@@ -27,7 +27,6 @@ from .. import beneath
 from .records import BusyFile, Record, StatSignature, clock_ns, is_settled, pack_signature
 
 BUFFER_BYTES: Final = 1 * MIB
-DIGEST_AT: Final = 12  # where a file's value has its content digest
 _MTIME_MAX: Final = 2**63 - 1
 FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What replicas share. Security labels and `trusted` belong to the machine, capabilities to its operator.

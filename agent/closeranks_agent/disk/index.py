@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import blake3
 
-from closeranks_proto.entries import Kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_size
 
 from .database import Damaged, Database
 from .packs import PACK_ROWS, PackedRow, items_of, names_of, row_of, rows_of
@@ -333,7 +333,7 @@ class Index:
                 continue
             content = None
             if record.chunks is not None:
-                content = record.value[_DIGEST_AT : _DIGEST_AT + width]
+                content = record.value[DIGEST_AT : DIGEST_AT + width]
                 lists[content] = record.chunks
             else:
                 assert entry_size(record.value) <= chunk_bytes
@@ -449,7 +449,6 @@ def _beside(rows: list[Any], more_rows: bool, packed: list[Any], more_packs: boo
 
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
 _recent_directory_id = lru_cache(64)(directory_id)  # neighbours follow each other
-_DIGEST_AT = 12  # where a file's value has its content digest; see closeranks_proto.entries
 
 
 def _place(key: bytes) -> tuple[bytes, bytes]:

@@ -21,13 +21,12 @@ from concurrent.futures import Future
 
 from closeranks_proto.audits import seeded_digest
 from closeranks_proto.content import chunk_count, chunk_span, decode_chunk_list
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.lines import printable
 from closeranks_proto.messages import Audit, AuditAnswer
 from closeranks_proto.paths import check_key, escape, path_of
 
-from ..disk.hashing import DIGEST_AT
 from ..disk.index import Index, Row
 from ..disk.volume import Volume
 from .reading import MOVED, read_chunk

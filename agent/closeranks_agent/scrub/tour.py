@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from closeranks_proto.content import decode_chunk_list
-from closeranks_proto.entries import Kind, entry_kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.paths import path_of
 
-from ..disk.hashing import DIGEST_AT
 from ..disk.index import Index, Row
 from .reading import Job
 
