@@ -10,8 +10,8 @@ import pytest
 
 from closeranks_agent import beneath
 from closeranks_agent.converge import swap
+from closeranks_agent.converge.items import Discard
 from closeranks_agent.converge.swap import Spot, Surprise, Taken, move_within, swap_in
-from closeranks_agent.converge.trash import Discard
 from closeranks_agent.converge.workroom import Workroom
 from closeranks_agent.disk import taken
 from closeranks_proto.entries import Kind

@@ -29,11 +29,12 @@ from ..disk.records import BusyFile, Change, Record, StatSignature
 from ..disk.volume import Volume
 from . import attributes
 from .durable import sync_directories
+from .items import Discard, discard_of
 from .lift import Lifts
 from .plan import Saw, Step, Verb, entry_of
 from .stage import stage_name
 from .swap import NoExchange, NotEmpty, Surprise, Taken, move_within, put_new, swap_in, take_out
-from .trash import Discard, Trash, discard_of
+from .trash import Trash
 from .workroom import Workroom
 from .written import Written
 

@@ -21,7 +21,8 @@ from closeranks_proto.paths import escape, path_of
 from .. import beneath
 from ..disk.records import Change, problem_of
 from ..disk.volume import Volume
-from .trash import Kept, Trash, item_of
+from .items import Kept, item_of
+from .trash import Trash
 from .workroom import Workroom
 
 IDS_MAX = 10_000

@@ -20,7 +20,7 @@ from closeranks_proto.entries import Kind
 
 from .. import beneath
 from ..beneath import Spot
-from .trash import Discard
+from .items import Discard
 from .workroom import Workroom
 
 

@@ -32,12 +32,13 @@ from threading import RLock
 
 import msgpack
 
-from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind
+from closeranks_proto.entries import Kind
 from closeranks_proto.messages import TrashItem
 
 from .. import beneath
 from ..disk.volume import Volume
-from .ledger import Ledger, LedgerDamaged
+from .items import Discard, Kept, decode, discard_of, encode, item_of, marker, settled_up_to
+from .ledger import Ledger
 from .workroom import Workroom, open_workroom
 
 log = logging.getLogger("closeranks.converge")
@@ -48,37 +49,6 @@ MAX_ITEMS = 1_000_000  # names in one directory, and 70 bytes of memory each whi
 DEFAULT_SHARE = 10  # a tenth of the filesystem
 LEDGER = b"ledger"
 INCIDENTS = b"incidents"  # since when each open incident is known here
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """One entry on its way to the trash. `stage_name` is where an exchange leaves it, b"" without one."""
-
-    key: bytes
-    kind: Kind
-    size: int  # bytes, as people see it
-    charge: int  # bytes that it occupies, as the bound counts it
-    mode: int
-    mtime_ns: int
-    inode: int
-    why: str  # replaced removed
-    value: bytes
-    stage_name: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One record of the ledger."""
-
-    number: int
-    trashed_unix_ms: int
-    incident: str
-    discard: Discard
-    ordinary: bool = False  # the truth itself has left it: it may give way
-
-    @property
-    def id(self) -> str:
-        return f"{self.number:012x}"
 
 
 @dataclass(slots=True)
@@ -164,7 +134,7 @@ class Trash:
             now = time.time_ns() // 1_000_000
             first = state.next_number
             kept = [Kept(first + at, now, incident, one, ordinary) for at, one in enumerate(discards)]
-            state.ledger.append(_encode(one) for one in kept)
+            state.ledger.append(encode(one) for one in kept)
             state.ledger.sync()
             state.next_number += len(discards)
             return [one.id for one in kept]
@@ -175,7 +145,7 @@ class Trash:
             state = self._open_state()
             for item_id, discard in done:
                 self._count(state, Kept(int(item_id, 16), 0, incident, discard, ordinary))
-            state.ledger.append([msgpack.packb(("settled", state.next_number - 1))])
+            state.ledger.append([marker(state.next_number - 1)])
 
     def has_room(self, charge: int, count: int) -> bool:
         """Whether `count` more items of `charge` bytes in all fit."""
@@ -207,7 +177,7 @@ class Trash:
         with self._lock:
             state = self._open_state()
             for record in state.ledger.read():
-                kept = _decode(record)
+                kept = decode(record)
                 if kept is not None and kept.id.encode() in state.names:
                     yield kept
 
@@ -288,11 +258,11 @@ class Trash:
             state.names.discard(one.id.encode())
             state.used -= one.discard.charge
             state.by_incident[one.incident] -= one.discard.charge
-            content = self._content_of(one.discard)
+            content = one.discard.content(self._volume.algorithm.width)
             if content and state.contents.get(content) == one.id.encode():
                 del state.contents[content]
-        head = msgpack.packb(("settled", state.next_number - 1))
-        state.ledger.replace([head, *(_encode(one) for one in self.kept())])
+        head = marker(state.next_number - 1)
+        state.ledger.replace([head, *(encode(one) for one in self.kept())])
         return sum(one.discard.charge for one in gone)
 
     # --- opening ---------------------------------------------------------------------------------
@@ -323,9 +293,9 @@ class Trash:
         pending: list[Kept] = []
         known: set[bytes] = set()
         for record in state.ledger.read():
-            kept = _decode(record)
+            kept = decode(record)
             if kept is None:
-                state.next_number = max(state.next_number, _settled(record) + 1)
+                state.next_number = max(state.next_number, settled_up_to(record) + 1)
                 pending.clear()
                 continue
             state.next_number = max(state.next_number, kept.number + 1)
@@ -350,7 +320,7 @@ class Trash:
                 continue  # not ours: somebody put a file here by hand
             state.next_number = max(state.next_number, number + 1)
             kept = Kept(number, time.time_ns() // 1_000_000, "", discard)
-            state.ledger.append([_encode(kept)])
+            state.ledger.append([encode(kept)])
             self._count(state, kept)
 
     def _count(self, state: _State, kept: Kept) -> None:
@@ -359,23 +329,12 @@ class Trash:
         state.names.add(name)
         state.used += charge
         state.by_incident[kept.incident] = state.by_incident.get(kept.incident, 0) + charge
-        content = self._content_of(kept.discard)
+        content = kept.discard.content(self._volume.algorithm.width)
         if content:
             state.contents.pop(content, None)
             state.contents[content] = name
             if len(state.contents) > CONTENTS_MAX:
                 state.contents.popitem(last=False)
-
-    def _content_of(self, discard: Discard) -> bytes:
-        """The content digest of a file, as the index knew it; b"" where it is not known."""
-        value, width = discard.value, self._volume.algorithm.width
-        if (
-            discard.kind is not Kind.FILE
-            or len(value) < DIGEST_AT + width
-            or entry_kind(value) is not Kind.FILE
-        ):
-            return b""
-        return value[DIGEST_AT : DIGEST_AT + width]
 
 
 def _open_since(trash_fd: int) -> dict[str, int]:
@@ -419,21 +378,6 @@ def recover(room: Workroom, kept: Kept) -> bool:
     return True
 
 
-def discard_of(key: bytes, status: os.stat_result, why: str, value: bytes, stage_name: bytes) -> Discard:
-    """What goes to the trash, by its lstat."""
-    match status.st_mode & 0o170000:
-        case 0o040000:
-            kind = Kind.DIRECTORY
-        case 0o120000:
-            kind = Kind.SYMLINK
-        case _:
-            kind = Kind.FILE
-    size = status.st_size if kind is Kind.FILE else 0
-    charge = min(size, status.st_blocks * 512)  # a sparse file occupies less than its size
-    mode = status.st_mode & 0o7777
-    return Discard(key, kind, size, charge, mode, status.st_mtime_ns, status.st_ino, why, value, stage_name)
-
-
 def _remove(items_fd: int, name: bytes) -> None:
     try:
         os.unlink(name, dir_fd=items_fd)
@@ -441,54 +385,3 @@ def _remove(items_fd: int, name: bytes) -> None:
         return
     except (IsADirectoryError, PermissionError):
         os.rmdir(name, dir_fd=items_fd)
-
-
-def item_of(volume: str, kept: Kept) -> TrashItem:
-    """The item as operators see it."""
-    discard = kept.discard
-    return TrashItem(
-        kept.id,
-        volume,
-        discard.key,
-        discard.kind.name.lower(),
-        discard.size,
-        kept.trashed_unix_ms,
-        kept.incident,
-        discard.why,
-    )
-
-
-def _encode(kept: Kept) -> bytes:
-    one = kept.discard
-    fields = (one.key, int(one.kind), one.size, one.charge, one.mode, one.mtime_ns, one.inode, one.why)
-    tag = "pushed" if kept.ordinary else "item"  # the word is older than what it covers
-    packed: bytes = msgpack.packb(
-        (tag, kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
-        use_bin_type=True,
-    )
-    return packed
-
-
-def _decode(record: object) -> Kept | None:
-    """The item of a ledger record; None for a marker. Raises CodecError for what is neither."""
-    match record:
-        case (
-            "item" | "pushed" as tag, int(number), int(at), str(incident), bytes(key), int(kind), int(size),
-            int(charge), int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
-        ):  # fmt: skip
-            discard = Discard(key, Kind(kind), size, charge, mode, mtime, inode, why, value, stage_name)
-            return Kept(number, at, incident, discard, tag == "pushed")
-        case ("settled", int()):
-            return None
-        case _:
-            raise LedgerDamaged(
-                f"the trash's ledger has a record of an unknown shape: {type(record).__name__}"
-            )
-
-
-def _settled(record: object) -> int:
-    match record:
-        case ("settled", int(number)):
-            return number
-        case _:
-            return 0
