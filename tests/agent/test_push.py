@@ -19,7 +19,8 @@ from closeranks_agent.chunks import serve
 from closeranks_agent.chunks.fetch import Fetcher
 from closeranks_agent.converge import push as pushing
 from closeranks_agent.converge import pushed
-from closeranks_agent.converge.install import Installer, Result
+from closeranks_agent.converge.install import Installer
+from closeranks_agent.converge.work import Result
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128

@@ -410,8 +410,8 @@ MUTATIONS = (
         "            self._sync(works)\n"
         "            if any(work.discard is not None for work in works):\n"
         "                self._trash.settle(arrived, self._incident, self._ordinary)\n"
-        "            self._commit(self._made, \"converge\", observed)\n",
-        "            self._commit(self._made, \"converge\", observed)\n"
+        "            self._commit(made, \"converge\", observed)\n",
+        "            self._commit(made, \"converge\", observed)\n"
         "            self._sync(works)\n"
         "            if any(work.discard is not None for work in works):\n"
         "                self._trash.settle(arrived, self._incident, self._ordinary)\n",

@@ -34,7 +34,6 @@ from ..chunks.fetch import ChunkWant, Fetcher
 from ..chunks.peers import Peers
 from .athand import local_content, rules_of
 from .contents import Contents
-from .install import FULL_ERRNOS, Outcome, Result, failed
 from .plan import LocalContent, Place, Saw, Step, entry_of, plan, sources_of
 from .pushed import Count, checked, result_of
 from .room import NoRoom
@@ -42,6 +41,7 @@ from .stage import Staged
 from .tally import no_space, trash_full, unfit, words
 from .told import WORLD, told
 from .transfer import Transfer
+from .work import FULL_ERRNOS, Outcome, Result, failed
 from .workbench import LINGER_S, Workbench
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from closeranks_proto.limits import PUSH_GOOD_S, PUSH_SLOWEST_BYTES_S
 from closeranks_proto.messages import Problem, Push, PushEdit, PushResult
 from closeranks_proto.paths import check_key, escape, path_of
 
-from .install import Outcome
 from .tally import Unfit
+from .work import Outcome
 
 SHOWN_MAX = 5
 

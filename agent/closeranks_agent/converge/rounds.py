@@ -20,13 +20,14 @@ from closeranks_proto.messages import Converge, ConvergeResult, Problem
 
 from ..chunks.fetch import Fetcher
 from .athand import Window, local_content, rules_of, windows
-from .install import Installer, Outcome, Result
+from .install import Installer
 from .lift import Lifts
 from .plan import Plan, Step, plan, sources_of
 from .readback import Readbacks
 from .stage import Stage, clear_stage
 from .tally import Tally, Unfit, no_space, trash_full, unfit
 from .transfer import Transfer
+from .work import Outcome, Result
 from .workroom import Workroom
 from .written import Written, forget_closed
 

@@ -45,6 +45,13 @@ def stage_name(key: bytes, content: bytes) -> bytes:
     return hashlib.blake2b(content + b"\0" + key, digest_size=16).hexdigest().encode()
 
 
+def stage_name_of(step: Step, width: int) -> bytes:
+    """The name under which what a step makes appear is staged; b"" where it makes nothing appear."""
+    if step.target is None:
+        return b""
+    return stage_name(step.key, step.need.digest if step.need else entry_of(step.target, width).target)
+
+
 @dataclass(slots=True)
 class Staged:
     """A file in the making. `missing` are the chunks that must come from peers.

@@ -13,7 +13,7 @@ from typing import Literal
 from closeranks_proto.messages import Converge, ConvergeProgress, ConvergeResult, Problem
 from closeranks_proto.paths import escape, path_of
 
-from .install import Outcome, Result
+from .work import Outcome, Result
 
 ATTEMPTS_MAX = 3
 PROGRESS_INTERVAL_S = 0.25

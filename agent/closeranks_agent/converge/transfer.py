@@ -15,10 +15,11 @@ from typing import ParamSpec, TypeVar
 
 from ..chunks.fetch import ChunkWant, Fetcher
 from ..disk.volume import Volume
-from .install import FULL_ERRNOS, Installer, Outcome, Result, failed
+from .install import Installer
 from .plan import Step
 from .room import NoRoom
 from .stage import Stage, Staged
+from .work import FULL_ERRNOS, Outcome, Result, failed
 
 GROUP_FILES = 1024
 GROUP_BYTES = 32 * 1024 * 1024

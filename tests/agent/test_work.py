@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from closeranks_agent.converge.install import Outcome, failed
 from closeranks_agent.converge.plan import Step, Verb
+from closeranks_agent.converge.work import Outcome, failed
 
 
 @pytest.mark.parametrize(("uid", "hint"), [(65534, "the agent does not run as root"), (0, "`lsattr` tells")])
