@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,27 @@ def test_a_replacement_that_does_not_fit_leaves_the_ledger_as_it_was(
         ledger.replace(RECORDS[5:])
     assert list(ledger.read()) == before
     assert os.listdir(tmp_path) == ["ledger"]
+
+
+def test_after_a_replacement_whose_name_could_not_be_synced_records_go_to_the_file_that_has_the_name(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They went to the former file, which nobody would ever open again."""
+    ledger.append(RECORDS[:3])
+    whole = os.fsync
+
+    def fails(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(5, "Input/output error")
+        whole(fd)
+
+    with monkeypatch.context() as during:
+        during.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            ledger.replace(RECORDS[1:3])
+    ledger.append(RECORDS[3:4])
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    again = Ledger(fd, b"ledger")
+    assert [number for number, _ in again.read()] == [1, 2, 3]  # type: ignore[misc]
+    again.close()
+    os.close(fd)

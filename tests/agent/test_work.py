@@ -28,3 +28,26 @@ def test_another_refusal_is_told_as_it_is() -> None:
         Step(Verb.SET_ATTRIBUTES, b"name", b"own", b"target", None), OSError(errno.ETXTBSY, "busy")
     )
     assert result.detail == "it could not be changed: Text file busy"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE])
+def test_what_stops_every_step_is_raised(number: int) -> None:
+    with pytest.raises(OSError):
+        failed(Step(Verb.REMOVE, b"k", b"own", None, None), OSError(number, "it fails"))
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome", "why"),
+    [
+        (errno.ENOSPC, Outcome.NO_ROOM, ""),
+        (errno.EDQUOT, Outcome.NO_ROOM, ""),
+        (errno.EXDEV, Outcome.BLOCKED, "other_filesystem"),
+        (errno.EBUSY, Outcome.BLOCKED, "other_filesystem"),
+        (errno.ENOENT, Outcome.STALE, ""),
+        (errno.ELOOP, Outcome.STALE, ""),
+        (errno.EACCES, Outcome.BLOCKED, "unwritable"),
+    ],
+)
+def test_what_the_world_refuses_is_the_result_of_its_step(number: int, outcome: Outcome, why: str) -> None:
+    result = failed(Step(Verb.REMOVE, b"k", b"own", None, None), OSError(number, os.strerror(number)))
+    assert (result.outcome, result.why) == (outcome, why)

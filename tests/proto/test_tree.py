@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind, entry_size
 from closeranks_proto.errors import CodecError, DamagedObject, MissingObject, PathError
-from closeranks_proto.pages import decode_page
+from closeranks_proto.pages import Page, decode_page, encode_page
 from closeranks_proto.tree import Tree
 from forest.keys import keys_of_level, pool
 from forest.store import CHUNK, Forest, large_file, small_value
@@ -360,6 +360,21 @@ def test_damaged_storage_is_an_error_and_missing_storage_another() -> None:
     with pytest.raises(MissingObject) as caught:
         forest.tree.lookup(root, pool()[0])
     assert caught.value.digest == root
+
+
+def test_a_stored_page_that_refers_to_one_of_another_level_is_an_error_and_no_loop() -> None:
+    """Its digest is right: whoever wrote it was wrong. A page that led to its own level might be without end."""
+    forest = Forest()
+    root = forest.plant({key: small_value(2) for key in pool()})
+    page = decode_page(forest.objects[root])
+    leaf = forest.tree.build([(pool()[0], small_value(2))])
+    forest.keep(leaf)
+    ref = page.refs[0]
+    odd = encode_page(Page(page.level, page.keys, (ref._replace(digest=leaf.root), *page.refs[1:])))
+    assert page.level > 1
+    forest.objects[XXH3_128.of(odd)] = odd
+    with pytest.raises(CodecError, match="stands at the wrong level"):
+        list(forest.tree.walk(XXH3_128.of(odd)))
 
 
 def test_threads_share_a_tree_with_a_tiny_cache() -> None:

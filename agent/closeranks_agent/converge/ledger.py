@@ -90,7 +90,7 @@ class Ledger:
         )
 
     def replace(self, records: Iterable[bytes]) -> None:
-        """Atomically become the list of `records`. Raises OSError and is then unchanged."""
+        """Atomically become the list of `records`. Raises OSError and is then one of the two, as the disk is."""
         fresh_name = self._name + b".new"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh_name, flags, 0o600, dir_fd=self._directory_fd)
@@ -104,9 +104,13 @@ class Ledger:
             os.close(fd)
             os.unlink(fresh_name, dir_fd=self._directory_fd)
             raise
-        os.fsync(self._directory_fd)
         os.close(self._fd)
-        self._fd, self._end, self._ahead = fd, end, 0
+        self._fd, self._end, self._ahead = (
+            fd,
+            end,
+            0,
+        )  # first: what is appended later belongs into the file of that name
+        os.fsync(self._directory_fd)
 
     def close(self) -> None:
         os.close(self._fd)

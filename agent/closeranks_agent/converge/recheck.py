@@ -108,7 +108,9 @@ class Recheck:
         return work
 
     def _reread(self, step: Step, status: os.stat_result | None) -> Result:
-        """The path was changed since it was recorded: record what it is now."""
+        """The path was changed since it was recorded: record what it is now. What is ignored never is."""
+        if status is not None and self._ignore.matches(step.key, stat.S_ISDIR(status.st_mode)):
+            return self._in_the_way(step, status)
         try:
             record = self._volume.read_entry(self._room.root_fd, step.key)
         except BusyFile:
