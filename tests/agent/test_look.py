@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.disk import carrying as carrying_module
+from closeranks_agent.disk import lately as lately_module
 from closeranks_agent.disk import look as look_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.look import LookReport
@@ -615,3 +617,48 @@ def test_what_can_not_be_read_asks_for_a_scan(
     report = volume.look({b"d": frozenset({b"f"})}, {})
     assert report.scan
     assert report.changed == 0
+
+
+def stored_unseen(tree_dir: Path, look_at: Callable[[], object]) -> None:
+    """`mapped` has what was stored into a page that was dirty already when it was looked at: its stat is as it was."""
+    with open(tree_dir / "mapped", "w+b") as file:
+        file.truncate(mmap.PAGESIZE)
+        with mmap.mmap(file.fileno(), 0) as pages:
+            pages[0] = 1
+            tick()
+            look_at()
+            before = os.stat(tree_dir / "mapped")
+            pages[0] = 2
+    after = os.stat(tree_dir / "mapped")
+    assert (after.st_size, after.st_ctime_ns) == (before.st_size, before.st_ctime_ns)
+
+
+@pytest.mark.parametrize("seen_by", ["a look", "a scan"])
+def test_what_a_map_stored_after_a_reading_is_seen_when_the_close_is_heard_of(
+    tree_dir: Path, volume: Volume, expected_root: Expected, seen_by: str
+) -> None:
+    """It reached no replica, and a scrub took it for decay: the program's bytes gave way to those of before."""
+    stored_unseen(tree_dir, lambda: look(volume, (b"", b"mapped")) if seen_by == "a look" else volume.scan())
+    assert look(volume, (b"", b"mapped")).changed == 1
+    assert volume.root == expected_root(volume)
+
+
+def test_what_rests_for_long_is_not_read_at_each_close(
+    tree_dir: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database is closed by each of its readers."""
+    (tree_dir / "x").write_bytes(b"a database")
+    tick()
+    assert look(volume, (b"", b"x")).hashed_files == 1
+    assert look(volume, (b"", b"x")).hashed_files == 1
+    monkeypatch.setattr(lately_module, "WRITEBACK_NS", 0)
+    assert look(volume, (b"", b"x")).hashed_files == 1
+    assert look(volume, (b"", b"x")).hashed_files == 0
+
+
+def test_of_files_that_were_read_lately_the_last_are_remembered() -> None:
+    lately = lately_module.Lately()
+    for number in range(lately_module.KEPT_MAX + 1):
+        lately.read(b"%d" % number, 0, 0)
+    assert b"0" not in lately
+    assert b"1" in lately

@@ -289,6 +289,12 @@ class Look(Scan):
             return
         super()._file(here, name, status, row)
 
+    def _unchanged(self, here: OpenDirectory, row: Row, status: os.stat_result) -> bool:
+        """A file that was heard of may have been written through a map although it looks the same: see `lately`."""
+        if not super()._unchanged(here, row, status):
+            return False
+        return self._walking or here.child(row.name) not in self._setup.lately
+
     def _put_moved(self, key: bytes, status: os.stat_result, value: bytes) -> bool:
         """Record a file that only changed its place; False where its chunk list is not at hand any more."""
         chunks = None

@@ -33,11 +33,12 @@ from .fresh import Fresh
 from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_file, opened_file, read_ahead
 from .ignore import IgnoreRules
 from .index import Index, Listing, Row, is_directory
+from .lately import Lately
 from .links import Links
 from .listing import Look, Status, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
-from .records import Record, StatSignature, pack_signature
+from .records import Record, StatSignature, clock_ns, pack_signature
 from .walk import Walk
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ScanSetup:
     # Between directories: what waits is let through, if anything does and a call then says that all is recorded;
     # whether directories went away meanwhile.
     breathe: Callable[[Callable[[], bool]], bool] | None = None
+    lately: Lately = field(default_factory=Lately)  # what was read soon after a change; outlives scans
 
 
 @dataclass(slots=True)
@@ -523,6 +525,7 @@ class Scan:
             self._busy.append(reading)
             return False
         self._setup.busy_since.pop(reading.record.key, None)
+        self._setup.lately.read(reading.record.key, reading.record.stat.ctime_ns, clock_ns())
         self._put(reading.record, row)
         return reading.record.settled
 

@@ -46,6 +46,7 @@ from .fresh import reading_setup
 from .hashing import EntryReader, KnownContent, Stopped, TooLarge, read_entry, read_open
 from .history import History
 from .ignore import IgnoreRules
+from .lately import Lately
 from .links import Links
 from .listers import Lister, Listers
 from .look import Look, LookReport, Moved, Names
@@ -118,6 +119,7 @@ class Volume:
         self.scrubbed: tuple[Unreadable, ...] = ()  # what a scrub found amiss
         self._private_problem: Problem | None = None
         self._busy_since: dict[bytes, float] = {}
+        self._lately = Lately()
         self._last_started: float | None = None
         self._last_duration_s: float | None = None
         self._retry_after = 0.0
@@ -447,6 +449,7 @@ class Volume:
                 setup = ScanSetup(
                     history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
                     full, history.rederive, reread, self._links, listers, self._read_by, breathe=self.breathe,
+                    lately=self._lately,
                 )  # fmt: skip
                 try:
                     Scan(setup, recorder).run(root_fd)
@@ -555,7 +558,7 @@ class Volume:
         try:
             setup = ScanSetup(
                 history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                reread=reread, links=self._links,
+                reread=reread, links=self._links, lately=self._lately,
             )  # fmt: skip
             recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)
             self._moved.fresh()
