@@ -662,3 +662,17 @@ def test_of_files_that_were_read_lately_the_last_are_remembered() -> None:
         lately.read(b"%d" % number, 0, 0)
     assert b"0" not in lately
     assert b"1" in lately
+
+
+def test_whoever_changes_only_a_mode_has_written_nothing(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    """`chmod -R` was said to have written every byte of the tree."""
+    (tree_dir / "d" / "f").chmod(0o600)
+    (tree_dir / "x").write_bytes(b"12345")
+    report = volume.look({b"d": frozenset({b"f"}), b"": frozenset({b"x"})}, {b"d\0f": ANNA, b"x": BERT})
+    assert volume.root == expected_root(volume)
+    assert {hand.exe: (hand.files, hand.bytes) for hand in report.hands} == {
+        ANNA.exe: (1, 0),
+        BERT.exe: (1, 5),
+    }

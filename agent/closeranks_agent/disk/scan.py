@@ -22,7 +22,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from closeranks_proto.content import decode_chunk_list
-from closeranks_proto.entries import entry_size
+from closeranks_proto.entries import Kind, entry_kind, entry_size
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MIB, SNAPSHOT_EDITS
 from closeranks_proto.paths import parent_key, path_of
 
@@ -425,7 +425,7 @@ class Scan:
         if value != row.value:
             known = self._index.record(key, self._reader.chunk_bytes)
             assert known is not None
-            self._recorder.put(Record(key, value, known.stat, known.chunks, known.settled), True)
+            self._recorder.put(Record(key, value, known.stat, known.chunks, known.settled), True, 0)
 
     def _put(self, record: Record, row: Row | None) -> None:
         differs = row is None or row.value != record.value
@@ -438,12 +438,20 @@ class Scan:
             self._recorder.put(record, differs, self._written(record, row) if differs else None)
 
     def _written(self, record: Record, row: Row | None) -> int | None:
-        """How many bytes of a long file are new, by its chunks; None: all of them."""
+        """How many bytes of a file are new: of a long one by its chunks; None: all of them."""
         chunk_bytes = self._reader.chunk_bytes
-        if record.chunks is None or row is None or entry_size(row.value) <= chunk_bytes:
+        if row is None or entry_kind(row.value) is not entry_kind(record.value):
+            return None
+        if self._is_content(row.value, record.value):
+            return 0  # whoever changes a mode, an owner or a time has written nothing
+        if record.chunks is None or entry_size(row.value) <= chunk_bytes:
             return None
         before = self._index.chunk_list(self._reader.digest_of(row.value))
         return None if before is None else changed_bytes(before, record.chunks)
+
+    def _is_content(self, before: bytes, now: bytes) -> bool:
+        """Whether two values are of files that hold the same."""
+        return entry_kind(now) is Kind.FILE and self._reader.digest_of(before) == self._reader.digest_of(now)
 
     def _remove(self, key: bytes, row: Row) -> None:
         if is_directory(row.value):
