@@ -1122,6 +1122,7 @@ def test_what_had_been_merged_before_is_told_and_the_figures_are_those_of_now() 
     (incident,) = world.incidents("runaway")
     assert "60 changed paths of n1 had been merged" in incident.advice
     assert "Nothing of it has reached" not in incident.advice
+    assert hold.merged_paths == 60
     delete(world, "n1", 210)
     commit(world, "n1")
     world.run(10.0)
@@ -1130,3 +1131,20 @@ def test_what_had_been_merged_before_is_told_and_the_figures_are_those_of_now() 
     world.ask(AllowAsked(hold.id, 60.0))
     (allowed,) = world.fleet.fleet_view(world.now()).allowed
     assert (allowed.id, allowed.state) == (hold.id, "allowed")
+
+
+def test_a_reject_says_in_the_end_that_what_had_got_through_before_is_still_there() -> None:
+    """The operator was told that the node is brought back, while the first links of many lay on every node."""
+    world = writing()
+    delete(world, "n1", 60)
+    commit(world, "n1")
+    world.run(3.0)
+    delete(world, "n1", 200)
+    commit(world, "n1")
+    hold = the_hold(world)
+    world.ask(RejectAsked(hold.id))
+    world.run(60.0)
+    assert look(world, hold.id).state == "rejected"
+    assert "60 changed paths of n1 from the minutes before" in look(world, hold.id).advice
+    (incident,) = world.incidents("runaway")
+    assert "60 changed paths of n1 from the minutes before" in incident.timeline[-1].text

@@ -11,7 +11,7 @@ from closeranks_proto import programs
 from closeranks_proto.errors import UserError
 from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
 
-from ..core.advice import trash_first
+from ..core.advice import got_through, trash_first
 from ..core.shapes import HandView, HoldView
 from .actions import Accepted
 from .client import segment
@@ -119,6 +119,8 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
             screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+            if one.merged_paths:
+                screen.line(f"  note  {got_through(one.node, one.merged_paths)}", CARE)
             if one.guard == "disk_full":
                 screen.line(f"  first {trash_first(one.node)}", CARE)
 

@@ -213,6 +213,15 @@ def runaway(
     )
 
 
+def got_through(node: str, merged: int) -> str:
+    """Of a hold that was, or may be, rejected: what came before it is not brought back."""
+    return (
+        f"{words.plural(merged, 'changed path')} of {node} from the minutes before it was held "
+        f"{'is' if merged == 1 else 'are'} on the other nodes, and a reject does not undo that: look whether it is "
+        f"part of it, and restore it from the other nodes' trash (`closeranks trash list NODE`) or a backup."
+    )
+
+
 def make_room(node: str, disks: Sequence[str], of_state: bool) -> str:
     """Of a disk that fills while none of the node's changes is kept back: allow and reject make no room."""
     where = words.join(list(dict.fromkeys(disks)))

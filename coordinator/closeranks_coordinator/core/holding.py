@@ -60,7 +60,8 @@ def _follow(world: World, hold: HoldRecord) -> None:
         case "rejected":
             if not node.fenced:
                 _forget(world, hold)
-                holds.end(world, hold, f"{node.name} was brought back to the truth and is released.")
+                told = f"{node.name} was brought back to the truth and is released.{holds.still_there(world, hold)}"
+                holds.end(world, hold, told)
         case "allowed":
             _expire(world, hold)
         case "held" if node.fenced and not _is_brought_back(world, node):

@@ -361,13 +361,31 @@ def advise(world: World, node: Node, held: list[HoldRecord], incident: Incident)
     names = list(dict.fromkeys(name for hold in held for name in hold.names))
     if all(kept.wants_room(world, hold) for hold in held):
         return advice.make_room(node.name, [hold.disk for hold in held], any(map(kept.is_of_state, held)))
-    merged = incident.evidence.get("merged_before")
     return advice.runaway(
         node=node.name, holds=[(hold.id, hold.guard) for hold in held],
         volumes=[] if any(not hold.names for hold in held) else names,
-        spreads=any(_spreads(world, node, hold) for hold in held), merged=merged if isinstance(merged, int) else 0,
+        spreads=any(_spreads(world, node, hold) for hold in held), merged=_merged_before(incident),
         allow_s=rules_of(world, held[0]).allow_s, first=_first(world, node, held),
     )  # fmt: skip
+
+
+def _merged_before(incident: Incident | None) -> int:
+    found = None if incident is None else incident.evidence.get("merged_before")
+    return found if isinstance(found, int) else 0
+
+
+def _got_through(world: World, hold: HoldRecord) -> int:
+    """Changed paths of its node that were on the others when it was held: what a reject does not undo."""
+    node = world.nodes.get(hold.node)
+    if node is None or not _spreads(world, node, hold):
+        return 0
+    return _merged_before(world.incidents.get(hold.incident or ""))
+
+
+def still_there(world: World, hold: HoldRecord) -> str:
+    """What to know once it was rejected: the rest of the runaway may be the truth. Begins with a space, or is empty."""
+    count = _got_through(world, hold)
+    return f" {advice.got_through(hold.node, count)}" if count else ""
 
 
 def view(world: World, hold: HoldRecord) -> HoldView:
@@ -377,7 +395,7 @@ def view(world: World, hold: HoldRecord) -> HoldView:
         None if hold.expires_ms is None else timestamp(hold.expires_ms), hold.reason, _advice(world, hold), hold.paths,
         hold.bytes, hold.incident, tuple(hand.view() for hand in hold.writers), tuple(hold.reactions), hold.names,
         paths, size, hold.state == "held" and hold.id in world.brake.calm,
-        hold.state == "held" and kept.wants_room(world, hold),
+        hold.state == "held" and kept.wants_room(world, hold), _got_through(world, hold),
     )  # fmt: skip
 
 
@@ -417,7 +435,10 @@ def _advice(world: World, hold: HoldRecord) -> str:
             until = "" if hold.expires_ms is None else f" until {timestamp(hold.expires_ms)}"
             return f"It was allowed:{until} this guard does not hold {hold.node}{_on(hold)} again; then it is armed."
         case "rejected" if hold.ended_ms is not None:
-            return f"{hold.node} was brought back to the truth; what it wrote lies in its trash."
+            return (
+                f"{hold.node} was brought back to the truth; what it wrote lies in its trash."
+                f"{still_there(world, hold)}"
+            )
         case "rejected":
             return f"{hold.node} is brought back to the truth: closeranks nodes {hold.node}"
         case "over":
