@@ -149,8 +149,8 @@ def words(outcome: Outcome, why: str, detail: str) -> str:
             return "no healthy peer gave its bytes: whoever has them is away, or it changes faster than it is fetched"
         case _ if why == "busy":
             return (
-                f"{detail} ({why}): a program keeps changing it; `closeranks nodes NODE` says which, as far as the "
-                "kernel told; stop that program"
+                f"{detail} ({why}): a program keeps changing it; `closeranks nodes` with the name of this node says "
+                "which, as far as the kernel told; stop that program"
             )
         case _:
             return f"{detail} ({why})" if why else detail
