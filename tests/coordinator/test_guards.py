@@ -1148,3 +1148,4 @@ def test_a_reject_says_in_the_end_that_what_had_got_through_before_is_still_ther
     assert "60 changed paths of n1 from the minutes before" in look(world, hold.id).advice
     (incident,) = world.incidents("runaway")
     assert "60 changed paths of n1 from the minutes before" in incident.timeline[-1].text
+    assert "60 changed paths of n1 had been merged in the minutes before" in incident.advice

@@ -308,6 +308,13 @@ def test_observing_again_takes_the_newest_change_and_keeps_the_count() -> None:
     assert (path.change, path.aspects, path.chunks, path.count) == ("missing", ("presence",), (), 2)
 
 
+def test_each_path_tells_the_bytes_that_differ_in_it() -> None:
+    """The API said 0 of every path, whatever differed."""
+    incident = accuse(rows(2))
+    incident.observe_paths([DiffRow(b"a\x00000001", "modified", ("content",), ((0, 3),), 25)], 2)
+    assert [path.bytes for path in Incident.decode(incident.encode()).view().paths] == [10, 25]
+
+
 def test_a_healed_path_does_not_shrink_what_was_seen() -> None:
     incident = accuse(rows(5))
     incident.observe_paths(rows(1), 1)

@@ -71,6 +71,7 @@ class IncidentPath(msgspec.Struct):
     aspects: tuple[str, ...] = ()
     chunks: tuple[tuple[int, int], ...] = ()
     count: int = 1
+    bytes: int = 0  # of all chunks that differ
 
 
 class TimelineEvent(msgspec.Struct):
@@ -153,8 +154,10 @@ class Incident(msgspec.Struct):
             known = self.paths.get(row.key)
             if known is not None:
                 known.change, known.aspects, known.chunks = row.change, row.aspects, row.chunks[:RANGES_MAX]
+                known.bytes = row.bytes
             elif len(self.paths) < INCIDENT_MAX_PATHS:
-                self.paths[row.key] = IncidentPath(row.change, row.aspects, row.chunks[:RANGES_MAX])
+                chunks = row.chunks[:RANGES_MAX]
+                self.paths[row.key] = IncidentPath(row.change, row.aspects, chunks, bytes=row.bytes)
         self.path_count = max(self.path_count, path_count, len(self.paths))
         self.differing_bytes = max(
             self.differing_bytes, added if differing_bytes is None else differing_bytes
@@ -235,6 +238,12 @@ class Incident(msgspec.Struct):
         if self.kind in ("runaway", "put_back") and self.files_trashed:
             trash = f"`closeranks trash list {self.node} --incident {self.id}`"
             return f"This is over. What was set aside can be had back: {trash}."
+        merged = self.evidence.get("merged_before")
+        if self.kind == "runaway" and isinstance(merged, int) and merged:
+            return (
+                f"This is over. {words.plural(merged, 'changed path')} of {self.node} had been merged in the minutes "
+                f"before it was held, and stayed on all nodes whatever was decided: the timeline says more."
+            )
         if self.kind not in ("divergence", "regression"):
             return "This is over; nothing has to be done."
         found = f"This is over. Find out what wrote or lost these paths on {self.node}, or it comes again."
@@ -271,7 +280,7 @@ _DECODER = msgspec.msgpack.Decoder(Incident)
 def _path_view(key: bytes, path: IncidentPath) -> PathView:
     name = path_of(key)
     code = b64encode(name).decode("ascii")
-    return PathView(escape(name), code, path.change, path.aspects, path.chunks, count=path.count)
+    return PathView(escape(name), code, path.change, path.aspects, path.chunks, path.bytes, path.count)
 
 
 def _broken(incident: Incident) -> str:
