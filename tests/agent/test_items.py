@@ -19,7 +19,7 @@ DISCARD = Discard(b"a\0b", Kind.FILE, 7, 4096, 0o644, 1_000, 12, "replaced", FIL
 
 @pytest.mark.parametrize("ordinary", [False, True])
 def test_a_record_gives_the_item_back(ordinary: bool) -> None:
-    kept = Kept(0x12, 1_764_000_000_000, "i-000001", DISCARD, ordinary)
+    kept = Kept(0x12, 1_764_000_000_000, 5_000, "i-000001", DISCARD, ordinary)
     assert decode(msgpack.unpackb(encode(kept), use_list=False)) == kept
     assert kept.id == "000000000012"
 
@@ -28,7 +28,7 @@ def test_a_marker_is_no_item_and_names_the_last_that_is_settled() -> None:
     record = msgpack.unpackb(marker(41), use_list=False)
     assert decode(record) is None
     assert settled_up_to(record) == 41
-    assert settled_up_to(msgpack.unpackb(encode(Kept(7, 0, "", DISCARD)), use_list=False)) == 0
+    assert settled_up_to(msgpack.unpackb(encode(Kept(7, 0, 0, "", DISCARD)), use_list=False)) == 0
 
 
 @pytest.mark.parametrize("record", [("item", 1), ("settled", "1"), 7, ("later",)])

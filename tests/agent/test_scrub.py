@@ -273,6 +273,24 @@ def test_a_tour_begins_when_the_last_one_is_old_enough(
     assert (done.oldest_age_ms, done.ended_age_ms, done.state) == (0, 0, "waiting")
 
 
+def test_a_clock_that_was_ahead_and_is_set_right_delays_no_tour(
+    tree_dir: Path, scanned: Callable[..., Volume], scrub: Callable[..., Scrubber],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A tour of next year would be followed by the year's wait for it, in which nothing that decays is found."""
+    monkeypatch.setattr(scrubber_module, "IDLE_S", 0.01)
+    (tree_dir / "file").write_bytes(b"right")
+    volume = scanned()
+    clock = [time.time() + 400 * 86400]
+    scrubber = scrub(volume, lambda: clock[0], scrub_interval_s=3600.0)
+    wait(lambda: scrubber.totals.files == 1 and not scrubber._running)
+    clock[0] -= 400 * 86400
+    wait(lambda: scrubber.totals.files == 2 and not scrubber._running)
+    state = scrubber.state()
+    assert state is not None
+    assert (state.ended_age_ms, state.state) == (0, "waiting")
+
+
 def test_paused_it_owes_what_it_does_not_read(
     tree_dir: Path, scanned: Callable[..., Volume], scrub: Callable[..., Scrubber]
 ) -> None:

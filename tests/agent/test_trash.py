@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
+import msgpack
 import pytest
 
+from closeranks_agent.converge import ageing
 from closeranks_agent.converge.ledger import Ledger
 from closeranks_agent.converge.trash import Trash
 from closeranks_proto.errors import UserError
@@ -137,6 +140,68 @@ async def test_only_old_items_of_closed_incidents_are_evicted(tmp_path: Path) ->
         assert contents_below(tmp_path / "n2/.closeranks/trash/items") == [b"open"]
         later = await trashed(nodes, tmp_path, {"h": b"new"})
         assert later[-1].id > items[-1].id
+
+
+@pytest.mark.parametrize("days", [-7, 400])
+async def test_a_wall_clock_that_jumps_makes_nothing_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """What is shown goes by that clock; what is kept, by the machine's own."""
+    real = time.time_ns
+    async with nodes_in(tmp_path, trash_keep_s=100.0) as nodes:
+        await trashed(nodes, tmp_path, {"f": b"before"}, incident="closed")
+        monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86400 * 10**9)
+        monkeypatch.setattr(time, "time", lambda: real() / 1e9 + days * 86400)
+        first, second = await trashed(nodes, tmp_path, {"g": b"after"}, incident="later")
+        assert abs(second.trashed_unix_ms - first.trashed_unix_ms) > 6 * 86_400_000
+        trash = Trash(nodes.nodes["n2"].volume)  # as after a restart of the agent
+        assert trash.evict(set()) == 0
+        assert trash.usage() == {"closed": 6, "later": 5}
+
+
+def test_the_trashs_clock_goes_on_after_a_restart_and_after_a_reboot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the machine has run; never back. Time for which it was off is not known, and does not count."""
+    up_s = [5000.0]
+    boot = ["one"]
+    monkeypatch.setattr(ageing, "boot_id", lambda: boot[0])
+    monkeypatch.setattr(time, "monotonic", lambda: up_s[0])
+    fd = os.open(tmp_path, os.O_RDONLY)
+    clock = ageing.Ageing(fd)
+    start = clock.now_ms()
+    assert abs(start - time.time() * 1000) < 60_000, "what older versions have stamped is compared with it"
+    up_s[0] += 700
+    clock.save(fd)
+    up_s[0] += 50
+    assert ageing.Ageing(fd).now_ms() == clock.now_ms() == start + 750_000
+    up_s[0] += 30
+    boot[0], up_s[0] = "two", 40.0
+    again = ageing.Ageing(fd)
+    assert again.now_ms() == start + 750_000 + 40_000, "what nothing has noted by the reboot is gone"
+    up_s[0] += 1.0
+    assert ageing.Ageing(fd).now_ms() == again.now_ms() == start + 791_000
+    os.close(fd)
+
+
+async def test_items_of_an_older_version_are_as_old_as_they_are_shown(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path, trash_keep_s=3600.0) as nodes:
+        await trashed(nodes, tmp_path, {"f": b"old", "g": b"young"})
+        trash = tmp_path / "n2/.closeranks/trash"
+        fd = os.open(trash, os.O_RDONLY)
+        ledger = Ledger(fd, b"ledger")
+        records = [list(one) if isinstance(one, tuple) else one for one in ledger.read()]
+        items = [one for one in records if isinstance(one, list) and one[0] == "aged item"]
+        for item in items:
+            item[0] = "item"
+            del item[3]  # it had no other clock
+        items[0][2] -= 7_200_000
+        ledger.replace([msgpack.packb(one) for one in records])
+        ledger.close()
+        os.close(fd)
+        left = Trash(nodes.nodes["n2"].volume)
+        left.evict(set())
+        assert [item.id for item in left.items("", 10, "")[0]] == [f"{items[1][1]:012x}"]
 
 
 async def test_a_lost_ledger_still_lists_the_items(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def room(volume: Volume) -> Iterator[Workroom]:
 def pending(room: Workroom, name: bytes, key: bytes = b"was") -> Kept:
     """The record of an exchange that was announced for the entry `name` of the stage."""
     status = os.stat(name, dir_fd=room.stage_fd, follow_symlinks=False)
-    return Kept(7, 0, "i1", discard_of(key, status, "replaced", b"", STAGED))
+    return Kept(7, 0, 0, "i1", discard_of(key, status, "replaced", b"", STAGED))
 
 
 def put(room: Workroom, fd: int, name: bytes, content: bytes | None) -> None:
@@ -81,7 +81,7 @@ def test_what_was_only_announced_is_no_item(room: Workroom) -> None:
     kept = pending(room, STAGED)
     os.unlink(STAGED, dir_fd=room.stage_fd)
     assert not recover(room, kept)
-    assert not recover(room, Kept(8, 0, "i1", discard_of(b"k", os.stat("/"), "removed", b"", b"")))
+    assert not recover(room, Kept(8, 0, 0, "i1", discard_of(b"k", os.stat("/"), "removed", b"", b"")))
 
 
 def test_an_empty_directory_that_was_exchanged_out_needs_no_copy(room: Workroom) -> None:
@@ -183,7 +183,7 @@ def test_an_evicted_directory_is_removed(volume: Volume, room: Workroom) -> None
         (name,) = trash.intend([one], "")
         put(room, room.items_fd, name.encode(), None)
         trash.settle([(name, one)], "")
-    trash.evict((), now_unix_ms=2**50)
+    trash.evict((), now_ms=2**50)
     assert os.listdir(room.items_fd) == []
 
 
@@ -191,7 +191,7 @@ def test_what_somebody_put_among_the_items_by_hand_is_left_alone(volume: Volume,
     put(room, room.items_fd, b"notes.txt", b"mine")
     trash = Trash(volume)
     assert trash.items("", 10, "") == ((), None)
-    trash.evict((), now_unix_ms=2**50)
+    trash.evict((), now_ms=2**50)
     assert os.listdir(room.items_fd) == ["notes.txt"]
 
 

@@ -911,6 +911,19 @@ def test_an_allowance_survives_a_restart_and_ends_in_time() -> None:
     assert look(world, hold.id).state == "over"
 
 
+@pytest.mark.parametrize("days", [-7, 400])
+def test_a_wall_clock_that_jumps_makes_an_allowance_neither_longer_nor_shorter(days: int) -> None:
+    """It said when it ends. Minutes that became a week would be a week without that guard."""
+    world = writing()
+    hold = hold_n1(world)
+    world.ask(AllowAsked(hold.id, 60.0))
+    world.skew_ms = days * 86_400_000
+    world.run(30.0)
+    assert look(world, hold.id).state == "allowed"
+    world.run(40.0)
+    assert look(world, hold.id).state == "over"
+
+
 def test_what_is_rejected_is_brought_back_verified_and_released() -> None:
     world = writing()
     hold = hold_n1(world)

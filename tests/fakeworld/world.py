@@ -65,6 +65,7 @@ class FakeWorld:
         **config: object,
     ) -> None:
         self.mono = 1000.0
+        self.skew_ms = 0  # how far the coordinator's wall clock has been set ahead, or back
         self.tree = Tree(XXH3_128, self._object, cache_pages=64)
         self.objects: dict[bytes, bytes] = dict(self.tree.empty.pages)
         self.records: dict[tuple[str, str], bytes] = {}
@@ -171,7 +172,7 @@ class FakeWorld:
     # --- time ----------------------------------------------------------------------------------
 
     def now(self) -> Now:
-        return Now(self.mono, WALL_MS + int(self.mono * 1000))
+        return Now(self.mono, WALL_MS + int(self.mono * 1000) + self.skew_ms)
 
     def later(self, delay_s: float, what: Callable[[], None]) -> None:
         self._number += 1

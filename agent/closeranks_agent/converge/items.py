@@ -46,10 +46,11 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One record of the ledger."""
+    """One record of the ledger. `trashed_unix_ms` is shown, `at_ms` is of the trash's own clock (see `ageing`)."""
 
     number: int
     trashed_unix_ms: int
+    at_ms: int
     incident: str
     discard: Discard
     ordinary: bool = False  # the truth itself has left it: it may give way
@@ -93,9 +94,18 @@ def encode(kept: Kept) -> bytes:
     """The item's record."""
     one = kept.discard
     fields = (one.key, int(one.kind), one.size, one.charge, one.mode, one.mtime_ns, one.inode, one.why)
-    tag = "pushed" if kept.ordinary else "item"  # the word is older than what it covers
+    tag = "aged pushed" if kept.ordinary else "aged item"  # the second word is older than what it covers
     packed: bytes = msgpack.packb(
-        (tag, kept.number, kept.trashed_unix_ms, kept.incident, *fields, one.value, one.stage_name),
+        (
+            tag,
+            kept.number,
+            kept.trashed_unix_ms,
+            kept.at_ms,
+            kept.incident,
+            *fields,
+            one.value,
+            one.stage_name,
+        ),
         use_bin_type=True,
     )
     return packed
@@ -105,11 +115,18 @@ def decode(record: object) -> Kept | None:
     """The item of a ledger record; None for a marker. Raises LedgerDamaged for what is neither."""
     match record:
         case (
-            "item" | "pushed" as tag, int(number), int(at), str(incident), bytes(key), int(kind), int(size),
-            int(charge), int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
+            "item" | "pushed" as tag,
+            int(number),
+            int(at),
+            *rest,
+        ):  # as old as it is shown: there was no other clock
+            return decode((f"aged {tag}", number, at, at, *rest))
+        case (
+            "aged item" | "aged pushed" as tag, int(number), int(at), int(at_ms), str(incident), bytes(key), int(kind),
+            int(size), int(charge), int(mode), int(mtime), int(inode), str(why), bytes(value), bytes(stage_name),
         ):  # fmt: skip
             discard = Discard(key, Kind(kind), size, charge, mode, mtime, inode, why, value, stage_name)
-            return Kept(number, at, incident, discard, tag == "pushed")
+            return Kept(number, at, at_ms, incident, discard, tag == "aged pushed")
         case ("settled", int()):
             return None
         case _:

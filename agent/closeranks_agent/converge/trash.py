@@ -5,6 +5,8 @@ that at every moment each byte sequence is in the tree or in here. What a kill b
 left in the stage is brought home by `recover`. The trash never holds more than `trash_max_bytes`
 (default: a tenth of the filesystem): when it is full, steps do not run.
 
+Ages, and what is younger than what, are told by `ageing`: the wall clock, which can jump, is only shown to people.
+
 *Never the last copy.* Whether another node still holds an item's bytes can not be known here. So nothing
 is evicted to make room for something newer: an item goes only when it is older than `trash_keep_s` and its
 incident is not open. Moving to the trash itself never removes a copy, since the trash is on this node.
@@ -37,6 +39,7 @@ from closeranks_proto.messages import TrashItem
 
 from .. import beneath
 from ..disk.volume import Volume
+from .ageing import Ageing
 from .items import Discard, Kept, decode, discard_of, encode, item_of, marker, settled_up_to
 from .ledger import Ledger
 from .workroom import Workroom, open_workroom
@@ -78,6 +81,7 @@ class Trash:
         self._volume = volume
         self._lock = RLock()
         self._state: _State | None = None
+        self._ageing: Ageing | None = None  # since the trash was first opened
         self._open_since: dict[str, int] = {}  # when open incidents were first heard of
 
     @contextmanager
@@ -131,9 +135,9 @@ class Trash:
             if needed > free or len(state.names) + len(discards) > MAX_ITEMS:
                 raise TrashFull(needed, max(0, free))
             state.ledger.prepare()
-            now = time.time_ns() // 1_000_000
+            now, at_ms = time.time_ns() // 1_000_000, self._now_ms()
             first = state.next_number
-            kept = [Kept(first + at, now, incident, one, ordinary) for at, one in enumerate(discards)]
+            kept = [Kept(first + at, now, at_ms, incident, one, ordinary) for at, one in enumerate(discards)]
             state.ledger.append(encode(one) for one in kept)
             state.ledger.sync()
             state.next_number += len(discards)
@@ -144,7 +148,7 @@ class Trash:
         with self._lock:
             state = self._open_state()
             for item_id, discard in done:
-                self._count(state, Kept(int(item_id, 16), 0, incident, discard, ordinary))
+                self._count(state, Kept(int(item_id, 16), 0, 0, incident, discard, ordinary))
             state.ledger.append([marker(state.next_number - 1)])
 
     def has_room(self, charge: int, count: int) -> bool:
@@ -183,18 +187,19 @@ class Trash:
 
     # --- evicting --------------------------------------------------------------------------------
 
-    def evict(self, open_incidents: Collection[str], now_unix_ms: int | None = None) -> int:
+    def evict(self, open_incidents: Collection[str], now_ms: int | None = None) -> int:
         """Remove what is older than `trash_keep_s` and than every open incident. Bytes freed.
 
-        An incident is as old as the first item that it put here.
+        An incident is as old as the first item that it put here. `now_ms` is of the trash's own clock.
         """
-        now = time.time_ns() // 1_000_000 if now_unix_ms is None else now_unix_ms
-        oldest = now - int(self._volume.settings.trash_keep_s * 1000)
         with self.opened(), self._lock:
             state = self._open_state()
-            opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
-            before = min([oldest, *opened])
-            gone = [one for one in self.kept() if one.trashed_unix_ms < before]
+            assert self._ageing is not None, "an open trash has a clock"
+            self._ageing.save(state.room.trash_fd)
+            now = self._now_ms() if now_ms is None else now_ms
+            opened = [one.at_ms for one in self.kept() if one.incident in open_incidents]
+            before = min([now - int(self._volume.settings.trash_keep_s * 1000), *opened])
+            gone = [one for one in self.kept() if one.at_ms < before]
             return self._drop(state, gone)
 
     def note_incidents(self, open_incidents: Collection[str]) -> None:
@@ -205,7 +210,7 @@ class Trash:
         with self._lock:
             if set(open_incidents) == self._open_since.keys():
                 return
-            now = time.time_ns() // 1_000_000
+            now = self._now_ms()
             self._open_since = {one: self._open_since.get(one, now) for one in sorted(open_incidents)}
             try:
                 since = Ledger(self._open_state().room.trash_fd, INCIDENTS)
@@ -228,7 +233,7 @@ class Trash:
             self.note_incidents(open_incidents)
             state = self._open_state()
             most_bytes = self.max_bytes
-            opened = [one.trashed_unix_ms for one in self.kept() if one.incident in open_incidents]
+            opened = [one.at_ms for one in self.kept() if one.incident in open_incidents]
             before = min([*opened, *self._open_since.values()], default=None)
             used, items = state.used + charge, len(state.names) + count
             wished_bytes, wished_items = (
@@ -238,7 +243,7 @@ class Trash:
             gone: list[Kept] = []
             for one in self.kept():
                 if (used <= wished_bytes and items <= wished_items) or (
-                    before is not None and one.trashed_unix_ms >= before
+                    before is not None and one.at_ms >= before
                 ):
                     break
                 if one.ordinary and not one.incident and one.id.encode() not in keep:
@@ -271,9 +276,15 @@ class Trash:
         assert self._state is not None, "the trash is used while it is not open"
         return self._state
 
+    def _now_ms(self) -> int:
+        assert self._ageing is not None, "an open trash has a clock"
+        return self._ageing.now_ms()
+
     def _load(self) -> _State:
         room = open_workroom(self._volume)
         try:
+            if self._ageing is None:
+                self._ageing = Ageing(room.trash_fd)
             state = _State(
                 room, Ledger(room.trash_fd, LEDGER), {os.fsencode(name) for name in os.listdir(room.items_fd)}
             )
@@ -319,7 +330,7 @@ class Trash:
             except ValueError:
                 continue  # not ours: somebody put a file here by hand
             state.next_number = max(state.next_number, number + 1)
-            kept = Kept(number, time.time_ns() // 1_000_000, "", discard)
+            kept = Kept(number, time.time_ns() // 1_000_000, self._now_ms(), "", discard)
             state.ledger.append([encode(kept)])
             self._count(state, kept)
 

@@ -76,15 +76,22 @@ class Progress:
     def reports(self) -> tuple[Unreadable, ...]:
         return tuple(Unreadable(builtins.bytes.fromhex(one.key), one.why, one.detail) for one in self.amiss)
 
-    def due_ms(self, interval_s: float) -> int | None:
-        """When the next tour should begin, or the present one began; None: only on demand."""
+    def due_ms(self, now_ms: int, interval_s: float) -> int | None:
+        """When the next tour should begin, or the present one began; None: only on demand.
+
+        A tour that will have begun some day was stamped by a clock that has been set back since: nobody knows how long
+        ago it was, and waiting for that day could be waiting for years.
+        """
         if not interval_s:
             return None
-        return (self.started_ms or self.verified_ms or 0) + (0 if self.under_way else int(interval_s * 1000))
+        last_ms = self.started_ms or self.verified_ms or 0
+        if last_ms > now_ms:
+            return now_ms
+        return last_ms + (0 if self.under_way else int(interval_s * 1000))
 
     def debt_bytes(self, now_ms: int, interval_s: float, total_bytes: int) -> int:
         """What should have been read by now, at an even pace over the interval, and was not."""
-        due_ms = self.due_ms(interval_s)
+        due_ms = self.due_ms(now_ms, interval_s)
         if due_ms is None:
             return 0
         share = min(1.0, max(0.0, (now_ms - due_ms) / (interval_s * 1000)))

@@ -193,14 +193,15 @@ class Scrubber:
         if self._doubts:
             self._examine(progress)
         idle_s = MENDING_S if progress.amiss else IDLE_S
-        due_ms = progress.due_ms(self._settings.scrub_interval_s)
-        due = due_ms is not None and self._now_ms() >= due_ms
+        now_ms = self._now_ms()
+        due_ms = progress.due_ms(now_ms, self._settings.scrub_interval_s)
+        due = due_ms is not None and now_ms >= due_ms
         if self._word.paused or not (due or self._asked or progress.under_way):
             if self._word.paused or due_ms is None:
                 return idle_s
-            return min(idle_s, max(0.01, (due_ms - self._now_ms()) / 1000))
+            return min(idle_s, max(0.01, (due_ms - now_ms) / 1000))
         if not progress.under_way:
-            progress.begin(self._now_ms())
+            progress.begin(now_ms)
             self._save(progress)
         self._asked = False
         self._running = True

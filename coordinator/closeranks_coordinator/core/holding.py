@@ -79,10 +79,14 @@ def _is_brought_back(world: World, node: Node) -> bool:
 
 
 def _expire(world: World, hold: HoldRecord) -> None:
-    """An allowance ends: what was written until then was allowed, and the guard begins anew."""
-    left_ms = (hold.expires_ms or 0) - world.now.wall_ms
-    if left_ms > 0:
-        world.wake(world.now.mono + left_ms / 1000)
+    """An allowance ends: what was written until then was allowed, and the guard begins anew.
+
+    A wall clock that is set back must not make minutes of it into days: it is asked once, after a restart.
+    """
+    left_s = max(0.0, ((hold.expires_ms or 0) - world.now.wall_ms) / 1000)
+    ends = world.brake.allowed.setdefault(hold.id, world.now.mono + min(left_s, holds.ALLOW_MAX_S))
+    if world.now.mono < ends:
+        world.wake(ends)
         return
     _forget(world, hold)
     holds.end(
@@ -92,7 +96,7 @@ def _expire(world: World, hold: HoldRecord) -> None:
 
 def _forget(world: World, hold: HoldRecord) -> None:
     brake = world.brake
-    for records in (brake.calm, brake.told, brake.burst):
+    for records in (brake.calm, brake.told, brake.burst, brake.allowed):
         records.pop(hold.id, None)
     meter = brake.meters.get((hold.node, hold.volume or ""))
     if meter is not None:

@@ -284,6 +284,7 @@ def allow(world: World, asked: AllowAsked) -> ActionView | Refusal:
         _unhold(world, hold)
     hold.state = "allowed"
     hold.expires_ms = world.now.wall_ms + int(seconds * 1000)
+    world.brake.allowed[hold.id] = world.now.mono + seconds
     text = (
         f"An operator allowed it. Until {timestamp(hold.expires_ms)} ({human_duration(seconds)}) the guard "
         f"{hold.guard} does not hold {node.name}{_on(hold)} again, whatever it does; every other guard stays on."

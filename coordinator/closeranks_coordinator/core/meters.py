@@ -303,7 +303,7 @@ class Brake:
     """All that guards remember between steps; `usuals` and the holds themselves are records.
 
     `calm`: since when the cause of a hold has been gone; `told`: when it was brought up to date last; `burst`:
-    what its meter and the hold had counted when it began, and when that was.
+    what its meter and the hold had counted when it began, and when that was; `allowed`: when an allowance ends.
     """
 
     meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
@@ -314,3 +314,4 @@ class Brake:
     calm: dict[str, float] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)
     burst: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = field(default_factory=dict)
+    allowed: dict[str, float] = field(default_factory=dict)
