@@ -13,7 +13,7 @@ from typing import Any
 
 from fleet import Fleet
 from soak.chart import draw
-from soak.life import Life, fleet_of
+from soak.life import LEAST_S, Life, fleet_of
 from soak.samples import ALLOWED, Sampler
 from soak.trend import judge
 
@@ -82,6 +82,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--dir", type=Path, default=None)
     asked = parser.parse_args()
+    if asked.minutes * 60 < LEAST_S:
+        parser.error(f"--minutes: {LEAST_S / 60:g} or more; the first five are not judged (see soak/life.py)")
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-", dir=asked.dir) as base:

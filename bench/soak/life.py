@@ -20,6 +20,8 @@ FILES: Final = 400  # the tree stays about this large: as much goes as comes
 # cache is full, has a rogue on every node, waits for that collection, and is not judged.
 FILL_WRITES_S: Final = 60.0
 FILL_MAX_SHARE: Final = 0.5
+FILL_MAX_S: Final = 420.0  # where the half is less: that collection, and two minutes for a slow machine
+LEAST_S: Final = 600.0  # what is left of it says something
 FILL_ROGUE_EVERY_S: Final = 15.0
 COLLECTED: Final = "garbage collection: "  # as the coordinator's log says at the end of one
 ROGUE_EVERY_S: Final = 20.0
@@ -60,16 +62,17 @@ class Life:
         return self.fleet[len(self.fleet.nodes) - 1]
 
     def fill(self, seconds: float) -> float:
-        """Until what comes once has come, for a part of these seconds at most; how many are left.
+        """Until what comes once has come, for a part of these seconds (LEAST_S or more) at most; how many are left.
 
         RuntimeError where that was not enough: what would be sampled then says nothing about memory.
         """
+        most = max(seconds * FILL_MAX_SHARE, FILL_MAX_S)
         started, wrote_at, looked, rogue_at = time.monotonic(), 0.0, 0.0, 0.0
         waiting = list(self.fleet.nodes.values())[1:]
         full = collected = False
         while not full or not collected or waiting:
             passed = time.monotonic() - started
-            if passed > seconds * FILL_MAX_SHARE:
+            if passed > most:
                 raise RuntimeError(f"what is bounded was not full after {passed:.0f} s: ask for more minutes")
             if passed >= wrote_at:
                 wrote_at = passed + 1 / (WRITES_S if full else FILL_WRITES_S)

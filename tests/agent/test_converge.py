@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 import os
+import weakref
 from pathlib import Path
 
+import pytest
+
+from closeranks_agent.chunks import inflow
 from peers_in_process import CHUNK, contents_below, describe, fill, nodes_in
 
 
@@ -101,3 +107,32 @@ async def test_a_joining_node_gets_everything_from_several_peers(tmp_path: Path)
         phases = [one.phase for one in nodes.progress]
         assert "fetch" in phases
         assert nodes.progress[-1].bytes_remaining == 0
+
+
+async def test_the_memory_for_chunks_goes_with_its_converge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when Python next looks for circles: repairs one after the other took 4 MB each until then."""
+    made: list[weakref.ref[mmap.mmap]] = []
+    real = inflow.aligned
+
+    def noted(length: int) -> memoryview:
+        view = real(length)
+        made.append(weakref.ref(view.obj))
+        return view
+
+    monkeypatch.setattr(inflow, "aligned", noted)
+    async with nodes_in(tmp_path) as nodes:
+        await nodes.add("n1")
+        await nodes.add("n2")
+        gc.collect()
+        gc.disable()
+        try:
+            for name in ("first", "second"):
+                fill(tmp_path / "n1", {name: os.urandom(3 << 20)})
+                await nodes.scan("n1")
+                assert (await nodes.converge("n2", "n1")).state == "done"
+            assert made
+            assert [one() for one in made] == [None] * len(made)
+        finally:
+            gc.enable()

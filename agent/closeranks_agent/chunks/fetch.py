@@ -129,6 +129,7 @@ class Fetcher:
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
         self._connections.close()
+        self._buffers.let_go()
 
     async def fetch(self, wants: Sequence[ChunkWant], write: Write, lends: bool = False) -> list[ChunkWant]:
         """Get all `wants` and hand them to `write`; what nobody has is given back.

@@ -52,7 +52,18 @@ class Buffers:
 
     def give_back(self, view: memoryview) -> None:
         """Nobody looks at it any more."""
-        self._free.append(self._lent.pop(id(view)))
+        whole = self._lent.pop(id(view), None)
+        if whole is not None:
+            self._free.append(whole)
+
+    def let_go(self) -> None:
+        """Nothing is taken any more: whoever still writes from a view has its memory, and nobody else.
+
+        The owner stands in circles of references, which Python looks for after minutes; until then each converge
+        would keep its megabytes.
+        """
+        self._free.clear()
+        self._lent.clear()
 
 
 class Inflow:
