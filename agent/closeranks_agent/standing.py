@@ -225,5 +225,5 @@ def _as_it_says(code: str) -> str:
 def _decoded(body: bytes, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # whoever answered is none of ours

@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from closeranks_agent.chunks.wire import ChunkName, ChunkRequest, decode_request, encode_request
 from closeranks_agent.config import load_agent_config
 from closeranks_agent.converge.ledger import Ledger, LedgerDamaged
 from closeranks_agent.disk.ignore import IgnoreRules
+from closeranks_agent.plain.manifest import VERSION, Header, Line, read_manifest
 from closeranks_coordinator.config import load_coordinator_config
-from closeranks_coordinator.web.call import CURSOR, ApiError, decode_cursor, encode_cursor
+from closeranks_coordinator.web.call import CURSOR, ApiError, decode_body, decode_cursor, encode_cursor
 from closeranks_coordinator.web.routes import ROUTES
 from closeranks_proto.content import ChunkList, decode_chunk_list, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
@@ -185,6 +188,63 @@ def _ledger_seed() -> bytes:
         return (Path(place) / "ledger").read_bytes()
 
 
+def _manifest(data: bytes) -> object:
+    """All of it is read, as `closeranks compare` does; how many entries it has."""
+    return _file(data, lambda path: sum(1 for _ in read_manifest(Path(path)).items()))
+
+
+def _manifest_seed() -> bytes:
+    digest = bytes(range(WIDTH))
+    lines = [
+        Line("a", "directory", mode="0755"),
+        Line(
+            "a/b\\xff",
+            "file",
+            5,
+            digest.hex(),
+            "0644",
+            owner=(0, 1000),
+            mtime_ns=7,
+            xattrs=(("user.a", "1"),),
+        ),
+        Line("c", "symlink", target="../there"),
+    ]
+    entries = [
+        (b"a", Entry(Kind.DIRECTORY, mode=0o755)),
+        (b"a\0b\xff", Entry(Kind.FILE, 5, digest, 0o644, b"", (0, 1000), 7, ((b"user.a", b"1"),))),
+        (b"c", Entry(Kind.SYMLINK, 8, target=b"../there")),
+    ]
+    press = Press(XXH3_128, lambda digest: decode_page(press.pages[digest]))
+    root = press.build([(key, encode_entry(entry)) for key, entry in entries])
+    head = Header(
+        VERSION, root.hex(), "xxh3-128", 1 << 20, ("mode",), ("*.tmp",), 3, 1, 5, 1, (("d", "busy"),)
+    )
+    return b"".join(msgspec.json.encode(one) + b"\n" for one in (head, *lines))
+
+
+def _bodies(data: bytes) -> None:
+    """One body as that of every operation that there is."""
+    for kind in BODIES:
+        try:
+            found = decode_body(data, kind)
+        except ApiError as error:
+            if error.status != 400:
+                raise AssertionError(f"{kind.__name__}: {error.status}") from error
+            continue
+        assert isinstance(found, kind)
+        assert decode_body(msgspec.json.encode(found), kind) == found
+
+
+BODIES = tuple(dict.fromkeys(route.body for route in ROUTES if route.body is not None))
+BODY_SEEDS = (
+    b"", b"{}", b'{"reason": "by hand"}', b'{"volume": "photos", "dry_run": true}', b'{"seconds": 1e1}',
+    b'{"name": "n", "volume": "v", "node": null}', b'{"baseline": null}',
+    b'{"volume": "v", "ids": ["000000000001"], "to": "/tmp/x", "in_place": false}',
+    b'{"node": "n", "bytes_s": 20000000, "unlimited": false}', b'{"now": true, "paused": null, "auto": false}',
+    b'{"reason": ' + b"[" * 3000, b'{"reason": "\\ud800"}', b'{"reason": "\xff"}', b'{"bytes_s": ' + b"9" * 5000 + b"}",
+)  # fmt: skip
+
+
 def _queries(data: bytes) -> None:
     """One text as every query parameter that there is."""
     text = data.decode("utf-8", "surrogateescape")
@@ -262,5 +322,7 @@ TARGETS = (
     Target("escaped paths", _escaped, (PathError,), (b"a/b", b"caf\\xe9", b"new\\nline\\\\")),
     Target("query parameters", _queries, (), (b"10", b"true", b"md", b"000000000001" + b"0" * 50, b"1" * 5000)),
     Target("cursors", _cursor, (ApiError,), (encode_cursor(b"i-000001").encode(), b"")),
+    Target("API bodies", _bodies, (), BODY_SEEDS, memory=400),
+    Target("manifests", _manifest, (UserError,), (_manifest_seed(),), memory=400),
     Target("ledgers", _ledger, (LedgerDamaged,), (_ledger_seed(),)),
 )  # fmt: skip

@@ -25,6 +25,11 @@ from .snapshot import How, Snapshot, no_source
 VERSION: Final = 1
 LINE_MAX_BYTES: Final = 4 << 20
 _KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
+_NOT_OURS: Final = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # of bytes that are no JSON of ours
 _BY_NAME: Final = {name: kind for kind, name in _KINDS.items()}
 
 
@@ -162,7 +167,7 @@ def read_manifest(place: Path) -> Manifest:
         first = file.readline(LINE_MAX_BYTES)
     try:
         header = msgspec.json.decode(first, type=Header)
-    except msgspec.MsgspecError as error:
+    except _NOT_OURS as error:
         raise UserError(
             f"{name} is neither a directory nor a manifest (`closeranks hash DIR --manifest FILE` makes one). It "
             "compares trees, not single files: for two files use cmp"
@@ -216,7 +221,7 @@ def _items(place: Path, width: int) -> Iterator[tuple[bytes, bytes]]:
                 key, value = key_of(unescape(line.path)), encode_entry(_entry(line, width))
                 if key <= before:
                     raise UserError("its path does not come behind that of the line before")
-            except msgspec.MsgspecError as error:
+            except _NOT_OURS as error:
                 raise _damaged(place, "this is no line of a manifest", number) from error
             except OverflowError as error:  # all numbers were looked at: these are lengths
                 text = "its extended attributes are longer than any path's"

@@ -85,7 +85,7 @@ class Api:
         """The answer as `kind`. Raises NotAsked where it has another shape."""
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise NotAsked(
                 f"{self.url} answered something that this program does not understand ({printable(str(error))}). "
                 "Is a closeranks coordinator listening there, and of the same version as this program?"
@@ -181,7 +181,7 @@ class Api:
             )
         try:
             body = msgspec.json.decode(data, type=ErrorAnswer).error
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             beginning = shortened(printable(data[:200].decode("utf-8", "replace")), 120)
             return NotAsked(
                 f"{self.url} answered HTTP {status} ({beginning or 'empty'}), not as a coordinator would. "

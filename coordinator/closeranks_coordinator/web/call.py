@@ -173,12 +173,7 @@ class Call:
             raise ApiError(408, "too_slow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
         except ConnectionError:  # nobody reads this answer, and it is no fault of ours
             raise ApiError(400, "bad_body", "the client left before its body had come") from None
-        try:
-            return msgspec.json.decode(data or b"{}", type=kind)
-        except msgspec.ValidationError as error:
-            raise ApiError(400, "bad_body", f"the body does not fit: {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from None
+        return decode_body(data, kind)
 
     async def ask(self, event: Event) -> object:
         """The core's answer to an order. Raises ApiError for its refusals."""
@@ -268,6 +263,16 @@ def _list_answer(items: list[msgspec.Raw], next_cursor: str | None) -> web.Respo
 
 def encode_cursor(position: bytes) -> str:
     return base64.urlsafe_b64encode(position).decode("ascii").rstrip("=")
+
+
+def decode_body(data: bytes, kind: type[B]) -> B:
+    """A JSON body as `kind`; none is an empty object. Raises ApiError."""
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise ApiError(400, "bad_body", f"the body does not fit: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from None
 
 
 def decode_cursor(cursor: str) -> bytes:
