@@ -31,6 +31,14 @@ def volume_settings(**changed: Any) -> VolumeSettings:
     return VolumeSettings(**(fields | changed))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def usual_umask() -> Iterator[None]:
+    """Many tests name the modes that their files get: 0644 and 0755, whatever the machine's own rule is."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def settings_of() -> Callable[..., VolumeSettings]:
     """VolumeSettings with small chunks and the given fields changed."""

@@ -36,6 +36,7 @@ async def two_versions(nodes: Nodes, tmp_path: Path, root: Path) -> bytes:
     return right
 
 
+@pytest.mark.root
 @needs_root
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 async def test_a_changed_chunk_of_a_long_file_takes_room_for_itself_only(tmp_path: Path, kind: str) -> None:

@@ -193,6 +193,7 @@ async def test_where_it_can_not_be_done_the_proof_reads_everything(
         assert set(read) == {SIZE}
 
 
+@pytest.mark.root
 @needs_root
 async def test_a_bit_that_flips_on_the_disk_ends_the_converge_and_the_next_one_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

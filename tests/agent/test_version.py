@@ -10,7 +10,7 @@ from closeranks_agent.link import SOFTWARE
 
 def test_the_agent_tells_the_version_of_the_package() -> None:
     top = Path(__file__).parents[2]
-    version = tomllib.loads((top / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((top / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     assert f"closeranks/{version}" == SOFTWARE
-    changes = (top / "CHANGELOG.md").read_text()
+    changes = (top / "CHANGELOG.md").read_text("utf-8")
     assert next(line for line in changes.splitlines() if line.startswith("## ")) == f"## {version}"

@@ -34,7 +34,7 @@ MakeVolume = Callable[..., Volume]
 Expected = Callable[[Volume], bytes]
 KINDS = [
     "inotify",
-    pytest.param("fanotify", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
+    pytest.param("fanotify", marks=pytest.mark.root),
 ]
 CHURN = Path(__file__).parent.parent / "churn.py"
 

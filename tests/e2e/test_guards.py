@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fleet import Fleet, Flood, LoopDisk, MakeFleet, Tmpfs, replicated, small_tree
+from rights import lacking
 
 pytestmark = pytest.mark.e2e
 
@@ -154,7 +155,7 @@ def test_a_runaway_writer_is_held_before_a_replica_has_any_of_it(make_fleet: Mak
     assert not list(fleet[1].path().rglob("*.dat")) + list(fleet[2].path().rglob("*.dat"))
     assert hold["node"] == "node-01"
     assert "GB" in hold["reason"] or "MB" in hold["reason"], hold["reason"]
-    if os.geteuid() == 0:
+    if not lacking():
         told = json.dumps(hold["writers"])
         assert str(flood.pid) in told, told
         assert "flood.py" in hold["reason"], "it names the script: python is nobody's name"
@@ -255,9 +256,8 @@ def test_what_is_copied_into_a_writer_holds_no_replica_whose_disk_it_fills(
     assert found == []
 
 
+@pytest.mark.root
 def test_a_paused_writer_is_shown_and_goes_on(make_fleet: MakeFleet) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only fanotify tells whom to pause, and it needs root")
     fleet = make_fleet(
         nodes=2,
         volumes=[
