@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo    sixteen agents, a rogue, and the way back, in about a minute (TREE=/dir PORT=n KEEP=1)"
 	@echo "make test    the whole test suite"
-	@echo "make faults  kill -9 and power loss at every step that writes (STRIDE=n: each n-th; SEED=n)"
+	@echo "make faults  kill -9 and power loss at every step that writes (PART=1/40; STRIDE=n: each n-th; SEED=n)"
 	@echo "make sim     a fleet under every fault on invented time (SEEDS=100, SEEDS=7-9, MINUTES=5, SIM_ARGS='--policy quorum')"
 	@echo "make fuzz    every parser of bytes from outside, guided by coverage (MINUTES=n)"
 	@echo "make soak    a fleet under steady writes, rogues and restarts: does anything grow? (MINUTES=n)"
@@ -75,11 +75,12 @@ soak: $(VENV)/.installed
 	$(HARNESS) $(BIN)/python -m soak --minutes $(or $(MINUTES),30)
 
 .PHONY: faults
-# Each point, before the call, after it and in its middle: some hours. STRIDE=20 takes ten minutes.
+# Each point, before the call, after it and in its middle: some hours; PART=3/40 is a part of it. STRIDE=20 takes ten minutes.
 STRIDE ?= 1
+PART ?= 1/1
 SEED ?= 20261126
 faults: $(VENV)/.installed-dev
-	FAULT_STRIDE=$(STRIDE) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist worksteal -rP $(PYTEST_ARGS) \
+	FAULT_STRIDE=$(STRIDE) FAULT_PART=$(PART) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist worksteal -rP $(PYTEST_ARGS) \
 	  tests/faults/test_kill_sweep.py tests/faults/test_power_loss.py
 
 SEEDS ?= 100

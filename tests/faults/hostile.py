@@ -20,6 +20,7 @@ class Deed(Enum):
 
     GARBAGE = "garbage"  # bytes that are no HTTP
     WRONG = "wrong"  # a stream of records of the right kind with nonsense in it
+    FORGED = "forged"  # everything as it should be, but for the bytes themselves
     STALL = "stall"  # headers, then nothing
     DRIP = "drip"  # a record as it should be, but a byte a second
     MIDWAY = "midway"  # a part of a record as it should be, then the end
@@ -59,23 +60,30 @@ class HostileSource:
     def _serve(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError), peer:
             peer.settimeout(60)
-            record = self._record(_body(peer))
+            lengths = self._lengths(_body(peer))
             self.asked += 1
-            self._do(peer, record)
+            self._do(peer, lengths)
 
-    def _record(self, request: bytes) -> bytes:
-        """The header of the first chunk that is asked for, as an honest source would send it."""
+    def _lengths(self, request: bytes) -> list[int]:
+        """Of the chunks that are asked for, as an honest source would send them."""
         _, _, _, chunk_bytes, chunks = msgspec.msgpack.decode(request)
-        key, index, _ = chunks[0]
-        size = (self.tree / os.fsdecode(key.replace(b"\0", b"/"))).stat().st_size
-        return struct.pack(">BHI", 0, 0, min(chunk_bytes, size - index * chunk_bytes))
+        found = []
+        for key, index, _ in chunks:
+            size = (self.tree / os.fsdecode(key.replace(b"\0", b"/"))).stat().st_size
+            found.append(min(chunk_bytes, size - index * chunk_bytes))
+        return found
 
-    def _do(self, peer: socket.socket, record: bytes) -> None:
+    def _do(self, peer: socket.socket, lengths: list[int]) -> None:
+        record = _header(0, lengths[0])
         match self.deed:
             case Deed.GARBAGE:
                 peer.sendall(self._rng.randbytes(100_000))
             case Deed.WRONG:
                 peer.sendall(HEAD + b"\x00\x00\x00\x00\x00\x00\x10" + bytes(16))
+            case Deed.FORGED:
+                peer.sendall(HEAD)
+                for position, length in enumerate(lengths):
+                    peer.sendall(_header(position, length) + self._rng.randbytes(length))
             case Deed.STALL:
                 peer.sendall(HEAD)
                 self._closed.wait(60)
@@ -94,6 +102,10 @@ class HostileSource:
                     b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\n"
                     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
                 )
+
+
+def _header(position: int, length: int) -> bytes:
+    return struct.pack(">BHI", 0, position, length)
 
 
 def _body(peer: socket.socket) -> bytes:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from faults.shim import Point
 
-WRITES = frozenset({"write", "pwrite", "writev", "pwritev", "ftruncate", "fallocate"})
+TORN = frozenset({"write", "pwrite", "writev", "pwritev"})  # half of it may have happened
+WRITES = TORN | {"ftruncate", "fallocate"}
 SYNCS = frozenset({"fsync", "fdatasync"})
 RENAMES = frozenset({"rename", "exchange", "linkat"})
 PRIVATE = "/.closeranks/"

@@ -29,12 +29,14 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
     fleet.start()
     fleet.wait_in_rank()
     died = partial(check_databases, victim.state_dir)
-    done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_POINTS, "agent", died)
+    rounds = Rounds(fleet, victim)
+    done = sweep(rounds, shim, victim.start, AGENT_POINTS, "agent", died)
     assert done.points > 100
+    rounds.damage_one()
+    rounds.finish()
     tree = str(victim.path())
     assert len(installed(shim.traced(), tree)) >= 3 * done.killed, "the trace shows what was installed"
     assert unsynced(shim.traced(), tree) == []
-    assert done.killed >= 4
 
 
 @pytest.mark.repeats(COORDINATOR_POINTS)
@@ -48,7 +50,6 @@ def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: 
         Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, COORDINATOR_POINTS, "coordinator", died
     )
     assert done.points > 30
-    assert done.killed >= 3
 
 
 @pytest.mark.repeats(STARTS)

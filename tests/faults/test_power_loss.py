@@ -47,7 +47,7 @@ def test_of_an_agent(
             assert last >= known, f"the agent went back to step {last}; the coordinator has {known}"
 
         done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_CUTS, f"agent's power ({kind})", died)
-        assert done.killed >= 1
+        assert done.points > 100
         fleet.stop()
 
 
@@ -78,7 +78,7 @@ def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim
             "coordinator's power (ext4)",
             died,
         )
-        assert done.killed >= 2
+        assert done.points > 30
         fleet.stop()
 
 

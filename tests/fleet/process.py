@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 LEASH = str(Path(__file__).with_name("leash.py"))
@@ -119,7 +120,13 @@ class Daemon:
             self.process.wait()
 
     def pause(self) -> None:
+        """SIGSTOP, and wait until none of its threads is in the middle of a call any more."""
         self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 30
+        while self.alive and not all(state in "TtZX" for state in _states(self.pid)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} does not stand still: {_states(self.pid)}")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
@@ -165,6 +172,17 @@ class Daemon:
         """Processor seconds of the process, its living descendants and those they waited for, so far."""
         ticks = sum(sum(map(int, fields[11:15])) for pid in self.family() if (fields := _stat(pid)))
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _states(pid: int) -> list[str]:
+    """Of each thread, the kernel's letter for what it does."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            found.append(path.read_text().rpartition(")")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # that thread has ended
+    return found
 
 
 def _stat(pid: int) -> list[str]:
