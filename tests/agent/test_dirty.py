@@ -249,3 +249,140 @@ def test_folding_copes_with_more_paths_than_there_is_room_for(monkeypatch: pytes
     assert batch is not None
     assert batch.names[b"d"] is None, "the whole directory is looked at"
     assert not len(dirty)
+
+
+# --- what is owed ---------------------------------------------------------------------------------
+
+
+def unfinished(dirty: Dirty, key: bytes, now: float, hand: Hand | None = None) -> None:
+    """A look took it, and could not commit it."""
+    batch = dirty.take(now, since=now)
+    assert batch is not None
+    dirty.again([key], {} if hand is None else {key: hand}, now)
+    dirty.finished(batch, [key], [key])
+
+
+def test_what_came_back_uncommitted_is_owed_since_it_was_first_heard_of() -> None:
+    """A proof for a moment before would vouch for a file that nobody has told of."""
+    dirty = Dirty()
+    dirty.note(b"busy", 10.0, None)
+    assert not dirty.owes(20.0), "what waits for its look is not owed but known"
+    unfinished(dirty, b"busy", 10.5)
+    unfinished(dirty, b"busy", 11.5)
+    assert (dirty.owes(9.9), dirty.owes(10.0)) == (False, True)
+    batch = dirty.take(20.0)
+    assert batch is not None
+    assert batch.owed == {b"busy": 10.0}
+    dirty.finished(batch, [])
+    assert not dirty.owes(20.0)
+
+
+def test_a_proof_takes_what_is_owed_once_its_time_has_come() -> None:
+    dirty = Dirty()
+    dirty.note(b"busy", 10.0, None)
+    unfinished(dirty, b"busy", 10.5)
+    assert dirty.take(10.5, since=10.2) is None, "it was looked at just now"
+    batch = dirty.take(12.0, since=10.2)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"busy"])}
+
+
+def test_a_proof_takes_no_more_than_a_batch_of_what_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    dirty = Dirty()
+    for name in (b"one", b"other"):
+        dirty.note(name, 10.0, None)
+        unfinished(dirty, name, 10.5)
+    monkeypatch.setattr(module, "BATCH_MAX", 1)
+    batch = dirty.take(20.0, since=10.2)
+    assert batch is not None
+    assert batch.size == 1
+
+
+def test_after_a_scan_nothing_is_owed_or_asked_for() -> None:
+    dirty = Dirty()
+    dirty.note(b"busy", 10.0, None)
+    unfinished(dirty, b"busy", 10.5)
+    dirty.note(b"other", 11.0, None, open=True)
+    dirty.everything = True
+    dirty.clear()
+    assert (dirty.owes(20.0), dirty.everything, dirty.due(), len(dirty)) == (False, False, None, 0)
+    assert dirty.take(100.0, since=100.0) is None
+
+
+def test_a_folded_directory_owes_what_was_owed_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATHS_MAX", 10)
+    monkeypatch.setattr(module, "FOLD_TO", 5)
+    dirty = Dirty()
+    dirty.note(b"d\0busy", 10.0, None)
+    unfinished(dirty, b"d\0busy", 10.5)
+    for number in range(10):
+        dirty.note(b"d\0%d" % number, 12.0, None)
+    assert not dirty.everything
+    assert dirty.owes(10.0)
+
+
+def test_names_of_the_root_itself_do_not_fold_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the root as a whole is a scan, and called one."""
+    monkeypatch.setattr(module, "PATHS_MAX", 10)
+    monkeypatch.setattr(module, "FOLD_TO", 5)
+    dirty = Dirty()
+    for number in range(11):
+        dirty.note(b"%d" % number, 10.0, None)
+    assert dirty.everything
+
+
+# --- whose hand -----------------------------------------------------------------------------------
+
+
+def test_a_hand_at_a_directory_that_came_as_a_whole_is_that_of_what_lies_in_it() -> None:
+    dirty = Dirty()
+    dirty.note(b"d", 10.0, ANNA, tree=True)
+    dirty.note(b"d\0f", 10.0, None)
+    dirty.note(b"d\0g", 10.0, BERT)
+    assert [dirty.hand(key) for key in (b"d\0f", b"d\0g", b"d\0unheard", b"e")] == [ANNA, BERT, ANNA, None]
+
+
+def test_a_hand_that_changed_a_directorys_mode_is_not_that_of_what_lies_in_it() -> None:
+    dirty = Dirty()
+    dirty.note(b"d", 10.0, ANNA)
+    assert (dirty.hand(b"d"), dirty.hand(b"d\0f")) == (ANNA, None)
+
+
+def test_what_is_being_written_is_counted_with_whose_hand_it_is() -> None:
+    dirty = Dirty()
+    for _ in range(3):
+        dirty.note(b"growing", 10.0, ANNA, open=True)
+    dirty.note(b"closed", 10.0, BERT)
+    assert (dirty.growing(5), dirty.heard(5)) == ([(b"growing", ANNA)], {b"growing": 3})
+
+
+def test_a_rest_that_is_over_is_forgotten() -> None:
+    dirty = Dirty()
+    dirty.cost({b"huge": 0.5}, (), 10.0)
+    dirty.cost({}, (), 10.0 + 0.5 * COST_SHARE)
+    dirty.note(b"huge", 10.0 + 0.4 * COST_SHARE, None)
+    assert dirty.due() == pytest.approx(10.0 + 0.4 * COST_SHARE + QUICK_S)
+
+
+@pytest.mark.parametrize("bound", ["rests", "repetitions"])
+def test_no_more_is_remembered_than_is_of_use(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(module, "KNOWN_MAX", 3)
+    dirty = Dirty()
+    names = [b"%d" % number for number in range(10)]
+    if bound == "rests":
+        dirty.cost(dict.fromkeys(names, 1.0), (), 10.0)
+        assert len(dirty._resting) == 3
+    else:
+        dirty.again(names, {}, 10.0)
+        assert len(dirty._repeated) == 3
+        assert len(dirty) == 10, "they come again all the same"
+
+
+def test_of_what_was_looked_at_lately_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KNOWN_MAX", 2)
+    dirty = Dirty()
+    for number in range(3):
+        dirty.note(b"%d" % number, 10.0, None, open=False)
+        assert dirty.take(10.0 + QUICK_S) is not None
+    dirty.note(b"0", 10.01, None, open=False)
+    assert dirty.due() == pytest.approx(10.01 + QUICK_S), "the oldest is a lone change again"

@@ -118,3 +118,42 @@ def test_a_key_that_is_told_twice_leaves_nothing_behind_when_it_heals() -> None:
     clocks.change([b"b"], [], 10.0)
     found = clocks.confirm(10.0, 2.0, 600.0, math.inf)
     assert (found.confirmed, found.unconfirmed, found.since) == (0, 1, None)
+
+
+def test_a_part_of_what_began_together_is_restarted_by_itself_and_is_as_old_as_before() -> None:
+    clocks = Clocks()
+    clocks.watch([b"a", b"b", b"c"], 10.0)
+    clocks.watch([b"a", b"b", b"c", b"d"], 11.0)
+    clocks.restart({b"a", b"d"}, 12.0)
+    found = clocks.confirm(12.5, 2.0, 100.0, 50.0)
+    assert (found.confirmed, found.unconfirmed, found.next_at) == (2, 2, 14.0)
+    assert clocks.first_seen() == 10.0
+    assert sorted(clocks.lasting(10.5)) == [b"a", b"b", b"c"]
+    assert clocks.confirm(14.0, 2.0, 100.0, 50.0).confirmed == 4
+
+
+def test_a_restart_of_more_than_differs_restarts_all() -> None:
+    clocks = Clocks()
+    clocks.watch([b"a", b"b"], 10.0)
+    clocks.restart({b"a", b"b", b"elsewhere"}, 11.0)
+    assert clocks.confirm(12.5, 2.0, 100.0, 50.0).confirmed == 0
+
+
+def test_the_newest_that_began_since_a_look_is_what_the_look_lacks() -> None:
+    clocks = Clocks()
+    for key, at in ((b"a", 10.0), (b"b", 12.0), (b"c", 14.0)):
+        clocks.change([key], (), at)
+    assert [clocks.newest_unsettled(scanned) for scanned in (9.0, 12.0, 14.0, 14.5)] == [
+        14.0,
+        14.0,
+        14.0,
+        None,
+    ]
+
+
+def test_where_nothing_differs_any_more_nothing_is_remembered() -> None:
+    clocks = Clocks()
+    clocks.watch([b"a", b"b"], 10.0)
+    clocks.watch([], 11.0)
+    clocks.watch([b"a"], 20.0)
+    assert (clocks.first_seen(), len(clocks), clocks.lasting(15.0)) == (20.0, 1, [])

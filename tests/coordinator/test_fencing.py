@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from closeranks_coordinator.core.model import Connected, QuarantineAsked, RejectAsked
+from closeranks_coordinator.core.model import Connected, QuarantineAsked, RejectAsked, ReleaseAsked
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
 from fakeworld import FakeAgent, FakeWorld, file_of, volume_config
@@ -180,6 +180,111 @@ def test_who_is_fenced_while_it_is_brought_up_to_date_is_told_to_stop() -> None:
     assert len(world.sent("node-02", wire.Cancel)) == 1
     assert world.state("node-02") == "quarantined"
     assert world.fleet._world.nodes["node-02"].record.recovery is None
+
+
+# --- what a fence may cost ------------------------------------------------------------------------
+
+
+def two_volumes(photos: dict[str, Any], docs: dict[str, Any]) -> FakeWorld:
+    """`docs` comes first by its name."""
+    return FakeWorld(NAMES, [volume_config("docs", **docs), volume_config("photos", **photos)]).started()
+
+
+FEW = ("node-01", "node-02")
+
+
+def test_a_fence_is_refused_for_each_volume_that_would_lose_its_quorum() -> None:
+    """Also where the first one by name would not."""
+    world = two_volumes({"nodes": FEW}, {})
+    assert world.ask(QuarantineAsked("node-02", "by hand")) == "409 quorum_would_be_lost"
+    assert world.state("node-03") == "in_rank"
+    world.ask(QuarantineAsked("node-03", "by hand"))
+    assert world.state("node-03") == "quarantined"
+
+
+def test_of_a_volume_that_closeranks_carries_one_node_is_left_unfenced() -> None:
+    """Behind fences nobody could give the truth to anybody."""
+    carried = {"nodes": FEW, "policy": "any-writer", "writers": FEW}
+    world = two_volumes(carried, {})
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    assert world.state("node-02") == "quarantined"
+    assert world.ask(QuarantineAsked("node-01", "by hand")) == "409 quorum_would_be_lost"
+
+
+def test_no_majority_is_kept_where_none_is_asked_for() -> None:
+    """Of three nodes of a volume with writers two may be fenced by hand."""
+    names = NAMES[:3]
+    config = volume_config(nodes=names, policy="writers", writers=names[:1])
+    world = FakeWorld(names, [config]).started()
+    for name in names[1:]:
+        world.ask(QuarantineAsked(name, "by hand"))
+    assert [world.state(name) for name in names] == ["in_rank", "quarantined", "quarantined"]
+
+
+def test_a_majority_that_is_lost_already_is_not_lost_by_a_fence() -> None:
+    """Four of seven are away: nobody is accused, and who is caught all the same may be taken out of service."""
+    world = fleet()
+    for name in NAMES[3:]:
+        world[name].stop()
+    world.until(lambda: all(world.state(name) == "unreachable" for name in NAMES[3:]))
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    assert world.state("node-02") == "quarantined"
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_a_release_closes_all_that_accused_the_node() -> None:
+    world = two_volumes({}, {})
+    for volume in ("docs", "photos"):
+        world["node-02"].write(volume, "c.txt", file_of("rogue"))
+    world.until(lambda: len(world.incidents("divergence", "open")) == 2)
+    world.until_state("node-02", "in_rank")
+    closed = world.incidents("divergence", "closed")
+    assert sorted(one.volume for one in closed) == ["docs", "photos"]
+    assert all("released" in [event.event for event in one.timeline] for one in closed)
+
+
+def test_a_fence_is_told_in_the_incident_with_its_token_and_who_asked_for_it() -> None:
+    world = fleet(on_divergence="alert")
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.until(lambda: bool(world.incidents("divergence")))
+    world.ask(QuarantineAsked("node-02", "it serves nonsense"))
+    (incident,) = world.incidents("divergence")
+    told = [one.text for one in incident.timeline if one.event == "fenced"]
+    assert told == [
+        "node-02 was fenced by an operator, who said: it serves nonsense (token 1): nothing is taken from it any more."
+    ]
+    assert world.view("node-02").quarantine.incident == incident.id
+    world.run(0.1)
+    (fence,) = world.sent("node-02", wire.Fence)
+    assert (fence.token, fence.incident, fence.by_hand) == (1, incident.id, True)  # type: ignore[attr-defined]
+
+
+def test_who_is_released_once_too_often_is_told_why_it_stays() -> None:
+    world = fleet(settle_s=1.0)
+    world.configure(replace(world.config, auto_release_max=1))
+    for _ in range(2):
+        world["node-02"].write("photos", "c.txt", file_of("rogue"))
+        world.until_state("node-02", "quarantined")
+        world.until(lambda: world.state("node-02") == "in_rank" or world.view("node-02").quarantine.verified)
+    incident = world.incidents("divergence")[-1]
+    assert any("was released 1 times lately and diverged again" in one.text for one in incident.timeline)
+
+
+def test_a_release_that_its_node_knows_of_is_forgotten_also_over_a_restart() -> None:
+    """Its answer was lost. Kept for ever, the release would lift a fence that comes along with a lost state."""
+    world = fleet()
+    world.ask(QuarantineAsked("node-02", "by hand"))
+    world.run(1)
+    world.ask(ReleaseAsked("node-02"))
+    world["node-02"].disconnect()
+    assert world.fleet._world.nodes["node-02"].record.unfence == 1
+    world["node-02"].fence = None
+    world["node-02"].connect()
+    assert world.fleet._world.nodes["node-02"].record.unfence is None
+    world.restart()
+    assert world.fleet._world.nodes["node-02"].record.unfence is None
 
 
 # --- who must have looked -------------------------------------------------------------------------

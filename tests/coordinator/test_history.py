@@ -105,3 +105,56 @@ def test_what_an_earlier_process_left_counts_from_the_start_of_this_one() -> Non
 def test_the_steps_after_an_order() -> None:
     past = moved(Forest(), {b"a": ONE}, {b"a": TWO}, {b"a": THREE})
     assert (past.after(1), past.after(3)) == ([3, 2], [])
+
+
+def test_whether_the_past_is_known_from_its_beginning() -> None:
+    past = moved(Forest())
+    assert past.is_complete, "nothing was, and that is known"
+    past = moved(Forest(), {b"a": ONE}, {b"a": TWO}, {b"a": THREE})
+    assert past.is_complete
+    past.forget(2)
+    assert not past.is_complete
+
+
+def test_all_that_was_left_long_ago_is_forgotten_at_once() -> None:
+    forest = Forest()
+    past = TruthHistory(Differ(forest.tree), [], 0.0)
+    for at, value in enumerate((ONE, TWO, THREE, ONE)):
+        past.move(forest.plant({b"a": value}), float(at))
+    past.forget_left(2.5)
+    assert [order for order, _ in past.roots] == [3, 4]
+
+
+def test_what_a_forgotten_step_left_is_not_the_truths_past_any_more() -> None:
+    past = moved(Forest(), {b"a": ONE, b"b": ONE}, {b"a": TWO, b"b": ONE}, {b"a": THREE, b"b": TWO})
+    past.forget(2)
+    assert [past.latest_order(b"a", value) for value in (ONE, TWO, THREE)] == [None, 2, 3]
+    assert past.latest_order(b"b", ONE) == 2
+    assert (past.changed(2), past.changed(3)) == (None, (b"a", b"b"))
+
+
+def test_memory_of_the_past_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = Forest()
+    few = {b"%d" % number: ONE for number in range(20)}
+    past = moved(forest, few, dict.fromkeys(few, TWO))
+    monkeypatch.setattr(history, "HISTORY_MAX_BYTES", 3 * past.bytes)
+    for number in range(20):
+        past.move(forest.plant(dict.fromkeys(few, small_value(4 * number + 2))), 0.0)
+        assert past.bytes <= history.HISTORY_MAX_BYTES
+    assert past.roots[-1][0] == 22
+    assert past.latest_order(b"1", small_value(4 * 18 + 2)) == 21, "the newest stay"
+
+
+def test_a_step_that_is_more_than_may_be_kept_leaves_the_present_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forest = Forest()
+    past = moved(forest, {b"a": ONE}, {b"a": TWO})
+    monkeypatch.setattr(history, "HISTORY_MAX_BYTES", 5 * history.CHANGE_BYTES)
+    large = {b"%d" % number: ONE for number in range(20)}
+    past.move(forest.plant(large), 0.0)
+    assert [order for order, _ in past.roots] == [3]
+    assert (past.latest_order(b"a", TWO), past.bytes) == (None, 0)
+    past.move(forest.plant(large | {b"1": TWO}), 0.0)
+    assert (past.latest_order(b"1", ONE), past.latest_order(b"1", TWO)) == (3, 4)
+    assert not past.is_complete
