@@ -198,3 +198,106 @@ def test_people_are_told_what_becomes_of_what() -> None:
         b"c": ("remove", "directory goes to the trash"),
         b"d": ("copy", "new; content from the trash"),
     }
+
+
+# --- renames --------------------------------------------------------------------------------------
+
+
+def moving(*saws: Saw) -> list[tuple[str, bytes, bytes | None]]:
+    """(verb, key, the path that goes) of a plan that may rename."""
+    steps = plan(saws, local(), RULES, None, moves=True).steps
+    return [(str(one.verb), one.key, one.source.key if one.source else None) for one in steps]
+
+
+def test_what_goes_and_what_comes_with_the_very_same_entry_is_one_rename() -> None:
+    """In whatever order the differences come. The directory that it leaves goes behind it."""
+    assert moving(
+        saw(b"new", None, DIRECTORY),
+        saw(b"old\0f", file(b"x"), None),
+        saw(b"old", DIRECTORY, None),
+        saw(b"new\0f", None, file(b"x")),
+    ) == [
+        ("make_directory", b"new", None),
+        ("move", b"new\0f", b"old\0f"),
+        ("remove", b"old", None),
+    ]
+
+
+def test_the_path_that_moves_carries_what_was_seen_of_it() -> None:
+    (step,) = plan(
+        [saw(b"a", file(b"x"), None), saw(b"b", None, file(b"x"))], local(), RULES, None, moves=True
+    ).steps
+    assert step.source == saw(b"a", file(b"x"), None)
+    assert (step.own, step.target, step.seen) == (None, file(b"x"), None)
+
+
+def test_what_stays_moves_nowhere() -> None:
+    """A file that gets another content had the very entry that is wanted elsewhere: it is no rename."""
+    assert moving(saw(b"a", file(b"x"), file(b"y")), saw(b"b", None, file(b"x"))) == [
+        ("fetch", b"a", None),
+        ("fetch", b"b", None),
+    ]
+
+
+def test_nothing_moves_over_what_is_there() -> None:
+    assert moving(saw(b"a", file(b"x"), None), saw(b"b", file(b"y"), file(b"x"))) == [
+        ("remove", b"a", None),
+        ("fetch", b"b", None),
+    ]
+
+
+def test_one_path_moves_to_one_name_only_and_directories_and_links_do_not() -> None:
+    found = moving(
+        saw(b"a", file(b"x"), None),
+        saw(b"b", None, file(b"x")),
+        saw(b"c", None, file(b"x")),
+        saw(b"d", DIRECTORY, None),
+        saw(b"e", None, DIRECTORY),
+        saw(b"l", LINK, None),
+        saw(b"m", None, LINK),
+    )
+    assert [one for one in found if one[0] == "move"] == [("move", b"b", b"a")]
+    assert [one[1] for one in found if one[0] != "move"] == [b"l", b"d", b"e", b"m", b"c"]
+
+
+def test_without_moves_the_same_is_a_removal_and_a_new_file() -> None:
+    assert order(saw(b"a", file(b"x"), None), saw(b"b", None, file(b"x"))) == [
+        ("remove", b"a"),
+        ("fetch", b"b"),
+    ]
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+def test_chunks_that_do_not_follow_each_other_where_they_lie_are_copied_one_by_one() -> None:
+    elsewhere = Place(False, b"h")
+    at_hand = local(
+        chunk={
+            OF(b"b" * CHUNK): (THERE, 7),
+            OF(b"c" * CHUNK): (THERE, 9),
+            OF(b"d" * CHUNK): (elsewhere, 10),
+        }
+    )
+    found = need(None, file(chunks("bcdab")), at_hand)
+    assert found.fetch == (3,)
+    assert found.copies == (
+        Copy(0, 1, THERE, 7),
+        Copy(1, 1, THERE, 9),
+        Copy(2, 1, elsewhere, 10),
+        Copy(4, 1, THERE, 7),
+    )
+
+
+def test_short_zeros_are_fetched_like_anything_else() -> None:
+    found = need(None, file(bytes(CHUNK - 1)), local())
+    assert (found.fetch, found.fetch_bytes) == ((0,), CHUNK - 1)
+    assert need(None, file(bytes(CHUNK)), local()).fetch == ()
+
+
+def test_the_same_place_of_the_same_file_comes_before_any_other() -> None:
+    """It is never gone by the time it is copied: it is the file that is replaced."""
+    target = file(chunks("abX"))
+    whole = {target[12:28]: THERE}
+    found = need(file(chunks("ab")), target, local(whole=whole))
+    assert found.copies == (Copy(0, 2, HERE, 0), Copy(2, 1, THERE, 2))

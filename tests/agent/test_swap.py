@@ -303,3 +303,16 @@ def test_without_exchange_a_rename_that_fails_leaves_no_second_link(
     assert scene.versions() == ({b"old", b"newest"} if somebodys else {b"old"})
     assert os.listdir(scene.items) == (["item"] if somebodys else [])
     assert os.stat(scene.items / "item" if somebodys else scene.tree / "name").st_nlink == 1
+
+
+@pytest.mark.parametrize("other", ["inode", "size", "time", "kind"])
+def test_what_was_taken_out_is_known_by_all_that_a_rename_leaves_alone(scene: Scene, other: str) -> None:
+    seen, status = scene.taken().discard, os.stat(scene.tree / "name")
+    assert swap.is_what_was_seen(status, seen)
+    changed = {
+        "inode": replace(seen, inode=seen.inode + 1),
+        "size": replace(seen, size=seen.size + 1),
+        "time": replace(seen, mtime_ns=seen.mtime_ns + 1),
+        "kind": replace(seen, kind=Kind.DIRECTORY),
+    }
+    assert not swap.is_what_was_seen(status, changed[other])

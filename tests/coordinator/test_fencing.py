@@ -108,6 +108,31 @@ def test_suspects_of_a_volume_that_only_tells_count_where_many_look_bad_and_wait
     assert (world.state("node-02"), world.view("node-02").blocked_by) == ("suspect", None)
 
 
+def test_of_two_suspects_that_waited_the_first_is_fenced_first() -> None:
+    world = fleet(settle_s=1.0)
+    world.ask(QuarantineAsked("node-05", "by hand"))
+    world["node-03"].write("photos", "c.txt", file_of("rogue"))
+    world.until_state("node-03", "suspect")
+    world.run(3)
+    world["node-02"].write("photos", "a/one.jpg", file_of("rogue"))
+    world.until_state("node-02", "suspect")
+    assert [world.view(name).blocked_by for name in ("node-02", "node-03")] == ["max_quarantined"] * 2
+    world.ask(ReleaseAsked("node-05"))
+    assert [world.state(name) for name in ("node-02", "node-03")] == ["suspect", "quarantined"]
+
+
+def test_while_others_differ_that_are_not_confirmed_yet_nobody_is_fenced() -> None:
+    """In a moment it is clear that many diverge, and the one who judges may be the one who is wrong."""
+    world = fleet(settle_s=3.0)
+    world["node-02"].write("photos", "c.txt", file_of("rogue"))
+    world.run(1.5)
+    for name in ("node-03", "node-04"):
+        world[name].write("photos", "c.txt", file_of(f"of {name}"))
+    world.until(lambda: bool(world.incidents("many_suspects")), 20)
+    assert not any(world.view(name).quarantine for name in NAMES)
+    assert [world.state(name) for name in NAMES[1:4]] == ["suspect"] * 3
+
+
 def test_what_a_released_node_differed_in_is_let_go() -> None:
     world = fleet()
     world["node-02"].write("photos", "c.txt", file_of("rogue"))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from closeranks_coordinator.core import recovery
 from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
 from closeranks_coordinator.core.shapes import ActionView
 from closeranks_proto import messages as wire
@@ -136,6 +137,68 @@ def test_what_was_decided_while_it_was_read_back_is_brought_to_it_before_its_rel
     assert world.state("node-03") == "verifying"
     world.until_state("node-03", "in_rank", 120)
     assert node.disk["photos"][key] == file_of("one")
+
+
+def test_an_order_is_cancelled_for_the_one_of_many_paths_that_it_would_take_back() -> None:
+    """The site has brought the newest of one path only, and not of the first."""
+    world = FakeWorld(NAMES, [volume_config(settle_s=10.0, lag_grace_s=1.0)]).started()
+    node = world["node-02"]
+    node.order_s = 8.0
+    for path in ("a/one.jpg", "c.txt"):
+        world.everywhere(path, file_of(f"new {path}"), but=["node-02"])
+    world.until_state("node-02", "resyncing")
+    node.write("photos", "c.txt", file_of("newest"))
+    world.run(1.5)
+    world.everywhere("c.txt", file_of("newest"))
+    world.everywhere("a/one.jpg", file_of("newest"), but=["node-02"])
+    world.until(world.in_rank, 120)
+    assert key_of("c.txt") not in [key for _, key, _ in node.trash]
+    assert node.disk == world["node-01"].disk
+
+
+def test_an_order_of_which_nothing_is_heard_is_sent_again() -> None:
+    world = FakeWorld(NAMES).started()
+    node = world["node-02"]
+    node.deaf = True
+    node.write("photos", "c.txt", file_of("rogue"))
+    world.until(lambda: bool(world.sent("node-02", wire.Converge)))
+    node.deaf = False
+    world.run(recovery.REPEAT_AFTER_S - 2.0)
+    assert len(world.sent("node-02", wire.Converge)) == 1
+    world.until_state("node-02", "in_rank", 20)
+    assert len(world.sent("node-02", wire.Converge)) == 2
+
+
+def waiting(volumes: int = 1) -> FakeWorld:
+    """node-02 was repaired and proven, and waits for a person: it has diverged too often."""
+    configs = [volume_config(name, settle_s=1.0) for name in ("docs", "photos")[-volumes:]]
+    world = FakeWorld(NAMES, configs, auto_release_max=1, auto_release_window_s=6000.0).started()
+    for _ in range(2):
+        world["node-02"].write("photos", "c.txt", file_of("rogue"))
+        world.until_state("node-02", "quarantined")
+        world.until(lambda: world.state("node-02") == "in_rank" or world.view("node-02").quarantine.verified)
+    assert world.view("node-02").quarantine.verified
+    return world
+
+
+def test_who_waits_for_its_release_and_falls_behind_is_brought_up_to_date() -> None:
+    """Released as it is, it would serve what the others have left."""
+    world = waiting()
+    world.everywhere("new.txt", file_of("new"), but=["node-02"])
+    world.until(lambda: not world.view("node-02").quarantine.verified, 30)
+    world.until(lambda: world.view("node-02").quarantine.verified, 60)
+    assert world["node-02"].disk == world["node-01"].disk
+    world.ask(ReleaseAsked("node-02"))
+    assert world.state("node-02") == "in_rank"
+
+
+def test_who_waits_for_its_release_and_differs_again_in_one_volume_is_not_proven_any_more() -> None:
+    world = waiting(volumes=2)
+    world["node-02"].write("photos", "c.txt", file_of("rogue again"))
+    world.until(lambda: not world.view("node-02").quarantine.verified, 10)
+    assert world.ask(ReleaseAsked("node-02")) == "409 not_verified"
+    world.until(lambda: world.view("node-02").quarantine.verified, 60)
+    assert world["node-02"].disk == world["node-01"].disk
 
 
 def _state_of(world: FakeWorld, action: ActionView) -> str:
