@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import msgspec
 import pytest
 
 from closeranks_coordinator.core.ingest import Accepted, Ingest, Known, Partial
@@ -11,8 +12,8 @@ from closeranks_proto.content import ChunkList, encode_chunk_list
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.errors import CodecError, MissingObject, PathError
-from closeranks_proto.limits import BROUGHT_MAX
-from closeranks_proto.messages import Announce, Commit, Decayed, Edit, Resync, Want
+from closeranks_proto.limits import BROUGHT_MAX, DECAYED_MAX
+from closeranks_proto.messages import Announce, Commit, Decayed, Edit, Hand, Resync, Want
 from closeranks_proto.tree import Tree
 
 CHUNK = 4096
@@ -225,3 +226,96 @@ def test_what_was_brought_must_be_paths_and_not_too_many(brought: tuple[bytes, .
     told = Announce("photos", 1, world.root, "scan", 0, brought=brought)
     with pytest.raises((CodecError, PathError)):
         world.ingest().announce(told)
+
+
+def test_commits_that_were_in_flight_are_passed_over_until_the_tree_is_here() -> None:
+    world = World()
+    ingest = world.announced()
+    ingest.expect()
+    assert ingest.fetching
+    assert ingest.commit(world.commit(2, Edit(b"dir\0new", value(b"new")))) == []
+    assert (ingest.seq, ingest.fetching) == (1, True)
+
+
+def test_an_announcement_seen_before_is_acknowledged_again_and_nothing_is_fetched() -> None:
+    world = World()
+    ingest = world.announced()
+    assert ingest.is_at_hand(Announce("photos", 1, bytes(16), "scan", 0))
+    assert ingest.announce(Announce("photos", 1, bytes(16), "scan", 0)) == [Known(1)]
+    assert (ingest.root, ingest.fetching) == (world.root, False)
+
+
+def test_a_commit_whose_base_is_stored_no_more_is_answered_by_asking_for_an_announcement() -> None:
+    world = World()
+    ingest = world.announced()
+    del world.stored[world.root]
+    commit = world.commit(2, Edit(b"dir\0new", value(b"new")))
+    [outcome] = ingest.commit(commit)
+    assert isinstance(outcome, Resync)
+    assert (outcome.seq, ingest.seq) == (2, 1)
+
+
+def test_edits_that_lead_elsewhere_than_the_commit_says_are_not_believed() -> None:
+    world = World()
+    ingest = world.announced()
+    commit = world.commit(2, Edit(b"dir\0new", value(b"new")))
+    [outcome] = ingest.commit(msgspec.structs.replace(commit, root=bytes(16)))
+    assert isinstance(outcome, Resync)
+    assert ingest.seq == 1
+
+
+@pytest.mark.parametrize("by", [(1,), (1, 1, 1), (0, 2)])
+def test_hands_that_a_commit_does_not_list_break_the_protocol(by: tuple[int, ...]) -> None:
+    world = World()
+    ingest = world.announced()
+    commit = world.commit(2, Edit(b"dir\0a", value(b"a")), Edit(b"dir\0b", value(b"b")))
+    hand = Hand(7, "/usr/bin/anna", "anna", 1, 1, "", (), 0, 0)
+    with pytest.raises(CodecError, match="hands that it does not list"):
+        ingest.commit(msgspec.structs.replace(commit, hands=(hand,), by=by))
+    [outcome] = ingest.commit(msgspec.structs.replace(commit, hands=(hand,), by=(0, 1)))
+    assert isinstance(outcome, Accepted)
+    assert outcome.by == ((b"dir\0b", 1),)
+
+
+def test_a_chunk_list_for_what_has_none_breaks_the_protocol() -> None:
+    world = World()
+    ingest = world.announced()
+    chunks = encode_chunk_list(ChunkList(CHUNK + 1, CHUNK, 16, bytes(32)))
+    for edit in (
+        Edit(b"dir\0short", value(b"short"), chunks),
+        Edit(b"dir\0d", encode_entry(Entry(Kind.DIRECTORY, mode=0o755)), chunks),
+    ):
+        with pytest.raises(CodecError, match="for an entry that has none"):
+            ingest.commit(Commit("photos", 2, world.root, bytes(16), (edit,), "scan", 0))
+
+
+@pytest.mark.parametrize("width", [0, 15, 17])
+def test_an_announced_root_of_another_length_breaks_the_protocol(width: int) -> None:
+    with pytest.raises(CodecError, match="announced root"):
+        World().ingest().announce(Announce("photos", 1, bytes(width), "scan", 0))
+
+
+def test_more_decayed_paths_than_are_ever_told_break_the_protocol() -> None:
+    world = World()
+    many = tuple(Decayed(b"%06d" % number, value(b"x")) for number in range(DECAYED_MAX + 1))
+    with pytest.raises(CodecError, match="decayed paths"):
+        world.ingest().announce(Announce("photos", 1, world.root, "scan", 0, (), many))
+    assert world.ingest().announce(Announce("photos", 1, world.root, "scan", 0, (), many[:-1]))
+
+
+@pytest.mark.parametrize("lie", ["size", "chunk length", "content", "digest width"])
+def test_a_chunk_list_that_is_not_its_entrys_breaks_the_protocol(lie: str) -> None:
+    world = World()
+    ingest = world.announced()
+    size = 4 * CHUNK
+    made = {
+        "size": ChunkList(size - 1, CHUNK, 16, bytes(64)),
+        "chunk length": ChunkList(size, 2 * CHUNK, 16, bytes(32)),
+        "content": ChunkList(size, CHUNK, 16, bytes(64)),
+        "digest width": ChunkList(size, CHUNK, 32, bytes(128)),
+    }[lie]
+    blob = encode_chunk_list(made)
+    digest = bytes(16) if lie == "content" else XXH3_128.of(blob)
+    edit = Edit(b"dir\0long", encode_entry(Entry(Kind.FILE, size, digest, 0o644)), blob)
+    with pytest.raises(CodecError, match="does not belong"):
+        ingest.commit(Commit("photos", 2, world.root, bytes(16), (edit,), "scan", 0))

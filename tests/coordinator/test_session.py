@@ -16,6 +16,7 @@ from closeranks_coordinator.session import Session, _address
 from closeranks_coordinator.storage.store import Batch, StoreFull
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
+from closeranks_proto.errors import CodecError
 from session_world import CONFIG, HELLO, VOLUME, World, announce, tree, world_of
 
 
@@ -245,7 +246,55 @@ async def test_the_first_reason_is_the_one_that_is_told(
     assert "n1 disconnected: the first" in [one.getMessage() for one in caplog.records]
 
 
+async def test_what_fits_no_frame_ends_the_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, _ = await world.join()
+
+    def fails(_message: object) -> bytes:
+        raise CodecError("a frame of 5 GB")
+
+    monkeypatch.setattr(module, "encode_message", fails)
+    assert session_of(world).post(wire.Ack("photos", 1)) is None
+    assert await agent.ended()
+
+
+async def test_a_fault_of_ours_ends_this_session_and_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent, _ = await world.join()
+    other, _ = await world.join(msgspec.structs.replace(HELLO, node="n2", agent_id="agent-b"))
+
+    def fails(node: str, _message: wire.Carried) -> None:
+        raise RuntimeError(f"about {node}")
+
+    monkeypatch.setattr(world.core, "carried", fails)
+    await agent.say(wire.Carried("photos", (b"body",)))
+    assert await agent.ended()
+    assert "session of n1 ended by our own fault" in [one.getMessage() for one in caplog.records]
+    await other.say(wire.Want("photos", 1, ()))
+    assert isinstance(await other.hear(), wire.Objects)
+
+
 # --- whose session it is --------------------------------------------------------------------------
+
+
+async def test_whoever_does_not_greet_first_is_refused(world: World) -> None:
+    agent = await world.dial()
+    await agent.say(wire.Beat(()))
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "bad_hello"
+    assert "Beat" in refused.message
+    assert world.core.events == []
+
+
+async def test_while_the_coordinator_goes_down_nobody_is_let_in(world: World) -> None:
+    await world.sessions.drain()
+    agent = await world.dial()
+    await agent.say(HELLO)
+    refused = await agent.hear()
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "draining"
+    assert world.core.events == []
 
 
 async def test_a_node_that_is_not_listed_any_more_loses_its_session(world: World) -> None:
