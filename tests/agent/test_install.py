@@ -11,15 +11,18 @@ import pytest
 
 from closeranks_agent import beneath
 from closeranks_agent.converge import install as module
+from closeranks_agent.converge import maker
 from closeranks_agent.converge.install import Installer
 from closeranks_agent.converge.lift import Lifts
 from closeranks_agent.converge.plan import Saw, Step, Verb
+from closeranks_agent.converge.recheck import is_same
 from closeranks_agent.converge.stage import stage_name
+from closeranks_agent.converge.swap import Surprise
 from closeranks_agent.converge.trash import Trash
 from closeranks_agent.converge.work import Outcome, Result
 from closeranks_agent.converge.workroom import Workroom
 from closeranks_agent.converge.written import Written
-from closeranks_agent.disk.records import VolumeGone
+from closeranks_agent.disk.records import StatSignature, VolumeGone
 from closeranks_agent.disk.volume import Volume
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from peers_in_process import fill
@@ -356,3 +359,105 @@ def test_all_directories_that_names_came_to_and_went_from_are_synced_with_the_tr
     steps = (bench.step(Verb.REMOVE, b"gone\0g", None), move(bench, b"from\0f", b"to\0f"))
     assert bench.apply(*steps) == [Outcome.DONE, Outcome.DONE]
     assert synced == [([b"from", b"gone", b"to"], (bench.room.items_fd,))]
+
+
+# --- what the path holds instead ------------------------------------------------------------------
+
+
+def test_a_file_that_is_gone_already_needs_no_removal_and_is_recorded(
+    make_bench: Callable[..., Bench], tree_dir: Path
+) -> None:
+    (tree_dir / "f").write_bytes(b"file")
+    os.symlink(b"old", os.fsencode(tree_dir / "l"))
+    bench = make_bench(ignore=("*.tmp",))
+    steps = bench.step(Verb.REMOVE, b"f", None), bench.step(Verb.LINK, b"l", link_to(b"ours"))
+    os.unlink(tree_dir / "f")
+    os.unlink(tree_dir / "l")
+    assert bench.apply(*steps) == [Outcome.DONE, Outcome.CHANGED]
+    assert (bench.volume.record(b"f"), bench.volume.record(b"l")) == (None, None)
+    assert (bench.kept(), os.path.lexists(tree_dir / "l")) == ([], False)
+
+
+def test_a_directory_whose_mode_somebody_has_changed_is_recorded_and_planned_again(
+    make_bench: Callable[..., Bench], tree_dir: Path
+) -> None:
+    (tree_dir / "d").mkdir(mode=0o700)
+    bench = make_bench()
+    step = bench.step(Verb.SET_ATTRIBUTES, b"d", EMPTY)
+    (tree_dir / "d").chmod(0o750)
+    assert bench.apply(step) == [Outcome.CHANGED]
+    assert os.stat(tree_dir / "d").st_mode & 0o777 == 0o750
+    record = bench.volume.record(b"d")
+    assert record is not None
+    assert record.value == encode_entry(Entry(Kind.DIRECTORY, mode=0o750))
+    assert bench.apply(bench.step(Verb.SET_ATTRIBUTES, b"d", EMPTY)) == [Outcome.DONE]
+
+
+def test_a_name_that_was_taken_and_is_free_again_is_planned_again(
+    make_bench: Callable[..., Bench], tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+
+    def surprised(*_: object) -> None:
+        raise Surprise
+
+    monkeypatch.setattr(maker, "put_new", surprised)
+    assert bench.apply(bench.step(Verb.LINK, b"l", link_to(b"ours"))) == [Outcome.CHANGED]
+    assert bench.volume.record(b"l") is None
+
+
+@pytest.mark.parametrize(
+    ("left", "outcome", "why"),
+    [
+        ("a file that could not be removed", Outcome.WAITS, "ignored_content"),
+        ("a file that nobody has seen", Outcome.STALE, ""),
+        ("ignored files alone", Outcome.BLOCKED, "ignored_content"),
+        ("an ignored file and a new one", Outcome.STALE, ""),
+        ("a fifo", Outcome.BLOCKED, "ignored_content"),
+        ("a dangling link that nobody has seen", Outcome.STALE, ""),
+    ],
+)
+def test_a_directory_that_holds_something_stays_and_it_is_said_why(
+    make_bench: Callable[..., Bench], tree_dir: Path, left: str, outcome: Outcome, why: str
+) -> None:
+    (tree_dir / "d").mkdir()
+    if outcome is Outcome.WAITS:
+        (tree_dir / "d/known").write_bytes(b"known")
+    bench = make_bench(ignore=("*.tmp",))
+    step = bench.step(Verb.REMOVE, b"d", None)
+    if "ignored file" in left:
+        (tree_dir / "d/a.tmp").write_bytes(b"ignored")
+    if "nobody" in left or "new" in left:
+        os.symlink(b"nowhere", os.fsencode(tree_dir / "d/new"))
+    if left == "a fifo":
+        os.mkfifo(tree_dir / "d/fifo")
+    before = sorted(os.listdir(tree_dir / "d"))
+    (result,) = bench.results(step)
+    assert (result.outcome, result.why) == (outcome, why)
+    assert sorted(os.listdir(tree_dir / "d")) == before
+    assert bench.kept() == []
+
+
+def test_what_was_replaced_or_removed_is_in_the_trash_at_once(
+    make_bench: Callable[..., Bench], tree_dir: Path
+) -> None:
+    os.symlink(b"old", os.fsencode(tree_dir / "l"))
+    (tree_dir / "f").write_bytes(b"file")
+    bench = make_bench()
+    (removed,) = bench.results(bench.step(Verb.REMOVE, b"f", None))
+    (replaced,) = bench.results(bench.step(Verb.LINK, b"l", link_to(b"ours")))
+    (made,) = bench.results(bench.step(Verb.LINK, b"new", link_to(b"ours")))
+    assert [one.trashed for one in (removed, replaced, made)] == [True, True, False]
+    assert bench.kept() == [b"f", b"l"]
+    assert [kept.discard.why for kept in bench.trash.kept()] == ["removed", "replaced"]
+
+
+def test_only_the_very_same_stat_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"f")
+    status = os.stat(tmp_path / "f")
+    seen = StatSignature.of(status)
+    assert (is_same(seen, status), is_same(None, None)) == (True, True)
+    assert not is_same(None, status), "it has appeared"
+    assert not is_same(seen, None), "it is gone"
+    (tmp_path / "f").write_bytes(b"other")
+    assert not is_same(seen, os.stat(tmp_path / "f"))

@@ -371,3 +371,31 @@ async def test_an_agent_of_a_later_protocol_too_is_let_in_where_it_speaks_this_o
 )
 def test_peers_are_told_an_address_that_they_can_dial(advertised: str, peer: str, address: str) -> None:
     assert _address(advertised, peer) == address
+
+
+async def test_what_is_known_of_each_volume_is_told_behind_the_nodes_coming(world: World) -> None:
+    """Told before it, the core would take it for what a session said that is not there yet."""
+    world.core.fleet_config = replace(CONFIG, volumes=(replace(VOLUME, name="docs"), VOLUME))
+    hello = msgspec.structs.replace(
+        HELLO,
+        volumes=(wire.VolumeHello("docs", None, 0, 1, None), wire.VolumeHello("photos", None, 0, 1, None)),
+    )
+    _, built, pages = tree()
+    agent, _ = await world.join(hello)
+    for volume in ("docs", "photos"):
+        await agent.say(wire.Announce(volume, 1, built.root, "scan", 0))
+        while not isinstance(message := await agent.hear(), wire.Ack):
+            assert isinstance(message, wire.Want)
+            objects = tuple(pages[digest] for digest in message.digests)
+            await agent.say(wire.Objects(volume, message.request, objects, (), True))
+    await agent.socket.close()
+    await world.core.saw(Disconnected)
+    world.core.known_root = lambda _node, _volume: built.root  # type: ignore[method-assign]
+    world.core.events.clear()
+    await world.join(hello)
+    await world.core.saw(RootStored, 2)
+    told = [
+        (type(event).__name__, getattr(event, "volume", ""), getattr(event, "cause", ""))
+        for event in world.core.events
+    ]
+    assert told == [("Connected", "", ""), ("RootStored", "docs", "known"), ("RootStored", "photos", "known")]
