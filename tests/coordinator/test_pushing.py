@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from closeranks_coordinator.core import pushing
-from closeranks_coordinator.core.model import Connected, FromAgent, RootStored
+from closeranks_coordinator.core.model import Connected, FromAgent, RootStored, Send, Step
 from closeranks_proto import messages as wire
+from closeranks_proto.entries import entry_size
 from closeranks_proto.limits import PUSH_GOOD_S
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
@@ -213,3 +215,64 @@ def test_who_comes_back_is_pushed_what_it_missed_and_has_its_grace_from_then_on(
     node.pushes_fail = False
     world.until(lambda: same(world) and world.in_rank())
     assert not world.sent("node-03", wire.Converge)
+
+
+@pytest.mark.parametrize("bound", ["FETCH_MAX_BYTES", "PUSH_MAX_BYTES"])
+def test_a_push_carries_no_more_than_its_bound_but_for_a_single_file(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one push would keep a node busy, and everything behind it waiting, for hours."""
+    most = 1000 if bound == "FETCH_MAX_BYTES" else 200
+    monkeypatch.setattr(pushing, bound, most)
+    world = fleet()
+    writer, node = world["node-01"], world["node-03"]
+    for number in range(12):
+        writer.disk["photos"][key_of(f"f{number:02}")] = file_of(number, 400)
+    writer.write("photos", "large", file_of("large", 5000))
+    world.until(lambda: same(world) and world.in_rank())
+    sent = pushes(world, "node-03")
+    assert len(sent) > 3
+    for push in sent:
+        if bound == "FETCH_MAX_BYTES":
+            size = sum(entry_size(edit.after or b"") for edit in push.edits)
+        else:
+            size = sum(len(edit.key) + len(edit.after or b"") + pushing.EDIT_BYTES for edit in push.edits)
+        assert size <= most or len(push.edits) == 1
+    assert node.disk["photos"] == writer.disk["photos"]
+
+
+def test_every_push_has_a_number_of_its_own() -> None:
+    """By it an answer is known for that of the push under way."""
+    world = fleet()
+    for number in range(3):
+        world["node-01"].put("photos", "c.txt", file_of(number))
+        world.until(lambda: same(world) and world.in_rank())
+    for name in NAMES[1:]:
+        numbers = [push.push for push in pushes(world, name)]
+        assert len(numbers) >= 3
+        assert numbers == sorted(set(numbers))
+
+
+def test_pushes_that_fail_come_less_and_less_often_and_never_end() -> None:
+    world = fleet(on_lag="wait")
+    node = world["node-03"]
+    node.pushes_fail = True
+    world["node-01"].put("photos", "c.txt", file_of("new"))
+    times: list[float] = []
+
+    def noted(_event: object, step: Step) -> None:
+        times.extend(
+            world.mono
+            for one in step.effects
+            if isinstance(one, Send) and isinstance(one.message, wire.Push) and one.node == "node-03"
+        )
+
+    world.after_step.append(noted)
+    world.run(300)
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert pauses[0] < 2.0
+    assert pauses[3] > pauses[0]
+    assert max(pauses) <= pushing.RETRY_MAX_S + 2.0
+    assert 300 / (pushing.RETRY_MAX_S + 2.0) <= len(times) < 60
+    node.pushes_fail = False
+    world.until(lambda: same(world) and world.in_rank(), 120)
