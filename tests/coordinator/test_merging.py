@@ -10,7 +10,8 @@ from closeranks_coordinator.core.founding import unite
 from closeranks_coordinator.core.judge import Analysis
 from closeranks_coordinator.core.merging import Merged, conflict_name, merge
 from closeranks_proto.digests import XXH3_128
-from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
+from closeranks_proto.limits import MAX_PATH_BYTES
 from closeranks_proto.tree import Tree
 from fakeworld import file_of, key_of
 from fakeworld.agents import DIRECTORY, Files
@@ -275,3 +276,91 @@ def test_any_three_trees(base: Files, ours: Files, theirs: Files) -> None:
         if gone and key in truth and value != DIRECTORY:
             assert truth[key] != value or (key in ours and ours[key] != value), f"{key!r} came back"
     assert all(value == ours.get(key) for key, value in found.held.items())
+
+
+# --- the middle of a change, and paths at their bounds ------------------------------------------------
+
+
+def without(files: Files, *paths: str) -> Files:
+    """The same without exactly these: what lies below a directory that goes stays, as in the middle of a removal."""
+    return {key: value for key, value in files.items() if key not in [key_of(path) for path in paths]}
+
+
+def test_what_lies_in_a_directory_that_its_writer_has_removed_already_is_on_its_way_out() -> None:
+    """Told in the middle of `mv d e`: the new file is not brought back, nor does it bring its directory."""
+    ours = without(BASE, "d", "d/x", "d/y") | {key_of("d/new"): NEW}
+    found, truth = merged(BASE, ours, BASE)
+    assert truth == changed(d=None)
+    assert not found.clashes
+
+
+def test_what_a_writer_has_moved_within_a_directory_that_it_removes_is_put_off_at_any_depth() -> None:
+    base = tree("d/e/x")
+    ours = without(base, "d/e", "d/e/x") | {key_of("d/e/f"): DIRECTORY, key_of("d/e/f/new"): NEW}
+    found, truth = merged(base, ours, base)
+    assert not [key for key in truth if key.startswith(key_of("d/e/f"))]
+    assert not found.clashes
+
+
+def test_a_whole_subtree_of_two_levels_follows_under_the_conflict_name() -> None:
+    """One writer makes `f` a directory with a tree in it, another changes the file `f`."""
+    below = tree("f/a/b/c", "f/a/d", "f/e")
+    ours = without(BASE, "f") | below
+    found, truth = merged(BASE, ours, changed(f=OTHER))
+    assert truth[key_of("f")] == OTHER
+    (clash,) = found.clashes
+    assert clash.kept is not None
+    moved = {key: truth.get(clash.kept + key[1:]) for key in below}
+    assert moved == below
+    assert is_tree(truth)
+
+
+def test_where_the_conflict_name_makes_a_path_too_long_the_file_is_kept_by_itself() -> None:
+    """The directory's name grows by a date. What would pass 4,095 bytes lies under a conflict name of its own."""
+    deep = "f/" + "/".join(["n" * 254] * 15) + "/" + "m" * 240
+    ours = without(BASE, "f") | tree(deep)
+    found, truth = merged(BASE, ours, changed(f=OTHER))
+    assert truth[key_of("f")] == OTHER
+    (content,) = [value for key, value in ours.items() if key == key_of(deep)]
+    places = [key for key, value in truth.items() if value == content]
+    assert len(places) == 1
+    assert all(len(key) <= MAX_PATH_BYTES for key in truth)
+    assert b".conflict-node-02-" in places[0].rsplit(b"\0", 1)[-1]
+    assert is_tree(truth)
+    assert [one.key for one in found.clashes] == [key_of("f"), key_of(deep)]
+
+
+def test_a_conflict_name_that_fits_nowhere_below_lies_in_a_directory_further_up() -> None:
+    deep = "/".join(["n" * 254] * 15) + "/" + "m" * 235 + "/x"
+    base = tree(deep)
+    found, truth = merged(base, base | {key_of(deep): NEW}, base | {key_of(deep): OTHER})
+    (clash,) = found.clashes
+    assert clash.kept is not None
+    assert (truth[clash.kept], truth[key_of(deep)]) == (NEW, OTHER)
+    assert len(clash.kept) <= MAX_PATH_BYTES
+    assert clash.kept.count(b"\0") == key_of(deep).count(b"\0") - 1
+    assert is_tree(truth)
+
+
+def test_two_conflicts_of_one_moment_and_one_content_have_two_names() -> None:
+    base = tree("d/x")
+    taken = conflict_name(b"x", "node-02", WALL_MS, decode_entry(NEW, 16).digest.hex())
+    theirs = base | {key_of("d/x"): OTHER, b"d\0" + taken: file_of("there already")}
+    found, truth = merged(base, base | {key_of("d/x"): NEW}, theirs)
+    (clash,) = found.clashes
+    assert clash.kept is not None
+    assert clash.kept.endswith(b"-2")
+    assert truth[b"d\0" + taken] == file_of("there already")
+
+
+def test_where_only_a_time_was_changed_on_both_sides_nobody_is_told() -> None:
+    def at(mtime_ns: int, mode: int = 0o644) -> bytes:
+        return encode_entry(Entry(Kind.FILE, 5, bytes(16), mode, mtime_ns=mtime_ns))
+
+    found, truth = merged({b"f": at(1)}, {b"f": at(2)}, {b"f": at(3)})
+    assert (truth, found.clashes) == ({b"f": at(3)}, [])
+    found, truth = merged({b"f": at(1)}, {b"f": at(2, 0o600)}, {b"f": at(3)})
+    assert (truth, found.clashes) == ({b"f": at(3, 0o600)}, []), "what only we changed is taken"
+    found, truth = merged({b"f": at(1)}, {b"f": at(2, 0o600)}, {b"f": at(3, 0o640)})
+    assert truth == {b"f": at(3, 0o640)}
+    assert [(one.key, one.kept) for one in found.clashes] == [(b"f", None)]
