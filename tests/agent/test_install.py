@@ -213,6 +213,7 @@ def test_a_symlink_gets_the_time_that_is_tracked(make_bench: Callable[..., Bench
     bench = make_bench(track=("mode", "mtime"))
     assert bench.apply(bench.step(Verb.SET_ATTRIBUTES, b"l", link_to(b"t", 10**18))) == [Outcome.DONE]
     assert os.lstat(tree_dir / "l").st_mtime_ns == 10**18
+    assert bench.trash.usage() == {}, "nothing was replaced"
 
 
 def test_attributes_are_not_put_on_what_has_another_content_by_then(
@@ -415,6 +416,7 @@ def test_a_name_that_was_taken_and_is_free_again_is_planned_again(
         ("an ignored file and a new one", Outcome.STALE, ""),
         ("a fifo", Outcome.BLOCKED, "ignored_content"),
         ("a dangling link that nobody has seen", Outcome.STALE, ""),
+        ("a link to another filesystem, which nobody has seen", Outcome.STALE, ""),
     ],
 )
 def test_a_directory_that_holds_something_stays_and_it_is_said_why(
@@ -428,11 +430,13 @@ def test_a_directory_that_holds_something_stays_and_it_is_said_why(
     if "ignored file" in left:
         (tree_dir / "d/a.tmp").write_bytes(b"ignored")
     if "nobody" in left or "new" in left:
-        os.symlink(b"nowhere", os.fsencode(tree_dir / "d/new"))
+        target = b"/proc" if "another filesystem" in left else b"nowhere"
+        os.symlink(target, os.fsencode(tree_dir / "d/new"))
     if left == "a fifo":
         os.mkfifo(tree_dir / "d/fifo")
-    before = sorted(os.listdir(tree_dir / "d"))
+    before, descriptors = sorted(os.listdir(tree_dir / "d")), len(os.listdir("/proc/self/fd"))
     (result,) = bench.results(step)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
     assert (result.outcome, result.why) == (outcome, why)
     assert sorted(os.listdir(tree_dir / "d")) == before
     assert bench.kept() == []
