@@ -456,6 +456,18 @@ def test_what_was_replaced_or_removed_is_in_the_trash_at_once(
     assert [kept.discard.why for kept in bench.trash.kept()] == ["removed", "replaced"]
 
 
+def test_of_a_batch_that_makes_and_replaces_what_came_to_the_trash_is_known_there(
+    make_bench: Callable[..., Bench], tree_dir: Path
+) -> None:
+    """By its path and by its id: what is still to be copied from it must not give way."""
+    os.symlink(b"old", os.fsencode(tree_dir / "l"))
+    bench = make_bench()
+    steps = [bench.step(Verb.LINK, name, link_to(b"t")) for name in (b"a", b"l", b"z")]
+    assert bench.apply(*steps) == [Outcome.DONE] * 3
+    assert bench.kept() == [b"l"]
+    assert bench.installer.moved == {b"l": b"000000000001"}
+
+
 def test_only_the_very_same_stat_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"f")
     status = os.stat(tmp_path / "f")
