@@ -386,3 +386,45 @@ def test_of_what_was_looked_at_lately_the_oldest_is_forgotten(monkeypatch: pytes
         assert dirty.take(10.0 + QUICK_S) is not None
     dirty.note(b"0", 10.01, None, open=False)
     assert dirty.due() == pytest.approx(10.01 + QUICK_S), "the oldest is a lone change again"
+
+
+# --- which queue ----------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_burst_are_taken_when_they_were_quiet_and_not_only_at_their_age() -> None:
+    dirty = Dirty()
+    for name in (b"one", b"two", b"three"):
+        dirty.note(name, 10.0, None, open=False)
+    batch = dirty.take(10.0 + QUIET_S)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"one", b"two", b"three"])}
+
+
+def test_open_files_are_taken_beside_closed_ones_each_when_it_was_quiet() -> None:
+    dirty = Dirty()
+    dirty.note(b"open", 10.0, None, open=True)
+    dirty.note(b"closed", 10.0 + OPEN_QUIET_S - QUIET_S, None, open=False)
+    batch = dirty.take(10.0 + OPEN_QUIET_S)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"open", b"closed"])}
+
+
+def test_all_that_keeps_changing_is_due_and_taken_at_its_own_age() -> None:
+    dirty = Dirty()
+    for number in range(1, 60):
+        for name, since in ((b"one", 0.0), (b"other", 0.01)):
+            dirty.note(name, 10.0 + since + number * 0.02, None, open=True)
+    first = 10.0 + 0.02
+    assert dirty.due() == pytest.approx(first + AGE_MAX_S)
+    batch = dirty.take(first + AGE_MAX_S + 0.01)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"one", b"other"])}
+
+
+def test_a_path_that_has_a_rest_is_not_due_by_its_age() -> None:
+    dirty = Dirty()
+    dirty.note(b"huge", 10.0, None, open=True)
+    dirty.cost({b"huge": 1.0}, (), 10.1)
+    dirty.note(b"huge", 10.2, None, open=True)
+    assert dirty.due() == pytest.approx(10.1 + COST_SHARE)
+    assert dirty.take(10.0 + 2 * AGE_MAX_S) is None

@@ -12,7 +12,7 @@ import pytest
 
 from closeranks_agent import beneath
 from closeranks_agent.converge import swap
-from closeranks_agent.converge.items import Discard
+from closeranks_agent.converge.items import Discard, discard_of
 from closeranks_agent.converge.swap import (
     NoExchange,
     NotEmpty,
@@ -316,3 +316,15 @@ def test_what_was_taken_out_is_known_by_all_that_a_rename_leaves_alone(scene: Sc
         "kind": replace(seen, kind=Kind.DIRECTORY),
     }
     assert not swap.is_what_was_seen(status, changed[other])
+
+
+def test_without_exchange_an_empty_directory_gives_way_to_the_file_that_is_staged(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch)
+    os.mkdir(scene.tree / "d")
+    (scene.stage / "staged").write_bytes(b"ours")
+    seen = discard_of(b"d", os.stat(scene.tree / "d"), "replaced", b"", b"staged")
+    swap_in(b"staged", scene.room, Spot(scene.where.parent_fd, b"d"), Taken(b"item", seen))
+    assert (scene.tree / "d").read_bytes() == b"ours"
+    assert (os.listdir(scene.stage), os.path.isdir(scene.items / "item")) == ([], True)
