@@ -1133,9 +1133,9 @@ def test_what_had_been_merged_before_is_told_and_the_figures_are_those_of_now() 
     hold = the_hold(world)
     assert "200 of 344 paths" in hold.reason
     (incident,) = world.incidents("runaway")
-    assert "60 changed paths of n1 had been merged" in incident.advice
+    assert "60 changes of n1 had been merged" in incident.advice
     assert "Nothing of it has reached" not in incident.advice
-    assert hold.merged_paths == 60
+    assert hold.merged_changes == 60
     delete(world, "n1", 210)
     commit(world, "n1")
     world.run(10.0)
@@ -1158,7 +1158,7 @@ def test_a_reject_says_in_the_end_that_what_had_got_through_before_is_still_ther
     world.ask(RejectAsked(hold.id))
     world.run(60.0)
     assert look(world, hold.id).state == "rejected"
-    assert "60 changed paths of n1 from the minutes before" in look(world, hold.id).advice
+    assert "60 changes of n1 from the minutes before" in look(world, hold.id).advice
     (incident,) = world.incidents("runaway")
-    assert "60 changed paths of n1 from the minutes before" in incident.timeline[-1].text
-    assert "60 changed paths of n1 had been merged in the minutes before" in incident.advice
+    assert "60 changes of n1 from the minutes before" in incident.timeline[-1].text
+    assert "60 changes of n1 had been merged in the minutes before" in incident.advice

@@ -192,11 +192,9 @@ def test_a_full_disk_with_nothing_kept_back_asks_for_room_alone(
 
 
 def test_what_a_reject_does_not_undo_is_said_beside_it(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    api.routes["GET /api/v1/held"] = clifake.page([hold(merged_paths=157)])
+    api.routes["GET /api/v1/held"] = clifake.page([hold(merged_changes=157)])
     assert main(["held"]) == 1
-    assert (
-        "note  157 changed paths of n2 from the minutes before it was held are on" in capsys.readouterr().out
-    )
+    assert "note  157 changes of n2 from the minutes before were let through" in capsys.readouterr().out
 
 
 def test_held_as_json_is_the_answer_unchanged(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,3 +127,13 @@ def test_changes_that_are_taken_back_leave_nothing_counted() -> None:
     assert (writer.lost, writer.altered) == (0, 0)
     writer.commit(without(old, keys[:30]), let_through=False)
     assert writer.lost == 30, "and nothing is excused by it"
+
+
+def test_a_change_that_is_let_through_again_before_it_is_the_truth_counts_once() -> None:
+    writer = Writer()
+    own: dict[bytes, Values] = {b"new": (file_of("new"), None)}
+    for _ in range(3):
+        writer.meter.let_through(own, writer.now)
+    assert writer.meter.merged.sums(writer.now) == (1,)
+    writer.meter.let_through({b"new": (file_of("newer"), None)}, writer.now)
+    assert writer.meter.merged.sums(writer.now) == (2,)

@@ -119,8 +119,8 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
             screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
-            if one.merged_paths:
-                screen.line(f"  note  {got_through(one.node, one.merged_paths)}", CARE)
+            if one.merged_changes:
+                screen.line(f"  note  {got_through(one.node, one.merged_changes)}", CARE)
             if one.guard == "disk_full":
                 screen.line(f"  first {trash_first(one.node)}", CARE)
 

@@ -185,7 +185,7 @@ def runaway(
     held = f"Held is {where} of {node}; nothing else is."
     if spreads and merged:
         meaning = (
-            f"{held} {words.plural(merged, 'changed path')} of {node} had been merged in the minutes before: they are "
+            f"{held} {words.plural(merged, 'change')} of {node} had been merged in the minutes before: they are "
             f"the truth now and a reject does not undo them. If they are part of it, restore them: what they replaced "
             f"lies in the trash of the other nodes (`closeranks trash list NODE`) or in a baseline. What is "
             f"held has reached no other node, and does not before you decide."
@@ -216,9 +216,9 @@ def runaway(
 def got_through(node: str, merged: int) -> str:
     """Of a hold that was, or may be, rejected: what came before it is not brought back."""
     return (
-        f"{words.plural(merged, 'changed path')} of {node} from the minutes before it was held "
-        f"{'is' if merged == 1 else 'are'} on the other nodes, and a reject does not undo that: look whether it is "
-        f"part of it, and restore it from the other nodes' trash (`closeranks trash list NODE`) or a backup."
+        f"{words.plural(merged, 'change')} of {node} from the minutes before {'was' if merged == 1 else 'were'} let "
+        f"through to the other nodes, and a reject does not undo that. If some of it is part of this, restore it "
+        f"from the other nodes' trash (`closeranks trash list NODE`) or from a backup."
     )
 
 

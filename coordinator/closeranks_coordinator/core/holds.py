@@ -94,7 +94,7 @@ def _spreads(world: World, node: Node, hold: HoldRecord) -> bool:
 
 
 def _merged(world: World, node: Node, volumes: list[Volume]) -> int:
-    """Changed paths of this node that were let through within the window of the shares."""
+    """Changes of this node that were let through within the window of the shares."""
     meters = (world.brake.meters.get((node.name, volume.name)) for volume in volumes)
     return sum(meter.merged.sums(world.now.mono)[0] for meter in meters if meter is not None)
 
@@ -376,7 +376,7 @@ def _merged_before(incident: Incident | None) -> int:
 
 
 def _got_through(world: World, hold: HoldRecord) -> int:
-    """Changed paths of its node that were on the others when it was held: what a reject does not undo."""
+    """How many changes of its node had been let through when it was held: what a reject does not undo."""
     node = world.nodes.get(hold.node)
     if node is None or not _spreads(world, node, hold):
         return 0

@@ -241,7 +241,7 @@ class Incident(msgspec.Struct):
         merged = self.evidence.get("merged_before")
         if self.kind == "runaway" and isinstance(merged, int) and merged:
             return (
-                f"This is over. {words.plural(merged, 'changed path')} of {self.node} had been merged in the minutes "
+                f"This is over. {words.plural(merged, 'change')} of {self.node} had been merged in the minutes "
                 f"before it was held, and stayed on all nodes whatever was decided: the timeline says more."
             )
         if self.kind not in ("divergence", "regression"):

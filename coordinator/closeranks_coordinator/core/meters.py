@@ -55,7 +55,7 @@ class Meter:
     seen: Rolling
     committed: Rolling
     shares: Shares
-    merged: Rolling  # paths that were let through, in the window of the shares
+    merged: Rolling  # changes that were let through, in the window of the shares
     pending: dict[bytes, Change] = field(default_factory=dict)
     passed: dict[bytes, Values] = field(default_factory=dict)
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
@@ -150,7 +150,7 @@ class Meter:
 
     def let_through(self, own: Mapping[bytes, Values], now: float) -> None:
         """What was pending becomes the truth."""
-        self.merged.add(now, len(own))
+        self.merged.add(now, sum(self.passed.get(key) != values for key, values in own.items()))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
         self.waiting_bytes = self.waiting_room = self.gone = 0

@@ -231,7 +231,7 @@ class HoldView(View, frozen=True):
 
     `paths` and `bytes` are what is unusual: deleted, changed, written, lost of a disk. `waiting_paths` and
     `waiting_bytes` are what is kept back: so much of the node differs from the truth, or did when it was decided.
-    `merged_paths` of the node had been let through in the minutes before: a reject does not undo them.
+    `merged_changes`: so many of the node had been let through in the minutes before; a reject does not undo them.
     """
 
     id: str
@@ -255,7 +255,7 @@ class HoldView(View, frozen=True):
         False  # its cause is gone (undone, or the disk has room again): it ends in a moment
     )
     wants_room: bool = False  # of a full disk, with nothing kept back to decide about: room there ends it
-    merged_paths: int = 0
+    merged_changes: int = 0
 
 
 class SpeedView(View, frozen=True):
