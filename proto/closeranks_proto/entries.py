@@ -197,6 +197,11 @@ def content_mark(value: bytes) -> int:
             return 0
 
 
+def content_digest(value: bytes | None, width: int) -> bytes:
+    """The content digest of a well-formed file's value; b"" of anything else."""
+    return b"" if value is None or value[0] & 15 != 1 else value[DIGEST_AT : DIGEST_AT + width]
+
+
 def same_content(one: bytes, other: bytes, width: int) -> bool:
     """Whether two well-formed values are files with the same content digest."""
     digest = slice(_HEAD.size, _HEAD.size + width)

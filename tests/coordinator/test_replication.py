@@ -7,6 +7,7 @@ from dataclasses import replace
 from closeranks_coordinator.core.model import (
     Connected,
     QuarantineAsked,
+    Refusal,
     ReleaseAsked,
     ResyncAsked,
     RootStored,
@@ -419,6 +420,47 @@ def test_a_writer_is_not_released_while_somebody_can_give_what_it_lacks() -> Non
     world["node-02"].put("photos", "new.txt", file_of("nobody fetched it"))
     world.run(3)
     assert world.ask(ReleaseAsked("node-01")) == "409 not_verified"
+
+
+def test_what_lies_behind_another_fence_alone_is_not_given_up() -> None:
+    """node-02 waits for what node-01 alone has, and node-01 can be released: that has to be first."""
+    world = fleet(3)
+    for name in ("node-02", "node-03"):
+        world[name].pushes_fail = True
+    world["node-01"].put("photos", "new.txt", file_of("only there"))
+    world.until(lambda: world.state("node-02") == "lagging")
+    for name in ("node-02", "node-01"):
+        assert isinstance(world.ask(QuarantineAsked(name, "a person")), ActionView)
+    refused = world.event(ReleaseAsked("node-02")).answer
+    assert isinstance(refused, Refusal)
+    assert (refused.status, refused.code) == (409, "not_verified")
+    assert "Some of what it lacks lies only on node-01, fenced as well" in refused.message
+    assert isinstance(world.ask(ReleaseAsked("node-01")), ActionView)
+    for name in ("node-02", "node-03"):
+        world[name].pushes_fail = False
+    world.until(lambda: world.state("node-03") == "in_rank", 60)
+    assert isinstance(world.ask(ResyncAsked("node-02", None, False)), ActionView)
+    world.until(lambda: world.view("node-02").quarantine.verified, 60)
+    assert isinstance(world.ask(ReleaseAsked("node-02")), ActionView)
+    world.until(lambda: same(world) and world.in_rank(), 60)
+    assert world["node-02"].disk["photos"][key_of("new.txt")] == file_of("only there")
+
+
+def test_nodes_that_wait_for_each_other_behind_their_fences_are_released_by_a_person() -> None:
+    """Each has something that nobody else has: one of the two has to be given up, and a person says which."""
+    world = fleet(3)
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    for name in ("node-01", "node-02"):
+        world[name].put("photos", f"{name}.txt", file_of(name))
+        world.run(1)
+    for name in ("node-01", "node-02"):
+        assert isinstance(world.ask(QuarantineAsked(name, "a person")), ActionView)
+    assert isinstance(world.ask(ReleaseAsked("node-02")), ActionView)
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    world.until(lambda: world.state("node-03") == "in_rank", 60)
+    assert world["node-03"].disk["photos"][key_of("node-02.txt")] == file_of("node-02")
 
 
 def test_the_only_writer_is_released_while_there_is_no_truth() -> None:

@@ -190,6 +190,115 @@ def test_decay_that_is_told_anew_with_another_mode_does_not_replace_good_copies(
     assert [world[name].disk["photos"] for name in NAMES] == [SOME_FILES] * len(NAMES)
 
 
+def moved_and_spoilt(world: FakeWorld, old: str, new: str) -> None:
+    """node-01 renames a file, its disk spoils it, and both is heard of at once: all is told anew."""
+    node = world["node-01"]
+    before = node.disk["photos"].pop(key_of(old))
+    node.disk["photos"][key_of(new)] = file_of("decayed")
+    root = world.node_roots["node-01", "photos"] = world.plant(node.disk["photos"])
+    told = RootStored("node-01", "photos", root, "scan", world.mono, decayed=((key_of(new), before),))
+    world.event(told)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("policy", ["writers", "any-writer"])
+def test_what_a_writer_moved_and_its_disk_spoilt_then_is_moved_as_it_was(policy: str, again: bool) -> None:
+    """The others have it under the old name, and whatever a new process has to know of that was kept."""
+    writers = NAMES[:1] if policy == "writers" else NAMES
+    world = FakeWorld(NAMES, [volume_config(policy=policy, writers=writers, nodes=NAMES)]).started()
+    good = SOME_FILES[key_of("a/one.jpg")]
+    moved_and_spoilt(world, "a/one.jpg", "moved.jpg")
+    if again:
+        world.restart()
+    world.until(lambda: world.in_rank() and world["node-01"].disk["photos"].get(key_of("moved.jpg")) == good)
+    for name in NAMES:
+        files = world[name].disk["photos"]
+        assert (files[key_of("moved.jpg")], key_of("a/one.jpg") in files) == (good, False)
+        assert file_of("decayed") not in files.values()
+    pushed = [edit.after for name in NAMES[1:] for one in world.sent(name, wire.Push) for edit in one.edits]
+    assert good in pushed, "it is sent to whoever has its content under another name, and needs no source"
+    assert not world.incidents("divergence")
+
+
+def test_a_copy_that_decayed_before_anybody_heard_of_it_is_what_is_left_of_it() -> None:
+    """Nobody has other bytes at that name, and the original stays what and where it is."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    node, good = world["node-01"], SOME_FILES[key_of("a/one.jpg")]
+    node.disk["photos"][key_of("copy.jpg")] = file_of("decayed")
+    root = world.node_roots["node-01", "photos"] = world.plant(node.disk["photos"])
+    told = RootStored("node-01", "photos", root, "scan", world.mono, decayed=((key_of("copy.jpg"), good),))
+    world.event(told)
+    world.until(lambda: world.in_rank() and key_of("copy.jpg") in world["node-03"].disk["photos"])
+    assert world["node-03"].disk["photos"][key_of("a/one.jpg")] == good
+    assert world["node-03"].disk["photos"][key_of("copy.jpg")] == file_of("decayed")
+
+
+def test_what_was_moved_and_spoilt_clashes_as_it_was() -> None:
+    """Another writer came first at the new name: beside its version lies what was there, not what became of it."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    good, new = SOME_FILES[key_of("a/one.jpg")], key_of("moved.jpg")
+    world["node-01"].deaf = True
+    world["node-02"].put("photos", "moved.jpg", file_of("first"))
+    world.until(lambda: world["node-03"].disk["photos"].get(new) == file_of("first"))
+    moved_and_spoilt(world, "a/one.jpg", "moved.jpg")
+    world["node-01"].deaf = False
+    world.until(lambda: world.in_rank() and world["node-01"].disk["photos"][new] == file_of("first"), 60)
+    for name in NAMES:
+        files = world[name].disk["photos"]
+        second = [value for key, value in files.items() if b"conflict-node-01" in key]
+        assert (second, file_of("decayed") in files.values()) == ([good], False)
+
+
+def test_what_decays_after_the_truth_has_its_new_name_is_given_by_who_has_it_under_the_old_one() -> None:
+    """Nobody has followed the rename yet, and its writer's scrub has told: each has the content on its own disk."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    node, good = world["node-01"], SOME_FILES[key_of("a/one.jpg")]
+    for name in NAMES[1:]:
+        world[name].deaf = True
+    node.disk["photos"][key_of("moved.jpg")] = node.disk["photos"].pop(key_of("a/one.jpg"))
+    node.scan("photos")
+    world.run(0.2)
+    decay(world, "node-01", "moved.jpg")
+    for name in NAMES[1:]:
+        world[name].redial(0.5)
+        world[name].deaf = False
+    world.until(lambda: world.in_rank() and node.disk["photos"].get(key_of("moved.jpg")) == good, 60)
+    assert [world[name].disk["photos"] for name in NAMES] == [node.disk["photos"]] * len(NAMES)
+
+
+def test_what_has_decayed_twice_is_no_change_either() -> None:
+    """The second scrub finds other rot than the first; the entry of before is that of before both."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    for name in NAMES:
+        world[name].deaf = True  # nothing is repaired in between
+    decay(world, "node-01", "a/one.jpg")
+    world.run(0.5)
+    world["node-01"].disk["photos"][key_of("a/one.jpg")] = file_of("decayed again")
+    world["node-01"]._stream("photos", "scrub")
+    world.run(0.5)
+    for name in NAMES:
+        world[name].deaf = False
+    world.until(world.in_rank, 60)
+    assert [world[name].disk["photos"] for name in NAMES] == [SOME_FILES] * len(NAMES)
+
+
+def test_what_is_known_to_be_rot_is_known_to_a_new_process_that_has_yet_to_found() -> None:
+    """It waits for the others; the announcement was acknowledged, and is not told again."""
+    world = FakeWorld(NAMES, [volume_config(policy="writers", writers=NAMES[:1], nodes=NAMES)])
+    writer, path = world["node-01"], key_of("a/one.jpg")
+    writer.disk["photos"][path] = file_of("decayed")
+    writer.session = world.new_session()
+    world.event(Connected("node-01", writer.session, writer.agent_id, "node-01:7342", 0, None, ("photos",)))
+    root = world.node_roots["node-01", "photos"] = world.plant(writer.disk["photos"])
+    told = RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, SOME_FILES[path]),))
+    world.event(told)
+    writer.stop()
+    world.restart()
+    world.start(*NAMES)
+    world.until(lambda: world.in_rank() and writer.disk["photos"][path] == SOME_FILES[path], 60)
+    assert [world[name].disk["photos"][path] for name in NAMES] == [SOME_FILES[path]] * len(NAMES)
+
+
 def truth_of(world: FakeWorld) -> str | None:
     return world.fleet.fleet_view(world.now()).volumes[0].truth_root
 

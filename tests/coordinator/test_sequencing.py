@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from closeranks_coordinator.core import pushing
-from closeranks_coordinator.core.model import RootStored
+from closeranks_coordinator.core.model import BaselineCreateAsked, PinAsked, RootStored
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, key_of, volume_config
@@ -71,6 +71,32 @@ def test_what_a_push_brought_is_no_change_also_where_it_is_told_anew_to_a_new_pr
     found = world["node-01"].disk["photos"]
     assert found[key_of("own.txt")] == file_of("own"), "what it wrote itself is the truth"
     assert (key_of(path) in found) is not told
+
+
+@pytest.mark.parametrize("had", [True, False])
+@pytest.mark.parametrize("policy", ["quorum", "baseline"])
+def test_an_agent_excuses_nothing_by_telling_that_it_was_brought(policy: str, had: bool) -> None:
+    """Only what the truth has had can have been brought: a hostile agent would else be late, and never suspect."""
+    world = FakeWorld(NAMES, [volume_config(policy=policy, nodes=NAMES)], {"photos": FILES})
+    world.start(*NAMES)
+    path, elder = key_of("c.txt"), FILES[key_of("c.txt")]
+    for content in (elder, file_of("newer")):
+        for node in NAMES:
+            world[node].put("photos", "c.txt", content)
+        world.run(2)
+        if policy == "baseline":
+            name = f"good-{len(content)}-{content.hex()[-4:]}"
+            assert not isinstance(world.ask(BaselineCreateAsked(name, "photos", "node-01")), str)
+            assert not isinstance(world.ask(PinAsked("photos", name)), str)
+        world.until(world.in_rank)
+    files = world["node-03"].disk["photos"]
+    files[path] = elder if had else file_of("planted")
+    root = world.node_roots["node-03", "photos"] = world.plant(files)
+    known = len(world.incidents("divergence"))
+    world.event(RootStored("node-03", "photos", root, "scan", world.mono, brought=(path,)))
+    world.run(world.config.volumes[0].settle_s + 10)
+    world.until(world.in_rank, 60)
+    assert [one.node for one in world.incidents("divergence")][known:] == ([] if had else ["node-03"])
 
 
 def test_a_second_version_that_others_have_stays_though_its_writer_has_lost_it() -> None:

@@ -498,14 +498,17 @@ class Agent:
 
     # --- for peers -----------------------------------------------------------------------------
 
-    def serves(self, asker: Agent, volume: str, content: bytes) -> bool:
-        """Whether the bytes read from disk just now are what was asked for, and this node may give them."""
+    def serves(self, asker: Agent, volume: str, key: bytes, content: bytes) -> bool:
+        """Whether the bytes read from disk just now are what was asked for, and this node may give them.
+
+        Of that path alone: nobody looks for a content under other names.
+        """
         copy = self.copies.get(volume)
         if not self.up or self.time.now < self.frozen_until or self.kept.fence is not None or copy is None:
             return False
         member = self.kept.members.get(asker.name)
         if asker.kept.term < self.kept.term or (member is not None and not member.may_fetch):
             return False
-        return copy.problem is None and any(
-            content_of(value) == content and key not in copy.unreadable for key, value in copy.disk.items()
+        return (
+            copy.problem is None and content_of(copy.disk.get(key)) == content and key not in copy.unreadable
         )

@@ -69,7 +69,7 @@ class Checks:
         for oracle in world.oracles.values():
             if isinstance(event, ReleaseAsked) and not isinstance(step.answer, Refusal):
                 oracle.learned(event.node)
-            oracle.follow()
+            oracle.follow(step.judged_first)
         self.pins.after_step(event, step)
         self._accusations()
         self._fences(event)

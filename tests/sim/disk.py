@@ -167,7 +167,8 @@ class Copy:
         self.pages.update(edited.pages)
         for key, value in changed.items() if cause == "scrub" else ():
             if value is not None and key in self.rows:
-                self.found[key] = (self.rows[key], value)
+                before, first = self.rows[key], self.found.get(key)
+                self.found[key] = (before if first is None or first[1] != before else first[0], value)
         for key, value in changed.items() if cause != "scrub" else ():
             if key in self.found and self.found[key][1] != value:
                 del self.found[key]

@@ -17,6 +17,7 @@ INVARIANTS: dict[str, str] = {
     "writers_decide": "what comes into a replicated truth an unfenced, unheld writer has, or had before it decayed",
     "no_lost_update": "a content leaves a replicated truth for another by the word of a writer that had held it",
     "founded_by_all": "a replicated truth is founded when all its writers were heard, or waited for",
+    "founded_sound": "no replicated truth is founded on what a scrub found decayed, where a node has what was there",
     "rejected_stays_out": "what a person has rejected never becomes the truth",
     "unheard_stays": "a node that is only late loses nothing that it has not told of yet",
     "undetermined_stays": "no converge changes what nobody can judge",

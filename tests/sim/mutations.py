@@ -322,14 +322,23 @@ MUTATIONS = (
         "    if another:\n", "--policy any-writer --faults put_back,cut",
     ),
     Mutation(
-        "arrivals: a writer's decayed file is its change", f"{CORE}/arrivals.py",
-        "view.by_us = ours or decayed",
-        "view.by_us = ours", "--policy any-writer --faults decay,cut",
+        "decay: a writer's decayed file is its change", f"{CORE}/decay.py",
+        '        if event.cause == "scrub":\n', "        if False:\n", "--policy any-writer --faults decay,cut",
     ),
     Mutation(
-        "arrivals: what a writer tells anew is all its own, also what has decayed", f"{CORE}/arrivals.py",
-        "view.decayed = _decayed(world, view, before, event) if writes else {}",
-        "view.decayed = {}", "--policy any-writer --nodes 3 --faults decay,crash,store_full",
+        "decay: what a writer tells anew is all its own, also what has decayed", f"{CORE}/decay.py",
+        "stored.decayed = dict(event.decayed)",
+        "stored.decayed = {}", "--policy any-writer --nodes 3 --faults decay,crash,store_full",
+    ),
+    Mutation(
+        "decay: a truth is founded on what has decayed", f"{CORE}/decay.py",
+        "    if not whole:\n        return root\n", "    return root\n",
+        "--policy writers --nodes 3 --faults decay,coordinator_lost",
+    ),
+    Mutation(
+        "decay: what was moved and has decayed then is what is left of it", f"{CORE}/decay.py",
+        "        if any(lies_there(world, volume, name) for name in names):\n", "        if False:\n",
+        "--policy any-writer --nodes 3 --faults coordinator_crash,decay,enospc,put_back,second_agent",
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",

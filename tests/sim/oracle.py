@@ -65,6 +65,7 @@ class Oracle:
         self.ever: set[bytes] = set()  # contents that the truth has ever had
         self.undone: set[bytes] = set()  # of them: those of truths alone that were not durable before a crash
         self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
+        self.judged_first = False
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
@@ -127,8 +128,9 @@ class Oracle:
                         del self.seen[key]
         self.undone |= undone.difference(*(one.contents for one in self.moves))
 
-    def follow(self) -> None:
-        """After a step."""
+    def follow(self, judged_first: bool = False) -> None:
+        """After a step. `judged_first`: what came before its event was judged, before it was taken."""
+        self.judged_first = judged_first
         before = self.eligible
         self.eligible = self._eligible()
         moved = self._follow_nodes()
@@ -300,6 +302,11 @@ class Oracle:
                 self.seen[key] = [(0.0, old)]
             self.seen[key].append((now, new))
             for node in self.values:
+                former = self.former.get(node, {}) if self.judged_first else {}
+                if (
+                    key in former and former[key] == new
+                ):  # it had this when it became the truth, and left it then
+                    self.reached[node, key] = now, len(self.seen[key])
                 self._reach(node, key)
         self._decided(move, eligible)
 
@@ -370,6 +377,7 @@ class Oracle:
         values = dict(self.tree.walk(move.root))
         if move.founding:
             self._founded()
+            self._founded_sound({content_of(one) for one in values.values()})
             for (
                 _,
                 new,
@@ -413,6 +421,27 @@ class Oracle:
             "founded_by_all", not missing or waited >= config.settle_s,
             f"founded {waited:.3f} s after the first root, and {missing} were not heard",
         )  # fmt: skip
+
+    def _founded_sound(self, contents: set[bytes]) -> None:
+        """Of nodes that this process has heard of: what a writer's scrub found and told, another has sound."""
+        core = self.world.core
+        heard = {
+            name: values
+            for name, values in self.values.items()
+            if core.nodes[name].volume(self.volume).root is not None
+        }
+        for name in [one for one in self.world.plan.writers if one in heard]:
+            found = self.world.agents[name].copies[self.volume].found
+            others = [values for one, values in heard.items() if one != name]
+            for key, (before, now) in found.items():
+                rot = content_of(now)
+                told = content_of(heard[name].get(key)) == rot
+                alone = not any(content_of(value) == rot for values in others for value in values.values())
+                sound = any(content_of(values.get(key)) == content_of(before) for values in others)
+                hold(
+                    "founded_sound", not (told and alone and sound and rot in contents),
+                    f"the first truth has what {name} found decayed at {key!r}, and others have it sound",
+                )  # fmt: skip
 
     def _bury(self) -> None:
         """What the truth has left some time ago, and no node holds or is about to tell of any more."""

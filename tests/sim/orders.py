@@ -245,7 +245,7 @@ class Orders:
         content = content_of(value)
         if content and not copy.has_content(content):
             source: list[str] = []
-            yield from self._fetch(order.volume, order.sources, content, source)
+            yield from self._fetch(order, key, content, source)
             if not source:
                 return
             moved = 100
@@ -270,9 +270,9 @@ class Orders:
         self.agent.effect()
         done.append(moved)
 
-    def _fetch(self, volume: str, sources: tuple[str, ...], content: bytes, got: list[str]) -> Work:
+    def _fetch(self, order: wire.Converge | wire.Push, key: bytes, content: bytes, got: list[str]) -> Work:
         """Ask the sources in turn, as membership allows."""
-        for name in sources:
+        for name in order.sources:
             member = self.agent.kept.members.get(name)
             if member is None or member.fenced or name == self.agent.name:
                 continue
@@ -288,7 +288,7 @@ class Orders:
             if (
                 peer is not None
                 and self.agent.world.network.reaches(self.agent.name, name)
-                and peer.serves(self.agent, volume, content)
+                and peer.serves(self.agent, order.volume, key, content)
             ):
                 self.agent.world.fetched(self.agent, peer, content)
                 got.append(name)

@@ -123,6 +123,9 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (949000086, "any-writer", 9): (
         "what a guard held had decayed before anybody had it: the check asked for bytes that lay nowhere any more"
     ),
+    (970000311, "quorum", 3): (
+        "a node held what became the truth in the step in which its next root came: the oracle took it for only late"
+    ),
     (949000274, "any-writer", 3): (
         "a writer's file had another mode and then decayed before anybody had heard of either: rot replaced good copies"
     ),
@@ -145,6 +148,9 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     ),
     (23, "any-writer", 5, "cut,decay,partition,put_back"): (
         "the check took rot that a person had put back, where the index was lost, for what nobody had written"
+    ),
+    (964000025, "any-writer", 3, "coordinator_crash,decay,enospc,put_back,second_agent"): (
+        "a writer's file was renamed and then decayed before anybody had heard of either: rot replaced good copies"
     ),
     (1103191977, "any-writer", 3, "cut,decay,partition,put_back"): (
         "a person let stand what the last writer had, of long ago: the check took it for what had come back"

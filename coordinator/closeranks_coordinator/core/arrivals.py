@@ -6,14 +6,12 @@ nodes or volumes that the configuration does not know (any more) are passed over
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
-from . import answers, auditing, fencing, guards, hands, incidents, pushing, scrubbing
+from . import answers, auditing, decay, fencing, guards, hands, incidents, pushing, scrubbing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from .nodes import Node, View, Volume
 from .truth import Values
@@ -89,12 +87,9 @@ def root_stored(world: World, event: RootStored) -> None:
     stored.anew = stored.anew or before is None or another or event.cause == wire.PUT_BACK
     view.by_another = view.by_another or (another and world.volumes[event.volume].config.replicated)
     ours = event.cause in ("converge", "push")
-    # A writer's decayed file is no change of its own: it is late, and gets the truth's bytes again.
-    writes = node.name in world.volumes[event.volume].config.writers
-    decayed = event.cause == "scrub" and writes
-    view.by_us = ours or decayed
+    view.by_us = ours
     view.is_commit = event.base is not None and event.base == before
-    view.decayed = _decayed(world, view, before, event) if writes else {}
+    decay.follow(world, node, event, before, view.is_commit)
     view.brought = frozenset(event.brought)
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)
@@ -147,19 +142,6 @@ def _tell_put_back(world: World, node: Node, volume: Volume, differing: int, hel
     )
     incident.note(world.now.wall_ms, "note", text)
     world.touch_incident(incident)
-
-
-def _decayed(world: World, view: View, before: bytes | None, event: RootStored) -> Mapping[bytes, bytes]:
-    """What of this root nobody wrote so. Until a truth is founded, steps of a few paths say nothing of the others."""
-    if (
-        not view.decayed
-        or not view.is_commit
-        or before is None
-        or world.volumes[event.volume].truth is not None
-    ):
-        return dict(event.decayed)
-    changed = world.differ.diff(before, event.root)
-    return {key: value for key, value in view.decayed.items() if key not in changed}
 
 
 def _learn_step(world: World, view: View, event: RootStored) -> None:

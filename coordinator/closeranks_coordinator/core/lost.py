@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .fencing import drop_recovery
+from .holders import somebody_gives
 from .merging import is_file
 from .nodes import Node, Volume
-from .sequencing import somebody_gives
 from .words import join, plural
 from .world import World
 

@@ -126,8 +126,7 @@ class View:
 
     `by_us`: the root that is to be judged next was made by a converge or a push; `is_commit`: and what it changed of
     the root judged last is nothing but that. `by_another`: where we carry writes, it is the first of another agent.
-    `decayed`: files of the root that is to be judged next which nobody wrote so, with their entries of before.
-    `brought`: paths of it that its agent tells to be our doing.
+    `brought`: paths of the root that is to be judged next that its agent tells to be our doing.
     """
 
     stand: Stand | None = None
@@ -144,7 +143,6 @@ class View:
     by_us: bool = False
     is_commit: bool = False
     by_another: bool = False
-    decayed: Mapping[bytes, bytes] = field(default_factory=dict)
     brought: frozenset[bytes] = frozenset()
     looked_at: float = 0.0
     order: int = 0  # of the truth that it was looked at last

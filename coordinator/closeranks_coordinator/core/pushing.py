@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
+from closeranks_proto.entries import content_digest, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 from closeranks_proto.limits import (
     MIB,
@@ -31,6 +31,7 @@ from closeranks_proto.limits import (
 )
 
 from . import seconds
+from .holders import going
 from .judge import Analysis, Differing, same_but_special_bits
 from .merging import above_of, is_directory
 from .nodes import Node, Pushing, View, Volume
@@ -269,8 +270,8 @@ def _ordered(world: World, analysis: Analysis) -> list[bytes]:
             adds.append(key)
         elif replaced and any(above in replaced and raw[above][1] is not None for above in above_of(key)):
             first.append(key)
-        elif ours is not None and _size(ours) and _content(ours, width) not in leaves:
-            leaves[_content(ours, width)] = key
+        elif ours is not None and _size(ours) and content_digest(ours, width) not in leaves:
+            leaves[content_digest(ours, width)] = key
         else:
             others.append(key)
     order = first[::-1]
@@ -278,7 +279,7 @@ def _ordered(world: World, analysis: Analysis) -> list[bytes]:
         order.append(key)
         theirs = raw[key][1]
         if leaves and theirs is not None and _size(theirs):
-            source = leaves.pop(_content(theirs, width), None)
+            source = leaves.pop(content_digest(theirs, width), None)
             if source is not None:
                 order.append(source)
     rest = sorted((*leaves.values(), *others), reverse=True)
@@ -309,7 +310,12 @@ def _choose(
         before, after = values
         length = _size(after)
         new = length if before is None or after is None or not same_content(before, after, width) else 0
-        if new and not _is_had(lacked, key, width) and not seconds.is_below(key, kept):
+        if (
+            new
+            and not _is_had(lacked, key, width)
+            and not seconds.is_below(key, kept)
+            and content_digest(after, width) not in going(world, analysis)
+        ):
             continue  # nobody could give it
         chunks = _chunk_list(world, volume, after) if new > volume.config.chunk_bytes else None
         cost = EDIT_BYTES + len(key) + len(before or b"") + len(after or b"") + len(chunks or b"")
@@ -333,15 +339,10 @@ def _chunk_list(world: World, volume: Volume, value: bytes | None) -> bytes | No
     if value is None or entry_size(value) <= volume.config.chunk_bytes:
         return None
     try:
-        found = world.object(_content(value, world.algorithm.width))
+        found = world.object(content_digest(value, world.algorithm.width))
     except MissingObject:
         return None
     return found if len(found) <= PUSH_LIST_MAX_BYTES else None
-
-
-def _content(value: bytes | None, width: int) -> bytes:
-    """The content digest of a file's value."""
-    return b"" if value is None or entry_kind(value) is not Kind.FILE else value[12 : 12 + width]
 
 
 def _size(value: bytes | None) -> int:

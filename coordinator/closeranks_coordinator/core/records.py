@@ -51,6 +51,7 @@ class NodeVolume(msgspec.Struct):
 
     `settings` are those that `root` was scanned by; "" until the first scan. `agent_id` is whose word `root` is.
     `anew`: the tree was told anew (a new agent, index or root), and has not been equal to the truth since.
+    `decayed`: on a writer, files of `root` whose bytes nobody wrote, with their entries of before (see `decay`).
     """
 
     root: bytes | None = None
@@ -63,6 +64,7 @@ class NodeVolume(msgspec.Struct):
     last_scan_ms: int | None = None
     agent_id: str = ""
     anew: bool = False
+    decayed: dict[bytes, bytes] = {}
 
 
 class NodeRecord(msgspec.Struct):

@@ -100,7 +100,7 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
             return Refusal(
                 409, "not_verified",
                 f"{node.name} is not known to equal the truth of {volume.name}. Bring it back first: "
-                f"closeranks resync {node.name}{_who_is_away(world, node, volume)}",
+                f"closeranks resync {node.name}{_what_else(world, node, volume)}",
             )  # fmt: skip
     drop_recovery(world, node, "an operator released it: nobody has what it would be brought back to")
     for volume in world.concerned(node) if gone else ():
@@ -125,31 +125,81 @@ def _is_gone(world: World, node: Node, volume: Volume) -> bool:
     analysis = node.view(volume.name).analysis
     if analysis is None or not world.compared(node, volume):
         return False
-    givers = [world.nodes[name] for name in recovery.sources_for(world, node, volume)]
-    roots = [one.volume(volume.name).root for one in (*givers, *_away(world, node, volume))]
+    givers = _givers(world, node, volume)
     return all(
         is_file(truth)
         and not lies_under_plain_name(world, volume, key)
-        and all(root is None or world.tree.lookup(root, key) != truth for root in roots)
+        and not any(_has(world, volume, one, key, truth) for one in givers)
         for key, (_, truth) in analysis.differing.items()
     )
 
 
-def _away(world: World, node: Node, volume: Volume) -> list[Node]:
-    """Who is silent and not fenced: what it has it brings back with it, and nobody gives it up meanwhile."""
-    members = world.members(volume)
-    return [one for one in members if one is not node and one.session is None and not one.fenced]
+def _givers(world: World, node: Node, volume: Volume) -> list[Node]:
+    """Who can give this node something, now or later: all that are not fenced, and fenced ones that can get out.
+
+    Who is silent, held or without its tree gives nothing now, and brings back what it has. Nor does a fenced node; but
+    it can be brought back and released where those before it have all that it lacks. Only nodes that wait for each
+    other behind their fences have to give something up.
+    """
+    others = [one for one in world.members(volume) if one is not node]
+    found = [one for one in others if not one.fenced]
+    waiting = [one for one in others if one.fenced]
+    while out := [one for one in waiting if _may_get_out(world, volume, one, found)]:
+        found += out
+        waiting = [one for one in waiting if one not in out]
+    return found
 
 
-def _who_is_away(world: World, node: Node, volume: Volume) -> str:
-    """What else to do where only such a one may have what a writer lacks."""
-    away = _away(world, node, volume)
-    if not away or node.name not in volume.config.writers:
-        return ""
-    return (
-        f". What it lacks may lie only on {join([one.name for one in away])}, which is not connected: start the agent "
-        "there. A server that never comes back has to be taken out of coordinator.toml first."
+def _may_get_out(world: World, volume: Volume, node: Node, givers: list[Node]) -> bool:
+    """Whether these have every file that this fenced node lacks of the truth."""
+    root, truth = node.volume(volume.name).root, volume.truth
+    if root is None or truth is None:
+        return False
+    return all(
+        not is_file(theirs) or any(_has(world, volume, one, key, theirs) for one in givers)
+        for key, (_, theirs) in world.differ.diff(root, truth).items()
     )
+
+
+def _has(world: World, volume: Volume, node: Node, key: bytes, value: bytes | None) -> bool:
+    root = node.volume(volume.name).root
+    return root is not None and world.tree.lookup(root, key) == value
+
+
+def _what_else(world: World, node: Node, volume: Volume) -> str:
+    """What else to do where only nodes that give nothing now may have what a writer lacks."""
+    if node.name not in volume.config.writers:
+        return ""
+    givers, told = _givers(world, node, volume), ""
+    away = [one.name for one in givers if one.session is None]
+    fenced = _only_there(world, node, volume, givers)
+    if away:
+        told = (
+            f". What it lacks may lie only on {join(away)}, which is not connected: start the agent there. A server "
+            "that never comes back has to be taken out of coordinator.toml first"
+        )
+    if fenced:
+        told += (
+            f". Some of what it lacks lies only on {join(fenced)}, fenced as well: bring that back and release it "
+            f"first (closeranks resync {fenced[0]} --wait; closeranks release {fenced[0]})"
+        )
+    return told and f"{told}."
+
+
+def _only_there(world: World, node: Node, volume: Volume, givers: list[Node]) -> list[str]:
+    """The fenced ones among these that have a file which this node lacks and no unfenced node has."""
+    analysis = node.view(volume.name).analysis
+    if analysis is None:
+        return []
+    free = [one for one in givers if not one.fenced]
+    lacking = [
+        (key, truth)
+        for key, (_, truth) in analysis.differing.items()
+        if is_file(truth) and not any(_has(world, volume, one, key, truth) for one in free)
+    ]
+    return [
+        one.name for one in givers if one.fenced and any(_has(world, volume, one, *pair) for pair in lacking)
+    ]
 
 
 def resync(world: World, asked: ResyncAsked) -> ActionView | Refusal:

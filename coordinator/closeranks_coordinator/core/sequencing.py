@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from closeranks_proto.entries import same_content
-
-from . import conflicts, guards, movement, recurrence, seconds
+from . import conflicts, decay, guards, movement, recurrence, seconds
 from .founding import unite
+from .holders import somebody_gives
 from .judge import Analysis
-from .merging import is_file, merge
+from .merging import Merged, is_file, merge
 from .nodes import Node, Volume
 from .stepping import parts
 from .truth import Decision, Values, quorum_of
@@ -86,14 +85,7 @@ def own_of(node: Node, volume: Volume) -> Mapping[bytes, Values]:
 def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> None:
     analysis, stored = node.view(volume.name).analysis, node.volume(volume.name)
     assert analysis is not None, "asked of an analysed node"
-    merged = merge(
-        world.tree,
-        analysis,
-        own,
-        node.name,
-        world.now.wall_ms,
-        lambda key: not somebody_gives(world, volume, key),
-    )
+    merged = _merged(world, volume, node, analysis, own)
     winners = [_author(volume, clash.key) for clash in merged.clashes]
     if merged.changes:
         decision = _after(world, analysis, merged.changes)
@@ -108,6 +100,32 @@ def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
         conflicts.add(world, volume, node, clash, winner)
     if merged.clashes:
         conflicts.close_resolved(world, volume)
+
+
+def _merged(
+    world: World, volume: Volume, node: Node, analysis: Analysis, own: Mapping[bytes, Values]
+) -> Merged:
+    """What becomes of these changes. Of what has decayed after it was moved, what was there goes to the new name."""
+
+    def merge_with(moves: Mapping[bytes, decay.Moved]) -> Merged:
+        return merge(
+            world.tree,
+            analysis,
+            decay.taken_back(own, moves),
+            node.name,
+            world.now.wall_ms,
+            lambda key: not somebody_gives(world, volume, key),
+        )
+
+    moves = decay.moved(world, volume, node, own) if node.volume(volume.name).decayed else {}
+    merged = merge_with(moves)
+    kept = decay.done(merged, moves, world.algorithm.width)
+    if len(kept) < len(moves):
+        merged = merge_with(kept)
+    for key in kept:
+        if key in merged.changes or key in merged.held:
+            merged.held[key] = own[key][0]  # it is late from what lies there now
+    return merged
 
 
 def _after(world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]) -> Decision:
@@ -138,39 +156,6 @@ def _step_of(
     return found
 
 
-def _somebody_has(world: World, volume: Volume, key: bytes) -> bool:
-    """Whether any node, silent ones included, was last known to have what the truth has there."""
-    return any(ours == theirs for ours, theirs in _versions(world, volume, key))
-
-
-def somebody_gives(world: World, volume: Volume, key: bytes) -> bool:
-    """The same of the content alone: an entry that was merged of two changes lies on no disk as it is.
-
-    Nor does a second version, under its conflict name, before its writer was told of that.
-    """
-    width = world.algorithm.width
-    return seconds.lies_under_plain_name(world, volume, key) or any(
-        ours == theirs or (ours is not None and theirs is not None and same_content(ours, theirs, width))
-        for ours, theirs in _versions(world, volume, key)
-    )
-
-
-def _versions(world: World, volume: Volume, key: bytes) -> Iterator[Values]:
-    """(a node's, the truth's) entry, of every node that told of its tree."""
-    truth = volume.truth
-    for node in world.members(volume):
-        root = node.volume(volume.name).root
-        if root is None or truth is None:
-            continue
-        analysis = node.view(volume.name).analysis
-        if analysis is None or (analysis.root, analysis.truth) != (root, truth):
-            yield world.tree.lookup(root, key), world.tree.lookup(truth, key)
-        elif key in analysis.raw:
-            yield analysis.raw[key]
-        else:
-            yield None, None
-
-
 def _drop_lost(world: World, volume: Volume) -> None:
     """A second version that its own writer has overwritten before anybody fetched it exists nowhere any more."""
     changes: dict[bytes, bytes | None] = {}
@@ -181,8 +166,7 @@ def _drop_lost(world: World, volume: Volume) -> None:
         if analysis is None or record.kept is None or analysis.truth != volume.truth:
             continue
         for key in seconds.lacking(world, analysis, record):
-            is_there = seconds.lies_under_plain_name(world, volume, key)
-            if is_file(analysis.raw[key][1]) and not is_there and not _somebody_has(world, volume, key):
+            if is_file(analysis.raw[key][1]) and not somebody_gives(world, volume, key):
                 changes[key] = None
     if changes and volume.truth is not None:
         edited = world.tree.edit(volume.truth, sorted(changes.items()))
@@ -214,12 +198,12 @@ def _found(world: World, volume: Volume) -> None:
     if volume.votes_since is None:
         volume.votes_since = world.now.mono
     due = volume.votes_since + config.settle_s + FOUND_WAIT_S
-    decayed = any(world.nodes[name].view(volume.name).decayed for name in roots)
+    decayed = any(world.nodes[name].volume(volume.name).decayed for name in roots)
     heard = len(roots) == len(config.writers) and not (decayed and _is_somebody_unheard(world, volume))
     if not heard and world.now.mono < due:
         world.wake(due)
         return
-    sound = {name: _sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
+    sound = {name: decay.sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
     union = unite(world.tree, sound, world.now.wall_ms, world.keep)
     movement.move(world, volume, Decision(union.root, pages=union.pages))
     for name, root in roots.items():
@@ -234,21 +218,3 @@ def _found(world: World, volume: Volume) -> None:
 def _is_somebody_unheard(world: World, volume: Volume) -> bool:
     """Whether a node that is to have this volume, writer or not, has not told of its tree yet."""
     return any(world.nodes[name].volume(volume.name).root is None for name in volume.config.nodes)
-
-
-def _sound(world: World, volume: Volume, node: Node, root: bytes) -> bytes:
-    """A writer's tree with what was there before its disk decayed, wherever another node has that content still.
-
-    A coordinator that lost its state would else replace good copies everywhere by what is known to be rot.
-    """
-    width, whole = world.algorithm.width, dict[bytes, bytes]()
-    others = [one.volume(volume.name).root for one in world.members(volume) if one is not node]
-    for key, before in node.view(volume.name).decayed.items():
-        theirs = (world.tree.lookup(one, key) for one in others if one is not None)
-        if any(value is not None and same_content(value, before, width) for value in theirs):
-            whole[key] = before
-    if not whole:
-        return root
-    edited = world.tree.edit(root, sorted(whole.items()))
-    world.keep(edited.pages)
-    return edited.root

@@ -7,11 +7,9 @@ tuples. Nobody is named here (`naming`), fenced (`fencing`) or repaired (`recove
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 
-from closeranks_proto.entries import same_content
-
-from . import currency, movement, naming, rolling, sequencing, unclear
+from . import currency, decay, movement, naming, rolling, sequencing, unclear
 from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
@@ -116,17 +114,17 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         stand = Stand(stored.root, truth, stored.held, stored.withheld, by_us)
         made = _made(world, volume, node)
         if view.brought:
-            made = _or_brought(made, view.brought)
-        if view.decayed:
-            made = _or_decayed(made, view.decayed, volume, world.algorithm.width)
-        ours = view.by_us or bool(view.decayed) or bool(view.brought)
+            made = _or_brought(made, view.brought, volume)
+        if stored.decayed:
+            made = decay.or_decayed(world, volume, node, made)
+        ours = view.by_us or bool(stored.decayed) or bool(view.brought)
         after, touched = world.judge.analyse(volume.history, stand, before, made, ours, not writes, passed)
         if after.held != stored.held:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
         view.analysis, view.by_us, view.by_another = after, False, False
-        view.decayed, view.brought = {}, frozenset()
+        view.brought = frozenset()
         if stored.anew and not after.divergent:
             stored.anew = False
             world.touch("node", node.name)
@@ -232,33 +230,18 @@ def _made(world: World, volume: Volume, node: Node) -> Made:
     return made
 
 
-def _or_brought(made: Made, brought: frozenset[bytes]) -> Made:
+def _or_brought(made: Made, brought: frozenset[bytes], volume: Volume) -> Made:
     """The same of a tree that was told anew: what its agent had from us counts as that, whenever the truth was so.
 
     A step of ours may be told when nobody here remembers that it was ordered. Where the path had been absent twice,
-    what was between would be the node's own change.
+    what was between would be the node's own change. Where we carry the writes this takes nothing but a change of its
+    own from whoever says it. Elsewhere it excuses a difference, so it counts as a converge's commit does there:
+    for what the truth has had.
     """
-    return lambda key, step: key in brought or made(key, step)
-
-
-def _or_decayed(made: Made, decayed: Mapping[bytes, bytes], volume: Volume, width: int) -> Made:
-    """The same of a tree that a writer told anew, in which these have decayed: key to the entry of before.
-
-    Where that was the truth, or has its content, with attributes that nobody has heard of, nobody wrote what is there
-    now. Where it never was, the writer's own change has decayed before anybody heard of it: what is left of that is
-    its change.
-    """
-    history = volume.history
-
-    def made_or_decayed(key: bytes, step: Values) -> bool:
-        before, (held, value) = decayed.get(key), step
-        if before is not None and before != value:
-            if held is not None and same_content(before, held, width):
-                return True
-            return before == held or history.latest_order(key, before) is not None or made(key, step)
-        return made(key, step)
-
-    return made_or_decayed
+    if volume.config.replicated:
+        return lambda key, step: key in brought or made(key, step)
+    had = volume.history.latest_order
+    return lambda key, step: (key in brought and had(key, step[1]) is not None) or made(key, step)
 
 
 def _run_clocks(

@@ -101,6 +101,7 @@ class World:
         self.untold: dict[str, None] = {}  # nodes that must be told of it again
         self.duplicates: dict[str, float] = {}  # node to when a second agent was refused last
         self.sizes: WeakKeyDictionary[Analysis, int] = WeakKeyDictionary()  # differing bytes, as far as asked
+        self.going: WeakKeyDictionary[Analysis, frozenset[bytes]] = WeakKeyDictionary()  # see `holders`
         # Of the judgement under way, what many nodes have in common.
         self.own_of: dict[tuple[Analysis, int], tuple[bytes, ...]] = {}
         self.passed_of: dict[tuple[Analysis, int, int], Passed] = {}  # analyses of writers are nobody else's
