@@ -151,7 +151,8 @@ class Checks:
 
     def _released(self, name: str, event: Event) -> None:
         self.world.time.tell(f"{name} is released")
-        if isinstance(event, ReleaseAsked) or self.world.core.nodes[name].record.phase == "joining":
+        by_person = isinstance(event, ReleaseAsked) and event.node == name
+        if by_person or self.world.core.nodes[name].record.phase == "joining":
             return  # a person said so, or it is brought to the truth before anything is taken from it
         for oracle in self.world.oracles.values():
             if name in oracle.roots and self.world.policy == "quorum":

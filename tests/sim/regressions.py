@@ -123,6 +123,9 @@ FOUND_LATER: dict[tuple[int, str, int], str] = {
     (949000086, "any-writer", 9): (
         "what a guard held had decayed before anybody had it: the check asked for bytes that lay nowhere any more"
     ),
+    (972000132, "quorum", 7): (
+        "a person's release gave a path its majority and let another node go by itself: the check took both for theirs"
+    ),
     (970000311, "quorum", 3): (
         "a node held what became the truth in the step in which its next root came: the oracle took it for only late"
     ),

@@ -248,7 +248,7 @@ class Rules:
         world, now = self.world, self.world.time.now
         self.lifted.add((name, token))
         own_at = self.own_at.pop(name, float("-inf"))
-        if isinstance(event, ReleaseAsked):
+        if isinstance(event, ReleaseAsked) and event.node == name:
             for oracle in world.oracles.values():
                 self._by_a_person(oracle, name)
             return
