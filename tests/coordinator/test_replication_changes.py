@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from closeranks_coordinator.core.model import AllowAsked, RejectAsked, RootStored
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
@@ -210,6 +212,29 @@ def moved_while_held(world: FakeWorld) -> str:
         agent.pushes_fail = False
     world.until(lambda: world["node-03"].disk["photos"][key_of("d/199")] == file_of("second"))
     return str(hold.id)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_has_decayed_while_it_was_held_is_allowed_as_it_was_before(again: bool) -> None:
+    """A rename waits for a person, and its writer's scrub tells of rot: others have the content under the old name."""
+    world = fleet(("node-01", "node-02"))
+    files, good = world["node-01"].disk["photos"], FILES[key_of("d/199")]
+    files[key_of("d/moved")] = files.pop(key_of("d/199"))
+    delete(world, "node-01", 120)
+    (hold,) = holds(world)
+    files[key_of("d/moved")] = file_of("decayed")
+    world["node-01"]._stream("photos", "scrub")
+    world.run(1)
+    assert files.get(key_of("d/moved")) == file_of("decayed"), "it is held, and nothing is brought to it"
+    if again:
+        world.restart()
+        world.run(3)
+    world.ask(AllowAsked(hold.id, None))
+    world.until(
+        lambda: world.in_rank() and world["node-03"].disk["photos"] == world["node-01"].disk["photos"]
+    )
+    found = world["node-03"].disk["photos"]
+    assert (found[key_of("d/moved")], found.get(key_of("d/199"))) == (good, None)
 
 
 def test_what_its_writer_has_moved_gives_way_where_it_was_and_lives_on_where_it_is() -> None:
