@@ -282,6 +282,40 @@ def test_what_has_decayed_twice_is_no_change_either() -> None:
     assert [world[name].disk["photos"] for name in NAMES] == [SOME_FILES] * len(NAMES)
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_was_left_of_a_change_decays_again_and_that_is_no_change(anew: bool) -> None:
+    """The first rot was all that there was of it, and is the truth. The second one would replace it everywhere."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    node, path, before = world["node-01"], key_of("a/one.jpg"), file_of("written by node-01")
+    for content in ("decayed", "decayed again"):
+        node.disk["photos"][path] = file_of(content)
+        if content == "decayed" or anew:
+            root = world.node_roots["node-01", "photos"] = world.plant(node.disk["photos"])
+            world.event(RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, before),)))
+        else:
+            node._stream("photos", "scrub")
+        world.until(world.in_rank)
+    assert [world[name].disk["photos"][path] for name in NAMES] == [file_of("decayed")] * len(NAMES)
+
+
+def test_what_decayed_unheard_of_and_others_have_moved_meanwhile_is_dropped() -> None:
+    """Its content lives on where another writer has moved it: rot beside it is nobody's wish."""
+    world = FakeWorld(NAMES, [volume_config(policy="any-writer", writers=NAMES, nodes=NAMES)]).started()
+    node, good, new = world["node-01"], SOME_FILES[key_of("a/one.jpg")], key_of("mine.jpg")
+    node.stop()
+    files = world["node-02"].disk["photos"]
+    files[key_of("theirs.jpg")] = files.pop(key_of("a/one.jpg"))
+    world["node-02"]._stream("photos", "scan")
+    world.until(lambda: key_of("theirs.jpg") in world["node-03"].disk["photos"])
+    node.start()
+    moved_and_spoilt(world, "a/one.jpg", "mine.jpg")
+    world.until(lambda: world.in_rank() and new not in node.disk["photos"], 60)
+    for name in NAMES:
+        found = world[name].disk["photos"]
+        assert (found.get(key_of("theirs.jpg")), new in found) == (good, False)
+    assert any("its disk spoilt it before anybody had it" in line for line in world.logs)
+
+
 def test_what_is_known_to_be_rot_is_known_to_a_new_process_that_has_yet_to_found() -> None:
     """It waits for the others; the announcement was acknowledged, and is not told again."""
     world = FakeWorld(NAMES, [volume_config(policy="writers", writers=NAMES[:1], nodes=NAMES)])

@@ -95,6 +95,8 @@ class World:
         self.deeds: Counter[str] = Counter()
         self.authors: dict[bytes, str] = {}  # contents that rogues wrote where nobody may write: whose
         self.decayed: dict[bytes, bytes] = {}  # contents that nobody wrote, to those of before
+        self.lost = False  # whether the coordinator has ever begun with nothing
+        self.restored: set[bytes] = set()  # contents that machines were put back to, with all that they knew
         self.replaced_in_truth: set[bytes] = set()
         start = {key_of(path): file_of(path, 100) for path in PATHS}
         start |= {key_of(path): DIRECTORY for path in ("a", "a/deep", "b", "d", "d/e")}
@@ -147,6 +149,7 @@ class World:
 
     def lose_coordinator(self) -> None:
         """Nothing is left of what it stored; people put it up again with the same configuration."""
+        self.lost = True
         self.coordinator.stored = Stored()
         self.coordinator.acked.clear()
         self.sent_token = 0

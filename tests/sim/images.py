@@ -77,6 +77,8 @@ class Images:
         before = copy.disk
         copy.disk, copy.decayed, copy.trash = dict(image.disk), dict(image.decayed), list(image.trash)
         copy.unsynced.clear()
+        if not by_somebody:
+            self.world.restored.update(content_of(value) for value in copy.disk.values())
         oracle = self.world.oracles[VOLUME]
         for key in sorted(before.keys() | copy.disk.keys()) if by_somebody else ():
             if before.get(key) != copy.disk.get(key):

@@ -371,6 +371,8 @@ class Oracle:
                     "writers_decide", had or content in self.world.replaced_in_truth,
                     f"{key!r} has a content that no writer in {writers} holds",
                 )  # fmt: skip
+                if move.founding and self.world.lost and content in self.world.restored:
+                    self.dead.discard((key, content))  # nobody on either side knows of anything later
                 hold("deleted_stays", (key, content) not in self.dead, f"{key!r} came back in the truth")
             if left and content != left:
                 self.world.replaced_in_truth.add(left)

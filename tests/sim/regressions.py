@@ -155,6 +155,19 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     (964000025, "any-writer", 3, "coordinator_crash,decay,enospc,put_back,second_agent"): (
         "a writer's file was renamed and then decayed before anybody had heard of either: rot replaced good copies"
     ),
+    (973000112, "any-writer", 5, "crash,cut,decay,identity,operator,slow_disk"): (
+        "what a held writer had moved decayed, and another one moved the original elsewhere: rot was its change"
+    ),
+    (973000213, "any-writer", 3, "coordinator_crash,crash,decay,enospc,freeze,mass,partition,power"): (
+        "what was left of a change that had decayed was the truth, and decayed again: that was taken for a change, too"
+    ),
+    (973000131, "any-writer", 4, "coordinator_crash,cut,decay,store_full"): "as 973000112",
+    (973000026, "any-writer", 3, "coordinator_lost,cut,power,put_back,rogue,rot,store_full"): (
+        "a machine was put back as a whole, and the coordinator lost its state: the check knew of what nobody knew"
+    ),
+    (973000143, "any-writer", 3, "coordinator_lost,crash,partition,put_back,slow_disk,store_full,unmount"): (
+        "as 973000026"
+    ),
     (1103191977, "any-writer", 3, "cut,decay,partition,put_back"): (
         "a person let stand what the last writer had, of long ago: the check took it for what had come back"
     ),

@@ -8,7 +8,9 @@ change may wait for a guard, and a founding for other nodes.
 - Where the entry of before was the truth, or has its content, nobody wrote what is there now: the writer is late.
 - Where it never was, the writer's own change has decayed before anybody had heard of it. If it was a *move* of what
   others have still under the old name, the truth is what was there: the good content goes to the new name, and the
-  writer gets it back from the others. Else what is left of that change is its change: nobody knows better bytes.
+  writer gets it back from the others. If the truth is remembered to have had the content under some other name, the
+  change is dropped, and told: others have moved or removed it meanwhile, and rot is nobody's wish. Else what is left
+  of that change is its change: nobody knows better bytes.
 - A truth is founded on what was there, wherever another node has that.
 
 Bounded as announcements are: the newest DECAYED_MAX. Rejected: looking for the content in all of the truth (a copy
@@ -21,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from closeranks_proto.entries import same_content
+from closeranks_proto.entries import content_digest, same_content
 from closeranks_proto.limits import DECAYED_MAX
 
 from .holders import lies_there
@@ -39,7 +41,10 @@ def follow(world: World, node: Node, event: RootStored, before: bytes | None, is
     if node.name not in world.volumes[event.volume].config.writers:
         stored.decayed = {}
     elif not is_commit or before is None:
-        stored.decayed = dict(event.decayed)
+        known = dict(event.decayed)
+        stored.decayed = known | {
+            key: value for key, value in _accepted(world, node, event.volume, before) if key in known
+        }
     elif stored.decayed or event.cause == "scrub":
         changed = world.differ.diff(before, event.root)
         known = {key: value for key, value in stored.decayed.items() if key not in changed}
@@ -48,6 +53,26 @@ def follow(world: World, node: Node, event: RootStored, before: bytes | None, is
                 if old is not None and is_file(old) and is_file(new):
                     known[key] = stored.decayed.get(key, old)
         stored.decayed = dict(islice(known.items(), max(0, len(known) - DECAYED_MAX), None))
+
+
+def _accepted(world: World, node: Node, volume: str, root: bytes | None) -> list[tuple[bytes, bytes]]:
+    """What was taken for a change though it had decayed: what becomes of that later is no change."""
+    known = node.volume(volume).decayed.items()
+    return (
+        []
+        if root is None
+        else [(key, value) for key, value in known if world.tree.lookup(root, key) == value]
+    )
+
+
+def accept(world: World, node: Node, volume: Volume, merged: Merged, own: Mapping[bytes, Values]) -> None:
+    """What is left of a change has become the truth: from now on that is what was there before."""
+    decayed = node.volume(volume.name).decayed
+    taken = {key: value for key in decayed if key in own and (value := own[key][0]) is not None}
+    taken = {key: value for key, value in taken.items() if merged.changes.get(key) == value}
+    if taken:
+        node.volume(volume.name).decayed = {**decayed, **taken}
+        world.touch_node(node)
 
 
 def or_decayed(world: World, volume: Volume, node: Node, made: Made) -> Made:
@@ -97,6 +122,22 @@ def moved(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values])
         if any(lies_there(world, volume, name) for name in names):
             found[key] = Moved(before, names)
     return found
+
+
+def dropped(
+    world: World, volume: Volume, node: Node, own: Mapping[bytes, Values], kept: Mapping[bytes, Moved]
+) -> dict[bytes, bytes]:
+    """Of a writer's own changes, to what lies there now, those of contents that the truth has had under other names."""
+    width = world.algorithm.width
+    found: dict[bytes, bytes] = {}
+    asked: dict[bytes, list[bytes]] = {}
+    for key, before in node.volume(volume.name).decayed.items():
+        value = own[key][0] if key in own and key not in kept else None
+        if value is not None and is_file(before) and value != before:
+            found[key] = value
+            asked.setdefault(content_digest(before, width), []).append(key)
+    known = {content_digest(one, width) for one in volume.history.entries()} if found else set()
+    return {key: found[key] for content, keys in asked.items() if content in known for key in keys}
 
 
 def taken_back(own: Mapping[bytes, Values], moves: Mapping[bytes, Moved]) -> Mapping[bytes, Values]:

@@ -9,7 +9,7 @@ memory stayed behind when they were gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from closeranks_proto.errors import MissingObject
@@ -123,6 +123,11 @@ class TruthHistory:
         """What the step to this order changed; None: longer ago than is known."""
         self._index()
         return self._steps.get(order)
+
+    def entries(self) -> Iterator[bytes]:
+        """All entries that the truth is remembered to have had on paths that have changed, in no order."""
+        for known in self._index().values():
+            yield from (value for value in known[1::2] if isinstance(value, bytes))
 
     def newest_order(self, key: bytes) -> int | None:
         """The order number of the step that made the truth of `key` what it is; None: longer ago than is known."""

@@ -8,7 +8,9 @@ trees (`founding`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+
+from closeranks_proto.paths import escape, path_of
 
 from . import conflicts, decay, guards, movement, recurrence, seconds
 from .founding import unite
@@ -107,24 +109,34 @@ def _merged(
 ) -> Merged:
     """What becomes of these changes. Of what has decayed after it was moved, what was there goes to the new name."""
 
-    def merge_with(moves: Mapping[bytes, decay.Moved]) -> Merged:
+    def merge_with(moves: Mapping[bytes, decay.Moved], without: Container[bytes] = ()) -> Merged:
+        left = {key: values for key, values in own.items() if key not in without} if without else own
         return merge(
             world.tree,
             analysis,
-            decay.taken_back(own, moves),
+            decay.taken_back(left, moves),
             node.name,
             world.now.wall_ms,
             lambda key: not somebody_gives(world, volume, key),
         )
 
-    moves = decay.moved(world, volume, node, own) if node.volume(volume.name).decayed else {}
-    merged = merge_with(moves)
-    kept = decay.done(merged, moves, world.algorithm.width)
-    if len(kept) < len(moves):
-        merged = merge_with(kept)
+    if not node.volume(volume.name).decayed:
+        return merge_with({})
+    moves = decay.moved(world, volume, node, own)
+    kept = decay.done(merge_with(moves), moves, world.algorithm.width)
+    dropped = decay.dropped(world, volume, node, own, kept)
+    merged = merge_with(kept, dropped)
     for key in kept:
         if key in merged.changes or key in merged.held:
             merged.held[key] = own[key][0]  # it is late from what lies there now
+    decay.accept(world, node, volume, merged, own)
+    for key, value in dropped.items():
+        merged.held[key] = value
+        text = (
+            f"{node.name} had {escape(path_of(key))} new, and its disk spoilt it before anybody had it. It is taken "
+            "away there: its content is, or was, elsewhere in the volume."
+        )
+        world.log("warning", f"{volume.name}: {text}")
     return merged
 
 
