@@ -327,8 +327,8 @@ MUTATIONS = (
     ),
     Mutation(
         "decay: what a writer tells anew is all its own, also what has decayed", f"{CORE}/decay.py",
-        "stored.decayed = dict(event.decayed)",
-        "stored.decayed = {}", "--policy any-writer --nodes 3 --faults decay,crash,store_full",
+        "        known = dict(event.decayed)\n",
+        "        known = {}\n", "--policy any-writer --nodes 3 --faults decay,crash,store_full",
     ),
     Mutation(
         "decay: a truth is founded on what has decayed", f"{CORE}/decay.py",
