@@ -161,6 +161,9 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     (973000213, "any-writer", 3, "coordinator_crash,crash,decay,enospc,freeze,mass,partition,power"): (
         "what was left of a change that had decayed was the truth, and decayed again: that was taken for a change, too"
     ),
+    (974000026, "any-writer", 3, "coordinator_lost,crash,decay,enospc,liar,slow_disk"): (
+        "as 973000213, of what a truth was founded on"
+    ),
     (973000131, "any-writer", 4, "coordinator_crash,cut,decay,store_full"): "as 973000112",
     (973000026, "any-writer", 3, "coordinator_lost,cut,power,put_back,rogue,rot,store_full"): (
         "a machine was put back as a whole, and the coordinator lost its state: the check knew of what nobody knew"

@@ -36,43 +36,38 @@ from .world import World
 
 
 def follow(world: World, node: Node, event: RootStored, before: bytes | None, is_commit: bool) -> None:
-    """The node has come from the root `before` to this one."""
-    stored = node.volume(event.volume)
-    if node.name not in world.volumes[event.volume].config.writers:
+    """The node has come from the root `before` to this one.
+
+    What is left of a change may have become the truth. From then on that is what was there before: what becomes of it
+    later is no change.
+    """
+    stored, volume = node.volume(event.volume), world.volumes[event.volume]
+    if node.name not in volume.config.writers:
         stored.decayed = {}
     elif not is_commit or before is None:
         known = dict(event.decayed)
-        stored.decayed = known | {
-            key: value for key, value in _accepted(world, node, event.volume, before) if key in known
-        }
+        again = [key for key in known if key in stored.decayed]
+        for key in again:
+            old = None if before is None else world.tree.lookup(before, key)
+            if old is not None and _was_truth(world, volume, key, old):
+                known[key] = old
+        stored.decayed = known
     elif stored.decayed or event.cause == "scrub":
         changed = world.differ.diff(before, event.root)
         known = {key: value for key, value in stored.decayed.items() if key not in changed}
         if event.cause == "scrub":
             for key, (old, new) in changed.items():
                 if old is not None and is_file(old) and is_file(new):
-                    known[key] = stored.decayed.get(key, old)
+                    is_base = key not in stored.decayed or _was_truth(world, volume, key, old)
+                    known[key] = old if is_base else stored.decayed[key]
         stored.decayed = dict(islice(known.items(), max(0, len(known) - DECAYED_MAX), None))
 
 
-def _accepted(world: World, node: Node, volume: str, root: bytes | None) -> list[tuple[bytes, bytes]]:
-    """What was taken for a change though it had decayed: what becomes of that later is no change."""
-    known = node.volume(volume).decayed.items()
-    return (
-        []
-        if root is None
-        else [(key, value) for key, value in known if world.tree.lookup(root, key) == value]
+def _was_truth(world: World, volume: Volume, key: bytes, value: bytes) -> bool:
+    truth = volume.truth
+    return truth is not None and (
+        world.tree.lookup(truth, key) == value or volume.history.latest_order(key, value) is not None
     )
-
-
-def accept(world: World, node: Node, volume: Volume, merged: Merged, own: Mapping[bytes, Values]) -> None:
-    """What is left of a change has become the truth: from now on that is what was there before."""
-    decayed = node.volume(volume.name).decayed
-    taken = {key: value for key in decayed if key in own and (value := own[key][0]) is not None}
-    taken = {key: value for key, value in taken.items() if merged.changes.get(key) == value}
-    if taken:
-        node.volume(volume.name).decayed = {**decayed, **taken}
-        world.touch_node(node)
 
 
 def or_decayed(world: World, volume: Volume, node: Node, made: Made) -> Made:

@@ -129,7 +129,6 @@ def _merged(
     for key in kept:
         if key in merged.changes or key in merged.held:
             merged.held[key] = own[key][0]  # it is late from what lies there now
-    decay.accept(world, node, volume, merged, own)
     for key, value in dropped.items():
         merged.held[key] = value
         text = (
