@@ -83,6 +83,8 @@ class Images:
         for key in sorted(before.keys() | copy.disk.keys()) if by_somebody else ():
             if before.get(key) != copy.disk.get(key):
                 oracle.rewritten(key, copy.disk.get(key))
+                if key not in copy.rows:
+                    copy.decayed.pop(key, None)  # what is new there is told as it is
                 if key not in copy.decayed:
                     self.world.taken_over(content_of(copy.disk.get(key)))
 

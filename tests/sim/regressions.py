@@ -161,6 +161,9 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     (973000213, "any-writer", 3, "coordinator_crash,crash,decay,enospc,freeze,mass,partition,power"): (
         "what was left of a change that had decayed was the truth, and decayed again: that was taken for a change, too"
     ),
+    (974000179, "any-writer", 5, "decay,eio,partition,put_back,rot,second_agent,stale_site,store_full"): (
+        "a person put a file back that was rot in their image, where there was none: the check took it for nobody's"
+    ),
     (974000026, "any-writer", 3, "coordinator_lost,crash,decay,enospc,liar,slow_disk"): (
         "as 973000213, of what a truth was founded on"
     ),
