@@ -132,6 +132,14 @@ def test_a_closed_incident_says_when_it_ended_and_what_it_took() -> None:
     assert "trash list" not in text
 
 
+def test_how_long_the_trash_keeps_it_is_said_for_open_and_for_closed_incidents() -> None:
+    """A report of what is over told that it stays until that is closed."""
+    assert "at least until this incident is closed" in as_markdown(incident(), "xxh3-128", NOW_MS)
+    closed = as_markdown(incident(closed_at="2026-03-01T19:39:12.410Z"), "xxh3-128", NOW_MS)
+    assert "until this incident is closed" not in closed
+    assert "stays for trash_keep_s of the volume (by default seven days)" in closed
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -322,9 +322,14 @@ def _trashed(incident: IncidentView) -> str:
     if not incident.files_trashed:
         return "Nothing was set aside: no file of the node was replaced or removed."
     verb = "was" if incident.files_trashed == 1 else "were"
+    stay = (
+        "What is there stays at least until this incident is closed"
+        if incident.state == "open"
+        else "What is there stays for trash_keep_s of the volume (by default seven days)"
+    )
     return (
         f"{words.plural(incident.files_trashed, 'file')} that the node held {verb} set aside in its trash before being "
-        f"replaced or removed. They stay at least until this incident is closed, and can be brought back."
+        f"replaced or removed. {stay}, and can be brought back."
     )
 
 
