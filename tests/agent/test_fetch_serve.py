@@ -293,6 +293,37 @@ async def test_a_budget_slows_the_streams_that_are_under_way(tmp_path: Path, sid
         assert (await asyncio.wait_for(pushing, 20)).applied == 1
 
 
+async def test_under_a_limit_all_that_was_asked_for_is_sent_and_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(5 * CHUNK)
+    pieces = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"f": content, "small": b"small"})
+        node = await nodes.add("n1")
+        await nodes.add("n2")
+        node.budget.set(1 << 30)
+        paid: list[int] = []
+        take = node.budget.take
+
+        async def noted(count: int) -> None:
+            paid.append(count)
+            await take(count)
+
+        monkeypatch.setattr(node.budget, "take", noted)
+        names = [(b"f", at, OF(piece)) for at, piece in enumerate(pieces)]
+        status, stream = await ask(nodes, "n1", request_for(*names, (b"small", 0, OF(b"small"))))
+        assert status == 200
+        assert records(stream) == [
+            *((Status.CHUNK, at, piece) for at, piece in enumerate(pieces)),
+            (Status.CHUNK, len(pieces), b"small"),
+            (Status.END, 0, b""),
+        ]
+        assert sum(paid) >= len(content)
+        assert max(paid) <= node.budget.slice_bytes
+        assert node.served == {"n2": len(content) + len(b"small")}, "what is counted is what was sent"
+
+
 async def test_a_fence_ends_a_batch_that_is_under_way(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
         fill(tmp_path / "n1", {f"f{at}": b"content" for at in range(5)})
