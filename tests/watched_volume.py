@@ -6,11 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 from closeranks_agent.disk.records import ScanReport
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hands.attribution import Attribution
+from closeranks_agent.watch import storm
 from closeranks_agent.watch.source import Source, open_source
+from closeranks_agent.watch.storm import BUDGET_S, BURST
 from closeranks_agent.watch.watcher import Watcher, WatchTally
 from closeranks_proto.messages import Hand
 
@@ -103,3 +108,23 @@ class WatchedVolume:
 
     def close(self) -> None:
         self.watcher.close()
+
+
+class Weather:
+    """Storms at will, with short pauses in them: `rise` before one is wanted, `fall` when it is to end."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        patch.setattr(storm, "SCAN_EVERY_MIN_S", 0.2)
+        patch.setattr(storm, "SAMPLE_EVERY_S", 0.05)
+
+    def rise(self, watched: WatchedVolume, tree_dir: Path) -> None:
+        self._patch.setattr(storm, "BUDGET_S", 0.0)
+        self._patch.setattr(storm, "BURST", 0.0)
+        (tree_dir / ".rise").touch()
+        until(lambda: watched.watcher._sampling.active)
+
+    def fall(self, watched: WatchedVolume) -> None:
+        self._patch.setattr(storm, "BUDGET_S", BUDGET_S)
+        self._patch.setattr(storm, "BURST", BURST)
+        until(lambda: not watched.watcher.stormy)

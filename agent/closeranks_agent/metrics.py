@@ -175,13 +175,14 @@ class AgentMetrics(Collector):
         kinds = GaugeMetricFamily(
             "closeranks_agent_watch", "1 for what tells of the volume's changes.", labels=["volume", "kind"]
         )
-        events, looks, dropped, missed = (
+        events, looks, dropped, missed, storms = (
             CounterMetricFamily(f"closeranks_agent_{name}", text, labels=["volume"])
             for name, text in (
                 ("watch_events", "File events read."),
                 ("looks", "Looks at changed paths."),
                 ("watch_events_dropped", "Times that file events were lost; each was answered by a scan."),
                 ("watch_canary_misses", "Times that the canary file's event did not arrive."),
+                ("watch_storms", "Times that so much was written that the agent only listened in samples."),
             )
         )
         pending = GaugeMetricFamily(
@@ -194,6 +195,11 @@ class AgentMetrics(Collector):
             "Age of the moment up to which everything is seen and committed.",
             labels=["volume"],
         )
+        stormy = GaugeMetricFamily(
+            "closeranks_agent_watch_storm",
+            "1 while so much is written, or was a moment ago, that scans find most of it.",
+            labels=["volume"],
+        )
         now = time.monotonic()
         for name, watching in sorted(self._agent.watching().items()):
             for kind in KINDS:
@@ -203,6 +209,8 @@ class AgentMetrics(Collector):
             looks.add_metric([name], tally.looks)
             dropped.add_metric([name], tally.dropped)
             missed.add_metric([name], tally.canary_misses)
+            storms.add_metric([name], tally.storms)
+            stormy.add_metric([name], float(watching.stormy))
             pending.add_metric([name], watching.pending)
             if watching.proven is not None:
                 proven.add_metric([name], now - watching.proven)
@@ -211,4 +219,4 @@ class AgentMetrics(Collector):
             "The longest that the event loop was late in the last minute.",
         )
         lag.add_metric([], self._agent.lag.worst_s())
-        yield from (kinds, events, looks, dropped, missed, pending, proven, lag)
+        yield from (kinds, events, looks, dropped, missed, storms, stormy, pending, proven, lag)

@@ -25,6 +25,7 @@ from .disk.index import Index
 from .disk.records import StateUnavailable, VolumeGone
 from .disk.root import VolumeRoot, index_path
 from .link import WRONG_PORT
+from .watch.sampling import SHOWN
 from .web import PROBLEMS_PATH, Said
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -169,6 +170,7 @@ def examine_agent_itself(config: AgentConfig, probes: Asking) -> list[Finding]:
         for name, code, message in said.problems
         if name not in absent
     ]  # fmt: skip
+    found += [ok(f"volume {name}", SHOWN) for name in said.storms]
     if not said.connected and said.trouble:
         found.append(
             fail("session", said.trouble, _ALONE, "mend what it says; the agent tries again by itself")

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 import sys
 
@@ -22,6 +23,7 @@ FALLOC_PUNCH_HOLE = 2
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY})
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_F_SETSIG = 10  # on every architecture; Python does not name it
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _MACHINE = os.uname().machine
 _OPENAT2_KNOWN = _MACHINE in {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"}
@@ -191,3 +193,18 @@ def stamped_here(fd: int) -> bool:
     if _libc.fstatfs(ctypes.c_int(fd), found) != 0:
         return False
     return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) in _STAMPED_HERE
+
+
+def is_open_to_write(fd: int) -> bool:
+    """Whether anybody has the file behind a descriptor for reading open to write, or mapped so; False where unknown.
+
+    A lease for reading is refused then (EAGAIN). It is given back at once: whoever opens the file in between waits for
+    that, and the signal of it is one that is ignored by default.
+    """
+    try:
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

@@ -123,7 +123,7 @@ class Volumes:
     def prove(self, name: str) -> None:
         """See what was written until now and commit it; the beat that says so comes soon."""
         kept = self._kept.get(name)
-        if kept is not None and not kept.watching.prove():
+        if kept is not None and not kept.watching.prove() and not kept.watching.stormy:
             self._scan_soon(name)
 
     def _scan_soon(self, name: str) -> None:
@@ -214,6 +214,7 @@ class Volumes:
                 watch_detail=shortened(watching.shown_detail, MAX_TEXT_BYTES),
                 watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
                 scrub=None if kept.scrubber is None else kept.scrubber.state(),
+                storm=watching.stormy,
             )
         if kept.problem is None:
             return None

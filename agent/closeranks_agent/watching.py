@@ -18,6 +18,7 @@ from closeranks_proto.errors import CloseranksError
 from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
+from .watch.sampling import SHOWN
 from .watch.source import open_source
 from .watch.watcher import Watcher, WatchTally
 
@@ -58,6 +59,11 @@ class Watching:
         return self._watcher is not None and self._watcher.covered
 
     @property
+    def stormy(self) -> bool:
+        """So much is written, or was a moment ago, that scans find most of it."""
+        return self._watcher is not None and self._watcher.stormy
+
+    @property
     def pending(self) -> int:
         return 0 if self._watcher is None else self._watcher.pending
 
@@ -74,6 +80,8 @@ class Watching:
     def shown_detail(self) -> str:
         """Why not better, in words; "" where nothing is left to wish for."""
         watcher = self._watcher
+        if watcher is not None and watcher.stormy:
+            return SHOWN
         if watcher is not None and watcher.source.unwatched:
             return (
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "

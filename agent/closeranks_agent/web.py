@@ -30,6 +30,7 @@ class Said(msgspec.Struct):
     connected: bool
     trouble: str
     problems: tuple[tuple[str, str, str], ...]
+    storms: tuple[str, ...] = ()  # volumes in which so much is written that the agent listens in samples
 
 
 def build_app(agent: Agent) -> web.Application:
@@ -62,7 +63,8 @@ def build_app(agent: Agent) -> web.Application:
             for name, status in statuses
             if status is not None and status.problem is not None
         )
-        said = Said(config.node, link.connected, link.trouble, found)
+        storms = tuple(name for name, watching in sorted(agent.watching().items()) if watching.stormy)
+        said = Said(config.node, link.connected, link.trouble, found, storms)
         return web.Response(body=msgspec.json.encode(said), content_type="application/json")
 
     app.add_routes(

@@ -105,7 +105,7 @@ __all__ = [
 ]
 
 # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits, 3 no decay in Announce.
-PROTOCOL = 4
+PROTOCOL = 5
 # Why a root is announced: what the agent knew of the volume is gone, so nothing says that its directory is the one that
 # it was. The other: the machine was put back to an earlier state, with its agent.
 MADE_ANEW = "made_anew"
@@ -190,6 +190,7 @@ class VolumeStatus(Message, frozen=True, tag=5):
     watch_dropped: Whole = 0  # times that events were lost since the agent started, each answered by a scan
     hard_links: Whole = 0  # names of files that have more than one: each is replicated as a file of its own
     scrub: ScrubState | None = None
+    storm: bool = False  # so much is written that most of it comes with a scan when it is over
 
 
 class FenceAnswer(Worded, frozen=True, tag=6):

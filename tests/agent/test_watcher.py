@@ -28,7 +28,7 @@ from closeranks_agent.watch import watcher as watcher_module
 from closeranks_agent.watch.events import Event, Lost
 from closeranks_agent.watch.source import open_source
 from closeranks_proto.messages import Announce, Commit
-from watched_volume import WatchedVolume, until
+from watched_volume import WatchedVolume, Weather, until
 
 MakeVolume = Callable[..., Volume]
 Expected = Callable[[Volume], bytes]
@@ -153,6 +153,29 @@ def test_after_each_kind_of_writer_the_root_is_that_of_the_disk(
         python(tree_dir, PYTHON_MODE[what])
     else:
         shell(tree_dir, SHELL_MODE[what])
+    watched.settle()
+    assert watched.volume.root == expected_root(watched.volume)
+    assert watched.scan(full=True).changed == 0
+    assert not watched.ended
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+@pytest.mark.parametrize("what", [*PYTHON_MODE, *SHELL_MODE])
+def test_what_each_kind_of_writer_does_in_a_storm_is_known_after_it(
+    tree_dir: Path, watch: Callable[..., WatchedVolume], expected_root: Expected, what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tool = what.split()[0]
+    if tool in ("git", "rsync", "tar") and shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    plant(tree_dir)
+    watched, weather = watch(), Weather(monkeypatch)
+    weather.rise(watched, tree_dir)
+    if what in PYTHON_MODE:
+        python(tree_dir, PYTHON_MODE[what])
+    else:
+        shell(tree_dir, SHELL_MODE[what])
+    weather.fall(watched)
     watched.settle()
     assert watched.volume.root == expected_root(watched.volume)
     assert watched.scan(full=True).changed == 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from closeranks_coordinator.core.guards import STORM_MAX_S
 from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, RejectAsked, ResyncAsked, Tick
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
@@ -247,6 +248,41 @@ def test_a_burst_that_goes_on_flows_without_waiting_once_it_was_observed() -> No
     assert waits[2:10] == [True] * 8
     assert not any(waits[-6:])
     assert truth(world) == world["n1"].disk["photos"]
+
+
+def in_storm(world: FakeWorld, node: str, storm: bool) -> None:
+    agent = world[node]
+    agent.storm = storm
+    agent._status("photos")
+
+
+@pytest.mark.parametrize("made", [20, 2])
+def test_the_beginning_of_a_storm_waits_for_the_rest_of_it(made: int) -> None:
+    """Made and removed: neither time nor rest lets through what the agent had committed before it stopped listening."""
+    world = writing(rules=replace(WARM, observe_files_s=10))
+    disk = world["n1"].disk["photos"]
+    for number in range(made):
+        disk[key_of(f"d2/new{number}")] = file_of(number)
+    delete(world, "n1", 10)
+    commit(world, "n1")
+    in_storm(world, "n1", True)
+    world.run(WARM.observe_s * 4)
+    assert truth(world) == TREE
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    in_storm(world, "n1", False)
+    world.run(2.0)
+    assert the_hold(world).guard == "deleted_share"
+    assert truth(world) == TREE
+
+
+def test_a_storm_that_does_not_end_holds_nothing_back_for_ever() -> None:
+    world = writing(rules=replace(WARM, observe_files_s=10))
+    for number in range(20):
+        world["n1"].disk["photos"][key_of(f"d2/new{number}")] = file_of(number)
+    commit(world, "n1")
+    in_storm(world, "n1", True)
+    assert world.until(lambda: truth(world) == world["n1"].disk["photos"], 300.0) >= STORM_MAX_S - 1
 
 
 # --- write rates ----------------------------------------------------------------------------------

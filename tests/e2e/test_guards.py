@@ -25,6 +25,16 @@ def _many(root: Path) -> None:
     small_tree(root, files=300)
 
 
+def _very_many(root: Path) -> None:
+    """So many that removing them is more than the agent listens to."""
+    _many(root)
+    for number in range(300):
+        directory = root / "very" / f"{number:03}"
+        directory.mkdir(parents=True)
+        for name in range(100):
+            (directory / f"{name:02}").touch()
+
+
 def _guarded(make_fleet: MakeFleet, nodes: int = 3, **guards: Any) -> Fleet:
     fleet = make_fleet(nodes=nodes, volumes=[replicated("node-01", guards=guards)], tree=_many)
     fleet.start()
@@ -70,6 +80,23 @@ def test_a_mass_delete_is_held_and_an_operator_lets_it_through(make_fleet: MakeF
     fleet.wait("the incident closes", lambda: fleet.api.incident(hold["incident"])["state"] == "closed")
     (fleet[0].path() / "ordinary work.txt").write_bytes(b"goes on")
     fleet.wait_equal(fleet[0])
+
+
+def test_a_mass_delete_of_very_many_at_once_is_held_whole(make_fleet: MakeFleet) -> None:
+    """What is told of it before the agent stops listening must not run ahead of the rest."""
+    fleet = make_fleet(nodes=2, volumes=[replicated("node-01")], tree=_very_many)
+    fleet.start()
+    fleet.wait_in_rank()
+    subprocess.run(["rm", "-r", str(fleet[0].path() / "very")], check=True)
+    hold = _hold(fleet)
+    assert hold["guard"] == "deleted_share"
+    fleet.wait(
+        "all of it waits", lambda: fleet.api.held(id=hold["id"])[0]["waiting_paths"], lambda n: n == 30_301
+    )
+    _replicas_untouched(fleet)
+    fleet.api.reject(hold["id"])
+    fleet.wait_in_rank()
+    fleet.assert_equal_trees()
 
 
 def test_a_mass_delete_is_rejected_and_the_writer_is_brought_back(make_fleet: MakeFleet) -> None:

@@ -49,6 +49,7 @@ class FakeAgent:
     deaf: bool = False  # orders are not answered
     watches: bool = False  # it sees changes at once, and proves it when it is asked
     disk_bytes: tuple[int, int] = (10**9, 10**8)  # in all, and free
+    storm: bool = False  # it listens in samples: what it commits is only the beginning
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
     push_problem: wire.Problem | None = None  # why they do
@@ -242,7 +243,8 @@ class FakeAgent:
         files = self.disk[volume]
         self._say(
             wire.VolumeStatus(
-                volume, self.problems.get(volume), len(files), len(files), 0, (), 0, *self.disk_bytes, 5
+                volume, self.problems.get(volume), len(files), len(files), 0, (), 0, *self.disk_bytes, 5,
+                storm=self.storm,
             )
         )  # fmt: skip
 

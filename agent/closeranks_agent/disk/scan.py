@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,7 @@ from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
 from ..hotpath.readers import Readers
+from ..syscalls import is_open_to_write
 from .findings import Findings
 from .fresh import Fresh
 from .hashing import EntryReader, NotRegular, Reading, Stopped, TooLarge, open_file, opened_file, read_ahead
@@ -81,6 +82,9 @@ class ScanSetup:
     # whether directories went away meanwhile.
     breathe: Callable[[Callable[[], bool]], bool] | None = None
     lately: Lately = field(default_factory=Lately)  # what was read soon after a change; outlives scans
+    careful: bool = (
+        False  # what was written a moment ago is busy for as long as somebody has it open to write
+    )
 
 
 @dataclass(slots=True)
@@ -516,7 +520,16 @@ class Scan:
 
     def _reading(self, key: bytes, fd: int, row: Row | None) -> Reading:
         """Raises what `read_file` raises."""
-        return self._reader.read_file(key, fd, self._setup.stopped)
+        return self._careful(self._reader.read_file(key, fd, self._setup.stopped), fd)
+
+    def _careful(self, reading: Reading, fd: int) -> Reading:
+        """Nobody told of the end of what is being written: a pause in it is no rest."""
+        if not self._setup.careful or not reading.steady:
+            return reading
+        rested_ns = time.time_ns() - reading.record.stat.ctime_ns
+        if rested_ns > BUSY_MAX_AGE_S * 1e9 or not is_open_to_write(fd):
+            return reading
+        return replace(reading, steady=False)
 
     def _not_read(self, key: bytes, row: Row | None, error: OSError) -> None:
         if error.errno == errno.ENOENT:
@@ -568,7 +581,8 @@ class Scan:
         row = self._index.row(key)
         try:
             with beneath.spot(root_fd, key) as spot, opened_file(spot.name, spot.parent_fd) as fd:
-                self._read(self._reader.read_file(key, fd, self._setup.stopped), row)
+                reading = self._reader.read_file(key, fd, self._setup.stopped)
+                self._read(self._careful(reading, fd), row)
         except OSError as error:
             self._not_read(key, row, error)
 

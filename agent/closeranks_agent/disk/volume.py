@@ -111,6 +111,7 @@ class Volume:
         self.private = self._root.private
         self.listener: Callable[[], None] | None = None
         self.listers: Listers | None = None  # help with scans
+        self._careful = False
         self.heard: HandOf | None = None  # of a watcher: whose hand a change is that a scan found first
         self.problem: Problem | None = None
         self.unreadable: tuple[Unreadable, ...] = ()
@@ -446,9 +447,11 @@ class Volume:
                 history, "scan", history.rederive, self._tell, None if self.root is None else self._hand_of
             )
             with self._helped(root_fd, full) as listers:
+                careful = self._careful
                 setup = ScanSetup(
                     history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
-                    full, history.rederive, reread, self._links, listers, self._read_by, breathe=self.breathe,
+                    full, history.rederive, reread, self._links, listers, None if careful else self._read_by,
+                    breathe=self.breathe, careful=careful,
                     lately=self._lately,
                 )  # fmt: skip
                 try:
@@ -463,11 +466,20 @@ class Volume:
         history.rederived()
         return recorder.changed
 
+    def storms(self, lasts: bool) -> None:
+        """Whether very much is written, or was, of which a watcher hears next to nothing. Any thread.
+
+        Until the scan behind it has ended, scans ask of what is new whether somebody writes to it, and do without the
+        help of other processes, which would take from those who write.
+        """
+        self._careful = lasts
+        self._tell()
+
     def _helped(self, root_fd: int, full: bool) -> AbstractContextManager[Sequence[Lister]]:
         """Processes that list directories for a scan, where there is much to list and little to compare."""
         summary = self.summary
         known = 0 if summary is None or full or self.history.rederive else summary.entries
-        if self.listers is None or known < LISTED_ENTRIES_MIN:
+        if self.listers is None or self._careful or known < LISTED_ENTRIES_MIN:
             return nullcontext(())
         return self.listers.lent(root_fd)
 

@@ -84,11 +84,20 @@ def fanotify_ignore(fd: int, mask: int, file_fd: int) -> None:
 
 def fanotify_flush(fd: int) -> None:
     """Take back all marks on files and directories; those on filesystems stay."""
+    _flush(fd, _FAN_MARK_FLUSH)
+
+
+def fanotify_flush_filesystems(fd: int) -> None:
+    """Take back all marks on filesystems; those on files and directories stay. What is queued stays, too."""
+    _flush(fd, _FAN_MARK_FLUSH | _FAN_MARK_FILESYSTEM)
+
+
+def _flush(fd: int, flags: int) -> None:
     nothing = ctypes.c_uint64(0)
     _check(
         _libc.fanotify_mark(
             ctypes.c_int(fd),
-            ctypes.c_uint(_FAN_MARK_FLUSH),
+            ctypes.c_uint(flags),
             nothing,
             ctypes.c_int(-100),
             ctypes.c_char_p(b"/"),

@@ -280,6 +280,10 @@ class Dirty:
         """How often something was heard of paths that are still being written."""
         return {key: self._paths[key].times for key in islice(self._opened, count)}
 
+    def known(self) -> list[tuple[bytes, Hand | None, bool]]:
+        """All paths, each with whose hand it was and whether everything below it is meant."""
+        return [(key, path.hand, path.tree) for key, path in self._paths.items()]
+
     def hand(self, key: bytes) -> Hand | None:
         """Whose hand was seen at `key`, or at a directory above it that changed as a whole. Any thread."""
         path = self._paths.get(key)

@@ -50,6 +50,7 @@ class FanotifySource:
     watches = 1
     unwatched = 0
     can_mute = True
+    can_pause = True
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None
@@ -57,6 +58,7 @@ class FanotifySource:
         """Raises OSError where the kernel or the filesystem does not permit it."""
         self._own_pid = os.getpid() if own_pid is None else own_pid
         self._directories = Directories(path, private, ignored)
+        self._path = path
         self._root_gone = False
         self.drained = True
         try:
@@ -96,6 +98,22 @@ class FanotifySource:
             calls.fanotify_flush(self._fd)
         except OSError as error:
             raise SourceBroken(f"fanotify's marks can not be taken back: {error.strerror}") from error
+
+    def pause(self) -> None:
+        try:
+            calls.fanotify_flush_filesystems(self._fd)
+        except OSError as error:
+            raise SourceBroken(f"fanotify's mark can not be taken back: {error.strerror}") from error
+
+    def resume(self) -> None:
+        self._directories.forget()  # any of them may have moved meanwhile, and the root may be another one
+        try:
+            self._mark(self._path)
+            self._directories.anchor()
+        except (OSError, RootGone) as error:
+            raise SourceBroken("the volume's root was moved, removed or unmounted") from error
+        finally:
+            self._directories.release()
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -44,6 +44,9 @@ class InotifySource:
     kind: SourceKind = "inotify"
     tells_hands = False
     can_mute = False
+    can_pause = (
+        False  # a watch for each directory: what was taken back takes as long to be had again as a scan
+    )
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
@@ -87,6 +90,12 @@ class InotifySource:
         return False  # its watches are of directories
 
     def unmute(self) -> None:
+        pass
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
         pass
 
     def close(self) -> None:

@@ -87,6 +87,16 @@ class Source(Protocol):
     def unmute(self) -> None:
         """Tell of all writes again. Raises SourceBroken."""
 
+    @property
+    def can_pause(self) -> bool:
+        """Whether `pause` keeps the kernel from telling anything, which costs those who write, at next to no cost."""
+
+    def pause(self) -> None:
+        """Be told of nothing until `resume`; what is queued can be read. Raises SourceBroken."""
+
+    def resume(self) -> None:
+        """Be told again, of what happens from now on. Raises SourceBroken, also where the root is another one."""
+
     def fileno(self) -> int:
         """What to poll for readability; closed with the source."""
 

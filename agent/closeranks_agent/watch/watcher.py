@@ -36,6 +36,7 @@ from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, Event, Lost, SourceBroken, What
 from .growth import Growth
+from .sampling import Sampling
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
@@ -79,6 +80,7 @@ class WatchTally:
     changed: int = 0
     dropped: int = 0  # times that events were lost
     canary_misses: int = 0
+    storms: int = 0  # times that so much was written that it was only listened to in samples
 
 
 class Owner(Protocol):
@@ -106,6 +108,7 @@ class Watcher:
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
         self._muted = muted.Muted(volume, source)
+        self._sampling = Sampling(volume, source, written)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
@@ -140,6 +143,7 @@ class Watcher:
         self._ring()
         if self._thread.is_alive():
             self._thread.join()
+        self._sampling.close()
         self.source.close()
         with self._lock:
             wake, self._wake = self._wake, -1
@@ -161,23 +165,33 @@ class Watcher:
         return self._gap is None and not self.source.unwatched
 
     @property
+    def stormy(self) -> bool:
+        """So much is written, or was a moment ago, that scans find most of it."""
+        return self._sampling.lasts
+
+    @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:
             looking = self._looking
-            return len(self._dirty) + (looking[0].size if looking is not None else 0)
+            return len(self._dirty) + (looking[0].size if looking is not None else 0) + self._sampling.pending
 
     def hand_of(self, key: bytes) -> Hand | None:
         """Whose hand a change is that was heard of and is not committed yet. Any thread."""
         looking = self._looking
         hand = self._dirty.hand(key)
-        return hand_finder(looking[0].hands)(key) if hand is None and looking is not None else hand
+        if hand is None and looking is not None:
+            hand = hand_finder(looking[0].hands)(key)
+        return self._sampling.hand(key) if hand is None else hand
 
     def scanned(self, started_mono: float) -> bool:
         """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
         with self._lock:
-            if self._gap is not None and self._gap <= started_mono:
+            if self._sampling.active:
+                self._sampling.scanned(started_mono, time.monotonic())
+            elif self._gap is not None and self._gap <= started_mono:
                 self._gap = None
+                self._sampling.close()
             covered = self._gap is None
         if self.source.unwatched:
             self._ring()
@@ -215,6 +229,7 @@ class Watcher:
         if not queued or self.source.drained:
             self._idle = now
         self._finish_look(now)
+        self._weather(now)
         self._watch_again(now)
         self._keep_canary(now)
         self._begin_look(time.monotonic())
@@ -223,7 +238,7 @@ class Watcher:
             self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
             self.volume.versions.forget()
-        if now >= self._mute_due and (count or len(self._muted)):
+        if now >= self._mute_due and (count or len(self._muted)) and not self._sampling.active:
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
         if queued and not self._closing:
@@ -244,6 +259,8 @@ class Watcher:
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
+        if self._sampling.active:
+            return max(0.0, (self._sampling.due - now) * 1000)
         due = [now + IDLE_S]
         if self._looking is None:
             found = self._dirty.due()
@@ -279,6 +296,7 @@ class Watcher:
                     self._muted.ask(self._dirty, now)
             else:
                 self._note(event, now, hands)
+        self._sampling.told(events, now)
         if self._dirty.everything:
             self._tally.dropped += 1
             self._dirty.clear()
@@ -301,6 +319,8 @@ class Watcher:
 
     def _lost(self, lost: Lost, now: float) -> None:
         self._tally.dropped += 1
+        if self._sampling.active:
+            return  # scans see it
         if lost.below is None:
             if self._canary is not None and self._canary.seen is None:
                 self._canary, self._canary_due = None, now  # it may be lost, too: that is not deafness
@@ -326,10 +346,32 @@ class Watcher:
         if not self.source.unwatched:
             self._missed("directories that had no watch are watched now")
 
+    # --- storms --------------------------------------------------------------------------------
+
+    def _weather(self, now: float) -> None:
+        """Begin a storm, go on with one, or end it."""
+        sampling = self._sampling
+        if sampling.begins:
+            self._muted.speak(self._dirty, now)
+            with self._lock:
+                sampling.begin(self._dirty, now)
+                self._gap, self._canary = now, None
+            self._tally.storms += 1
+        elif not sampling.active:
+            sampling.forget()
+        elif now < sampling.due:
+            sampling.keep(self._dirty)
+        elif sampling.sample(self._read, self._dirty):
+            self._canary_due = now
+            self._missed("very much was written at once")
+        elif sampling.wants_scan(now):
+            sampling.scan_asked = True
+            self._owner.scan_needed("very much is being written at once")
+
     # --- looks ---------------------------------------------------------------------------------
 
     def _begin_look(self, now: float) -> None:
-        if self._looking is not None or self._closing:
+        if self._looking is not None or self._closing or self._sampling.active:
             return
         seen = None if self._canary is None else self._canary.seen
         taken = seen is not None and self._take(now, seen)
@@ -392,7 +434,7 @@ class Watcher:
                     f"its canary file was touched {now - self._canary.touched:.1f} s ago and not seen"
                 )
             return
-        if now < self._proof_due or not (self._asked or now >= self._canary_due):
+        if self._sampling.active or now < self._proof_due or not (self._asked or now >= self._canary_due):
             return
         self._asked = False
         self._canary_due = now + CANARY_EVERY_S

@@ -194,6 +194,7 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
         found += _withheld(fleet, volume.name)
     found += _in_the_air(fleet)
     found += _unwatched(fleet)
+    found += _stormy(fleet)
     for text, step in found[:CARES_SHOWN]:
         screen.line()
         screen.line(text, CARE)
@@ -284,6 +285,22 @@ def _unwatched(fleet: FleetView) -> list[tuple[str, str]]:
         (
             f"{join(names, NODES_NAMED)} {volume}: not watched, only scanned: {detail}",
             f"closeranks doctor --config AGENT.TOML   (on {names[0]})",
+        )
+        for (volume, detail), names in nodes.items()
+    ]
+
+
+def _stormy(fleet: FleetView) -> list[tuple[str, str]]:
+    """One line for all nodes of a volume whose fanotify tells less than it could, as they say it: in a storm."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for node in fleet.nodes:
+        for held in node.volumes:
+            if held.watch == "fanotify" and held.watch_detail and held.problem is None:
+                nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
+    return [
+        (
+            f"{join(names, NODES_NAMED)} {volume}: {detail}",
+            f"closeranks nodes {names[0]}   (says when it is over)",
         )
         for (volume, detail), names in nodes.items()
     ]

@@ -35,6 +35,7 @@ from .writers import record_of
 PEERS_WAIT_S = 3.0
 EXCUSED_S = 3.0  # a report tells of what was written until now
 QUIET_S = 1.0  # a burst is over when nothing was written for so long
+STORM_MAX_S = 120.0  # as long as a node may say that the rest comes when its storm is over
 LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
 OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
 
@@ -69,7 +70,7 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         _hold(world, node, volume, meter, trip)
         return False
     if not _is_allowed(world, node, volume) and not (
-        _has_lost_enough(world, volume, meter)
+        _has_lost_enough(world, volume, node, meter)
         and _is_paid(world, volume, node, meter)
         and _is_clear(world, volume, node, meter)
     ):
@@ -121,7 +122,7 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
     meter.count(own, entries, now, written)
 
 
-def _has_lost_enough(world: World, volume: Volume, meter: Meter) -> bool:
+def _has_lost_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
 
     Deletions wait for LOSS_QUIET_S after the last, for `observe_s` at most; from then on they flow as long as
@@ -134,6 +135,9 @@ def _has_lost_enough(world: World, volume: Volume, meter: Meter) -> bool:
     if meter.losing is None:
         meter.losing = now
     passed, observe_s = now - meter.losing, volume.config.guards.observe_s
+    if passed < STORM_MAX_S and _is_storm(node, volume):
+        world.wake(now + LOSS_QUIET_S)
+        return False
     if now - meter.lost_at >= min(LOSS_QUIET_S, observe_s):
         return True
     if passed >= observe_s:
@@ -141,6 +145,12 @@ def _has_lost_enough(world: World, volume: Volume, meter: Meter) -> bool:
         return True
     world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
     return False
+
+
+def _is_storm(node: Node, volume: Volume) -> bool:
+    """Whether so much is written there that its agent listens in samples: what it committed is only the beginning."""
+    status = node.volume(volume.name).status
+    return status is not None and status.storm
 
 
 def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
@@ -174,6 +184,9 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         meter.observing = now
         meter.observed = (totals[0] - len(meter.pending), totals[1] - meter.waiting_bytes)
     passed = now - meter.observing
+    if passed < STORM_MAX_S and _is_storm(node, volume):
+        world.wake(now + QUIET_S)
+        return False
     quiet = now - meter.changed_at >= QUIET_S
     if quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed)):
         files_now, bytes_now = meter.totals()

@@ -1,0 +1,173 @@
+"""A watcher in a storm: the mark taken off, samples taken, and whose hand they showed.
+
+While it lasts nothing is looked at path by path, for the first files of a runaway must not run ahead of the rest;
+what was heard is kept for the scan, which asks whose hand each change was. A hand of a sample is told as such, and
+of all others it is told why it is not known. Nobody is named for what a sample did not show.
+
+The mark is back before the scan that ends a storm begins, so what that scan comes too early for is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from closeranks_proto.messages import Hand
+from closeranks_proto.paths import parent_key
+
+from ..disk.attributed import unknown_hand
+from ..disk.volume import Volume
+from ..hands.written import Written
+from .dirty import Dirty
+from .events import Event, Lost, What
+from .source import Source
+from .storm import CALM_S, SAMPLE_S, Storm
+
+log = logging.getLogger("closeranks.watch")
+
+SEEN_MAX: Final = 20_000  # names of which the hand is kept, the latest
+_COUNTED: Final = ~(What.DELETED | What.MOVED_FROM | What.DIRECTORY).value
+READS_MAX: Final = 64  # of one sample; what is queued beyond is read later
+SAMPLED: Final = "seen in a sample, for very much was written at once"
+UNSEEN: Final = unknown_hand(
+    "very much was written at once, so the agent listened in short samples, and this change was in none of them"
+)
+SHOWN: Final = (
+    "very much is being written at once. So that watching slows down nobody, the agent listens in short samples, and "
+    "a scan finds the rest when it is over; until then that is on no other node, and of most changes it is not known "
+    "whose hand it was. It ends by itself: nothing has to be done"
+)
+
+
+class Sampling:
+    """Of one watcher, in its thread; `hand`, `pending` and `lasts` from any."""
+
+    def __init__(self, volume: Volume, source: Source, written: Written) -> None:
+        self.lasts = False  # from the beginning of a storm to the end of the scan behind it
+        self.scan_asked = False
+        self._volume, self._source, self._written = volume, source, written
+        self._storm = Storm()
+        self._weight = 0
+        self._over = False  # the budget is overdrawn
+        self._seen: dict[bytes, tuple[Hand | None, bool]] = {}
+        self._marked: dict[Hand, Hand] = {}
+
+    # --- what is known -------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Nothing is told but samples."""
+        return self._storm.began is not None
+
+    @property
+    def begins(self) -> bool:
+        return self._over and not self.active
+
+    @property
+    def due(self) -> float:
+        """When the next sample is due."""
+        return self._storm.sample_due
+
+    @property
+    def pending(self) -> int:
+        """Paths that changed and are not committed: those that were heard of, or as many as the samples suggest."""
+        return max(1, len(self._seen), self._storm.unseen(time.monotonic())) if self.lasts else 0
+
+    def hand(self, key: bytes) -> Hand | None:
+        """Whose hand was heard of at a path, or at one above it that changed as a whole; else why it is unknown."""
+        if not self.lasts:
+            return None
+        hand, _ = self._seen.get(key, (None, False))
+        while hand is None and key:
+            key = parent_key(key)
+            hand, whole = self._seen.get(key, (None, False))
+            hand = hand if whole else None
+        return UNSEEN if hand is None else hand
+
+    # --- what happens --------------------------------------------------------------------------
+
+    def told(self, events: Sequence[Event | Lost], now: float) -> None:
+        """These were read."""
+        weight = sum((one.what.value & _COUNTED).bit_count() for one in events if isinstance(one, Event))
+        self._weight += weight
+        self._over = self._storm.told(weight, now) and self._source.can_pause
+
+    def begin(self, dirty: Dirty, now: float) -> None:
+        """The mark comes off. Raises SourceBroken."""
+        self._source.pause()
+        self._over = False
+        self._storm.begin(now, self._volume.settings.scan_interval_s)
+        self.lasts, self.scan_asked = True, False
+        self.keep(dirty, "")
+        self._volume.storms(True)
+        log.info("%s: %s", self._volume.name, SHOWN)
+
+    def keep(self, dirty: Dirty, detail: str = SAMPLED) -> int:
+        """What was heard of is left to scans; how many paths that were. With `detail`, their hands are told with it."""
+        files: Counter[Hand] = Counter()
+        for key, hand, tree in dirty.known():
+            if hand is not None and detail:
+                hand = self._mark(hand, detail)
+                files[hand] += 1
+            self._seen.pop(key, None)
+            self._seen[key] = hand, tree
+        dirty.clear()
+        while len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        for hand, count in files.items():
+            self._written.note(self._volume.name, count, 0, hand)
+        return files.total()
+
+    def _mark(self, hand: Hand, detail: str) -> Hand:
+        found = self._marked.get(hand)
+        if found is None:
+            if len(self._marked) >= SEEN_MAX:
+                self._marked.clear()
+            text = f"{hand.detail}; {detail}" if hand.detail else detail
+            found = self._marked[hand] = msgspec.structs.replace(hand, detail=text)
+        return found
+
+    def sample(self, read: Callable[[], int], dirty: Dirty) -> bool:
+        """Listen for a moment; whether the storm is over: then the mark stays. Raises SourceBroken."""
+        self._weight = names = 0
+        self._source.resume()
+        began = time.monotonic()
+        for seconds in (SAMPLE_S, CALM_S):
+            time.sleep(seconds)
+            took = time.monotonic() - began
+            for _ in range(READS_MAX):
+                if not read() and self._source.drained:
+                    break
+            names += self.keep(dirty)
+            if not self._storm.is_calm(self._weight, took):
+                self._source.pause()
+                self._storm.sampled(names, took, time.monotonic())
+                return False
+        self._storm.end(time.monotonic())
+        log.info("%s: no more than usual is being written: watched as before", self._volume.name)
+        return True
+
+    def wants_scan(self, now: float) -> bool:
+        return not self.scan_asked and now >= self._storm.scan_due
+
+    def scanned(self, started: float, now: float) -> None:
+        """A scan that began then has ended while the storm lasts. Any thread."""
+        self._storm.scanned(started, now)
+        self.scan_asked = False
+
+    def close(self) -> None:
+        """All is known again, or nobody listens any more. Any thread."""
+        if self.lasts:
+            self.lasts = False
+            self._volume.storms(False)
+
+    def forget(self) -> None:
+        """Whose hands were heard of in a storm that is over."""
+        if self._seen and not self.lasts:
+            self._seen.clear()
+            self._marked.clear()
