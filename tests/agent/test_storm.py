@@ -211,6 +211,15 @@ with open("d/log", "ab", buffering=0) as file:
         assert record is not None
         assert record.stat.size == len(b"first second")
 
+    def test_what_the_last_scan_found_open_to_write_is_committed_all_the_same(
+        self, tree_dir: Path, watched: WatchedVolume, weather: Weather
+    ) -> None:
+        weather.rise(watched, tree_dir)
+        with (tree_dir / "held").open("wb", buffering=0) as file:
+            file.write(b"and not closed")
+            weather.fall(watched)
+            until(lambda: watched.volume.record(b"held") is not None)
+
     def test_hands_of_samples_are_told_as_such_and_of_the_others_why_not(
         self, tree_dir: Path, watched: WatchedVolume, weather: Weather
     ) -> None:

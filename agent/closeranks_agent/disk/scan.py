@@ -82,9 +82,7 @@ class ScanSetup:
     # whether directories went away meanwhile.
     breathe: Callable[[Callable[[], bool]], bool] | None = None
     lately: Lately = field(default_factory=Lately)  # what was read soon after a change; outlives scans
-    careful: bool = (
-        False  # what was written a moment ago is busy for as long as somebody has it open to write
-    )
+    careful: bool = False  # what somebody has open to write is busy
 
 
 @dataclass(slots=True)
@@ -523,13 +521,10 @@ class Scan:
         return self._careful(self._reader.read_file(key, fd, self._setup.stopped), fd)
 
     def _careful(self, reading: Reading, fd: int) -> Reading:
-        """Nobody told of the end of what is being written: a pause in it is no rest."""
-        if not self._setup.careful or not reading.steady:
+        """Nobody may tell of the end of what is being written or mapped: a pause in it is no rest."""
+        if not self._setup.careful or not reading.steady or not is_open_to_write(fd):
             return reading
-        rested_ns = time.time_ns() - reading.record.stat.ctime_ns
-        if rested_ns > BUSY_MAX_AGE_S * 1e9 or not is_open_to_write(fd):
-            return reading
-        return replace(reading, steady=False)
+        return replace(reading, record=replace(reading.record, settled=False), steady=False)
 
     def _not_read(self, key: bytes, row: Row | None, error: OSError) -> None:
         if error.errno == errno.ENOENT:

@@ -54,6 +54,7 @@ class Sampling:
         self._storm = Storm()
         self._weight = 0
         self._over = False  # the budget is overdrawn
+        self._ended = False
         self._seen: dict[bytes, tuple[Hand | None, bool]] = {}
         self._marked: dict[Hand, Hand] = {}
 
@@ -149,6 +150,7 @@ class Sampling:
                 self._storm.sampled(names, took, time.monotonic())
                 return False
         self._storm.end(time.monotonic())
+        self._ended = True
         log.info("%s: no more than usual is being written: watched as before", self._volume.name)
         return True
 
@@ -166,8 +168,12 @@ class Sampling:
             self.lasts = False
             self._volume.storms(False)
 
-    def forget(self) -> None:
-        """Whose hands were heard of in a storm that is over."""
-        if self._seen and not self.lasts:
-            self._seen.clear()
-            self._marked.clear()
+    def settle(self, dirty: Dirty, now: float) -> None:
+        """Behind the last scan of a storm: what it left, since somebody had it open to write, is looked at as ever."""
+        if not self._ended or self.lasts:
+            return
+        self._ended = False
+        for key in self._volume.busy:
+            dirty.note(key, now, self._seen.get(key, (None, False))[0], open=True)
+        self._seen.clear()
+        self._marked.clear()

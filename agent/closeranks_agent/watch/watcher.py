@@ -186,14 +186,15 @@ class Watcher:
 
     def scanned(self, started_mono: float) -> bool:
         """A complete scan that began then has ended; whether the watcher covers the volume now. Any thread."""
+        calm = False
         with self._lock:
             if self._sampling.active:
                 self._sampling.scanned(started_mono, time.monotonic())
             elif self._gap is not None and self._gap <= started_mono:
-                self._gap = None
+                self._gap, calm = None, True
                 self._sampling.close()
             covered = self._gap is None
-        if self.source.unwatched:
+        if self.source.unwatched or calm:
             self._ring()
         return covered
 
@@ -358,7 +359,7 @@ class Watcher:
                 self._gap, self._canary = now, None
             self._tally.storms += 1
         elif not sampling.active:
-            sampling.forget()
+            sampling.settle(self._dirty, now)
         elif now < sampling.due:
             sampling.keep(self._dirty)
         elif sampling.sample(self._read, self._dirty):
