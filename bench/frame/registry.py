@@ -112,6 +112,9 @@ REGISTRY = {
         "what watching adds to the time of tar unpacking small files",
         measured_by="files",
     ),
+    "overhead-many": Entry(
+        "replication.overhead", "the same of more files than a few seconds take", measured_by="many"
+    ),
     "overhead-large": Entry(
         "replication.overhead", "the same of a long file written over and over", measured_by="large"
     ),

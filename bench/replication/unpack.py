@@ -1,7 +1,7 @@
 """A process that writes much, as a program of its own: `unpack.py SHAPE AMOUNT PLACE`.
 
-`files`: so many files of 30 KB with mode and mtime, a hundred in a directory. `database`: so many transactions of
-SQLite, each of a row changed and a row added.
+`files`: so many files of 30 KB, or of as many bytes as a fourth word says, with mode and mtime, a hundred in a
+directory. `database`: so many transactions of SQLite, each of a row changed and a row added.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ FILE_BYTES, PER_DIRECTORY = 30_000, 100
 ROWS = 1000
 
 
-def files(place: Path, count: int) -> None:
-    block = os.urandom(FILE_BYTES)
+def files(place: Path, count: int, size: int = FILE_BYTES) -> None:
+    block = os.urandom(size)
     directory = b""
     for number in range(count):
         if number % PER_DIRECTORY == 0:
@@ -47,7 +47,10 @@ def database(place: Path, count: int) -> None:
 def main() -> None:
     shape, amount, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     place.mkdir(exist_ok=True)
-    {"files": files, "database": database}[shape](place, amount)
+    if shape == "files":
+        files(place, amount, *map(int, sys.argv[4:]))
+    else:
+        database(place, amount)
 
 
 if __name__ == "__main__":
