@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_agent import orders
 from closeranks_agent.converge.converger import Converger
 from closeranks_agent.disk.records import Record
 from closeranks_agent.runtime import Agent
@@ -124,6 +125,19 @@ async def test_an_order_that_is_cancelled_can_be_given_again(
         await talk.hear(wire.ConvergeResult)
 
 
+async def test_a_cancelled_order_is_that_one_and_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with world.agent():
+        talk, root = await settled(world)
+        await talk.say(converge("a-2", root))
+        await until(lambda: slow.runs)
+        await talk.say(wire.Cancel("a-1"))
+        slow.go.set()
+        assert (await talk.hear(wire.ConvergeResult)).action == "a-2"
+
+
 @pytest.mark.parametrize(
     ("mode", "token"), [("divergence", 0), ("divergence", 2), ("divergence", 4), ("lag", 2)]
 )
@@ -169,6 +183,22 @@ async def test_questions_about_the_trash_are_answered_whatever_goes_wrong(world:
         errors = {one.request: one.error for one in talk.all(wire.TrashAnswer)}
         assert not errors.pop(1)
         assert all(errors.values())
+
+
+async def test_more_questions_about_the_trash_than_are_looked_after_at_once_are_told_to_come_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "TRASH_MAX_ASKED", 1)
+    async with world.agent() as agent:
+        talk, _ = await settled(world)
+        questions = [wire.TrashList(number, "photos", "", 10, "") for number in (1, 2)]
+        await asyncio.gather(*(agent.orders.trash(one) for one in questions))
+        await until(lambda: len(talk.all(wire.TrashAnswer)) == 2)
+        errors = {one.request: one.error for one in talk.all(wire.TrashAnswer)}
+        assert errors.pop(1) == ""
+        assert "ask again" in errors.pop(2)
+        await agent.orders.trash(wire.TrashList(3, "photos", "", 10, ""))
+        assert (await talk.hear(wire.TrashAnswer, lambda one: one.request == 3)).error == ""
 
 
 async def test_a_lost_session_ends_a_converge_that_needs_objects_in_words(world: World) -> None:
