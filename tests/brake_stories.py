@@ -7,8 +7,9 @@ differ in nothing but how much it is, how fast, and for how long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ class Write:
     at_s: float
     size: int
     name: str
+    committed: bool = True  # else it is seen, and its look lasts
 
 
 @dataclass(slots=True)
@@ -88,9 +90,12 @@ def over(name: str, size: int, every_s: float, count: int) -> Iterator[Write]:
 
 def play(
     story: Iterable[Write], total: int, free: int, rules: GuardRules | None = None, usual_bytes: int = 0,
-    before_s: float = BEFORE_S,
+    before_s: float = BEFORE_S, look_s: float = LOOK_S,
 ) -> Told:  # fmt: skip
-    """`usual_bytes`: what this node wrote in each five minutes of work of the last week."""
+    """`usual_bytes`: what this node wrote in each five minutes of work of the last week.
+
+    `look_s`: how often it looks at its disk; on a machine that has too much to do that is more than a second.
+    """
     guards = rules or GuardRules(warm_up_s=0.0)
     world = FakeWorld(
         ("n1", "n2", "n3"),
@@ -114,7 +119,7 @@ def play(
         report = activity.report()
         if report is not None:
             node._say(report)
-        world.later(LOOK_S, look)
+        world.later(look_s, look)
 
     look()
     world.run(before_s)
@@ -186,14 +191,33 @@ def _follow(world: FakeWorld, story: list[Write], disk: _Disk, activity: Activit
         if told.held_s is not None or write is None:
             break
         key, size = key_of(write.name), min(write.size, disk.free + sizes.get(key_of(write.name), 0))
-        disk.free += sizes.get(key, 0) - size
+        grown = sizes.get(key, 0)
+        disk.free += grown - size
         sizes[key] = size
         told.written += size
         value = file_of(f"{write.name} {write.at_s}", size)
+        if not write.committed:
+            activity.pending("photos", 1)
+            activity.note("photos", 0, size - grown, PHP)
+            _hurry(world, activity, node._say)
+            continue
         node.put("photos", write.name, value)
         waiting[key] = (world.mono, value, size)
         activity.note("photos", 1, size, PHP)
+        _hurry(world, activity, node._say)
     return told
+
+
+def _hurry(world: FakeWorld, activity: Activity, say: Callable[[wire.AgentMessage], None]) -> None:
+    """As `Activity.run` does it."""
+    due_s = activity.due_s()
+    if due_s > world.mono:
+        if due_s < inf:
+            world.later(due_s - world.mono, lambda: _hurry(world, activity, say))
+        return
+    report = activity.report(hurried=True)
+    if report is not None:
+        say(report)
 
 
 def _look(world: FakeWorld, waiting: dict[bytes, tuple[float, bytes, int]], told: Told, began: float) -> None:

@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -282,6 +284,68 @@ def test_each_write_is_told_of_once_and_their_end_once(node: Node) -> None:
     assert sum(one.files for report in told if report is not None for one in report.volumes) == 3000
     assert [report.volumes for report in node.seconds(120)] == [()]
     assert node.seconds(60) == []
+
+
+def due_ms(node: Node) -> float:
+    return round(1000 * (node.activity.due_s() - node.clock.now), 1)
+
+
+def test_a_burst_is_told_twice_a_second_and_a_step_of_a_runaway_at_once(node: Node) -> None:
+    assert due_ms(node) == inf
+    node.activity.note("photos", 10, MB, HAND)
+    assert due_ms(node) == inf, "that can wait for the next report"
+    node.activity.note("photos", 0, module.BURST_BYTES, HAND)
+    assert due_ms(node) == 500, "half a second after the last report"
+    report = node.activity.report(hurried=True)
+    assert report is not None
+    assert (report.volumes[0].bytes, report.disks, len(report.hands)) == (5 * MB, (), 1)
+    node.activity.note("photos", module.BURST_FILES, 1)
+    assert due_ms(node) == 500
+    node.activity.note("photos", 0, module.STEP_BYTES)
+    assert due_ms(node) == 50
+    assert node.activity.report(hurried=True) is not None
+    assert due_ms(node) == inf
+    assert node.activity.report(hurried=True) is None, "what was told is not told again"
+
+
+def test_the_disks_are_told_each_second_of_a_burst_all_the_same(node: Node) -> None:
+    """A guard for a full disk counts reports with disks."""
+    for _ in range(5):
+        node.activity.note("photos", 0, module.STEP_BYTES, HAND)
+        assert node.activity.report(hurried=True) is not None
+        report = node.second()
+        assert report is not None
+        assert len(report.disks) == 1
+
+
+def test_before_the_disks_of_a_session_nothing_is_hurried(node: Node) -> None:
+    node.activity.anew()
+    node.activity.note("photos", 0, module.STEP_BYTES, HAND)
+    assert node.activity.report(hurried=True) is None
+    report = node.second()
+    assert report is not None
+    assert (report.volumes[0].bytes, len(report.disks)) == (module.STEP_BYTES, 1), "nothing of it is lost"
+
+
+async def test_what_is_noted_in_another_thread_is_told_before_the_next_second(node: Node) -> None:
+    node.activity._clock = time.monotonic
+    node.disks._clock = time.monotonic
+    node.activity.anew()
+    running = asyncio.create_task(node.activity.run())
+    try:
+        await until(lambda: node.sent)  # the disks
+        for count in range(1, 5):
+            await asyncio.to_thread(node.activity.note, "photos", 1, module.STEP_BYTES, HAND)
+            await until(partial(has_told, node, count))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    told = [one for one in node.sent if isinstance(one, wire.Activity)]
+    assert sum(volume.bytes for report in told for volume in report.volumes) == 4 * module.STEP_BYTES
+
+
+def has_told(node: Node, count: int) -> bool:
+    return sum(isinstance(one, wire.Activity) and bool(one.volumes) for one in node.sent) >= count
 
 
 def test_trifles_are_told_together(node: Node) -> None:

@@ -10,6 +10,7 @@ from closeranks_coordinator.core.meters import Meter
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.truth import Values
 from closeranks_coordinator.core.windows import Usual
+from closeranks_proto.parts import VolumeActivity
 from fakeworld import file_of
 
 FILES = 100
@@ -137,3 +138,65 @@ def test_a_change_that_is_let_through_again_before_it_is_the_truth_counts_once()
     assert writer.meter.merged.sums(writer.now) == (1,)
     writer.meter.let_through({b"new": (file_of("newer"), None)}, writer.now)
     assert writer.meter.merged.sums(writer.now) == (2,)
+
+
+# --- the pace of what agents report ---------------------------------------------------------------
+
+
+class Reported:
+    """A meter that hears of so many bytes in the last `window_s`, `after_s` after the report before."""
+
+    def __init__(self) -> None:
+        self.meter, self.now = Meter.new(Usual(0), GuardRules()), 1000.0
+
+    def hear(self, size: int, after_s: float = 1.0, window_s: float | None = None) -> Meter:
+        self.now += after_s
+        window_ms = int(1000 * (after_s if window_s is None else window_s))
+        self.meter.see(VolumeActivity("photos", 1, size, 1), window_ms, self.now)
+        return self.meter
+
+    @property
+    def pace(self) -> float:
+        return self.meter.pace(self.now)[1]
+
+    @property
+    def rush(self) -> float:
+        return self.meter.rush_bytes_s(self.now)
+
+
+def test_a_pace_is_that_of_a_second_however_often_it_is_reported() -> None:
+    often, once = Reported(), Reported()
+    for _ in range(40):
+        often.hear(50, 0.05)
+    for _ in range(2):
+        once.hear(1000)
+    assert (often.pace, once.pace) == (pytest.approx(1000, rel=0.01), 1000)
+    often.hear(900, 0.05)
+    assert often.pace == pytest.approx(1850, rel=0.03), "a step counts with its second, not as twenty of them"
+    once.hear(0, 1.0)
+    assert once.pace == 0
+
+
+def test_a_rush_is_what_two_reports_agree_on() -> None:
+    heard = Reported()
+    heard.hear(1000, 60.0)
+    assert heard.rush == 0
+    heard.hear(1000, 0.05)
+    assert heard.rush < 100, "the first one may have been written in all of that minute"
+    heard.hear(500, 0.05)
+    assert heard.rush == pytest.approx(10_000)
+    heard.hear(50_000, 0.05)
+    assert heard.rush == pytest.approx(10_000), "a large file that is moved in is no pace"
+    heard.now += 1.0
+    assert heard.rush == 0
+
+
+def test_reports_that_come_together_are_one() -> None:
+    """A line that stood for a moment, and the report of the second beside a hurried one."""
+    heard = Reported()
+    for _ in range(4):
+        heard.hear(500, 0.05)
+    heard.hear(500, 0.001, 0.05)
+    assert 4_000 < heard.rush <= 10_000
+    heard.hear(0, 0.001, 0.05)
+    assert heard.rush > 4_000, "nothing in a thousandth of a second is no end of it"

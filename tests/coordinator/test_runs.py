@@ -30,6 +30,8 @@ RUNAWAYS = {
     "a trickle, full in 21 minutes": (files(MB, 3.4, 370), SMALL, 340, 0.26),
     "a trickle, full in 2 hours": (files(2 * MB, 34, 190), SMALL, 1700, 0.26),
 }
+# One file, on a machine so busy that its second look lasts, and that of its disk is told late.
+SEEN = (Write(0, MB, "log"), Write(0.3, 300 * MB, "log", committed=False))
 # story, (disk, free), waits at most so many seconds
 ORDINARY = {
     "a page": (files(100_000, 1, 1), SMALL, 0.3),
@@ -54,6 +56,21 @@ HELD_ALL_THE_SAME = {
     "an import of a third of the room, in 10 minutes": (files(MB, 4.7, 127), SMALL),
 }
 
+# What a page cache takes, where a tenth of the disk is hardly more than 2 GB: story, (disk, free), written when held.
+PAGE_CACHE = {
+    "at 1 GB/s, 24 GB": (files(25 * MB, 0.025, 400), (24 * GB, 23 * GB), 2_400 * MB),
+    "at 5 GB/s, 24 GB": (files(125 * MB, 0.025, 80), (24 * GB, 23 * GB), 2_400 * MB),
+    "files of 10 MB at 2 GB/s": (files(10 * MB, 0.005, 400), (24 * GB, 23 * GB), 2_400 * MB),
+    "at 5 GB/s, 40 GB": (files(125 * MB, 0.025, 80), (40 * GB, 38 * GB), 2_600 * MB),
+}
+# Copies that fit: below what a runaway may write, however fast. Waits at most so many seconds.
+COPIED = {
+    "one file of 1.9 GB that is moved in": (files(1900 * MB, 1, 1), (24 * GB, 23 * GB), 6),
+    "1.5 GB at 4 GB/s": (files(100 * MB, 0.025, 15), (24 * GB, 23 * GB), 6),
+    "2 GB at 2 GB/s": (files(50 * MB, 0.025, 40), (24 * GB, 23 * GB), 7),
+    "2 GB at 4 GB/s, 40 GB": (files(100 * MB, 0.025, 20), (40 * GB, 38 * GB), 6),
+}
+
 # What a writer with a large disk sends to a node with a small one, which keeps nothing back: story, (disk, free).
 RECEIVED = {
     "300 photos, at full speed": (files(2_200_000, 0.005, 300), (2 * GB, 1900 * MB)),
@@ -76,6 +93,14 @@ def test_a_runaway_is_held_and_next_to_nothing_of_it_is_spread(name: str) -> Non
     assert told.spread <= share * total, told
 
 
+def test_the_first_of_a_file_that_went_on_growing_is_not_paid_by_the_time_that_its_next_look_takes() -> None:
+    told = play(SEEN, *SMALL, GuardRules(), look_s=7.0)
+    assert (told.held_s, told.spread) == (None, MB), told
+    assert told.longest_wait_s >= 5.0, (
+        "it rests like all of it: 1.4 s pay for the first megabyte, not for what follows"
+    )
+
+
 @of(ORDINARY)
 def test_ordinary_work_is_not_held_and_waits_no_longer_than_it_takes(name: str) -> None:
     story, (total, free), waits_s = ORDINARY[name]
@@ -88,6 +113,21 @@ def test_ordinary_work_is_not_held_and_waits_no_longer_than_it_takes(name: str) 
 def test_what_is_rewritten_in_place_goes_on_reaching_the_others() -> None:
     told = play(over("db", MB, 0.25, 200), *SMALL, GuardRules())
     assert len(told.waits) > 150, "it takes no room"
+
+
+@of(PAGE_CACHE)
+def test_what_a_page_cache_takes_is_held_before_a_tenth_of_the_disk_is_written(name: str) -> None:
+    story, (total, free), most = PAGE_CACHE[name]
+    told = play(story, total, free, GuardRules())
+    assert (told.guard, told.spread) == ("write_rate", 0), told
+    assert told.written <= most, told
+
+
+@of(COPIED)
+def test_a_copy_that_a_runaway_would_go_beyond_is_not_held_for_its_pace(name: str) -> None:
+    story, (total, free), waits_s = COPIED[name]
+    told = play(story, total, free, GuardRules())
+    assert (told.held_s, told.longest_wait_s <= waits_s, bool(told.waits)) == (None, True, True), told
 
 
 @of(HELD_ALL_THE_SAME)

@@ -18,7 +18,7 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Final
 
 from closeranks_proto.messages import Hand
@@ -273,8 +273,19 @@ class Dirty:
         return list(keys)
 
     def growing(self, count: int) -> list[tuple[bytes, Hand | None]]:
-        """Paths that are still being written, with whose hand it is."""
-        return [(key, self._paths[key].hand) for key in islice(self._opened, count)]
+        """Paths that are still being written, with whose hand it is; also where the next look at them has to wait."""
+        return [(key, self._paths[key].hand) for key in islice(chain(self._opened, self._later), count)]
+
+    def closed(self, since: float, count: int) -> list[tuple[bytes, Hand | None, float]]:
+        """Paths that nobody holds open and that were heard of after `since`: the latest first, and when that was."""
+        found: list[tuple[bytes, Hand | None, float]] = []
+        for key in reversed(self._closed):
+            path = self._paths[key]
+            if path.last <= since or len(found) >= count:
+                break
+            if not path.tree and not path.gone:
+                found.append((key, path.hand, path.last))
+        return found
 
     def heard(self, count: int) -> dict[bytes, int]:
         """How often something was heard of paths that are still being written."""

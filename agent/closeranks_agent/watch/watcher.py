@@ -50,7 +50,7 @@ STORM_PAUSE_MAX_S: Final = 0.05
 STORM_EVENTS: Final = 256  # in one read
 UNDRAINED_PAUSE_S: Final = 0.005
 CALM_S: Final = 0.02  # nothing was heard for so long: the next event is a lone one
-GROWTH_EVERY_S: Final = 0.25
+GROWTH_EVERY_S: Final = 0.05  # as often as a runaway is told of
 IDLE_S: Final = 5.0
 # After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
 # flushing twenty times a second slows down whoever writes. A single path hardly waits.

@@ -161,7 +161,12 @@ def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         return False
     rules = volume.config.guards
     due = meter.run.due(
-        now, meter.grown, calm_bytes_s, meter.changed_at, rules.observe_s, rules.disk_full_in_s
+        now,
+        meter.grown + meter.growing,
+        calm_bytes_s,
+        meter.changed_at,
+        rules.observe_s,
+        rules.disk_full_in_s,
     )
     if due is not None:
         world.wake(due)

@@ -195,7 +195,7 @@ def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, 
     if meter is None:
         return True  # the coordinator was restarted since, and nothing is left
     files, size = meter.written(world.now.mono)
-    writing = meter.unseen and world.now.mono < meter.report[0] + REPORT_OLD_S
+    writing = meter.unseen and world.now.mono < meter.reported_at + REPORT_OLD_S
     return not writing and files <= rules.rate_min_files and size <= rules.rate_min_bytes
 
 

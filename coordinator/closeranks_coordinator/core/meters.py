@@ -25,6 +25,10 @@ from .windows import USUAL_BUCKET_S, Rolling, Shares, Usual
 from .writers import HandRecord
 
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
+REPORTS_S = 1.0  # what was reported within that is the pace of this moment
+REPORTS_MAX = 64  # an agent sends 20 a second at most
+RUSH_MIN_S = 0.05  # between two reports of a rush; what comes within half of that is one
+RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
 # value, the truth's, bytes that were written, and how contents moved with it (`Shares.rewrite`)
@@ -39,6 +43,17 @@ class Bucket:
     number: int = 0
     seen: list[int] = field(default_factory=lambda: [0, 0])
     committed: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an agent saw being written in the last `window_s`; `since_s`: after the report before."""
+
+    at: float
+    window_s: float
+    since_s: float
+    files: int
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -78,8 +93,9 @@ class Meter:
     cleared_losses: float = 0.0
     passed_at: float = 0.0
     over_since: float | None = None  # since when it has written more than its limit
-    report: tuple[float, float, float] = (-1e9, 0.0, 0.0)  # when, files/s, bytes/s
+    reports: deque[Report] = field(default_factory=lambda: deque(maxlen=REPORTS_MAX))
     unseen: int = 0  # paths that changed and are not committed, as the agent said last
+    growing: int = 0  # bytes that were seen since the last commit, while there are such paths
     seen_total: list[int] = field(default_factory=lambda: [0, 0])
     committed_total: list[int] = field(default_factory=lambda: [0, 0])
     bucket: Bucket = field(default_factory=Bucket)
@@ -134,17 +150,25 @@ class Meter:
             self.lost_at = now
         self.lost, self.lost_before = lost, min(self.lost_before, lost)
         if files:
-            self.changed_at = now
+            self.changed_at, self.growing = now, 0
             self.committed.add(now, files, total)
             self._total(self.committed_total, self.bucket.committed, files, total)
 
     def see(self, activity: wire.VolumeActivity, window_ms: int, now: float) -> None:
         """What the agent saw being written in the last moment, committed or not."""
-        seconds = max(1.0, window_ms / 1000)
+        since = now - self.reported_at
         self.seen.add(now, activity.files, activity.bytes)
         self._total(self.seen_total, self.bucket.seen, activity.files, activity.bytes)
-        self.report = (now, activity.files / seconds, activity.bytes / seconds)
+        while len(self.reports) > 1 and self.reports[0].at <= now - REPORTS_S:
+            self.reports.popleft()
+        files, size, window_s = activity.files, activity.bytes, max(RUSH_MIN_S, window_ms / 1000)
+        if since < RUSH_MIN_S / 2:
+            last = self.reports.pop()
+            since, window_s = since + last.since_s, window_s + last.window_s
+            files, size = files + last.files, size + last.bytes
+        self.reports.append(Report(now, window_s, since, files, size))
         self.unseen = activity.pending
+        self.growing = self.growing + activity.bytes if activity.pending else 0
         if activity.pending and (activity.files or activity.bytes):
             self.changed_at = now
 
@@ -201,10 +225,24 @@ class Meter:
 
     def pace(self, now: float) -> tuple[float, float]:
         """Files/s and bytes/s of this moment."""
-        committed, (at, files_s, bytes_s) = self.committed.peak(now), self.report
-        if now - at > REPORT_FRESH_S:
-            files_s = bytes_s = 0.0
+        committed, files_s, bytes_s = self.committed.peak(now), 0.0, 0.0
+        if now - self.reported_at <= REPORT_FRESH_S:
+            latest = [one for one in self.reports if one.at > self.reported_at - REPORTS_S]
+            seconds = max(REPORTS_S, sum(one.window_s for one in latest))
+            files_s = sum(one.files for one in latest) / seconds
+            bytes_s = sum(one.bytes for one in latest) / seconds
         return max(files_s, float(committed[0])), max(bytes_s, float(committed[1]))
+
+    def rush_bytes_s(self, now: float) -> float:
+        """What is written this very moment: the lesser of what the last two reports say. One step is no pace."""
+        if len(self.reports) < 2 or now - self.reported_at > RUSH_FRESH_S:
+            return 0.0
+        return min(one.bytes / max(one.window_s, one.since_s) for one in (self.reports[-1], self.reports[-2]))
+
+    @property
+    def reported_at(self) -> float:
+        """When the agent said something last."""
+        return self.reports[-1].at if self.reports else -1e9
 
     def since(self, now: float) -> float:
         """When the oldest of what the window has was written."""

@@ -12,8 +12,10 @@ credit. Who begins again before the former debt would have been paid has to rest
 *An end.* Whoever has been in debt for `disk_full_in_s`, and the disk is not full, does not fill it: what is written is
 shared with other files, is compressed, or somebody makes room as fast. It is let through, and a new run begins.
 
-*What counts* is by how much the writer's own files have grown, as its commits say: a database that is rewritten in
-place owes nothing, nor does who removes as much as he adds, and what others put on the disk is not the writer's.
+*What counts* is by how much the writer's own files have grown, as its commits say, and what its agent has seen of them
+since: the first megabyte of a file that fills the disk would be paid before the next look at it has ended. A database
+that is rewritten in place owes nothing, nor does who removes as much as he adds, and what others put on the disk is not
+the writer's.
 
 Rejected: the share of a disk in one burst (a pause of a second ended the burst: 70 MB of a disk of 400 MB were spread
 in four), judging by program (watched by inotify none is known, and whoever fills a disk can start a new one for each

@@ -7,6 +7,11 @@ argument yet.
 A burst that is still going on is judged a little ahead, because the next report is a second away: only
 where so much would be a good part of the disk, or at the end of an observation. Everything that was pending
 is held then, so judging late costs nothing on other nodes.
+
+Who writes gigabytes a second has written some more until a hold stands. So a rush trips where what it will have
+written by then passes what a runaway may write: 2 GB, or a tenth of the disk. On disks of 32 GB and more that is
+beyond `rate_min_bytes` anyway. Rejected: a lower minimum for all (a copy of 1.9 GB is ordinary), the pace of a
+single report (a large file that is moved into the volume is told of in one).
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a r
 DISK_REPORTS = 2
 SLOW_TIMES = 5  # times disk_min_share: what a disk loses by and by, not within observe_s
 TRICKLE_STEPS = 3  # minutes
+RUNAWAY_BYTES = 2 * 10**9  # or a tenth of its disk: what a runaway may write before it is held
+REACH_S = 0.2  # from what an agent has seen to a hold that stands, on a busy machine
 FULL_S = 2.0  # a disk that is full, or will be before a second report could come
 
 SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
@@ -142,12 +149,14 @@ def rate(world: World, volume: Volume, node: Node, meter: Meter) -> Trip | None:
     ahead_s = _ahead_s(world, volume, node, meter)
     files_s, bytes_s = meter.pace(now)
     coming = files + ahead_s * files_s, size + ahead_s * bytes_s
-    if coming[0] <= rules.rate_min_files and coming[1] <= rules.rate_min_bytes:
+    reached = size + REACH_S * meter.rush_bytes_s(now)
+    if coming[0] <= rules.rate_min_files and max(coming[1], reached) <= rules.rate_min_bytes:
         return None
     found = limits(world, volume, node, meter)
-    if coming[0] <= found.files and coming[1] <= found.bytes:
+    most = max(found.bytes, RUNAWAY_BYTES, _disk_bytes(world, volume, node) // 10)
+    if coming[0] <= found.files and coming[1] <= found.bytes and reached <= most:
         return None
-    by_bytes = coming[1] > found.bytes
+    by_bytes = coming[1] > found.bytes or reached > most
     began = meter.since(now)
     reason = rate_words(node.name, (files, size), now - began, found, rules, by_bytes)
     return Trip("write_rate", reason, files, size, began)
@@ -160,14 +169,18 @@ def _ahead_s(world: World, volume: Volume, node: Node, meter: Meter) -> float:
         return 0.0
     if meter.observing is not None and now - meter.observing >= rules.observe_s - 0.5:
         return AHEAD_AT_END_S
+    return AHEAD_S if _disk_bytes(world, volume, node) < SMALL_DISK_BYTES else 0.0
+
+
+def _disk_bytes(world: World, volume: Volume, node: Node) -> int:
+    """The size of the disk that a node's volume lies on; 0 while nobody has said."""
     totals = [
         gauge.state.total_bytes
         for (name, _), gauge in world.brake.gauges.items()
         if name == node.name and volume.name in gauge.state.volumes
     ]
     status = node.volume(volume.name).status
-    total = min(totals, default=0 if status is None else status.disk_total_bytes)
-    return AHEAD_S if total < SMALL_DISK_BYTES else 0.0
+    return min(totals, default=0 if status is None else status.disk_total_bytes)
 
 
 def rate_words(

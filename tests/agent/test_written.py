@@ -1,0 +1,147 @@
+"""What files grow is told while they are written, closed or not, once, and whatever else waits for a look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from closeranks_agent.disk.look import LookReport
+from closeranks_agent.disk.volume import Volume
+from closeranks_agent.watch import growth as module
+from closeranks_agent.watch.dirty import Batch, Dirty
+from closeranks_agent.watch.growth import Growth
+from closeranks_proto.parts import Hand
+from watched_volume import Notes
+
+MB = 1 << 20
+PHP = Hand(7, "/usr/bin/php", "php x", 33, None, "apache2.service", (), 0, 0)
+
+
+class Writer:
+    """A volume of which a watcher has heard; `told` is what its growth said so far, files and bytes."""
+
+    def __init__(self, volume: Volume, tree: Path) -> None:
+        self.volume, self.tree = volume, tree
+        self.dirty, self.notes, self.now, self.spent = Dirty(), Notes(), 100.0, 0.0
+        self.growth = Growth(volume, self.notes, lambda: self.now, lambda: self.spent)
+
+    def write(self, name: str, size: int, *, open: bool = False) -> None:
+        with (self.tree / name).open("ab") as file:
+            file.truncate(size)
+        self.now += 0.001
+        self.dirty.note(name.encode(), self.now, PHP, open=open)
+
+    def look(self) -> tuple[int, int]:
+        """What this look tells."""
+        before = self.told
+        self.now += 0.05
+        self.growth.look(self.dirty)
+        return self.told[0] - before[0], self.told[1] - before[1]
+
+    def commit(self, count: int = 1) -> tuple[int, int]:
+        """The watcher takes what is due, and a look commits it."""
+        before = self.told
+        self.now += 2.0
+        batch: Batch | None = self.dirty.take(self.now)
+        assert batch is not None
+        names = [name for found in batch.names.values() for name in found or ()]
+        assert len(names) >= count
+        report = LookReport(
+            len(names), sizes={one: (self.tree / one.decode()).stat().st_size for one in names}
+        )
+        self.growth.committed(report, batch)
+        return self.told[0] - before[0], self.told[1] - before[1]
+
+    @property
+    def told(self) -> tuple[int, int]:
+        return sum(one[1] for one in self.notes.told), sum(one[2] for one in self.notes.told)
+
+
+@pytest.fixture
+def writer(make_volume: Callable[..., Volume], tree_dir: Path) -> Writer:
+    volume = make_volume(chunk_bytes=MB)
+    volume.scan()
+    return Writer(volume, tree_dir)
+
+
+def test_an_open_file_is_told_as_it_grows_and_committed_without_what_was_told(writer: Writer) -> None:
+    writer.write("log", 3 * MB, open=True)
+    assert writer.look() == (1, 3 * MB)
+    writer.write("log", 5 * MB, open=True)
+    assert writer.look() == (0, 2 * MB)
+    assert writer.look() == (0, 0)
+    assert writer.commit() == (0, 0)
+
+
+def test_a_file_whose_next_look_has_to_wait_is_told_meanwhile(writer: Writer) -> None:
+    """One that takes long to read rests after each look, for a second and more: a runaway writes gigabytes then."""
+    writer.write("log", MB, open=True)
+    writer.dirty.cost({b"log": 0.1}, (), writer.now)
+    writer.write("log", 3 * MB, open=True)
+    assert writer.dirty.take(writer.now + 0.5) is None, "it rests"
+    assert writer.look() == (1, 3 * MB)
+
+
+def test_files_that_were_closed_are_told_before_their_look_and_asked_once(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        writer.write(f"f{number}", MB)
+    assert writer.look() == (20, 20 * MB)
+    asked: list[bytes] = []
+    ask = writer.growth._ask
+
+    def remembered(root_fd: int, key: bytes, hand: Hand | None, counts: module.Counts) -> int:
+        asked.append(key)
+        return ask(root_fd, key, hand, counts)
+
+    monkeypatch.setattr(writer.growth, "_ask", remembered)
+    writer.write("f3", 2 * MB)
+    assert (writer.look(), asked) == ((0, MB), [b"f3"])
+    assert writer.commit(20) == (0, 0)
+
+
+def test_of_many_that_were_closed_some_are_asked_and_the_commit_sets_it_right(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSED_A_LOOK", 10)
+    for number in range(25):
+        writer.write(f"f{number:02}", 1000 if number < 15 else 3000)
+    assert writer.look() == (25, 10 * 3000 + 15 * 3000), "the latest ten stand for all"
+    assert writer.commit(25) == (0, 0), "15,000 bytes less than was told: nothing is told twice"
+    writer.write("g", 500)
+    assert writer.commit() == (1, 0), "its bytes, too, were told ahead"
+    writer.look()
+    writer.write("h", 700)
+    assert writer.commit() == (1, 700), "until nothing waits any more"
+
+
+def test_a_long_file_that_is_closed_counts_with_what_it_grew(writer: Writer) -> None:
+    (writer.tree / "db").write_bytes(bytes(5 * MB))
+    writer.volume.scan()
+    writer.write("db", 6 * MB)
+    assert writer.look() == (1, MB)
+
+
+def test_what_is_no_file_has_no_size(writer: Writer) -> None:
+    (writer.tree / "d").mkdir()
+    writer.dirty.note(b"d", writer.now, PHP)
+    assert writer.look() == (0, 0)
+
+
+def test_a_look_that_took_long_is_followed_by_a_rest(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = writer.growth._ask
+
+    def slow(*given: object) -> int:
+        writer.spent += 0.1
+        return ask(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(writer.growth, "_ask", slow)
+    writer.write("log", MB, open=True)
+    assert writer.look() == (1, MB)
+    writer.write("log", 2 * MB, open=True)
+    assert writer.look() == (0, 0), "it keeps the processor for a tenth of the time at most"
+    writer.now += module.REST_SHARE * 0.1
+    assert writer.look() == (0, MB)
