@@ -267,6 +267,11 @@ class Orders:
             self._asked -= 1
         self._agent.link.post(answer)
 
+    def trashed(self, volume: str) -> int:
+        """What the trash of a volume holds, as far as it was ever opened. Any thread."""
+        found = self._convergers.get(volume)
+        return (found.trash.held_bytes if found is not None else None) or 0
+
     async def tidy(self, volume: str) -> None:
         """Make ready for a full disk, and let go of what is too old to be wanted."""
         converger = self._converger(volume)

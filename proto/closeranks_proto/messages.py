@@ -104,7 +104,8 @@ __all__ = [
     "Worded",
 ]
 
-# Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits, 3 no decay in Announce.
+# Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits, 3 no decay in Announce,
+# 4 neither hurried reports nor the trash of a disk nor storms.
 PROTOCOL = 5
 # Why a root is announced: what the agent knew of the volume is gone, so nothing says that its directory is the one that
 # it was. The other: the machine was put back to an earlier state, with its agent.
@@ -273,7 +274,10 @@ class PushResult(Worded, frozen=True, tag=11):
 
 
 class Activity(Message, frozen=True, tag=12):
-    """What was written lately and how full the disks are; at most one a second, none while nothing changes."""
+    """What was written lately and how full the disks are; none while nothing changes.
+
+    At most one a second with disks; in a burst up to twenty without, which say nothing of them.
+    """
 
     window_ms: Whole
     volumes: Many[VolumeActivity]

@@ -92,7 +92,7 @@ class DiskState(Worded, frozen=True):
     """One filesystem that holds volumes or the agent's state. `rate_bytes_s`: what is lost of its free room.
 
     `full_in_s`: None while its filling can not be foreseen. `taken_bytes`: what converges and pushes of closeranks have
-    taken of it since the agent started, as of this moment.
+    taken of it since the agent started, as of this moment. `trash_bytes`: what the trashes of its volumes hold.
     """
 
     path: Text  # where it is mounted
@@ -103,6 +103,7 @@ class DiskState(Worded, frozen=True):
     rate_bytes_s: Seconds
     full_in_s: Seconds | None
     taken_bytes: Whole = 0
+    trash_bytes: Whole = 0
 
 
 class VolumeSettings(Message, frozen=True):

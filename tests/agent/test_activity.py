@@ -118,12 +118,13 @@ def test_a_disk_says_what_our_own_copying_took_of_it(tmp_path: Path) -> None:
         [("", str(tmp_path)), ("photos", str(tmp_path)), ("docs", str(tmp_path)), ("proc", "/proc")]
     )
     disks.taken = {"photos": 5, "docs": 7, "proc": 100}.__getitem__
+    disks.trashed = {"photos": 50, "docs": 70, "proc": 1000}.__getitem__
     disks.sample()
     idle(disks)
     disks.sample()
     idle(disks)
     (state,) = (one for one in disks.states() if one.holds_state)
-    assert state.taken_bytes == 12
+    assert (state.taken_bytes, state.trash_bytes) == (12, 120)
 
 
 def test_what_is_staged_counts_with_the_room_that_it_takes_beyond_what_was_there(tmp_path: Path) -> None:

@@ -260,6 +260,24 @@ def test_what_a_fence_takes_is_a_reason(api: Fake, capsys: pytest.CaptureFixture
     assert "  why   n1 alone has the present version of 3 paths." in capsys.readouterr().out
 
 
+def test_what_is_said_of_a_disk_is_told_in_status_and_of_its_node(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is out of rank for it, and somebody should make room."""
+    care = model.CareView("n2's disk /srv fills with what the other nodes have", "make room on /srv of n2")
+    full = clifake.node("n2", cares=(care,), disk=(model.DiskView("photos", 10**10, 10**8, 3 * 10**9),))
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n1"), full])
+    api.routes["GET /api/v1/nodes/n2"] = full
+    assert main(["status"]) == 0
+    told = capsys.readouterr().out
+    assert "n2's disk /srv fills with what the other nodes have\n  next  make room on /srv of n2" in told
+    main(["nodes", "n2"])
+    told = capsys.readouterr().out
+    assert "3.0 GB of the disk are trash" in told
+    assert "n2's disk /srv fills with" in told
+    assert "make room on /srv of n2" in told
+
+
 def test_one_trouble_is_told_once_and_a_conflict_is_no_reason(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:

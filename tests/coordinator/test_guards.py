@@ -410,6 +410,30 @@ def test_a_disk_that_fills_is_told_for_every_policy_also_where_no_volume_lies(
     assert world.state("n3") == "held"
 
 
+@pytest.mark.parametrize("volumes", [("photos",), ()])
+def test_a_hold_says_how_full_the_disk_is_by_now_and_its_incident_keeps_what_was_said_first(
+    volumes: tuple[str, ...],
+) -> None:
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0 - 10 * step, volumes))
+        world.run(1.0)
+    first = the_hold(world).reason
+    assert "47 GB of 100 GB are free" in first or "48 GB of 100 GB are free" in first
+    for step in range(4, 34):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 200.0, volumes))
+        world.run(1.0)
+    hold = the_hold(world)
+    incident = world.fleet.incident_view(hold.incident or "")
+    assert incident is not None
+    assert "will be full in 3 min" in hold.reason
+    assert incident.summary == hold.reason != first
+    assert any(first in event.text for event in incident.timeline)
+    free_gb = int(hold.reason.split(": ")[1].split(" GB")[0])
+    assert f"has lost {50 - free_gb} GB by now" in hold.reason
+    assert free_gb <= 22, "within five seconds of what was reported last"
+
+
 TAR = wire.Hand(99, "/usr/bin/tar", "tar x", 0, None, "cron", (), 0, 4 * GB, f"{OUTSIDE}, on some disk")
 
 
@@ -542,7 +566,10 @@ def test_a_disk_that_fills_beside_what_the_truth_brings_is_held_for_the_rest() -
         world.run(1.0)
     hold = the_hold(world)
     assert (hold.guard, hold.node) == ("disk_full", "n3")
-    assert "lost 5.0 GB (3.0 GB of it was brought by closeranks)" in hold.reason
+    incident = world.fleet.incident_view(hold.incident or "")
+    assert incident is not None
+    assert "lost 5.0 GB (3.0 GB of it was brought by closeranks)" in incident.timeline[0].text
+    assert "has lost 25 GB (15 GB of it was brought by closeranks) by now" in hold.reason
 
 
 def test_an_agent_that_was_started_again_counts_what_it_brings_anew() -> None:

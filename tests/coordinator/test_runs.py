@@ -66,7 +66,7 @@ PAGE_CACHE = {
 # Copies that fit: below what a runaway may write, however fast. Waits at most so many seconds.
 COPIED = {
     "one file of 1.9 GB that is moved in": (files(1900 * MB, 1, 1), (24 * GB, 23 * GB), 6),
-    "1.5 GB at 4 GB/s": (files(100 * MB, 0.025, 15), (24 * GB, 23 * GB), 6),
+    "1.7 GB at 4 GB/s": (files(100 * MB, 0.025, 17), (24 * GB, 23 * GB), 6),
     "2 GB at 2 GB/s": (files(50 * MB, 0.025, 40), (24 * GB, 23 * GB), 7),
     "2 GB at 4 GB/s, 40 GB": (files(100 * MB, 0.025, 20), (40 * GB, 38 * GB), 6),
 }

@@ -4,7 +4,7 @@
 
 `grow` is one file that gets longer, `large` are files of 10 MB, `small` of `--size` bytes, 500 to a directory.
 With `--names N` the names begin again after so many: it writes for ever in a bounded space.
-Without a rate it goes as fast as the disk takes it, until SIGTERM, a full disk or the limit. Every tenth of a
+Without a rate it goes as fast as the disk takes it, until SIGTERM, a full disk or the limit. Fifty times a
 second it says so in one JSON line: {"at": CLOCK_MONOTONIC in s, "bytes": n, "files": n}. Standard library only.
 """
 
@@ -22,11 +22,11 @@ from pathlib import Path
 
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
-TELL_S = 0.1
+TELL_S = 0.02
 
 
 class Told:
-    """What was written so far, said at most ten times a second."""
+    """What was written so far, said at most fifty times a second."""
 
     def __init__(self) -> None:
         self.bytes = self.files = 0

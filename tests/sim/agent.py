@@ -466,7 +466,7 @@ class Agent:
             looked.proven = started
         if edits and self.watches:
             self.post(
-                wire.Activity(1000, (wire.VolumeActivity(name, len(edits), 100 * len(edits), 0),), (), ())
+                wire.Activity(50, (wire.VolumeActivity(name, len(edits), 100 * len(edits), 0),), (), ())
             )
         self._status(name)
         self.pump(name)

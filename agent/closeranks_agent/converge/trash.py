@@ -82,6 +82,7 @@ class Trash:
         self._lock = RLock()
         self._state: _State | None = None
         self._ageing: Ageing | None = None  # since the trash was first opened
+        self._closed_bytes: int | None = None  # what it held when it was closed last
         self._open_since: dict[str, int] = {}  # when open incidents were first heard of
 
     @contextmanager
@@ -98,7 +99,7 @@ class Trash:
             with self._lock:
                 state.users -= 1
                 if not state.users:
-                    self._state = None
+                    self._state, self._closed_bytes = None, state.used
                     state.ledger.close()
                     state.room.close()
 
@@ -115,6 +116,12 @@ class Trash:
             return configured
         status = os.statvfs(self._volume.path)
         return status.f_blocks * status.f_frsize // DEFAULT_SHARE
+
+    @property
+    def held_bytes(self) -> int | None:
+        """What it holds; None while it was never opened. Reads nothing, and waits for nobody."""
+        state = self._state
+        return self._closed_bytes if state is None else state.used
 
     def usage(self) -> dict[str, int]:
         """Bytes held, by incident."""

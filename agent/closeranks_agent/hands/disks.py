@@ -90,6 +90,7 @@ class _Place:
     total: int = 0
     free: int = 0
     taken: int = 0  # by us, of the whole filesystem, when it was asked
+    trashed: int = 0  # what the trashes on it hold, likewise
     answered_s: float = float("-inf")
     due_s: float = float("-inf")
     asked: bool = False  # a question is under way
@@ -117,6 +118,7 @@ class Disks:
         self.taken: Callable[[str], int] = lambda volume: (
             0
         )  # what our converges and pushes took there; any thread
+        self.trashed: Callable[[str], int] = lambda volume: 0  # what its trash holds; any thread
 
     def keep(self, places: Sequence[tuple[str, str]]) -> None:
         """Ask about these from now on; what is known of those that stay is kept."""
@@ -187,6 +189,7 @@ class Disks:
             round(min(FORESEEN_MAX_S, series.rate_bytes_s()), 1),
             None if (full := series.full_in_s()) is None else round(full, 1),
             places[0].taken,
+            places[0].trashed,
         )
 
     def _fresh(self, volume: str) -> _Place | None:
@@ -211,6 +214,7 @@ class Disks:
     def _ask(self, place: _Place) -> None:
         """In a thread of its own."""
         try:
+            trashed = {one: self.trashed(one) for one in self._names()}
             taken = {one: self.taken(one) for one in self._names()}  # before the room, which it explains
             device, total, free = self.look(place.path)
             mount = place.mount if device == place.device else self.mount_of(place.path, device)
@@ -221,6 +225,7 @@ class Disks:
         with self._lock:
             place.asked, place.answered_s = False, self._clock()
             place.device, place.mount, place.total, place.free = device, mount, total, free
+            place.trashed = sum(trashed.get(one.volume, 0) for one in self._places if one.device == device)
             place.taken = sum(taken.get(one.volume, 0) for one in self._places if one.device == device)
             first = next((one for one in self._places if one.device == device), None)
             if first is place:

@@ -152,7 +152,11 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
             if disk.total_bytes
             else ""
         )
-        screen.line(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}")
+        trash = f"; {size(disk.trash_bytes)} of the disk are trash" if disk.trash_bytes else ""
+        screen.line(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}{trash}")
+    for care in node.cares:
+        screen.line(f"  note       {care.text}", CARE)
+        screen.line(f"  next       {care.next}")
     _print_writers(screen, node, now)
     for step in [] if node.state == "in_rank" else next_steps(node, []):
         screen.line(f"  next       {step}")

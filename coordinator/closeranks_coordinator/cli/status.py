@@ -192,6 +192,7 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
                 (f"{volume.name}: {open_ones} of writers open", f"closeranks conflicts {volume.name}")
             )
         found += _withheld(fleet, volume.name)
+    found += [(care.text, care.next) for node in fleet.nodes for care in node.cares]
     found += _in_the_air(fleet)
     found += _unwatched(fleet)
     found += _stormy(fleet)

@@ -111,7 +111,9 @@ def _hold_on(world: World, hold: HoldRecord, node: Node, volume: Volume | None) 
     meter = None if volume is None else brake.meters.get((node.name, volume.name))
     if now >= brake.told.get(hold.id, -1e9) + UPDATE_S:
         brake.told[hold.id] = now
-        if volume is not None and meter is not None:
+        if hold.guard == "disk_full":
+            _follow_disk(world, hold, node)
+        elif volume is not None and meter is not None:
             _update(world, hold, node, volume, meter)
         holds.keep_waiting(world, hold)
     if not _is_gone(world, hold, node, volume, meter):
@@ -140,13 +142,12 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     text = None
     if hold.guard == "write_rate":
         paths, size = max(hold.paths, files), max(hold.bytes, size)  # what was written was written
-    elif hold.guard != "disk_full" and meter.basis is not None:
+    elif meter.basis is not None:
         trips = tripping.shares(node, meter, rules, now.mono)
         trip = next((one for one in trips if one.guard == hold.guard), None)
         paths, size = (len(meter.pending), meter.waiting_bytes) if trip is None else (trip.paths, trip.bytes)
         text = None if trip is None else trip.reason
     else:
-        _name_anew(world, hold, node)
         return
     if (paths, size) == (hold.paths, hold.bytes):
         return
@@ -166,11 +167,33 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     world.touch_hold(hold)
 
 
-def _name_anew(world: World, hold: HoldRecord, node: Node) -> None:
-    """Whose a full disk is, with the figures of now. Who is known stays named."""
+def _follow_disk(world: World, hold: HoldRecord, node: Node) -> None:
+    """How full it is by now, and by whom: the timeline of its incident keeps what was said when it was held."""
+    volume = world.volumes.get(hold.volume or "")
+    meter = None if volume is None else world.brake.meters.get((node.name, volume.name))
+    if volume is not None and meter is not None and volume.config.replicated:
+        holds.show_paths(world, volume, hold, meter)
     gauge = world.brake.gauges.get((node.name, hold.disk))
     if gauge is None:
         return
+    _name_anew(world, hold, node, gauge)
+    if gauge.state.free_bytes >= hold.free_bytes:
+        return  # it has not gone on
+    took_s = (world.now.wall_ms - hold.since_ms) / 1000
+    by = blame.by_words(world, node, gauge, holds.rules_of(world, hold), hold.writers)
+    reason = line(tripping.disk_words(node, gauge, hold.free_bytes + hold.bytes, took_s) + by)
+    if reason == hold.reason:
+        return
+    hold.reason = reason
+    world.touch_hold(hold)
+    incident = world.incidents.get(hold.incident or "")
+    if incident is not None:
+        incident.summary = reason
+        world.touch_incident(incident)
+
+
+def _name_anew(world: World, hold: HoldRecord, node: Node, gauge: Gauge) -> None:
+    """Whose a full disk is, with the figures of now. Who is known stays named."""
     found = blame.hands(world, node, gauge, holds.WRITERS_MAX)
     keys = {hand.key for hand in found}
     found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: holds.WRITERS_MAX]

@@ -27,7 +27,7 @@ from .writers import HandRecord
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
 REPORTS_S = 1.0  # what was reported within that is the pace of this moment
 REPORTS_MAX = 64  # an agent sends 20 a second at most
-RUSH_MIN_S = 0.05  # between two reports of a rush; what comes within half of that is one
+RUSH_S = 0.1  # the least that two paces of a rush are taken over
 RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
@@ -161,12 +161,7 @@ class Meter:
         self._total(self.seen_total, self.bucket.seen, activity.files, activity.bytes)
         while len(self.reports) > 1 and self.reports[0].at <= now - REPORTS_S:
             self.reports.popleft()
-        files, size, window_s = activity.files, activity.bytes, max(RUSH_MIN_S, window_ms / 1000)
-        if since < RUSH_MIN_S / 2:
-            last = self.reports.pop()
-            since, window_s = since + last.since_s, window_s + last.window_s
-            files, size = files + last.files, size + last.bytes
-        self.reports.append(Report(now, window_s, since, files, size))
+        self.reports.append(Report(now, window_ms / 1000, since, activity.files, activity.bytes))
         self.unseen = activity.pending
         self.growing = self.growing + activity.bytes if activity.pending else 0
         if activity.pending and (activity.files or activity.bytes):
@@ -234,10 +229,19 @@ class Meter:
         return max(files_s, float(committed[0])), max(bytes_s, float(committed[1]))
 
     def rush_bytes_s(self, now: float) -> float:
-        """What is written this very moment: the lesser of what the last two reports say. One step is no pace."""
-        if len(self.reports) < 2 or now - self.reported_at > RUSH_FRESH_S:
+        """What is written this very moment: the lesser of the last two paces. One step is no pace."""
+        if now - self.reported_at > RUSH_FRESH_S:
             return 0.0
-        return min(one.bytes / max(one.window_s, one.since_s) for one in (self.reports[-1], self.reports[-2]))
+        paces: list[float] = []
+        span_s, size = 0.0, 0
+        for one in reversed(self.reports):
+            span_s, size = span_s + one.since_s, size + one.bytes
+            if span_s >= RUSH_S:
+                paces.append(size / span_s)
+                span_s, size = 0.0, 0
+            if len(paces) == 2:
+                return min(paces)
+        return 0.0
 
     @property
     def reported_at(self) -> float:

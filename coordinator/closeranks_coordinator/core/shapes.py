@@ -84,6 +84,14 @@ class DiskView(View, frozen=True):
     volume: str
     total_bytes: int
     free_bytes: int
+    trash_bytes: int = 0  # of all volumes on that disk
+
+
+class CareView(View, frozen=True):
+    """What nobody is out of rank for, and somebody should look at: what and why, and what to do."""
+
+    text: str
+    next: str
 
 
 class HandView(View, frozen=True):
@@ -130,6 +138,7 @@ class NodeView(View, frozen=True):
     waiting: str | None = None  # for what a person has to put right, in words
     in_service: bool = True  # as `GET /lb/{node}` says: 200, else 503
     wants_room: bool = False  # held for a full disk alone, with nothing kept back: room there ends it
+    cares: tuple[CareView, ...] = ()  # of its disks
 
 
 class CoverageView(View, frozen=True):

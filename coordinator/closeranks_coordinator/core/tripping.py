@@ -9,7 +9,7 @@ where so much would be a good part of the disk, or at the end of an observation.
 is held then, so judging late costs nothing on other nodes.
 
 Who writes gigabytes a second has written some more until a hold stands. So a rush trips where what it will have
-written by then passes what a runaway may write: 2 GB, or a tenth of the disk. On disks of 32 GB and more that is
+written by then passes what a runaway may write: 2 GB, or a tenth of the disk. On disks of 30 GB and more that is
 beyond `rate_min_bytes` anyway. Rejected: a lower minimum for all (a copy of 1.9 GB is ordinary), the pace of a
 single report (a large file that is moved into the volume is told of in one).
 """
@@ -39,7 +39,7 @@ DISK_REPORTS = 2
 SLOW_TIMES = 5  # times disk_min_share: what a disk loses by and by, not within observe_s
 TRICKLE_STEPS = 3  # minutes
 RUNAWAY_BYTES = 2 * 10**9  # or a tenth of its disk: what a runaway may write before it is held
-REACH_S = 0.2  # from what an agent has seen to a hold that stands, on a busy machine
+REACH_S = 0.15  # from what an agent has seen to a hold that stands: two looks, and what is written for it
 FULL_S = 2.0  # a disk that is full, or will be before a second report could come
 
 SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
@@ -217,15 +217,30 @@ def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> Trip | No
     is_fast = at_once or filled / took_s >= least / max(1.0, rules.observe_s)
     if not is_fast and filled < min(SLOW_TIMES * least, gauge.start_free / 2):
         return None
-    ours = f" ({human_bytes(gauge.explained)} of it was brought by closeranks)" if gauge.explained else ""
     reason = (
-        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(gauge.filled)}{ours} in "
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) lost {human_bytes(gauge.filled)}{_ours(gauge)} in "
         f"{human_duration(max(1.0, now - gauge.began))} and will be full in {human_duration(state.full_in_s)}: "
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free"
         + _elsewhere(world, node, gauge, rules)
     )
     return Trip(
         "disk_full", reason, 0, gauge.filled, gauge.began, state.path, state.free_bytes, state.volumes
+    )
+
+
+def disk_words(node: Node, gauge: Gauge, start_free: int, held_s: float) -> str:
+    """Of a disk that goes on filling while its node is held: what of `start_free` is gone, and how it stands."""
+    state = gauge.state
+    soon = "is full" if not state.free_bytes else "fills no more"
+    if state.free_bytes and state.full_in_s is not None:
+        soon = f"will be full in {human_duration(state.full_in_s)}"
+    lost = human_bytes(start_free - state.free_bytes) + (
+        _ours(gauge) if gauge.start_free == start_free else ""
+    )
+    return (
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) has lost {lost} by "
+        f"now, {human_duration(max(1.0, held_s))} after it was held, and {soon}: {human_bytes(state.free_bytes)} of "
+        f"{human_bytes(state.total_bytes)} are free"
     )
 
 
@@ -243,6 +258,10 @@ def by_us(node: Node, gauge: Gauge, rules: GuardRules) -> str:
         f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free. Nothing is held for that. What "
         f"does not fit any more waits until there is room: make some, or a larger disk."
     )
+
+
+def _ours(gauge: Gauge) -> str:
+    return f" ({human_bytes(gauge.explained)} of it was brought by closeranks)" if gauge.explained else ""
 
 
 def _is_at_once(gauge: Gauge) -> bool:

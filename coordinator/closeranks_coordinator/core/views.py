@@ -10,7 +10,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from . import kept, remarks, scrubbing, unclear
+from . import cares, kept, remarks, scrubbing, unclear
 from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
 from .shapes import (
@@ -75,7 +75,9 @@ def node_view(world: World, node: Node, down: Callable[[], frozenset[str]] | Non
         record.address or None, node.blocked_by if record.phase == "suspect" else None,
         tuple(_node_volume(world, node, volume) for volume in world.volumes_of(node)),
         tuple(
-            DiskView(name, status.disk_total_bytes, status.disk_free_bytes)
+            DiskView(
+                name, status.disk_total_bytes, status.disk_free_bytes, cares.trash_bytes(world, node, name)
+            )
             for name, stored in sorted(record.volumes.items())
             if (status := stored.status) is not None and status.disk_total_bytes
         ),
@@ -85,6 +87,7 @@ def node_view(world: World, node: Node, down: Callable[[], frozenset[str]] | Non
         _waiting(world, node),
         _is_in_service(world, node, down),
         _wants_room(world, node),
+        tuple(cares.disks(world, node)),
     )  # fmt: skip
 
 
