@@ -39,6 +39,7 @@ class AgentMetrics(Collector):
             registry=self.registry,
         )
         self._peers: set[str] = set()  # of whom something was counted
+        self._volumes: set[str] = set()  # likewise
         self.registry.register(self)
 
     def sent(self, peer: str, payload: int) -> None:
@@ -51,7 +52,17 @@ class AgentMetrics(Collector):
             self._peers.discard(peer)
             self.served.remove(peer)
 
+    def keep_volumes(self, names: Container[str]) -> None:
+        """What was counted of a volume that this node does not have any more is not shown for ever."""
+        for name in [one for one in self._volumes if one not in names]:
+            self._volumes.discard(name)
+            self.hashed.remove(name)
+            self.scan_time.remove(name)
+
     def scanned(self, volume: str, report: ScanReport) -> None:
+        if all(one.name != volume for one in self._agent.config.volumes):
+            return  # it was taken out while it was scanned
+        self._volumes.add(volume)
         self.hashed.labels(volume).inc(report.hashed_bytes)
         self.scan_time.labels(volume).observe(report.duration_s)
 

@@ -304,6 +304,7 @@ class Agent:
         if before.keys() != after.keys():
             self._volumes.own(fresh.volumes)
             self.activity.disks.keep(_places(fresh))
+            self.metrics.keep_volumes(after)
             self.link.redial()
         self.spawn(self.reactions.permits_changed())
         for line in told(fresh.file, changed):

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
-from closeranks_agent.disk.records import StateUnavailable
+from closeranks_agent.disk.records import ScanReport, StateUnavailable
+from closeranks_agent.runtime import Agent
 from closeranks_agent.state import AgentState, OwedHook
 from closeranks_proto import messages as wire
 from closeranks_proto.messages import FenceState
@@ -90,6 +92,24 @@ async def test_a_volume_that_goes_and_comes_again_elsewhere_is_opened_there(worl
         await until(
             lambda: "photos" in agent.volumes and agent.volumes["photos"].path == os.fsencode(elsewhere)
         )
+
+
+async def test_a_volume_that_goes_is_in_no_metric_any_more(world: World) -> None:
+    file, other = world.base / "agent.toml", world.base / "other"
+    other.mkdir()
+    async with world.agent() as agent:
+        await connected(world)
+        await until(lambda: 'closeranks_agent_scan_seconds_count{volume="photos"}' in shown(agent))
+        text = file.read_text()
+        file.write_text(text.replace('"photos"', '"docs"').replace(f'"{world.tree}"', f'"{other}"'))
+        agent.reread()
+        await until(lambda: "photos" not in shown(agent))
+        agent.metrics.scanned("photos", ScanReport(0.0, 1.0, True))
+        assert "photos" not in shown(agent), "a scan that ended too late"
+
+
+def shown(agent: Agent) -> str:
+    return generate_latest(agent.metrics.registry).decode()
 
 
 async def test_a_key_that_can_not_change_while_the_agent_runs_is_named(
