@@ -28,6 +28,7 @@ from .fence import FenceGate
 from .hands.activity import Activity
 from .hands.attribution import Attribution
 from .hands.disks import Disks
+from .hands.own import OwnState
 from .hands.reactions import Reactions
 from .lag import LoopLag
 from .link import Link
@@ -60,6 +61,7 @@ class Agent:
         self.speed = Speed()
         self.lag = LoopLag()
         self.attribution = Attribution()
+        self._own = OwnState(config.state_dir)
         disks = Disks(_places(config))
         disks.taken, disks.trashed = self._taken, self.orders.trashed
         self.activity = Activity(self.attribution, disks, self.link.post, lambda: self.link.connected)
@@ -127,6 +129,8 @@ class Agent:
         return self._volumes.algorithm
 
     def _taken(self, volume: str) -> int:
+        if not volume:
+            return self._own.taken()
         known = self.volumes.get(volume)
         return 0 if known is None else known.taken.bytes
 

@@ -24,6 +24,7 @@ from closeranks_agent.hands.activity import Activity
 from closeranks_agent.hands.attribution import Attribution
 from closeranks_agent.hands.disks import FORESEEN_MAX_S, STALE_S, Disks, Series
 from closeranks_agent.hands.elsewhere import Elsewhere
+from closeranks_agent.hands.own import OwnState
 from closeranks_agent.hands.processes import ProcessDirectory
 from closeranks_proto import messages as wire
 from closeranks_proto.parts import OUTSIDE, Hand
@@ -117,14 +118,30 @@ def test_a_disk_says_what_our_own_copying_took_of_it(tmp_path: Path) -> None:
     disks = Disks(
         [("", str(tmp_path)), ("photos", str(tmp_path)), ("docs", str(tmp_path)), ("proc", "/proc")]
     )
-    disks.taken = {"photos": 5, "docs": 7, "proc": 100}.__getitem__
+    disks.taken = {"": 3, "photos": 5, "docs": 7, "proc": 100}.__getitem__
     disks.trashed = {"photos": 50, "docs": 70, "proc": 1000}.__getitem__
     disks.sample()
     idle(disks)
     disks.sample()
     idle(disks)
     (state,) = (one for one in disks.states() if one.holds_state)
-    assert (state.taken_bytes, state.trash_bytes) == (12, 120)
+    assert (state.taken_bytes, state.trash_bytes) == (15, 120)
+
+
+def test_what_the_agents_own_state_grows_by_counts_and_what_it_gives_back_shows_as_room(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "photos").mkdir()
+    index = tmp_path / "photos" / "index"
+    index.write_bytes(b"x" * 8 * MB)
+    own = OwnState(str(tmp_path))
+    assert own.taken() == 0, "what was there before"
+    index.write_bytes(b"x" * 10 * MB)
+    assert own.taken() == pytest.approx(2 * MB, abs=MB // 4)
+    index.unlink()
+    assert own.taken() == pytest.approx(2 * MB, abs=MB // 4)
+    index.write_bytes(b"x" * 3 * MB)
+    assert own.taken() == pytest.approx(5 * MB, abs=MB // 2)
 
 
 def test_what_is_staged_counts_with_the_room_that_it_takes_beyond_what_was_there(tmp_path: Path) -> None:

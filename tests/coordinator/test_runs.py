@@ -157,7 +157,7 @@ def test_a_disk_that_fills_by_what_the_truth_brings_holds_nobody(name: str) -> N
 def test_a_disk_that_fills_by_what_the_truth_brings_is_told_once() -> None:
     told = receive(files(5 * MB, 1, 60), *SMALL)
     assert len(told.said) == 1, told.said
-    assert "fills with what the other nodes have" in told.said[0]
+    assert "fills with what closeranks puts there" in told.said[0]
 
 
 @pytest.mark.parametrize("story", [[], list(files(MB, 1, 60))], ids=["alone", "beside what the truth brings"])

@@ -117,7 +117,7 @@ class Disks:
         self.mount_of: Callable[[str, int], str] = _mount_of
         self.taken: Callable[[str], int] = lambda volume: (
             0
-        )  # what our converges and pushes took there; any thread
+        )  # what we took there ourselves ("": by our state); any thread
         self.trashed: Callable[[str], int] = lambda volume: 0  # what its trash holds; any thread
 
     def keep(self, places: Sequence[tuple[str, str]]) -> None:
@@ -215,7 +215,10 @@ class Disks:
         """In a thread of its own."""
         try:
             trashed = {one: self.trashed(one) for one in self._names()}
-            taken = {one: self.taken(one) for one in self._names()}  # before the room, which it explains
+            names = (
+                self._names() if place.volume else ["", *self._names()]
+            )  # our state comes first where it lies
+            taken = {one: self.taken(one) for one in names}  # before the room, which it explains
             device, total, free = self.look(place.path)
             mount = place.mount if device == place.device else self.mount_of(place.path, device)
         except OSError:

@@ -254,9 +254,10 @@ def by_us(node: Node, gauge: Gauge, rules: GuardRules) -> str:
     ):
         return ""
     return (
-        f"{node.name}'s disk {state.path} ({_holds(gauge)}) fills with what the other nodes have: "
-        f"{human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are free. Nothing is held for that. What "
-        f"does not fit any more waits until there is room: make some, or a larger disk."
+        f"{node.name}'s disk {state.path} ({_holds(gauge)}) fills with what closeranks puts there (what the other "
+        f"nodes have, and its own state): {human_bytes(state.free_bytes)} of {human_bytes(state.total_bytes)} are "
+        "free. Nothing is held for that. What does not fit any more waits until there is room: make some, or take a "
+        "larger disk."
     )
 
 
