@@ -35,6 +35,7 @@ from .dirty import Batch, Dirty
 FILES_A_LOOK: Final = 256
 CLOSED_A_LOOK: Final = 512  # of those that were closed since the look before; 3 us each
 TOLD_MAX: Final = 16_384  # 4 MB
+AHEAD_S: Final = 10.0  # what was told ahead is committed by then, or is gone
 REST_SHARE: Final = 9.0  # a rest follows that is so many times as long as a look kept the processor
 
 Counts = dict["Hand | None", list[int]]  # files and bytes by hand
@@ -52,12 +53,13 @@ class Growth:
         self._told: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._closed_until = 0.0  # the closed files of before were asked
         self._rested = 0.0
-        self._ahead = [0, 0]  # files and bytes that were told of without asking
+        self._ahead, self._ahead_at = (
+            [0, 0],
+            0.0,
+        )  # files and bytes that were told of without asking, and when
 
     def look(self, dirty: Dirty) -> None:
         """Tell how much grew since the last look."""
-        if not len(dirty):
-            self._ahead = [0, 0]
         if self._clock() < self._rested:
             return
         began = self._spent()
@@ -94,6 +96,7 @@ class Growth:
             for place, amount in enumerate((others, size)):
                 self._ahead[place] += amount
                 counts.setdefault(asked[0][1], [0, 0])[place] += amount
+            self._ahead_at = self._clock()
 
     def _ask(self, root_fd: int, key: bytes, hand: Hand | None, counts: Counts) -> int:
         """Count how much this file grew since it was told of last; the bytes."""
@@ -138,6 +141,8 @@ class Growth:
         if report.changed > len(report.sizes):
             count = counts.setdefault(report.hands[0] if report.hands else None, [0, 0])
             count[0] += report.changed - len(report.sizes)
+        if self._clock() > self._ahead_at + AHEAD_S:
+            self._ahead = [0, 0]
         for hand, (files, size) in counts.items():
             was = min(files, self._ahead[0]), min(size, self._ahead[1])
             self._ahead = [self._ahead[0] - was[0], self._ahead[1] - was[1]]
