@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,22 @@ def test_a_long_file_that_is_closed_counts_with_what_it_grew(writer: Writer) -> 
     writer.volume.scan()
     writer.write("db", 6 * MB)
     assert writer.look() == (1, MB)
+
+
+def test_whoever_changes_only_attributes_has_written_nothing(writer: Writer) -> None:
+    file = writer.tree / "old"
+    file.write_bytes(bytes(1000))
+    os.utime(file, (1e9, 1e9))
+    writer.volume.scan()
+    file.chmod(0o600)
+    writer.dirty.note(b"old", writer.now, PHP)
+    assert writer.look() == (0, 0)
+    copied = writer.tree / "copied"
+    copied.write_bytes(bytes(1000))
+    os.utime(copied, (1e9, 1e9))  # as rsync does
+    writer.now += 0.001
+    writer.dirty.note(b"copied", writer.now, PHP)
+    assert writer.look() == (1, 1000)
 
 
 def test_what_is_no_file_has_no_size(writer: Writer) -> None:

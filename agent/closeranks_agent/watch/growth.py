@@ -35,6 +35,7 @@ from .dirty import Batch, Dirty
 FILES_A_LOOK: Final = 256
 CLOSED_A_LOOK: Final = 512  # of those that were closed since the look before; 3 us each
 TOLD_MAX: Final = 16_384  # 4 MB
+FRESH_S: Final = 2.0  # a file with an elder mtime was not written in this burst, or that was set back
 AHEAD_S: Final = 10.0  # what was told ahead is committed by then, or is gone
 REST_SHARE: Final = 9.0  # a rest follows that is so many times as long as a look kept the processor
 
@@ -107,7 +108,7 @@ class Growth:
         if not stat.S_ISREG(found.st_mode):
             return 0
         size, new = found.st_size, key not in self._told
-        base, before = (self._known_size(key, size),) * 2 if new else self._told[key]
+        base, before = (self._known_size(key, found),) * 2 if new else self._told[key]
         if size <= before:
             return 0
         self._told[key] = (base, size)
@@ -119,9 +120,13 @@ class Growth:
         count[1] += size - before
         return size - before
 
-    def _known_size(self, key: bytes, size: int) -> int:
-        """What a long file had before; one of a single chunk counts as written whole, as its commit will say."""
-        if size <= self._volume.settings.chunk_bytes:
+    def _known_size(self, key: bytes, found: os.stat_result) -> int:
+        """What it had before. One of a single chunk that was just written counts as written whole, as its commit says.
+
+        Where only a mode, an owner or a time was changed, or an old time was set, what is known of it decides.
+        """
+        is_written = abs(time.time() - found.st_mtime) < FRESH_S
+        if is_written and found.st_size <= self._volume.settings.chunk_bytes:
             return 0
         try:
             row = self._volume.history.index.row(key)
