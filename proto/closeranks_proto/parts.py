@@ -91,8 +91,8 @@ class VolumeActivity(Message, frozen=True):
 class DiskState(Worded, frozen=True):
     """One filesystem that holds volumes or the agent's state. `rate_bytes_s`: what is lost of its free room.
 
-    `full_in_s`: None while its filling can not be foreseen. `taken_bytes`: what converges, pushes and the agent's own state
-    have taken of it since the agent started, as of this moment. `trash_bytes`: what the trashes of its volumes hold.
+    `full_in_s`: None while its filling can not be foreseen. `taken_bytes`: what converges, pushes and the agent's own
+    state have taken of it since the agent started, as of this moment. `trash_bytes`: what its volumes' trashes hold.
     """
 
     path: Text  # where it is mounted
