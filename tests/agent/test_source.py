@@ -47,6 +47,7 @@ def test_rescan_opens_nothing(tree: Path) -> None:
     assert opened(tree, "rescan") == (None, "this volume's `watch` asks for scans only")
 
 
+@pytest.mark.root  # who is not, is told that first
 @pytest.mark.parametrize(
     ("number", "words"),
     [
@@ -70,6 +71,7 @@ def test_what_fanotify_refuses_is_said_and_inotify_takes_over(
     source.close()
 
 
+@pytest.mark.root
 def test_without_either_both_reasons_are_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
