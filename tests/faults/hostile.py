@@ -25,20 +25,21 @@ class Deed(Enum):
     DRIP = "drip"  # a record as it should be, but a byte a second
     MIDWAY = "midway"  # a part of a record as it should be, then the end
     ENDLESS = "endless"  # a record of four thousand million bytes
-    REDIRECT = "redirect"  # to the machine's own metadata, or wherever
+    REDIRECT = "redirect"  # to the machine's own metadata, or wherever; here to itself, which notices
 
 
+ELSEWHERE = b"/elsewhere"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-closeranks-chunks\r\nConnection: close\r\n\r\n"
 
 
 class HostileSource:
-    """Listens until it is closed; `asked` counts the requests that it got.
+    """Listens until it is closed; `asked` counts the requests that it got, `followed` those that it led elsewhere.
 
     It has the tree that it is asked for, so that its records have the right length where the deed wants that.
     """
 
     def __init__(self, deed: Deed, tree: Path, seed: int = 1) -> None:
-        self.deed, self.tree, self.asked = deed, tree, 0
+        self.deed, self.tree, self.asked, self.followed = deed, tree, 0, 0
         self._rng = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -60,7 +61,9 @@ class HostileSource:
     def _serve(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError), peer:
             peer.settimeout(60)
-            lengths = self._lengths(_body(peer))
+            path, body = _request(peer)
+            self.followed += path == ELSEWHERE
+            lengths = self._lengths(body)
             self.asked += 1
             self._do(peer, lengths)
 
@@ -99,8 +102,8 @@ class HostileSource:
                     peer.sendall(bytes(65536))
             case Deed.REDIRECT:
                 peer.sendall(
-                    b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\n"
-                    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+                    b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:%d%b\r\n"
+                    b"Content-Length: 0\r\nConnection: close\r\n\r\n" % (self.port, ELSEWHERE)
                 )
 
 
@@ -108,8 +111,8 @@ def _header(position: int, length: int) -> bytes:
     return struct.pack(">BHI", 0, position, length)
 
 
-def _body(peer: socket.socket) -> bytes:
-    """The body of one HTTP request that tells its length."""
+def _request(peer: socket.socket) -> tuple[bytes, bytes]:
+    """Path and body of one HTTP request that tells its length."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += peer.recv(65536)
@@ -117,7 +120,7 @@ def _body(peer: socket.socket) -> bytes:
     length = int(head.lower().partition(b"content-length:")[2].split()[0])
     while len(body) < length:
         body += peer.recv(65536)
-    return body
+    return head.split(b" ", 2)[1], body
 
 
 class RoughRoad:

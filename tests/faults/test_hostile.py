@@ -58,6 +58,7 @@ def test_a_hostile_source_is_named_and_another_asked(make_fleet: MakeFleet, deed
         if any(source.asked for source in hostile):
             break
     assert any(source.asked for source in hostile), "nobody asked the hostile ones: the test shows nothing"
+    assert not any(source.followed for source in hostile), "it went where it was led"
     if deed in SAID:
         assert any(said in victim.daemon.log() for said in SAID[deed]), "it failed by something else"
     named = [line for line in victim.daemon.log().splitlines() if " failed: " in line and "source" in line]
