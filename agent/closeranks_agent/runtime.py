@@ -62,8 +62,7 @@ class Agent:
         self.lag = LoopLag()
         self.attribution = Attribution()
         self._own = OwnState(config.state_dir)
-        disks = Disks(_places(config))
-        disks.taken, disks.trashed = self._taken, self.orders.trashed
+        disks = Disks(_places(config), taken=self._taken, trashed=self.orders.trashed)
         self.activity = Activity(self.attribution, disks, self.link.post, lambda: self.link.connected)
         self.reactions = Reactions(state, lambda: self.config, self.activity, self.link.post, self.spawn)
         self._gate = FenceGate(state, lambda: self.config, self.link.post, self.spawn)

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from closeranks_agent.disk.records import ScanReport
-from closeranks_agent.disk.taken import Taken, room_of
+from closeranks_agent.disk.taken import Taken
 from closeranks_agent.hands import activity as module
 from closeranks_agent.hands.activity import Activity
 from closeranks_agent.hands.attribution import Attribution
@@ -115,11 +115,12 @@ def idle(disks: Disks, but: int = 0) -> None:
 
 
 def test_a_disk_says_what_our_own_copying_took_of_it(tmp_path: Path) -> None:
+    places = [("", str(tmp_path)), ("photos", str(tmp_path)), ("docs", str(tmp_path)), ("proc", "/proc")]
     disks = Disks(
-        [("", str(tmp_path)), ("photos", str(tmp_path)), ("docs", str(tmp_path)), ("proc", "/proc")]
+        places,
+        taken={"": 3, "photos": 5, "docs": 7, "proc": 100}.__getitem__,
+        trashed={"photos": 50, "docs": 70, "proc": 1000}.__getitem__,
     )
-    disks.taken = {"": 3, "photos": 5, "docs": 7, "proc": 100}.__getitem__
-    disks.trashed = {"photos": 50, "docs": 70, "proc": 1000}.__getitem__
     disks.sample()
     idle(disks)
     disks.sample()
@@ -147,13 +148,12 @@ def test_what_the_agents_own_state_grows_by_counts_and_what_it_gives_back_shows_
 def test_what_is_staged_counts_with_the_room_that_it_takes_beyond_what_was_there(tmp_path: Path) -> None:
     taken = Taken()
     with (tmp_path / "staged").open("wb") as file:
-        file.write(bytes(MB))
-        file.flush()
-        taken.add(file.fileno())
+        with taken.counting(file.fileno()):
+            file.write(bytes(MB))
+            file.flush()
         assert MB <= taken.bytes < 2 * MB
-        before = room_of(file.fileno())
-        file.truncate(8 * MB)
-        taken.add(file.fileno(), before)
+        with taken.counting(file.fileno()):
+            file.truncate(8 * MB)
         assert MB <= taken.bytes < 2 * MB, "a hole takes no room"
 
 

@@ -16,13 +16,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.paths import parent_key, path_of
 
-from .. import beneath, syscalls
+from .. import syscalls
 from ..beneath import pread_full
 from ..chunks.fetch import ChunkWant
-from ..disk.taken import room_of
-from . import attributes
+from .dressing import Dressing
 from .durable import sync_files, sync_names
 from .local import Local
 from .plan import FileNeed, Step, entry_of
@@ -68,33 +66,6 @@ class Staged:
     failure: OSError | None = None
     readback: Readback | None = None
     wants: list[ChunkWant] = field(default_factory=list)
-
-
-class Dressing:
-    """The directories that files of one batch will stand in, each looked at once: new files take after them."""
-
-    def __init__(self, root_fd: int) -> None:
-        self._root_fd = root_fd
-        self._known: dict[bytes, os.stat_result] = {}
-
-    def parent(self, key: bytes) -> os.stat_result:
-        """Of the parent, or, where the same batch has yet to make it, of the nearest directory above it."""
-        directory = parent_key(key)
-        found = self._known.get(directory)
-        while found is None:
-            try:
-                fd = beneath.open_directory(self._root_fd, path_of(directory))
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or not directory:
-                    raise
-                directory = parent_key(directory)
-                continue
-            try:
-                found = os.fstat(fd)
-            finally:
-                os.close(fd)
-        self._known[parent_key(key)] = found
-        return found
 
 
 class Stage:
@@ -156,10 +127,9 @@ class Stage:
         try:
             os.ftruncate(fd, need.size)
             present = {index for index in self._local.share(fd, need) if self._is_there(fd, need, index)}
-            shared_bytes = room_of(fd)  # with another file: it takes no room
-            reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need, present)
-            staged = self._fill(step, need, name, fd, present)
-            self._workroom.taken.add(fd, shared_bytes)
+            with self._workroom.taken.counting(fd):  # what is shared with another file takes no room
+                reserved = need.size >= RESERVE_MIN_BYTES and self._reserve(fd, need, present)
+                staged = self._fill(step, need, name, fd, present)
             if self._readbacks is not None:
                 staged.readback = self._readbacks.begin(need, name, self._workroom.stage_fd)
             return staged, reserved
@@ -272,7 +242,7 @@ class Stage:
         A file of one chunk gets its attributes as well while it is open.
         """
         bad: list[ChunkWant] = []
-        dressing = Dressing(self._workroom.root_fd)
+        dressing = self._dressing()
         run: list[tuple[Staged, ChunkWant, bytes | memoryview]] = []
         for part in parts:
             staged, want, data = part
@@ -291,9 +261,8 @@ class Stage:
     def _write_small(self, staged: Staged, data: bytes | memoryview, dressing: Dressing) -> None:
         fd = self._open_to_write(staged.name)
         try:
-            before_bytes = room_of(fd)
-            write_full(fd, data, 0)
-            self._workroom.taken.add(fd, before_bytes)
+            with self._workroom.taken.counting(fd):
+                write_full(fd, data, 0)
             self._try_dress(fd, staged, dressing)
         finally:
             os.close(fd)
@@ -305,9 +274,9 @@ class Stage:
         staged, first, _ = run[0]
         fd = self._open_to_write(staged.name)
         try:
-            offset, before_bytes = staged.need.span(first.index)[0], room_of(fd)
-            directly = self._sink.write_run(fd, [data for _, _, data in run], offset)
-            self._workroom.taken.add(fd, before_bytes)
+            with self._workroom.taken.counting(fd):
+                offset = staged.need.span(first.index)[0]
+                directly = self._sink.write_run(fd, [data for _, _, data in run], offset)
         finally:
             os.close(fd)
         if staged.readback is not None:
@@ -316,9 +285,12 @@ class Stage:
     def _try_dress(self, fd: int, staged: Staged, dressing: Dressing) -> None:
         staged.dressed = True
         try:
-            self._dress(fd, staged.step, dressing)
+            dressing.dress(fd, staged.step)
         except OSError as error:
             staged.failure = error
+
+    def _dressing(self) -> Dressing:
+        return Dressing(self._workroom.root_fd, self._algorithm.width, self._special_bits)
 
     def make(self, batch: Sequence[tuple[Staged, bytes]]) -> list[tuple[Staged, OSError]]:
         """Make files of one chunk whose bytes are here and verified, as `write` and `finish` would, in one go.
@@ -327,17 +299,16 @@ class Stage:
         """
         made: list[int] = []
         failed: list[tuple[Staged, OSError]] = []
-        dressing = Dressing(self._workroom.root_fd)
+        dressing = self._dressing()
         few = len(batch) <= MAKE_OPEN_MAX
         try:
             for staged, data in batch:
                 try:
                     fd = self._open_to_write(staged.name)
                     made.append(fd)
-                    before_bytes = room_of(fd)
-                    write_full(fd, data, 0)
-                    self._workroom.taken.add(fd, before_bytes)
-                    self._dress(fd, staged.step, dressing)
+                    with self._workroom.taken.counting(fd):
+                        write_full(fd, data, 0)
+                    dressing.dress(fd, staged.step)
                     self._names.discard(staged.name)  # about to leave; `relist` finds it if it does not
                 except OSError as error:
                     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -366,7 +337,7 @@ class Stage:
 
         Raises OSError where the disk could not take them.
         """
-        dressing = Dressing(self._workroom.root_fd)
+        dressing = self._dressing()
         try:
             for staged in batch:
                 self._check_stopped()
@@ -397,29 +368,6 @@ class Stage:
         """Its promise of room is used, or given up."""
         self.room.release(staged.promised)
         staged.promised = 0
-
-    def _dress(self, fd: int, step: Step, dressing: Dressing) -> None:
-        assert step.target is not None
-        target = entry_of(step.target, self._algorithm.width)
-        replaced = None
-        if step.own is not None:
-            with beneath.spot(self._workroom.root_fd, step.key) as where:
-                replaced = beneath.status(where)
-                if target.xattrs is None and replaced is not None:
-                    self._carry(fd, where)
-        attributes.set_new(fd, target, replaced, dressing.parent(step.key), self._special_bits)
-
-    @staticmethod
-    def _carry(fd: int, where: beneath.Spot) -> None:
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            old = os.open(where.name, flags, dir_fd=where.parent_fd)
-        except OSError:
-            return  # a symlink or unreadable: nothing to carry over
-        try:
-            attributes.carry_xattrs(old, fd)
-        finally:
-            os.close(old)
 
     def _check_stopped(self) -> None:
         if self._stopped():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 BLOCK_BYTES: Final = 512  # of st_blocks
@@ -21,8 +23,14 @@ class Taken:
         self._lock = threading.Lock()
         self.bytes = 0
 
-    def add(self, fd: int, before_bytes: int = 0) -> None:
-        """What this file takes now, less what it took before. Raises OSError."""
+    @contextmanager
+    def counting(self, fd: int) -> Iterator[None]:
+        """What this open file takes behind the block, less what it took ahead of it. Raises OSError.
+
+        A block that is left by an exception counts nothing.
+        """
+        before_bytes = room_of(fd)
+        yield
         grown = room_of(fd) - before_bytes
         if grown > 0:
             with self._lock:

@@ -107,18 +107,22 @@ class Disks:
     """`places`: (volume or "", path). Ask by `sample` once a second; everything else returns at once."""
 
     def __init__(
-        self, places: Sequence[tuple[str, str]], clock: Callable[[], float] = time.monotonic
+        self,
+        places: Sequence[tuple[str, str]],
+        clock: Callable[[], float] = time.monotonic,
+        taken: Callable[[str], int] = lambda volume: 0,
+        trashed: Callable[[str], int] = lambda volume: 0,
     ) -> None:
-        self._clock = clock
+        """`taken`: what we took of a volume's disk ("": by our own state). `trashed`: what a volume's trash holds.
+
+        Both are asked on any thread.
+        """
+        self._clock, self._taken, self._trashed = clock, taken, trashed
         self._lock = threading.Lock()
         self._places = [_Place(volume, path) for volume, path in places]
         self._series: dict[int, Series] = {}
         self.look: Callable[[str], tuple[int, int, int]] = _look
         self.mount_of: Callable[[str, int], str] = _mount_of
-        self.taken: Callable[[str], int] = lambda volume: (
-            0
-        )  # what we took there ourselves ("": by our state); any thread
-        self.trashed: Callable[[str], int] = lambda volume: 0  # what its trash holds; any thread
 
     def keep(self, places: Sequence[tuple[str, str]]) -> None:
         """Ask about these from now on; what is known of those that stay is kept."""
@@ -214,11 +218,10 @@ class Disks:
     def _ask(self, place: _Place) -> None:
         """In a thread of its own."""
         try:
-            trashed = {one: self.trashed(one) for one in self._names()}
-            names = (
-                self._names() if place.volume else ["", *self._names()]
-            )  # our state comes first where it lies
-            taken = {one: self.taken(one) for one in names}  # before the room, which it explains
+            trashed = {one: self._trashed(one) for one in self._names()}
+            # Our state comes first where it lies.
+            names = self._names() if place.volume else ["", *self._names()]
+            taken = {one: self._taken(one) for one in names}  # before the room, which it explains
             device, total, free = self.look(place.path)
             mount = place.mount if device == place.device else self.mount_of(place.path, device)
         except OSError:
