@@ -17,8 +17,8 @@ import pytest
 from closeranks_agent import syscalls
 from closeranks_agent.chunks import serve
 from closeranks_agent.chunks.fetch import Fetcher
+from closeranks_agent.converge import parts, pushed, workbench
 from closeranks_agent.converge import push as pushing
-from closeranks_agent.converge import pushed
 from closeranks_agent.converge.install import Installer
 from closeranks_agent.converge.work import Result
 from closeranks_agent.disk.volume import Volume
@@ -350,7 +350,7 @@ async def test_a_new_file_costs_three_syncs(tmp_path: Path, monkeypatch: pytest.
 async def test_an_idle_agent_holds_nothing_open_below_the_volume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushing, "LINGER_S", 0.01)
+    monkeypatch.setattr(workbench, "LINGER_S", 0.01)
     async with nodes_in(tmp_path) as nodes:
         await pair(nodes, tmp_path, {}, {"a": b"1"})
         await nodes.push("n2", "n1")
@@ -481,7 +481,7 @@ async def test_a_push_that_stands_still_in_the_middle_is_given_up_there(
     async with nodes_in(tmp_path) as nodes:
         names = [f"f{number}" for number in range(4)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
-        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
+        monkeypatch.setattr(parts, "SMALL_STEPS", 1)
         looks = 4  # of each part: when its bytes come, before it is applied and its step, and behind that
         stopped_s = chain(repeat(0.0, 2 * looks), repeat(PUSH_GOOD_S + 1))
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stopped_s))
@@ -508,7 +508,7 @@ async def test_a_push_that_stood_still_within_a_step_is_over_behind_it(
     async with nodes_in(tmp_path) as nodes:
         names = [f"f{number}" for number in range(4)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
-        monkeypatch.setattr(pushing, "SMALL_STEPS", steps)
+        monkeypatch.setattr(parts, "SMALL_STEPS", steps)
         monkeypatch.setattr(Installer, "_attempt", stopping)
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + stood_s)
         monkeypatch.setattr(pushed, "time", clock)
@@ -544,7 +544,7 @@ async def test_a_push_is_good_for_as_long_as_it_makes_progress(
     async with nodes_in(tmp_path) as nodes:
         names = [f"f{number}" for number in range(5)]
         await pair(nodes, tmp_path, {}, {name: name.encode() * 9 for name in names})
-        monkeypatch.setattr(pushing, "SMALL_STEPS", 1)
+        monkeypatch.setattr(parts, "SMALL_STEPS", 1)
         passed = count(0.0, PUSH_GOOD_S / 4)  # at each look, and after each part
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(passed))
         monkeypatch.setattr(pushed, "time", clock)

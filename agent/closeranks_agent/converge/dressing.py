@@ -1,7 +1,7 @@
 """The attributes of staged files: what the target says, and what a new file takes over from what stands there.
 
-A volume tracks some attributes only. Of the others a file keeps those of the version that it replaces, and a new one takes
-after its directory, as if a person had made it there.
+A volume tracks some attributes only. Of the others a file keeps those of the version that it replaces, and a new one
+takes after its directory, as if a person had made it there.
 """
 
 from __future__ import annotations

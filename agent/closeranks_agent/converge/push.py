@@ -8,9 +8,8 @@ promises. A push that was killed needs no memory: what it finished is in the tre
 makes no progress for PUSH_GOOD_S is given up, as the coordinator does: a process that was stopped in the middle of
 it does not bring back what the truth, and every other node, has left meanwhile.
 
-What small files cost decides how fast a fleet follows its writer. A push of few bytes is therefore two visits
-to the volume's thread with the fetching between them, one ledger entry, one sync of files and one of
-directories, one transaction. Larger ones go group by group through `transfer`.
+What small files cost decides how fast a fleet follows its writer. A push of few bytes is therefore made in `parts`,
+mostly one. Larger ones go group by group through `transfer`.
 
 No list of what was written is kept: nobody proves a push by reading everything again. A scan does it in time.
 """
@@ -20,8 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from closeranks_proto.content import decode_chunk_list
@@ -30,27 +28,24 @@ from closeranks_proto.errors import ProtocolError
 from closeranks_proto.messages import Push, PushResult
 from closeranks_proto.paths import escape, parent_key
 
-from ..chunks.fetch import ChunkWant, Fetcher
+from ..chunks.fetch import Fetcher
 from ..chunks.peers import Peers
 from .athand import local_content, rules_of
 from .contents import Contents
+from .parts import Part, Parts, parts_of, stage_bytes_of
 from .plan import LocalContent, Place, Saw, Step, entry_of, plan, sources_of
 from .pushed import Count, checked, result_of
-from .room import NoRoom
-from .stage import Staged
 from .tally import no_space, trash_full, unfit, words
 from .told import WORLD, told
 from .transfer import Transfer
-from .work import FULL_ERRNOS, Outcome, Result, failed
-from .workbench import LINGER_S, Workbench
+from .work import Outcome, Result
+from .workbench import Workbench, Workshop
 
 if TYPE_CHECKING:
     from .converger import Converger
 
 log = logging.getLogger("closeranks.converge")
 
-SMALL_STEPS = 2048  # of one part, which is one sync of the filesystem: mostly the whole push
-SMALL_BYTES = 8 * 1024 * 1024  # of one part, held in memory until they are written
 LARGE_BYTES = 16 * 1024 * 1024  # from here on several groups are under way at once
 BATCH_STEPS = 256
 PAID_BYTES = 16 * 1024  # 16 s of the lowest limit there is
@@ -59,29 +54,26 @@ SCAN_MIN_S = 10.0  # between two scans that pushes ask for
 PATIENCE_S = 5.0  # with peers that give nothing: the next push names other sources
 
 
-@dataclass(slots=True)
-class _Part:
-    """Steps that are made together, and what of their files is begun."""
-
-    steps: Sequence[Step]
-    large: bool = False
-    staged: list[Staged] = field(default_factory=list)
-    wants: list[ChunkWant] = field(default_factory=list)  # what must be fetched
-    came: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
-
-
 class Pusher:
     """Pushes of one volume, one at a time: whoever calls holds the volume's lock."""
 
     def __init__(self, owner: Converger) -> None:
         self._owner, self._volume = owner, owner.volume
         self._contents = Contents(owner.volume)
-        self._bench: Workbench | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._shop = Workshop(owner.volume, owner.trash, owner.open_incidents, owner.lock)
+        self._parts = Parts(owner.volume, self._note)
         self._scanned_at = float("-inf")
-        self._closing: asyncio.Future[None] | None = None  # somebody must hold it until it has ended
-        self._spoilt = False
         self._peers = Peers((), owner.self_name, owner.members, random.Random())
+
+    @property
+    def _bench(self) -> Workbench:
+        bench = self._shop.bench
+        assert bench is not None, "opened when the push was planned"
+        return bench
+
+    async def close(self) -> None:
+        """Let go of everything; the volume's lock is held."""
+        await self._shop.close()
 
     # --- one push --------------------------------------------------------------------------------
 
@@ -91,7 +83,7 @@ class Pusher:
         Raises what the world does to the whole volume; cancellable.
         """
         count = Count({}, {self._volume.algorithm.of(body): body for body in bodies})
-        self._rest()
+        self._shop.rest()
         try:
             try:
                 count.open = checked(push, self._volume.algorithm.width)
@@ -105,15 +97,15 @@ class Pusher:
             await self._rounds(push, count)
             return result_of(push, count)
         except WORLD as error:
-            self._spoilt = True
+            self._shop.spoilt = True
             count.problem, count.detail = told(error, self._volume)
             log.warning("push %d to volume %s failed: %s", push.push, push.volume, count.detail)
             return result_of(push, count)
         except BaseException:
-            self._spoilt = True
+            self._shop.spoilt = True
             raise
         finally:
-            await self._leave()
+            await self._shop.leave()
 
     async def _pay(self, count: Count) -> None:
         """What came along counts as moved, and against the limit."""
@@ -166,7 +158,7 @@ class Pusher:
                         if part.large:
                             await self._large(part.steps, fetcher, count)
                         else:
-                            await self._small(part, fetcher, count)
+                            await self._parts.bring(self._bench, part, fetcher, count)
             if count.stale:
                 await self._look_again()
             if not count.open or not count.again:
@@ -174,12 +166,12 @@ class Pusher:
         for key in list(count.open):
             count.end(key, count.skipped)
 
-    def _plan(self, count: Count, moves: bool) -> Sequence[_Part]:
+    def _plan(self, count: Count, moves: bool) -> Sequence[Part]:
         """Compare, plan, and begin the first part. On the volume's thread; what needs no bytes is done at once."""
         saws = self._saws(count)
         if not saws:
             return ()
-        bench = self._opened()
+        bench = self._shop.opened()
         bench.installer.is_over = count.is_over
         self._owner.trash.note_incidents(self._owner.open_incidents())
         planned = plan(saws, self._at_hand(saws, count.bodies), rules_of(self._volume), moves=moves)
@@ -187,10 +179,10 @@ class Pusher:
             count.end(saw.key, count.done)  # as far as it may be: the special bits are told by the scan
         bench.installer.moved.clear()
         bench.installer.sources = sources_of(planned.steps)
-        if _stage_bytes(planned.steps) > LARGE_BYTES:
-            return (_Part(planned.steps, large=True),)
-        first, *others = _parts(planned.steps)
-        if self._begin(bench, first, count):
+        if stage_bytes_of(planned.steps) > LARGE_BYTES:
+            return (Part(planned.steps, large=True),)
+        first, *others = parts_of(planned.steps)
+        if self._parts.begin(bench, first, count):
             return others
         return (first, *others)
 
@@ -236,97 +228,10 @@ class Pusher:
             whole |= {digest: Place(False, key) for digest, key in self._contents.find(left).items()}
         return local_content(self._volume, saws, None, whole)
 
-    # --- few bytes -------------------------------------------------------------------------------
-
-    async def _small(self, part: _Part, fetcher: Fetcher, count: Count) -> None:
-        bench = self._bench
-        assert bench is not None
-        if not part.staged and await self._volume.run_soon(self._begin, bench, part, count):
-            return
-        came = part.came
-
-        async def keep(parts: Sequence[tuple[ChunkWant, bytes | memoryview]]) -> Sequence[ChunkWant]:
-            bad = [want for want, data in parts if self._volume.algorithm.of(data) != want.digest]
-            came.update({(want.key, want.index): bytes(data) for want, data in parts if want not in bad})
-            count.goes_on()
-            return bad
-
-        await fetcher.fetch(part.wants, keep)
-        await self._volume.run_soon(self._finish, bench, part, count, fetcher.story())
-
-    def _begin(self, bench: Workbench, part: _Part, count: Count) -> bool:
-        """Stage what is at hand; True where nothing must be fetched and everything is done already."""
-        for step in part.steps:
-            if step.need is None:
-                continue
-            try:
-                staged = bench.stage.begin(step)
-            except NoRoom as error:
-                self._note(count, [Result(step, Outcome.NO_ROOM)], error.needed)
-            except OSError as error:
-                self._note(count, [failed(step, error)])
-            else:
-                part.staged.append(staged)
-                self._sort_out(part, staged, count)
-        if part.wants:
-            return False
-        self._finish(bench, part, count)
-        return True
-
-    @staticmethod
-    def _sort_out(part: _Part, staged: Staged, count: Count) -> None:
-        """What of a staged file came along with the push, and what has to be fetched."""
-        for want in staged.wants:
-            body = count.bodies.get(want.digest)
-            if body is not None and len(body) == want.length:
-                part.came[want.key, want.index] = body
-            else:
-                part.wants.append(want)
-
-    def _finish(self, bench: Workbench, part: _Part, count: Count, story: str = "") -> None:
-        """Write, sync, swap and record everything of one part. On the volume's thread."""
-        results: list[Result] = []
-        try:
-            results += self._fill(bench, part.staged, part.came)
-        except OSError as error:
-            if error.errno not in FULL_ERRNOS:
-                raise
-            results += [Result(one.step, Outcome.NO_ROOM) for one in part.staged]
-        finally:
-            for one in part.staged:
-                bench.stage.forget(one)
-        begun = {one.step.key for one in part.staged} - {result.step.key for result in results}
-        ready = [step for step in part.steps if step.need is None or step.key in begun]
-        if ready:
-            results += bench.installer.apply(ready)
-        self._note(count, results, story=story)
-
-    def _fill(
-        self, bench: Workbench, staged: Sequence[Staged], came: dict[tuple[bytes, int], bytes]
-    ) -> list[Result]:
-        """Complete the staged files; the results of those that can not be."""
-        results: list[Result] = []
-        whole: list[tuple[Staged, bytes]] = []
-        parts: list[Staged] = []
-        for one in staged:
-            if any((want.key, want.index) not in came for want in one.wants):
-                results.append(Result(one.step, Outcome.NO_SOURCE))
-            elif one.need.chunks is None and one.wants:
-                whole.append((one, came[one.step.key, 0]))
-            else:
-                bench.stage.write([(one, want, came[want.key, want.index]) for want in one.wants])
-                parts.append(one)
-        if whole:
-            results += [failed(one.step, error) for one, error in bench.stage.make(whole)]
-        if parts:
-            results += [failed(one.step, error) for one, error in bench.stage.finish(parts)]
-        return results
-
     # --- many bytes ------------------------------------------------------------------------------
 
     async def _large(self, steps: Sequence[Step], fetcher: Fetcher, count: Count) -> None:
         """In order: what needs no bytes in batches, files in groups of which several are under way."""
-        assert self._bench is not None
         bench = self._bench
 
         def note(results: Sequence[Result]) -> None:
@@ -363,8 +268,8 @@ class Pusher:
             step = result.step
             keys = [step.key] if step.source is None else [step.key, step.source.key]
             count.trashed += result.trashed
-            if result.outcome is not Outcome.DONE and self._bench is not None:
-                self._bench.untidy = True  # what was staged for it may still lie there
+            if result.outcome is not Outcome.DONE and self._shop.bench is not None:
+                self._shop.bench.untidy = True  # what was staged for it may still lie there
             match result.outcome:
                 case Outcome.DONE:
                     count.goes_on()
@@ -402,7 +307,7 @@ class Pusher:
 
     def _problems(self, count: Count) -> None:
         outcomes = {outcome for outcome, _ in count.failures.values()}
-        trash, bench = self._owner.trash, self._bench
+        trash, bench = self._owner.trash, self._shop.bench
         where = f"{escape(self._volume.private)}/trash"
         if Outcome.NO_ROOM in outcomes and bench is not None:
             count.problem = no_space(count.needed, bench.stage.room.free(), trash.usage(), where)
@@ -439,82 +344,3 @@ class Pusher:
         )
 
     # --- the bench -------------------------------------------------------------------------------
-
-    def _opened(self) -> Workbench:
-        if self._bench is not None and not self._bench.fits:
-            self._close_bench()
-        if self._bench is None:
-            self._bench = Workbench(self._volume, self._owner.trash, self._owner.open_incidents)
-        return self._bench
-
-    def _close_bench(self) -> None:
-        bench, self._bench = self._bench, None
-        if bench is not None:
-            bench.close(clear=not self._spoilt)
-        self._spoilt = False
-
-    def _rest(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _leave(self) -> None:
-        """End the push on the volume's thread, so that nothing of it works on, and wait for the next one."""
-        bench = self._bench
-        if bench is not None and self._spoilt:
-            bench.stopped = True
-        if self._volume.root is not None:
-            self._volume.drop_staged()
-        if self._spoilt or (bench is not None and bench.untidy):
-            await self._on_thread(self._end)
-        if self._bench is not None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._linger_over)
-
-    def _end(self) -> None:
-        if self._bench is None:
-            return
-        try:
-            if not self._spoilt:
-                self._bench.tidy()
-                return
-        except OSError as error:
-            self._spoilt = True
-            log.warning("%s: the stage could not be tidied: %s", self._volume.name, error.strerror)
-        self._close_bench()
-
-    def _linger_over(self) -> None:
-        self._closing = asyncio.ensure_future(self._close_idle())
-
-    async def _close_idle(self) -> None:
-        timer = self._timer
-        async with self._owner.lock:
-            if self._timer is timer:  # no push came meanwhile
-                await self.close()
-
-    async def close(self) -> None:
-        """Let go of everything; the volume's lock is held."""
-        self._rest()
-        if self._bench is not None:
-            await self._on_thread(self._close_bench)
-
-    async def _on_thread(self, function: Callable[[], None]) -> None:
-        try:
-            await asyncio.shield(asyncio.ensure_future(self._volume.run_soon(function)))
-        except RuntimeError:  # the volume was closed before us and its thread has ended
-            await asyncio.to_thread(function)
-
-
-def _stage_bytes(steps: Sequence[Step]) -> int:
-    return sum(step.need.stage_bytes for step in steps if step.need is not None)
-
-
-def _parts(steps: Sequence[Step]) -> Iterator[_Part]:
-    """Cut steps, in their order, into parts of at most SMALL_STEPS and, from two steps on, SMALL_BYTES."""
-    start = size = 0
-    for index, step in enumerate(steps):
-        cost = 0 if step.need is None else step.need.stage_bytes
-        if index > start and (index - start >= SMALL_STEPS or size + cost > SMALL_BYTES):
-            yield _Part(steps[start:index])
-            start, size = index, 0
-        size += cost
-    yield _Part(steps[start:])

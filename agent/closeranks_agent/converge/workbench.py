@@ -5,11 +5,12 @@ trash, stage and threads stay open until nothing came for LINGER_S; then they ar
 keeps no filesystem busy. Before each push it is checked that they still are what they were: an unmounted or
 replaced root, a private directory that somebody removed, or other settings make everything anew.
 
-All methods but `threads` run on the volume's thread.
+All methods of a bench but `threads` run on the volume's thread, those of its workshop but `opened` on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection
@@ -106,3 +107,84 @@ class Workbench:
             log.warning("%s: the stage could not be cleared: %s", self._volume.name, error.strerror)
         finally:
             self._files.close()
+
+
+class Workshop:
+    """Opens the bench when a push needs it, and closes it when none came for LINGER_S: whoever calls holds `lock`.
+
+    `spoilt`: the push went wrong in a way that leaves nothing of the bench to be relied on.
+    """
+
+    def __init__(
+        self, volume: Volume, trash: Trash, open_incidents: Callable[[], Collection[str]], lock: asyncio.Lock
+    ) -> None:
+        self._volume, self._trash, self._open_incidents, self._lock = volume, trash, open_incidents, lock
+        self.bench: Workbench | None = None
+        self.spoilt = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[None] | None = None  # somebody must hold it until it has ended
+
+    def opened(self) -> Workbench:
+        """On the volume's thread. Raises VolumeGone, LedgerDamaged, OSError."""
+        if self.bench is not None and not self.bench.fits:
+            self._close_bench()
+        if self.bench is None:
+            self.bench = Workbench(self._volume, self._trash, self._open_incidents)
+        return self.bench
+
+    def rest(self) -> None:
+        """A push has come: the bench stays open."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def leave(self) -> None:
+        """End the push on the volume's thread, so that nothing of it works on, and wait for the next one."""
+        bench = self.bench
+        if bench is not None and self.spoilt:
+            bench.stopped = True
+        if self._volume.root is not None:
+            self._volume.drop_staged()
+        if self.spoilt or (bench is not None and bench.untidy):
+            await self._on_thread(self._end)
+        if self.bench is not None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._linger_over)
+
+    def _end(self) -> None:
+        if self.bench is None:
+            return
+        try:
+            if not self.spoilt:
+                self.bench.tidy()
+                return
+        except OSError as error:
+            self.spoilt = True
+            log.warning("%s: the stage could not be tidied: %s", self._volume.name, error.strerror)
+        self._close_bench()
+
+    def _linger_over(self) -> None:
+        self._closing = asyncio.ensure_future(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        timer = self._timer
+        async with self._lock:
+            if self._timer is timer:  # no push came meanwhile
+                await self.close()
+
+    async def close(self) -> None:
+        """Let go of everything; the volume's lock is held."""
+        self.rest()
+        if self.bench is not None:
+            await self._on_thread(self._close_bench)
+
+    def _close_bench(self) -> None:
+        bench, self.bench = self.bench, None
+        if bench is not None:
+            bench.close(clear=not self.spoilt)
+        self.spoilt = False
+
+    async def _on_thread(self, function: Callable[[], None]) -> None:
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._volume.run_soon(function)))
+        except RuntimeError:  # the volume was closed before us and its thread has ended
+            await asyncio.to_thread(function)
