@@ -19,6 +19,7 @@ from .limits import MAX_CHUNK_BYTES, MAX_OBJECT_BYTES, MIN_CHUNK_BYTES
 _HEADER = struct.Struct(">BBIQ")  # version, digest width, chunk length, file size
 _VERSION = 1
 CHUNK_LIST_HEAD_BYTES = _HEADER.size
+COMPARED_CHUNKS = 1024  # at once: most blocks of a long file are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,21 @@ def differing_chunks(ours: ChunkList | bytes | None, theirs: ChunkList | bytes |
     own = _digest_list(ours)
     other = _digest_list(theirs)
     return [index for index, digest in enumerate(own) if index >= len(other) or other[index] != digest]
+
+
+def changed_bytes(before: bytes, now: bytes) -> int:
+    """How many bytes lie in chunks that are others than the chunk at the same place before, by a file's chunk lists.
+
+    Raises CodecError.
+    """
+    old, new = decode_chunk_list(before), decode_chunk_list(now)
+    width, count = new.width, 0
+    for at in range(0, len(new.digests), COMPARED_CHUNKS * width):
+        mine = new.digests[at : at + COMPARED_CHUNKS * width]
+        theirs = old.digests[at : at + COMPARED_CHUNKS * width]
+        if mine != theirs:
+            count += sum(mine[i : i + width] != theirs[i : i + width] for i in range(0, len(mine), width))
+    return min(count * new.chunk_bytes, new.size)
 
 
 def _digest_list(content: ChunkList | bytes | None) -> list[bytes]:

@@ -12,6 +12,7 @@ from closeranks_proto.content import (
     CHUNK_LIST_HEAD_BYTES,
     ChunkList,
     begun_chunk_list,
+    changed_bytes,
     chunk_count,
     chunk_span,
     content_digest,
@@ -135,6 +136,26 @@ def test_differing_chunks() -> None:
     assert differing_chunks(None, ours) == []
     assert differing_chunks(ours, ours[0]) == [1, 2, 3, 4]
     assert differing_chunks(b"a", b"b") == [0]
+
+
+def test_changed_bytes_are_those_of_the_chunks_that_differ() -> None:
+    """Also in the last, short chunk, and beyond the end of what was there before."""
+    short, size = MIN_CHUNK_BYTES, 3000 * MIN_CHUNK_BYTES + 5
+    before = chunk_list(XXH3_128, size)
+    digests = bytearray(before.digests)
+    for index in (0, 1500, 2999):
+        digests[index * 16] ^= 1
+    now = ChunkList(size, short, 16, bytes(digests))
+    assert changed_bytes(encode_chunk_list(before), encode_chunk_list(before)) == 0
+    assert changed_bytes(encode_chunk_list(before), encode_chunk_list(now)) == 3 * short
+    shorter = ChunkList(2998 * short, short, 16, before.digests[: 2998 * 16])
+    assert changed_bytes(encode_chunk_list(shorter), encode_chunk_list(before)) == 3 * short
+    assert changed_bytes(encode_chunk_list(before), encode_chunk_list(shorter)) == 0
+    small = ChunkList(short + 1, short, 16, bytes(32))
+    other = ChunkList(short + 1, short, 16, bytes(range(32)))
+    assert changed_bytes(encode_chunk_list(small), encode_chunk_list(other)) == short + 1, (
+        "never more than it holds"
+    )
 
 
 def test_incremental_digests_are_the_digest_of_the_whole() -> None:

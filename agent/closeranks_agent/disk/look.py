@@ -28,6 +28,7 @@ from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
 from .carrying import Carrying
+from .comparison import OpenDirectory, ScanSetup
 from .hashing import Reading
 from .index import Row, is_directory
 from .listing import Status
@@ -35,7 +36,7 @@ from .private import PRIVATE_NAME
 from .recent import FILE_MAX_BYTES, Recent
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, is_settled, pack_signature
-from .scan import BUSY_TRACKED_MAX, OpenDirectory, Scan, ScanSetup
+from .scan import Scan
 from .versions import Versions
 from .walk import Walk
 
@@ -383,11 +384,9 @@ class Look(Scan):
     def _report_busy(self) -> None:
         """What changed while it was read comes again; what never rests is recorded as it was read."""
         now = time.monotonic()
-        since = self._setup.busy_since
-        for reading in self._busy:
+        for reading in self._unsteady:
             key = reading.record.key
-            young = len(since) < BUSY_TRACKED_MAX and now - since.setdefault(key, now) < BUSY_LOOK_MAX_AGE_S
-            if young:
+            if self._setup.busy.is_young(key, now, BUSY_LOOK_MAX_AGE_S):
                 self._unfinished(key)
             else:
                 self._put(reading.record, self._index.row(key))

@@ -39,7 +39,9 @@ from closeranks_proto.tree import Summary, Tree
 
 from ..hotpath.readers import Readers
 from .attributed import UNSEEN, HandOf
+from .busy import Busy
 from .carrying import Carrying
+from .comparison import ScanSetup
 from .database import Damaged
 from .findings import Findings
 from .fresh import reading_setup
@@ -64,7 +66,7 @@ from .records import (
     problem_of,
 )
 from .root import VolumeRoot, index_path
-from .scan import Scan, ScanSetup
+from .scan import Scan
 from .taken import Taken
 from .versions import Versions
 
@@ -119,7 +121,7 @@ class Volume:
         self.busy: frozenset[bytes] = frozenset()
         self.scrubbed: tuple[Unreadable, ...] = ()  # what a scrub found amiss
         self._private_problem: Problem | None = None
-        self._busy_since: dict[bytes, float] = {}
+        self._busy = Busy()
         self._lately = Lately()
         self._last_started: float | None = None
         self._last_duration_s: float | None = None
@@ -449,7 +451,7 @@ class Volume:
             with self._helped(root_fd, full) as listers:
                 careful = self._careful
                 setup = ScanSetup(
-                    history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
+                    history.index, self._reader, self._ignore, self._busy, self._stop.is_set, findings,
                     full, history.rederive, reread, self._links, listers, None if careful else self._read_by,
                     breathe=self.breathe, careful=careful,
                     lately=self._lately,
@@ -569,7 +571,7 @@ class Volume:
         root_fd = self.open_root()
         try:
             setup = ScanSetup(
-                history.index, self._reader, self._ignore, self._busy_since, self._stop.is_set, findings,
+                history.index, self._reader, self._ignore, self._busy, self._stop.is_set, findings,
                 reread=reread, links=self._links, lately=self._lately,
             )  # fmt: skip
             recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)

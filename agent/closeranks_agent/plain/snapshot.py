@@ -17,6 +17,8 @@ from closeranks_proto.messages import Edit, Hand, Unreadable, VolumeSettings
 from closeranks_proto.tree import Summary, Tree
 
 from ..disk.attributed import HandOf
+from ..disk.busy import Busy
+from ..disk.comparison import ScanSetup
 from ..disk.findings import NEVER_COMPARED, Findings
 from ..disk.fresh import reading_setup
 from ..disk.growth import Growth
@@ -24,7 +26,7 @@ from ..disk.hashing import EntryReader
 from ..disk.ignore import IgnoreRules
 from ..disk.index import Delta, Index
 from ..disk.recorder import Recorder
-from ..disk.scan import Scan, ScanSetup
+from ..disk.scan import Scan
 from ..hotpath.readers import Readers
 
 BUSY_TRIES = 3  # a file that is being written is tried in so many scans
@@ -120,7 +122,7 @@ class Snapshot:
         readers = self._readers
         assert readers is not None
         try:
-            busy: dict[bytes, float] = {}
+            busy = Busy()
             recorder = Recorder(rows, "scan", False, _nobody)
             for turn in range(BUSY_TRIES):
                 if turn:
