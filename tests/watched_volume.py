@@ -68,8 +68,8 @@ class WatchedVolume:
 
     def scan_needed(self, why: str) -> None:
         self.wanted.append(why)
-        if not self.volume._stop.is_set():
-            self.volume._worker.submit(self._scan)
+        if not self.volume._worker.is_stopped:
+            self.volume._worker._thread.submit(self._scan)
 
     def proven(self) -> None:
         self.proofs.set()
@@ -84,7 +84,7 @@ class WatchedVolume:
         return report
 
     def scan(self, full: bool = False) -> ScanReport:
-        return self.volume._worker.submit(self._scan, full).result()
+        return self.volume._worker._thread.submit(self._scan, full).result()
 
     def prove(self) -> None:
         """Until everything written before is committed."""

@@ -83,12 +83,12 @@ class AgentMetrics(Collector):
         )
         now = time.monotonic()
         for name, volume in sorted(self._agent.volumes.items()):
-            started = volume.last_scan_started()
+            started = volume.condition.last_scan_started
             if started is not None:
                 age.add_metric([name], now - started)
             if volume.summary is not None:
                 files.add_metric([name], volume.summary.files)
-            unreadable.add_metric([name], volume.unreadable_count)
+            unreadable.add_metric([name], volume.condition.unreadable_count)
             unacknowledged.add_metric([name], volume.last_seq - volume.first_seq + 1)
         fenced = GaugeMetricFamily("closeranks_agent_fenced", "1 while this node is quarantined.")
         fenced.add_metric([], 1.0 if self._agent.state.fence is not None else 0.0)

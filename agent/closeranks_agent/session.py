@@ -284,7 +284,7 @@ class Session:
     async def _send_statuses(self) -> None:
         """A busy writer commits many times a second: what that does to the counts is told now and then."""
         now = time.monotonic()
-        problems = {name: volume.problem for name, volume in self._agent.volumes.items()}
+        problems = {name: volume.condition.problem for name, volume in self._agent.volumes.items()}
         if now < self._status_rest and problems == self._problems:
             self._status_due = self._status_rest
             return
@@ -319,12 +319,12 @@ class Session:
             volume = self._agent.volumes.get(name)
             if volume is None or not window.open:
                 continue
-            started, proven = volume.last_scan_started(), self._agent.watched(name)
+            started, proven = volume.condition.last_scan_started, self._agent.watched(name)
             stands = (started, proven, volume.last_seq)  # in this order: what was found is numbered
             if not full and stands == window.beaten:
                 continue
             window.beaten = stands
-            in_order = volume.problem is None
+            in_order = volume.condition.problem is None
             beats.append(
                 wire.VolumeBeat(
                     name, stands[2], _age_ms(started, now) if in_order else None,

@@ -395,7 +395,7 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(
     assert not first.complete
     limit = volume.history.index.database.row("PRAGMA wal_autocheckpoint")
     assert limit == (CHECKPOINT_PAGES,)  # not that of a mass change: nothing may come for long
-    volume._stop.clear()
+    volume._worker._stop.clear()
     second = volume.scan()
     assert second.complete
     assert volume.root == expected_root(volume)

@@ -337,7 +337,7 @@ async def test_a_problem_is_told_at_once_however_often_counts_are_told(world: Wo
         talk, _ = await settled(world)
         await talk.hear(wire.VolumeStatus)
         volume = agent.volumes["photos"]
-        await volume.run(volume._trouble, wire.Problem("io_error", "the disk fails"))
+        await volume.run(volume.condition.trouble, wire.Problem("io_error", "the disk fails"))
         await talk.hear(wire.VolumeStatus, lambda one: one.problem is not None)
 
 

@@ -18,7 +18,8 @@ from closeranks_agent.disk import lately as lately_module
 from closeranks_agent.disk import look as look_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.look import LookReport
-from closeranks_agent.disk.volume import Change, Volume
+from closeranks_agent.disk.records import Change
+from closeranks_agent.disk.volume import Volume
 from closeranks_proto.limits import SNAPSHOT_EDITS
 from closeranks_proto.messages import Announce, Commit, Hand
 

@@ -198,7 +198,7 @@ def test_a_file_that_is_too_long_is_reported(
 ) -> None:
     (tree_dir / "huge").write_bytes(b"x" * 10_000)
     volume = make_volume()
-    volume._reader.max_file_bytes = 9_999
+    volume._observer.reader.max_file_bytes = 9_999
     report = volume.scan()
     assert [(found.key, found.why) for found in report.unreadable] == [(b"huge", "too_large")]
     assert volume.record(b"huge") is None
@@ -396,7 +396,7 @@ def test_an_unreadable_file_keeps_its_entry_and_is_reported(
     assert volume.root == root
     monkeypatch.undo()
     assert volume.scan().changed == 1
-    assert volume.unreadable == ()
+    assert volume.condition.unreadable == ()
 
 
 def test_an_error_is_named_however_much_is_left_out_by_rule() -> None:
@@ -518,7 +518,7 @@ def test_a_busy_file_keeps_its_old_entry_for_a_while(
 ) -> None:
     volume = make_volume()
     report = volume.scan()
-    assert report.busy == {b"busy"} == volume.busy
+    assert report.busy == {b"busy"} == volume.condition.busy
     assert [(found.key, found.why) for found in report.unreadable] == [(b"busy", "busy")]
     assert report.hashed_files == 1 + scan_module.BUSY_RETRIES
     assert volume.record(b"busy") is None
@@ -533,7 +533,7 @@ def test_a_file_that_never_rests_is_recorded_as_read_after_its_time(
     time.sleep(0.2)
     roots = {scanned(volume).root for _ in range(3)}
     assert len(roots) == 3  # each scan sees it differ
-    assert volume.busy == frozenset()
+    assert volume.condition.busy == frozenset()
     record = volume.record(b"busy")
     assert record is not None
     assert not record.settled
@@ -549,7 +549,7 @@ def test_a_busy_file_that_comes_to_rest_is_read(
     volume = scanned(make_volume())
     monkeypatch.undo()
     scanned(volume)
-    assert volume.busy == frozenset()
+    assert volume.condition.busy == frozenset()
     assert volume.root == expected_root(volume)
 
 

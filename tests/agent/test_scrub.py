@@ -80,7 +80,7 @@ def test_what_is_right_is_read_and_nothing_is_said(
     tour(scrubber)
     assert (scrubber.totals.files, scrubber.totals.found, scrubber.totals.unreadable) == (151, 0, 0)
     assert scrubber.totals.bytes == sum(range(150)) + 100_000
-    assert (volume.root, volume.scrubbed) == (root, ())
+    assert (volume.root, volume.condition.scrubbed) == (root, ())
 
 
 @pytest.mark.parametrize("size", [10, 4096, 100_000])
@@ -171,11 +171,11 @@ def test_a_report_lasts_until_the_file_is_another_one(
     decay(volume, tree_dir / "file", b"wrong")
     scrubber = scrub(volume)
     tour(scrubber)
-    assert volume.scrubbed
+    assert volume.condition.scrubbed
     (tree_dir / "new").write_bytes(b"right")
     (tree_dir / "new").rename(tree_dir / "file")
     assert volume.scan().complete
-    wait(lambda: not volume.scrubbed)
+    wait(lambda: not volume.condition.scrubbed)
 
 
 def test_a_file_that_changed_is_the_scans_matter(
@@ -199,7 +199,7 @@ def test_a_program_that_has_the_file_mapped_is_not_decay(
     with (tree_dir / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096):
         scrubber = scrub(volume)
         tour(scrubber)
-    assert (scrubber.totals.found, volume.scrubbed) == (0, ())
+    assert (scrubber.totals.found, volume.condition.scrubbed) == (0, ())
     commit = volume.pending(0, 10)[-1]
     assert getattr(commit, "cause", "") == "scan"
 
@@ -222,7 +222,7 @@ def test_what_is_right_when_it_is_read_from_the_disk_again_is_only_told(
     monkeypatch.setattr(Reader, "read", lying)
     scrubber = scrub(volume)
     tour(scrubber)
-    assert [one.why for one in volume.scrubbed] == ["slipped"]
+    assert [one.why for one in volume.condition.scrubbed] == ["slipped"]
     assert (volume.root, scrubber.totals.found) == (root, 0)
 
 
@@ -399,7 +399,7 @@ def test_a_root_that_went_away_is_no_decay(
     scrubber = scrub(volume)
     scrubber.order(NOW)
     wait(lambda: scrubber._progress is not None and scrubber._progress.under_way and not scrubber._running)
-    assert (scrubber.totals.files, volume.scrubbed) == (0, ())
+    assert (scrubber.totals.files, volume.condition.scrubbed) == (0, ())
 
 
 def test_a_reading_process_that_dies_is_started_again(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_agent.disk import volume as volume_module
+from closeranks_agent.disk import observer as observer_module
 from closeranks_agent.disk.listers import Lister, Listers
 from closeranks_agent.disk.volume import Volume
 
@@ -32,7 +32,7 @@ def helped(
     make_volume: MakeVolume, listers: Listers, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Volume]:
     """A scanned volume whose next scans are helped, however small it is."""
-    monkeypatch.setattr(volume_module, "LISTED_ENTRIES_MIN", 0)
+    monkeypatch.setattr(observer_module, "LISTED_ENTRIES_MIN", 0)
 
     def make(**changed: object) -> Volume:
         volume = make_volume(**changed)
@@ -157,7 +157,7 @@ def test_a_process_that_dies_costs_nothing_but_its_help(
             lister._process.wait()
         assert volume.scan().complete
     assert volume.root == expected_root(volume)
-    monkeypatch.setattr(volume_module, "LISTED_ENTRIES_MIN", 0)
+    monkeypatch.setattr(observer_module, "LISTED_ENTRIES_MIN", 0)
     assert volume.scan().complete
     assert all(lister.alive for lister in listers._listers)
 
@@ -176,7 +176,7 @@ def test_a_scan_that_is_stopped_leaves_no_answers_for_the_next(
     monkeypatch.setattr(Lister, "answer", stopping)
     assert not volume.scan().complete
     monkeypatch.setattr(Lister, "answer", take)
-    volume._stop.clear()
+    volume._worker._stop.clear()
     (tree_dir / "d1" / "inner" / "b").write_bytes(b"changed")
     assert volume.scan().complete
     assert volume.root == expected_root(volume)

@@ -22,7 +22,8 @@ from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import volume as volume_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.index import Delta
-from closeranks_agent.disk.volume import Change, Record, StateUnavailable, StatSignature, Volume, VolumeGone
+from closeranks_agent.disk.records import Change, Record, StateUnavailable, StatSignature, VolumeGone
+from closeranks_agent.disk.volume import Volume
 from closeranks_agent.disk.witness import Witness
 from closeranks_proto.digests import BLAKE3, XXH3_128
 from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry
@@ -655,7 +656,7 @@ def assert_untouched(volume: Volume, root: bytes | None, seq: int, code: str = "
     assert not report.complete
     assert report.problem is not None
     assert report.problem.code == code
-    assert volume.problem == report.problem
+    assert volume.condition.problem == report.problem
     assert (volume.root, volume.last_seq) == (root, seq)
 
 
@@ -671,7 +672,7 @@ def test_an_emptied_root_is_a_problem_and_no_deletion(volume: Volume, tree_dir: 
     for name in ("d", "x"):
         (moved / name).rename(tree_dir / name)
     assert volume.scan().complete
-    assert volume.problem is None
+    assert volume.condition.problem is None
     assert volume.root == root
 
 
@@ -681,8 +682,8 @@ def test_a_replaced_root_is_a_problem(volume: Volume, tree_dir: Path) -> None:
     tree_dir.mkdir()
     (tree_dir / "other").write_bytes(b"x")
     assert_untouched(volume, root, seq)
-    assert volume.problem is not None
-    assert str(volume.index_path) in volume.problem.message
+    assert volume.condition.problem is not None
+    assert str(volume.index_path) in volume.condition.problem.message
     assert not (tree_dir / ".closeranks").exists()
 
 
@@ -699,12 +700,12 @@ def test_a_root_missing_at_the_start_is_picked_up_when_it_appears(
 ) -> None:
     tree_dir.rmdir()
     volume = make_volume()
-    assert volume.problem is not None
-    assert volume.problem.code == "not_mounted"
+    assert volume.condition.problem is not None
+    assert volume.condition.problem.code == "not_mounted"
     assert not volume.scan().complete
     plant(tree_dir)
     assert volume.scan().complete
-    assert (volume.problem, volume.summary and volume.summary.files) == (None, 3)
+    assert (volume.condition.problem, volume.summary and volume.summary.files) == (None, 3)
     assert (tree_dir / ".closeranks" / "trash").is_dir()
 
 
@@ -713,8 +714,8 @@ def test_a_root_that_is_a_symlink_is_a_problem(
 ) -> None:
     (tmp_path / "link").symlink_to(tree_dir)
     volume = make_volume(path=tmp_path / "link")
-    assert volume.problem is not None
-    assert "symbolic links" in volume.problem.message
+    assert volume.condition.problem is not None
+    assert "symbolic links" in volume.condition.problem.message
 
 
 def test_the_last_file_may_go_while_the_index_is_empty(tree_dir: Path, make_volume: MakeVolume) -> None:
@@ -821,7 +822,7 @@ def test_settings_that_go_back_and_forth_around_a_stopped_scan_leave_no_mixture(
     monkeypatch.setattr(recorder_module, "ROWS_MAX", 1)
     volume.configure(settings_of(track=("mtime",)), XXH3_128)
     stops = iter([False, False])  # at the scan's start, in the root directory, and then
-    monkeypatch.setattr(volume._stop, "is_set", lambda: next(stops, True))
+    monkeypatch.setattr(volume._worker._stop, "is_set", lambda: next(stops, True))
     volume.scan()
     monkeypatch.undo()
     volume.configure(settings_of(), XXH3_128)
@@ -923,7 +924,7 @@ def test_a_full_state_directory_is_a_problem_that_passes(
         disk.resize(16 << 20)
         report = volume.scan()
         assert report.complete
-        assert volume.problem is None
+        assert volume.condition.problem is None
         volume.scan(full=True)
         assert volume.root == expected_root(volume)
         assert root != volume.root
@@ -1000,7 +1001,7 @@ def test_the_status_has_the_figures_of_tree_and_disk(volume: Volume) -> None:
     assert (status.volume, status.entries, status.files, status.bytes) == ("photos", 5, 3, 10_005)
     assert status.disk_total_bytes >= status.disk_free_bytes > 0
     assert status.scan_duration_ms is not None
-    assert volume.last_scan_started() is not None
+    assert volume.condition.last_scan_started is not None
 
 
 def test_read_entry_gives_what_a_scan_would(volume: Volume) -> None:

@@ -551,7 +551,7 @@ def test_a_root_that_is_gone_writes_nothing(
     watched.prove()
     root, last = watched.volume.root, watched.volume.last_seq
     tree_dir.rename(tmp_path / "elsewhere")
-    until(lambda: watched.ended or watched.volume.problem is not None)
+    until(lambda: watched.ended or watched.volume.condition.problem is not None)
     shell(tmp_path / "elsewhere", "echo x > d/new; rm d/small")
     time.sleep(0.2)
     assert (watched.volume.root, watched.volume.last_seq) == (root, last)

@@ -16,6 +16,7 @@ import msgspec
 from closeranks_proto.entries import entry_size
 from closeranks_proto.limits import HANDS_MAX
 from closeranks_proto.messages import Edit, Hand
+from closeranks_proto.paths import parent_key
 
 HandOf = Callable[[bytes], Hand | None]  # whose hand a key's change is; None: nothing is said of it
 
@@ -91,6 +92,19 @@ def attribute(
     if not number:
         return Attributed()
     return Attributed(tally.hands(), tuple(0 if hand is None else number.get(hand, 0) for hand in found))
+
+
+def hand_finder(hands: Mapping[bytes, Hand]) -> HandOf:
+    """Whose hand a key's change is: the key's own, or that of the nearest directory above it that has one."""
+
+    def find(key: bytes) -> Hand | None:
+        hand = hands.get(key)
+        while hand is None and key:
+            key = parent_key(key)
+            hand = hands.get(key)
+        return hand
+
+    return find
 
 
 def edit_size(value: bytes | None) -> int:

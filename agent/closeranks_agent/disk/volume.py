@@ -1,8 +1,8 @@
 """One volume of this node: its directory on disk, what is known of it, and its history.
 
-One worker thread does everything that reads or writes the tree, so scans, plans and installs exclude each
+One `worker` thread does everything that reads or writes the tree, so scans, plans and installs exclude each
 other: `run` brings a function there. What only reads the index, the pages or the journal may be called from
-any thread.
+any thread. How the tree is seen is the `observer`'s; here it is decided whether it may be looked at.
 
 Invariant: nothing is written, neither to the tree nor to the history, while the root is not the directory
 that the index was made from. An unmounted filesystem is a problem of the volume, not a deletion of its files.
@@ -13,83 +13,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import CloseranksError, UserError
-from closeranks_proto.limits import REPORT_MAX_UNREADABLE
 from closeranks_proto.messages import (
     Announce,
     Commit,
     Hand,
     Problem,
-    Unreadable,
     VolumeSettings,
     VolumeStatus,
 )
-from closeranks_proto.paths import escape, parent_key
+from closeranks_proto.paths import escape
 from closeranks_proto.tree import Summary, Tree
 
-from ..hotpath.readers import Readers
-from .attributed import UNSEEN, HandOf
-from .busy import Busy
-from .carrying import Carrying
-from .comparison import ScanSetup
+from .attributed import UNSEEN, HandOf, hand_finder
+from .condition import Condition
 from .database import Damaged
 from .findings import Findings
-from .fresh import reading_setup
-from .hashing import EntryReader, KnownContent, Stopped, TooLarge, read_entry, read_open
+from .hashing import KnownContent, Stopped, read_entry, read_open
 from .history import History
-from .ignore import IgnoreRules
-from .lately import Lately
-from .links import Links
-from .listers import Lister, Listers
-from .look import Look, LookReport, Moved, Names
+from .listers import Listers
+from .look import LookReport, Names
+from .observer import Observer
 from .private import Identity
-from .recent import Recent
-from .recorder import Recorder, changes_of
+from .recorder import changes_of
 from .records import (
-    BusyFile,
     Change,
     Record,
     ScanReport,
     StateUnavailable,
-    StatSignature,
     VolumeGone,
     problem_of,
 )
 from .root import VolumeRoot, index_path
-from .scan import Scan
 from .taken import Taken
-from .versions import Versions
-
-__all__ = [
-    "BusyFile",
-    "Change",
-    "Record",
-    "ScanReport",
-    "StatSignature",
-    "StateUnavailable",
-    "TooLarge",
-    "Volume",
-    "VolumeGone",
-]
+from .worker import P, R, Worker
 
 log = logging.getLogger("closeranks.volume")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-HARD_LINKS_TOLD: Final = 20
-HARD_LINK: Final = "it has several names; each is compared and replicated as a file of its own"
-LISTED_ENTRIES_MIN: Final = 20_000  # a smaller volume is listed sooner than a process is asked
 PROBLEM_RETRY_S: Final = 10.0  # a state directory that could not be written is tried again this often
 
 
@@ -113,26 +80,13 @@ class Volume:
         self.private = self._root.private
         self.listener: Callable[[], None] | None = None
         self.listers: Listers | None = None  # help with scans
-        self._careful = False
         self.heard: HandOf | None = None  # of a watcher: whose hand a change is that a scan found first
-        self.problem: Problem | None = None
-        self.unreadable: tuple[Unreadable, ...] = ()
-        self.unreadable_count = 0
-        self.busy: frozenset[bytes] = frozenset()
-        self.scrubbed: tuple[Unreadable, ...] = ()  # what a scrub found amiss
-        self._private_problem: Problem | None = None
-        self._busy = Busy()
-        self._lately = Lately()
-        self._last_started: float | None = None
-        self._last_duration_s: float | None = None
+        self.condition = Condition(name, path, self._tell)
         self._retry_after = 0.0
-        self._links, self._moved, self.recent = Links(), Moved(), Recent()
-        self.carrying, self.versions, self.taken = Carrying(), Versions(self.private), Taken()
-        self._hard_links = 0
-        self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
-        self._calls: deque[Callable[[], None]] = deque()  # of `run_soon`
-        self._stop = threading.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"volume-{name}")
+        self._worker = Worker(name, self.look)
+        self._observer = Observer(self.private, self._worker, self._tell)
+        self.recent, self.carrying = self._observer.recent, self._observer.carrying
+        self.versions, self.taken = self._observer.versions, Taken()
         self._set(settings, algorithm)
         self._history: History | None = None
         self._damaged = False
@@ -142,8 +96,7 @@ class Volume:
     # --- settings ------------------------------------------------------------------------------
 
     def _set(self, settings: VolumeSettings, algorithm: DigestAlgorithm) -> None:
-        self._ignore = IgnoreRules(settings.ignore)
-        self._reader = EntryReader(algorithm, settings.chunk_bytes, settings.track)
+        self._observer.configure(settings, algorithm)
         self.settings = settings
         self.algorithm = algorithm
         self.chunk_bytes = settings.chunk_bytes
@@ -159,7 +112,7 @@ class Volume:
                 self._history.fit(settings, algorithm)
             except StateUnavailable as error:
                 self._close_history()
-                self._trouble(error.problem)
+                self.condition.trouble(error.problem)
         self._tell()
 
     def _open_history(self) -> None:
@@ -167,7 +120,7 @@ class Volume:
             self._history = History(self.index_path, self.name, self.settings, self.algorithm, self._damaged)
             self._damaged = False
         except StateUnavailable as error:
-            self._trouble(error.problem)
+            self.condition.trouble(error.problem)
 
     def _close_history(self) -> None:
         if self._history is not None:
@@ -178,7 +131,7 @@ class Volume:
     def history(self) -> History:
         """Raises StateUnavailable while the index can not be opened."""
         if self._history is None:
-            problem = self.problem or Problem("io_error", f"{self.index_path} is not open")
+            problem = self.condition.problem or Problem("io_error", f"{self.index_path} is not open")
             raise StateUnavailable(problem)
         return self._history
 
@@ -187,39 +140,31 @@ class Volume:
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call on the volume's thread, after everything that was asked for earlier."""
         if function == self.close:
-            self._stop.set()  # a scan that is under way would keep it waiting
-        call = asyncio.get_running_loop().run_in_executor
-        return await call(self._worker, lambda: function(*args, **kwargs))
+            self._worker.stop()  # a scan that is under way would keep it waiting
+        return await self._worker.run(function, *args, **kwargs)
 
     async def run_soon(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same, but also between two directories of a running scan. Cancelled in time, it is not called."""
-        return await asyncio.wrap_future(self.call_soon(function, *args, **kwargs))
+        return await asyncio.wrap_future(self._worker.call_soon(function, *args, **kwargs))
 
     def call_soon(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """`run_soon` for other threads. Raises RuntimeError after `close`."""
-        asked: Future[R] = Future()
+        return self._worker.call_soon(function, *args, **kwargs)
 
-        def call() -> None:
-            if asked.set_running_or_notify_cancel():
-                try:
-                    asked.set_result(function(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
-                    asked.set_exception(error)
-
-        self._calls.append(call)
-        self._worker.submit(self.breathe)
-        return asked
+    def look_soon(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float) -> Future[LookReport]:
+        """`look` on the volume's thread, soon: also in the middle of a scan. Any thread."""
+        return self._worker.look_soon(names, hands, seen_mono)
 
     def stop(self) -> None:
         """End a running scan soon, and every later one at once. Any thread."""
-        self._stop.set()
+        self._worker.stop()
 
     def close(self) -> None:
         """Let go of everything. What is committed is on disk already."""
-        self._stop.set()
+        self._worker.stop()
         self._close_history()
         self.versions.clear()
-        self._worker.shutdown(wait=False)
+        self._worker.close()
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -231,7 +176,7 @@ class Volume:
     @property
     def is_comparing(self) -> bool:
         """Whether the index is older than the files, and no scan has compared them yet: its root is not theirs."""
-        return self._last_started is None and self.history.outlived is not None
+        return self.condition.last_scan_started is None and self.history.outlived is not None
 
     @property
     def summary(self) -> Summary | None:
@@ -304,9 +249,9 @@ class Volume:
     @property
     def is_unwitnessed(self) -> bool:
         """Whether the files were not there yet to say how far they have come: what went back is not known before."""
-        return (
-            self._last_started is None and self._history is not None and not self._history.saying.is_witnessed
-        )
+        if self.condition.last_scan_started is not None or self._history is None:
+            return False
+        return not self._history.saying.is_witnessed
 
     def announce(self, after_seq: int = 0, cause: str = "scan") -> None:
         """One announcement of the present root in place of the journal, numbered above `after_seq`.
@@ -317,10 +262,6 @@ class Volume:
         history = self.history
         history.announce(after_seq, cause)
         history.saying.say_apart(self._tell)
-
-    def last_scan_started(self) -> float | None:
-        """When the last complete scan began, monotonic."""
-        return self._last_started
 
     # --- the directory -------------------------------------------------------------------------
 
@@ -340,19 +281,19 @@ class Volume:
         except StateUnavailable as error:
             if not fatal:
                 raise
-            self._trouble(error.problem)
+            self.condition.trouble(error.problem)
         except UserError as error:
             if fatal:
                 self.close()
                 raise
-            self._private_problem = Problem("private_dir", str(error))
+            self.condition.private_problem = Problem("private_dir", str(error))
         except VolumeGone as error:
             if fatal:
-                self._trouble(error.problem)
+                self.condition.trouble(error.problem)
         except OSError as error:
-            self._private_problem = problem_of(error, f"{escape(self.private)} can not be made")
+            self.condition.private_problem = problem_of(error, f"{escape(self.private)} can not be made")
         else:
-            self._private_problem = None
+            self.condition.private_problem = None
 
     def read_entry(
         self,
@@ -366,11 +307,11 @@ class Volume:
         `each_chunk` is called before each chunk of a long file. Raises BusyFile (also where a file is not any more
         as it is `known`), TooLarge, OSError, and Stopped when it says True.
         """
-        return read_entry(self._reader, root_fd, key, each_chunk, known)
+        return read_entry(self._observer.reader, root_fd, key, each_chunk, known)
 
     def read_open(self, key: bytes, fd: int, each_chunk: Callable[[], bool] | None = None) -> Record:
         """The record of a regular file that is open already. Raises NotRegular too."""
-        return read_open(self._reader, key, fd, each_chunk)
+        return read_open(self._observer.reader, key, fd, each_chunk)
 
     # --- changes -------------------------------------------------------------------------------
 
@@ -398,8 +339,8 @@ class Volume:
         started = time.monotonic()
         self.versions.forget()  # where nothing watches any more nobody else does, and they keep room and filesystem
         findings = Findings()
-        changed, complete, problem = 0, False, self.problem
-        if not self._stop.is_set() and started >= self._retry_after:
+        changed, complete, problem = 0, False, self.condition.problem
+        if not self._worker.is_stopped and started >= self._retry_after:
             try:
                 changed = self._scan(findings, full, reread)
                 complete, problem = True, None
@@ -408,16 +349,10 @@ class Volume:
             except (CloseranksError, OSError) as error:
                 problem = self._problem_from(error)
         duration_s = time.monotonic() - started
-        self._trouble(problem)
+        self.condition.trouble(problem)
         if complete:
-            self._last_started, self._last_duration_s = started, duration_s
-            linked = [Unreadable(key, "hard_link", HARD_LINK) for key in self._links.first(HARD_LINKS_TOLD)]
-            self.unreadable = (*findings.left_out, *linked)[:REPORT_MAX_UNREADABLE]
-            self.unreadable_count = findings.left_out_count
-            self.busy = findings.busy
-            self._hard_links = findings.hard_links
-            self._tell()
-        return findings.conclude(started, duration_s, complete, changed, self.summary, self.problem)
+            self.condition.scanned(findings, self._observer.links, started, duration_s)
+        return findings.conclude(started, duration_s, complete, changed, self.summary, self.condition.problem)
 
     def _problem_from(self, error: CloseranksError | OSError) -> Problem:
         """What ended a scan or a look, in words. Raises what neither the disk nor the state directory did."""
@@ -445,28 +380,13 @@ class Volume:
             self._open_private(fatal=False)
             history.rederiving()
             history.index_made_from(Identity.of(root_fd))
-            recorder = Recorder(
-                history, "scan", history.rederive, self._tell, None if self.root is None else self._hand_of
+            changed = self._observer.scan(
+                history, root_fd, findings, full, reread, self.listers, self._hand_of
             )
-            with self._helped(root_fd, full) as listers:
-                careful = self._careful
-                setup = ScanSetup(
-                    history.index, self._reader, self._ignore, self._busy, self._stop.is_set, findings,
-                    full, history.rederive, reread, self._links, listers, None if careful else self._read_by,
-                    breathe=self.breathe, careful=careful,
-                    lately=self._lately,
-                )  # fmt: skip
-                try:
-                    Scan(setup, recorder).run(root_fd)
-                except Stopped:
-                    recorder.flush()
-                    history.rest()
-                    raise
-            recorder.finish()
         finally:
             os.close(root_fd)
         history.rederived()
-        return recorder.changed
+        return changed
 
     def storms(self, lasts: bool) -> None:
         """Whether very much is written, or was, of which a watcher hears next to nothing. Any thread.
@@ -474,20 +394,8 @@ class Volume:
         Until the scan behind it has ended, scans ask of what is new whether somebody writes to it, and do without the
         help of other processes, which would take from those who write.
         """
-        self._careful = lasts
+        self._observer.careful = lasts
         self._tell()
-
-    def _helped(self, root_fd: int, full: bool) -> AbstractContextManager[Sequence[Lister]]:
-        """Processes that list directories for a scan, where there is much to list and little to compare."""
-        summary = self.summary
-        known = 0 if summary is None or full or self.history.rederive else summary.entries
-        if self.listers is None or self._careful or known < LISTED_ENTRIES_MIN:
-            return nullcontext(())
-        return self.listers.lent(root_fd)
-
-    def _read_by(self, root_fd: int) -> Readers:
-        """Processes that read below the root by this volume's settings. They start when they are asked."""
-        return Readers(root_fd, reading_setup(self.settings, self.algorithm, os.fstat(root_fd).st_dev))
 
     def _hand_of(self, key: bytes) -> Hand:
         """Whose hand a change is that a scan finds: as its watcher heard of it, if it did."""
@@ -495,39 +403,6 @@ class Volume:
         return UNSEEN if hand is None else hand
 
     # --- looks ---------------------------------------------------------------------------------
-
-    def look_soon(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float) -> Future[LookReport]:
-        """`look` on the volume's thread, soon: also in the middle of a scan. Any thread."""
-        asked: Future[LookReport] = Future()
-        self._looks.append((names, hands, seen_mono, asked))
-        try:
-            self._worker.submit(self.breathe)
-        except RuntimeError:  # closed: nobody looks any more
-            asked.cancel()
-        return asked
-
-    def breathe(self, is_ready: Callable[[], bool] = lambda: True) -> bool:
-        """Do the looks and calls that wait; whether directories may be gone by them. On the volume's thread.
-
-        `is_ready` is asked before the first of them.
-        """
-        if not (self._calls or self._looks) or not is_ready():
-            return False
-        gone = bool(self._calls)
-        while self._calls:
-            self._calls.popleft()()
-        while self._looks:
-            names, hands, seen_mono, asked = self._looks.popleft()
-            if not asked.set_running_or_notify_cancel():
-                continue
-            try:
-                report = self.look(names, hands, seen_mono)
-            except BaseException as error:
-                asked.set_exception(error)
-                raise
-            gone |= report.directories_gone
-            asked.set_result(report)
-        return gone
 
     def look(self, names: Names, hands: Mapping[bytes, Hand], seen_mono: float | None = None) -> LookReport:
         """Look at these names in these directories, None for all that is below, and commit what changed.
@@ -537,7 +412,7 @@ class Volume:
         """
         report, started = LookReport(), time.monotonic()
         try:
-            if self._stop.is_set() or self.root is None or self.history.rederive:
+            if self._worker.is_stopped or self.root is None or self.history.rederive:
                 report.scan = "the volume has not been scanned"
             else:
                 self._look(names, hands, started if seen_mono is None else seen_mono, report)
@@ -545,7 +420,7 @@ class Volume:
             report.scan = "the look was stopped"
         except (CloseranksError, OSError) as error:
             report.problem = self._problem_from(error)
-            self._trouble(report.problem)
+            self.condition.trouble(report.problem)
         report.duration_s = time.monotonic() - started
         return report
 
@@ -559,7 +434,7 @@ class Volume:
             report.scan = "the look was stopped"
         except (CloseranksError, OSError) as error:
             report.problem = self._problem_from(error)
-            self._trouble(report.problem)
+            self.condition.trouble(report.problem)
         return report
 
     def _look(
@@ -567,79 +442,23 @@ class Volume:
         cause: str = "watch", reread: Collection[bytes] = (),
     ) -> None:  # fmt: skip
         history = self.history
-        findings = Findings()
         root_fd = self.open_root()
         try:
-            setup = ScanSetup(
-                history.index, self._reader, self._ignore, self._busy, self._stop.is_set, findings,
-                reread=reread, links=self._links, lately=self._lately,
-            )  # fmt: skip
-            recorder = Recorder(history, cause, False, self._tell, hand_finder(hands), seen_mono)
-            self._moved.fresh()
-            try:
-                kept = (self._moved, self.recent, self.carrying, self.versions)
-                Look(setup, recorder, *kept, report).look(root_fd, names)
-            except Stopped:
-                recorder.flush()
-                raise
-            recorder.finish()
+            hand_of = hand_finder(hands)
+            self._observer.look(history, root_fd, names, hand_of, seen_mono, report, cause, reread)
         finally:
             os.close(root_fd)
-        report.changed, report.hands = recorder.changed, recorder.tally.hands()
-        report.hashed_files, report.hashed_bytes = findings.hashed_files, findings.hashed_bytes
 
     def ignores_directory(self, key: bytes) -> bool:
         """Whether a directory, whose parents are compared, is not. Any thread."""
-        return self._ignore.matches(key, True)
+        return self._observer.ignore.matches(key, True)
 
     # --- what is told --------------------------------------------------------------------------
 
     def status(self) -> VolumeStatus:
         """For the coordinator. Any thread."""
-        total = free = 0
-        try:
-            found = os.statvfs(self.path)
-            total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        except OSError as error:
-            log.debug("%s: no figures of its filesystem: %s", self.name, error)
-        summary = self.summary
-        return VolumeStatus(
-            self.name,
-            self.problem or self._private_problem,
-            None if summary is None else summary.entries,
-            None if summary is None else summary.files,
-            None if summary is None else summary.bytes,
-            (*self.scrubbed, *self.unreadable)[:REPORT_MAX_UNREADABLE],
-            self.unreadable_count + sum(one.why == "unreadable" for one in self.scrubbed),
-            total,
-            free,
-            None if self._last_duration_s is None else int(self._last_duration_s * 1000),
-            hard_links=self._hard_links,
-        )
-
-    def _trouble(self, problem: Problem | None) -> None:
-        before, self.problem = self.problem, problem
-        if problem == before:
-            return
-        if problem is None:
-            log.info("%s: in order again", self.name)
-        elif before is None or problem.code != before.code:
-            log.warning("%s: %s", self.name, problem.message)
-        self._tell()
+        return self.condition.status(self.summary)
 
     def _tell(self) -> None:
         if self.listener is not None:
             self.listener()
-
-
-def hand_finder(hands: Mapping[bytes, Hand]) -> HandOf:
-    """Whose hand a key's change is: the key's own, or that of the nearest directory above it that has one."""
-
-    def find(key: bytes) -> Hand | None:
-        hand = hands.get(key)
-        while hand is None and key:
-            key = parent_key(key)
-            hand = hands.get(key)
-        return hand
-
-    return find

@@ -183,7 +183,7 @@ class Scrubber:
         history = self._volume.history
         if (
             self._volume.root is None
-            or self._volume.problem is not None
+            or self._volume.condition.problem is not None
             or history.unfinished
             or history.rederive
         ):
@@ -219,7 +219,7 @@ class Scrubber:
         found = progress_of.decode(stored)
         if self._progress is None or stored is None:  # the index may have been made anew
             self._progress = found
-            self._volume.scrubbed = found.reports()
+            self._volume.condition.scrubbed = found.reports()
         return self._progress
 
     def _forget_mended(self, progress: Progress) -> None:
@@ -229,8 +229,8 @@ class Scrubber:
             if row is None or row.stat.hex() != one.mark:
                 progress.clear(bytes.fromhex(one.key))
                 self._save(progress)
-        if len(self._volume.scrubbed) != len(progress.amiss):
-            self._volume.scrubbed = progress.reports()
+        if len(self._volume.condition.scrubbed) != len(progress.amiss):
+            self._volume.condition.scrubbed = progress.reports()
             self._changed()
 
     def _save(self, progress: Progress) -> None:
@@ -384,14 +384,14 @@ class Scrubber:
     def _right(self, progress: Progress, key: bytes) -> None:
         if progress.amiss and key != self._noted:
             progress.clear(key)
-            self._volume.scrubbed = progress.reports()
+            self._volume.condition.scrubbed = progress.reports()
 
     def _told(self, progress: Progress, key: bytes, why: str, detail: str) -> None:
         log.warning("%s: %s: %s", self._volume.name, printable(escape(path_of(key))), detail)
         row = self._volume.history.index.row(key)
         progress.note(key, "" if row is None else row.stat.hex(), why, detail)
         self._noted = key
-        self._volume.scrubbed = progress.reports()
+        self._volume.condition.scrubbed = progress.reports()
         self._save(progress)
         self._changed()
 

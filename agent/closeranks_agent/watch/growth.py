@@ -27,8 +27,9 @@ from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
 from closeranks_proto.paths import path_of
 
+from ..disk.attributed import hand_finder
 from ..disk.look import LookReport
-from ..disk.volume import Volume, hand_finder
+from ..disk.volume import Volume
 from ..hands.written import Written
 from .dirty import Batch, Dirty
 

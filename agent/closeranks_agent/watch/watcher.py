@@ -27,8 +27,9 @@ from typing import Final, Protocol
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
 
+from ..disk.attributed import hand_finder
 from ..disk.look import LookReport
-from ..disk.volume import Volume, hand_finder
+from ..disk.volume import Volume
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from . import muted
