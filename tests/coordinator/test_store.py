@@ -17,11 +17,13 @@ from typing import Any
 import apsw
 import pytest
 
+from closeranks_coordinator.storage import collector
 from closeranks_coordinator.storage import reserve as store_reserve
 from closeranks_coordinator.storage import sqlite as store_sqlite
+from closeranks_coordinator.storage.cache import CACHED_BYTES
 from closeranks_coordinator.storage.collection import TouchedFilter
 from closeranks_coordinator.storage.schema import connect
-from closeranks_coordinator.storage.sqlite import CACHED_BYTES, SqliteStore, open_store
+from closeranks_coordinator.storage.sqlite import SqliteStore, open_store
 from closeranks_coordinator.storage.store import (
     Batch,
     GcReport,
@@ -184,7 +186,7 @@ async def test_the_cache_is_bounded_in_bytes(tmp_path: Path) -> None:
     await store.write(Batch(objects=objects))
     for digest, body in objects.items():
         assert store.object(digest) == body
-    held = sum(len(body) + CACHED_BYTES for body in store._cache.values())
+    held = sum(len(body) + CACHED_BYTES for body in store._cache._bodies.values())
     counts = store.counts()
     assert 56_000 < held == counts.cached_bytes <= counts.cache_max_bytes == 64_000
     await store.close()
@@ -373,9 +375,9 @@ async def test_a_tree_that_is_affirmed_while_the_marking_runs_survives(
     _, root, pages = some_tree(1_000)
     await store.write(Batch(objects=pages))
     await store.collect([])
-    original = store_sqlite.Marking.doomed
+    original = collector.Marking.doomed
 
-    def doomed(marking: store_sqlite.Marking) -> list[bytes]:
+    def doomed(marking: collector.Marking) -> list[bytes]:
         found = original(marking)
         assert len(found) == len(pages)
         asyncio.run_coroutine_threadsafe(ask(), loop).result(5)
@@ -385,7 +387,7 @@ async def test_a_tree_that_is_affirmed_while_the_marking_runs_survives(
         assert store.has(root)
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(store_sqlite.Marking, "doomed", doomed)
+    monkeypatch.setattr(collector.Marking, "doomed", doomed)
     report = await store.collect([])
     assert report.complete
     assert report.removed == 0
@@ -400,15 +402,15 @@ async def test_during_the_sweep_the_condemned_are_denied_and_can_be_brought_agai
     _, root, pages = some_tree(1_000)
     await store.write(Batch(objects=pages))
     await store.collect([])
-    original = store_sqlite.SqliteStore._sweep
+    original = collector.Collector._sweep
 
-    async def sweep(self: SqliteStore, doomed: set[bytes], young_from: int) -> None:
-        assert not self.has(root)
-        await self.write(Batch(objects=pages))
-        assert self.has(root)
+    async def sweep(self: collector.Collector, doomed: set[bytes], young_from: int) -> None:
+        assert not store.has(root)
+        await store.write(Batch(objects=pages))
+        assert store.has(root)
         await original(self, doomed, young_from)
 
-    monkeypatch.setattr(store_sqlite.SqliteStore, "_sweep", sweep)
+    monkeypatch.setattr(collector.Collector, "_sweep", sweep)
     assert (await store.collect([])).removed == 0
     assert all(store.has(digest) and store.object(digest) == body for digest, body in pages.items())
     await store.close()
@@ -426,16 +428,16 @@ async def test_what_is_brought_again_between_two_parts_of_a_sweep_stays(
 
     async def brought(work: Any) -> Any:
         nonlocal swept
-        is_sweep = getattr(work, "func", None) is store_sqlite.sweep
+        is_sweep = getattr(work, "func", None) is collector.sweep
         found = await call(work)
         swept += is_sweep
         if is_sweep and swept == 1:
-            inner = store._doomed
+            inner = store._collector._doomed
             await store.write(Batch(objects=pages))
             assert not inner, "all of them are affirmed from now on"
         return found
 
-    monkeypatch.setattr(store_sqlite, "SWEEP_AT_ONCE", 2 * len(pages) // 3)
+    monkeypatch.setattr(collector, "SWEEP_AT_ONCE", 2 * len(pages) // 3)
     monkeypatch.setattr(store._writer, "call", brought)
     await store.collect([])
     assert swept == 2
@@ -492,8 +494,8 @@ async def test_writes_go_on_while_a_collection_runs_and_room_is_given_back(tmp_p
 async def test_a_node_that_never_stops_writing_keeps_a_bounded_past(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_sqlite, "HISTORY_KEPT", 5)
-    monkeypatch.setattr(store_sqlite, "HISTORY_AT_ONCE", 3)
+    monkeypatch.setattr(collector, "HISTORY_KEPT", 5)
+    monkeypatch.setattr(collector, "HISTORY_AT_ONCE", 3)
     store = await old_store(tmp_path)
     for node in ("n1", "n2"):
         roots = [(node, "v", "a", seq, bytes([seq]) * 16) for seq in range(1, 21)]

@@ -20,10 +20,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import apsw
@@ -31,7 +28,8 @@ import apsw
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
 from closeranks_proto.errors import MissingObject
 
-from .collection import GivenUp, Marking, TouchedFilter, prune_history, sweep
+from .cache import CACHE_BYTES, Cache
+from .collector import Collector
 from .reserve import Reserve
 from .schema import SELECT_BODY, connect, prepare
 from .store import (
@@ -45,22 +43,13 @@ from .store import (
     StoreCounts,
     StoredEvent,
     StoreFault,
-    StoreFull,
 )
 from .writer import Delta, Writer
 
 log = logging.getLogger("closeranks.store")
 
-CACHE_BYTES = 32 * 1024 * 1024
-# What the cache takes for an object besides its bytes: their header (33), the key (49), its places (140).
-CACHED_BYTES = 222
 # Beyond so much waiting for the disk, callers of `write` wait before they queue.
 QUEUED_MAX_BYTES = 64 * 1024 * 1024
-SWEEP_AT_ONCE = 256
-HISTORY_AT_ONCE = 1000
-HISTORY_KEPT = 10_000  # roots of one node's volume; more than one a minute for a week
-VACUUM_AT_ONCE = 256  # database pages, 1 MiB
-MARK_ROUNDS_MAX = 16
 
 
 def open_store(
@@ -116,16 +105,14 @@ class SqliteStore:
         self._path = path
         self._lock = lock
         self._algorithm = algorithm
-        self._protect_s = protect_s
-        self._mono = mono
         self._wall_ms = wall_ms
         self._guard = threading.Lock()  # of the reading connection and the cache
         self._reader = connect(path, read_only=True)
         self._damaged: set[bytes] = set()
         self._writer = Writer(path, epoch, reserve, self._damaged.__contains__)
-        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._cached_bytes = 0
+        self._cache = Cache(cache_bytes)
+        self._collector = Collector(path, algorithm.width, self._writer, protect_s, mono, self._removed)
+        self._collecting = asyncio.Lock()
         self._overlay: dict[bytes, tuple[bytes, int]] = {}  # queued objects, and in how many batches
         self._queued_bytes = 0
         self._room = asyncio.Event()
@@ -133,13 +120,6 @@ class SqliteStore:
         self._batches = 0
         self._fault: str | None = None  # of the last write, where the disk failed
         self._closed = False
-        self._epoch_began = mono()
-        self._touched = (TouchedFilter(), TouchedFilter())  # of the epoch before, of this one
-        self._relied: set[bytes] | None = None  # while a collection runs: what `has` said yes to
-        self._doomed: set[bytes] = set()  # while it sweeps
-        self._collecting = asyncio.Lock()
-        self._marking: Marking | None = None
-        self._began, self._report = 0.0, GcReport(0, 0, 0, 0, 0.0, False)
         self._load()
 
     def _load(self) -> None:
@@ -161,7 +141,6 @@ class SqliteStore:
         with self._guard:
             body = self._cache.get(digest)
             if body is not None:
-                self._cache.move_to_end(digest)
                 return body
             body = self._reader.execute(SELECT_BODY, (digest,)).get
             if body is None or digest in self._damaged:
@@ -174,19 +153,17 @@ class SqliteStore:
                     self._path,
                 )
                 raise MissingObject(digest)
-            self._remember(digest, body)
+            self._cache.put(digest, body)
             return bytes(body)
 
     def has(self, digest: bytes) -> bool:
-        if self._damaged or digest in self._doomed:
+        if self._damaged or self._collector.dooms(digest):
             return False
         if digest not in self._cache:
             with self._guard:
                 if self._reader.execute("SELECT 1 FROM objects WHERE digest = ?", (digest,)).get is None:
                     return False
-        self._touched[1].add(digest)
-        if self._relied is not None:
-            self._relied.add(digest)
+        self._collector.affirmed(digest)
         return True
 
     def records(self) -> list[tuple[str, str, bytes]]:
@@ -228,21 +205,12 @@ class SqliteStore:
             node_roots=len(self._roots),
             history=self._sums.history,
             queued_bytes=self._queued_bytes,
-            cached_bytes=self._cached_bytes,
-            cache_max_bytes=self._cache_bytes,
+            cached_bytes=self._cache.bytes,
+            cache_max_bytes=self._cache.max_bytes,
             commits=self._writer.commits,
             batches=self._batches,
             fault=self._fault or self._writer.shortage,
         )
-
-    def _remember(self, digest: bytes, body: bytes) -> None:
-        if len(body) > self._cache_bytes // 8:
-            return  # one terabyte file's chunk list must not push out a whole tree
-        old = self._cache.pop(digest, None)
-        self._cache[digest] = body
-        self._cached_bytes += _cost(body) - _cost(old)
-        while self._cached_bytes > self._cache_bytes:
-            self._cached_bytes -= _cost(self._cache.popitem(last=False)[1])
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -290,11 +258,11 @@ class SqliteStore:
             for name in batch.forget:
                 self._roots.pop(name, None)
             if batch.objects:
-                self._doomed.difference_update(batch.objects)
+                self._collector.brought(batch.objects)
                 self._damaged.difference_update(batch.objects)
                 with self._guard:
                     for digest, body in batch.objects.items():
-                        self._remember(digest, body)
+                        self._cache.put(digest, body)
         self._uncover(batch)
 
     def _uncover(self, batch: Batch) -> None:
@@ -307,8 +275,7 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        if self._marking is not None:
-            self._marking.stopped = True
+        self._collector.stop()
         async with self._collecting:
             with self._guard:
                 self._reader.close()
@@ -319,129 +286,16 @@ class SqliteStore:
     # --- collecting ------------------------------------------------------------------------------
 
     async def collect(self, live: Iterable[bytes], history_before_ms: int | None = None) -> GcReport:
-        roots = sorted(set(live))
         async with self._collecting:
             if self._closed:
                 raise StoreClosed("the store is closed")
-            self._began, self._report = self._mono(), GcReport(0, 0, 0, 0, 0.0, False)
-            try:
-                await self._collect(roots, history_before_ms)
-            except (GivenUp, StoreFull, StoreFault) as error:
-                log.warning("the garbage collection was given up: %s", error)
-            else:
-                self._tell(complete=not self._closed)
-            finally:
-                self._marking, self._relied = None, None
-                self._doomed = set()
-            self._tell(duration_s=self._mono() - self._began)
-            return self._report
+            return await self._collector.collect(live, history_before_ms)
 
-    def _tell(self, **found: float | bool) -> None:
-        self._report = replace(self._report, **found)  # type: ignore[arg-type]
-
-    async def _collect(self, roots: list[bytes], history_before_ms: int | None) -> None:
-        await self._prune(history_before_ms)
-        if self._began - self._epoch_began >= self._protect_s:
-            await self._next_epoch(self._began)
-        young_from = self._writer.epoch - 1
-        before, present = self._touched
-        touched = lambda digest: digest in before or digest in present  # noqa: E731
-        marking = Marking(self._path, self._algorithm.width, young_from, touched)
-        self._marking, self._relied = marking, set()
-        try:
-            doomed = await self._mark(marking, roots)
-        finally:
-            marking.close()
-        self._tell(live=len(marking.marked))
-        await self._sweep(doomed, young_from)
-        await self._vacuum()
-
-    async def _prune(self, before_ms: int | None) -> None:
-        gone = HISTORY_AT_ONCE
-        while gone == HISTORY_AT_ONCE and not self._closed:
-            gone = await self._writer.call(
-                partial(prune_history, before_ms=before_ms, at_most=HISTORY_AT_ONCE, keep=HISTORY_KEPT)
-            )
-            self._sums += Delta(history=-gone)
-            self._tell(history_removed=self._report.history_removed + gone)
-
-    async def _next_epoch(self, now: float) -> None:
-        epoch = self._writer.epoch + 1
-
-        def begin(connection: apsw.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
-
-        await self._writer.call(begin)
-        self._writer.epoch = epoch  # only now: an epoch that was not recorded has not begun
-        self._touched = (self._touched[1], TouchedFilter())
-        self._epoch_began = now
-
-    async def _mark(self, marking: Marking, roots: list[bytes]) -> set[bytes]:
-        """The digests to remove. From now on `has` denies them; none of them did it affirm before."""
-
-        def first() -> list[bytes]:
-            marking.mark(roots)
-            marking.mark(marking.past_roots())
-            return marking.doomed()
-
-        def again(relied: set[bytes], doomed: list[bytes]) -> list[bytes]:
-            marking.mark(relied)
-            return [digest for digest in doomed if digest not in marking.marked]
-
-        doomed = await _finish(marking, first)
-        for _ in range(MARK_ROUNDS_MAX):
-            if not self._relied:
-                self._doomed = set(doomed)
-                return self._doomed
-            relied, self._relied = self._relied, set()
-            doomed = await _finish(marking, partial(again, relied, doomed))
-        raise GivenUp("trees change faster than they can be looked at; the next round will try again")
-
-    async def _sweep(self, doomed: set[bytes], young_from: int) -> None:
-        digests = sorted(doomed)
-        for at in range(0, len(digests), SWEEP_AT_ONCE):
-            if self._closed:
-                break
-            part = digests[at : at + SWEEP_AT_ONCE]
-            gone, gone_bytes = await self._writer.call(partial(sweep, digests=part, young_from=young_from))
-            self._sums += Delta(-gone, -gone_bytes)
-            report = self._report
-            self._tell(removed=report.removed + gone, removed_bytes=report.removed_bytes + gone_bytes)
-            with self._guard:
-                for digest in part:
-                    if digest in self._doomed:
-                        self._cached_bytes -= _cost(self._cache.pop(digest, None))
-
-    async def _vacuum(self) -> None:
-        """Give free pages back to the file system once they are a quarter of the file, bit by bit."""
-
-        def free(connection: apsw.Connection) -> bool:
-            pages, unused = connection.pragma("page_count"), connection.pragma("freelist_count")
-            if unused * 4 < pages or unused < VACUUM_AT_ONCE:
-                return False
-            list(connection.execute(f"PRAGMA incremental_vacuum({VACUUM_AT_ONCE})"))
-            return True
-
-        while not self._closed and await self._writer.call(free):
-            pass
-        if not self._closed and self._report.removed:
-            await self._writer.shrink()  # it has grown by everything that was moved
-
-
-async def _finish(marking: Marking, work: Callable[[], list[bytes]]) -> list[bytes]:
-    """The work's result. When we are cancelled it is told to stop, and waited for: it uses a connection."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        marking.stopped = True
-        await asyncio.wait({running})
-        raise
-
-
-def _cost(body: bytes | None) -> int:
-    """What an object takes of the cache's bound."""
-    return 0 if body is None else len(body) + CACHED_BYTES
+    def _removed(self, sums: Delta, digests: Iterable[bytes]) -> None:
+        self._sums += sums
+        with self._guard:
+            for digest in digests:
+                self._cache.drop(digest)
 
 
 def _call_soon(
