@@ -20,29 +20,23 @@ from aiohttp import web
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
-from closeranks_proto.errors import CodecError, MissingObject, ProtocolError
+from closeranks_proto.errors import MissingObject, ProtocolError
 from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.tree import Tree
-from closeranks_proto.wire import clipped, decode_agent_message, encode_message
+from closeranks_proto.wire import decode_agent_message
 
 from .core.heard import Heard
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .inbox import Inbox, Waiting
+from .outbox import Outbox
+from .proofs import Proof, Proofs
 from .slices import Rounds
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
 from .turns import Turns
 
-Proof = type[Scanned] | type[Watched]
-PROOFS: tuple[Proof, ...] = (Scanned, Watched)
-
 log = logging.getLogger("closeranks.sessions")
 
-# Frames waiting for one agent. Membership of 1,000 nodes is about 60 KB; 64 MiB is a stuck peer.
-OUTBOX_MAX_FRAMES = 4096
-OUTBOX_MAX_BYTES = 64 * limits.MIB
-# What one agent asked for and has not read yet: of a thousand that come back at once, half a gigabyte.
-GIVEN_MAX_BYTES = 2 * limits.FRAME_TARGET_BYTES
 STORE_RETRY_S = 1.0
 CLOSE_MAX_S = 3.0
 
@@ -107,13 +101,10 @@ class Session:
         self._hello = hello
         self._clock = clock
         self._address = _address(hello.address, peer)
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MAX_FRAMES)
-        self._outbox_bytes = 0
-        self.welcomed = False  # before it nothing else is said: it is meant for the session before this one
+        self.outbox = Outbox(self.node, socket, writes, self.end)
         self._ending: asyncio.Event = asyncio.Event()
         self._reason = ""
-        # Scans whose commits are not stored yet: the next to tell of, and the latest.
-        self._waiting_proofs: dict[tuple[str, Proof], list[tuple[int, float]]] = {}
+        self._proofs = Proofs(self.node, core.feed)
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
         self._streams: dict[str, Ingest] = {}
@@ -122,38 +113,9 @@ class Session:
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
-        self._reads, self._writes, self._waiting = reads, writes, waiting  # of all sessions
+        self._reads, self._waiting = reads, waiting  # of all sessions
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
         self._begins = asyncio.Event()
-
-    def post(self, message: wire.CoordinatorMessage) -> bytes | None:
-        """Queue a message; its frame, None where it has none."""
-        if not self.welcomed:
-            return None
-        try:
-            # A push has no words for people in it, and thousands of parts.
-            frame = encode_message(message if isinstance(message, wire.Push) else clipped(message))
-        except CodecError as error:
-            log.error("%s can not be told: %s", self.node, error)
-            self.end("what it has to know does not fit a frame")
-            return None
-        self.post_frame(frame)
-        return frame
-
-    def post_carried(self, frame: bytes) -> None:
-        """Queue contents ahead of a push, if the node reads what it is sent: they may as well be fetched."""
-        if self._outbox_bytes <= OUTBOX_MAX_BYTES // 4:
-            self.post_frame(frame)
-
-    def post_frame(self, frame: bytes) -> None:
-        """Queue an encoded message. A peer that does not read ends its own session."""
-        if not self.welcomed:
-            return
-        if self._outbox.full() or self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
-            self.end("it does not read what it is sent")
-            return
-        self._outbox_bytes += len(frame)
-        self._outbox.put_nowait(frame)
 
     def end(self, reason: str) -> None:
         """Close after what is queued has been sent."""
@@ -171,7 +133,7 @@ class Session:
         """Serve until either side ends it."""
         # What the session before this one told may still be queued: no older root may be told behind it.
         volumes = self._open_streams(await self._core.caught_up())
-        parts = (self._read(), self._write(), self._fetch(), self._ending.wait())
+        parts = (self._read(), self.outbox.run(), self._fetch(), self._ending.wait())
         tasks = [asyncio.create_task(part) for part in parts]
         self._core.feed(
             Connected(
@@ -211,7 +173,7 @@ class Session:
     async def _flush(self, writer: asyncio.Task[object]) -> None:
         """Give what is queued a moment to leave."""
         deadline = self._clock() + 1.0
-        while not writer.done() and self._outbox_bytes and self._clock() < deadline:
+        while not writer.done() and self.outbox.bytes and self._clock() < deadline:
             await asyncio.sleep(0.01)
 
     def _explain(self, results: Sequence[object]) -> None:
@@ -251,8 +213,8 @@ class Session:
                 core.store.has,
                 self._tree,
             )
-        self.welcomed = True
-        self.post(
+        self.outbox.is_open = True
+        self.outbox.post(
             wire.Welcome(
                 PROTOCOL,
                 self.id,
@@ -265,17 +227,6 @@ class Session:
             )
         )
         return names
-
-    async def _write(self) -> None:
-        while True:
-            frame = await self._outbox.get()
-            await self._writes.turn()
-            try:
-                async with asyncio.timeout(limits.SILENT_AFTER_S):
-                    await self._socket.send_bytes(frame)
-            except TimeoutError:
-                raise TimeoutError("it does not read what it is sent") from None
-            self._outbox_bytes -= len(frame)
 
     async def _read(self) -> None:
         inbox = Inbox(self._socket, self._clock, self._waiting)
@@ -362,11 +313,11 @@ class Session:
                     await self._accept(volume, outcome)
                 case Known():
                     if outcome.seq <= self._durable[volume]:  # otherwise that is told in a moment
-                        self.post(wire.Ack(volume, outcome.seq))
+                        self.outbox.post(wire.Ack(volume, outcome.seq))
                 case Partial():
                     await self._store(Batch(objects=outcome.objects))
                 case _:
-                    self.post(outcome)
+                    self.outbox.post(outcome)
         if not self._fetches(volume):
             self._turns(volume).done(self.id)  # only now: the next one finds what was stored
 
@@ -381,7 +332,7 @@ class Session:
 
         def durable() -> None:
             self._durable[volume] = accepted.seq
-            self.post(wire.Ack(volume, accepted.seq))
+            self.outbox.post(wire.Ack(volume, accepted.seq))
 
         self._core.feed(
             RootStored(
@@ -400,7 +351,7 @@ class Session:
             ),
             Receipt((self.node, volume, self._hello.agent_id, accepted.seq, accepted.root), durable),
         )
-        self._release_proofs(volume)
+        self._proofs.release(volume, self._streams[volume].seq)
 
     async def _store(self, batch: Batch) -> None:
         """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""
@@ -432,18 +383,13 @@ class Session:
                 missing.append(digest)
                 continue
             if found and size + len(blob) > limits.FRAME_TARGET_BYTES:
-                await self._room()
-                self.post(wire.Objects(want.volume, want.request, tuple(found), (), False))
+                await self.outbox.room()
+                self.outbox.post(wire.Objects(want.volume, want.request, tuple(found), (), False))
                 found, size = [], 0
             found.append(blob)
             size += len(blob)
-        await self._room()
-        self.post(wire.Objects(want.volume, want.request, tuple(found), tuple(missing), True))
-
-    async def _room(self) -> None:
-        """Wait until the outbox has drained enough for another bundle; the writer's own limit bounds this."""
-        while self._outbox_bytes > GIVEN_MAX_BYTES:
-            await asyncio.sleep(0.01)
+        await self.outbox.room()
+        self.outbox.post(wire.Objects(want.volume, want.request, tuple(found), tuple(missing), True))
 
     def _beat(self, beat: wire.Beat) -> None:
         for volume in beat.volumes:
@@ -457,17 +403,8 @@ class Session:
             )  # fmt: skip
             for proof, age_ms in ages:
                 if age_ms is not None:
-                    waiting = self._waiting_proofs.setdefault((volume.name, proof), [])
-                    del waiting[1:]  # an agent that is always behind still gets the first one through
-                    waiting.append((volume.last_seq, self._arrived - age_ms / 1000))
-            self._release_proofs(volume.name)
-
-    def _release_proofs(self, volume: str) -> None:
-        """Tell the core of a scan, or a watcher's proof, once everything it found is stored."""
-        for proof in PROOFS:
-            waiting = self._waiting_proofs.get((volume, proof), [])
-            while waiting and self._streams[volume].seq >= waiting[0][0]:
-                self._core.feed(proof(self.node, volume, waiting.pop(0)[1]))
+                    self._proofs.told(volume.name, proof, volume.last_seq, self._arrived - age_ms / 1000)
+            self._proofs.release(volume.name, stream.seq)
 
 
 async def hang_up(socket: web.WebSocketResponse, reason: str) -> None:

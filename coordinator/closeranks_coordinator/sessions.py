@@ -72,16 +72,16 @@ class Sessions:
             return False
         told, frame = self._told
         if message is told and frame is not None:
-            claim.session.post_frame(frame)
+            claim.session.outbox.post_frame(frame)
         else:
-            self._told = message, claim.session.post(message)
+            self._told = message, claim.session.outbox.post(message)
         return True
 
     def send_carried(self, node: str, frame: bytes) -> None:
         """Queue an encoded frame of contents for a node, ahead of the push that needs them."""
         claim = self._claims.get(node)
         if claim is not None and claim.session is not None:
-            claim.session.post_carried(frame)
+            claim.session.outbox.post_carried(frame)
 
     def connected(self) -> list[str]:
         return sorted(node for node, claim in self._claims.items() if claim.session is not None)
@@ -89,7 +89,7 @@ class Sessions:
     def answer_trash(self, node: str, answer: asyncio.Future[wire.TrashAnswer]) -> int | None:
         """Register a future for a node's next trash answer: its request number, None without a session."""
         claim = self._claims.get(node)
-        if claim is None or claim.session is None or not claim.session.welcomed:
+        if claim is None or claim.session is None or not claim.session.outbox.is_open:
             return None
         return claim.session.expect_trash(answer)
 
@@ -105,7 +105,7 @@ class Sessions:
         for node in nodes:
             claim = self._claims.get(node)
             if claim is not None and claim.session is not None:
-                claim.session.post(wire.Goodbye(0.0))
+                claim.session.outbox.post(wire.Goodbye(0.0))
                 claim.session.end("its settings have changed")
 
     async def drain(self) -> None:
@@ -113,7 +113,7 @@ class Sessions:
         self._draining = True
         sessions = [claim.session for claim in self._claims.values() if claim.session is not None]
         for session in sessions:
-            session.post(wire.Goodbye(limits.RECONNECT_MIN_S))
+            session.outbox.post(wire.Goodbye(limits.RECONNECT_MIN_S))
             session.end("the coordinator is shutting down")
         await asyncio.gather(*(session.closed.wait() for session in sessions))
 

@@ -279,8 +279,8 @@ MUTATIONS = (
     ),
     Mutation(
         "session: a step is acknowledged before it is stored", "coordinator/closeranks_coordinator/session.py",
-        "            self.post(wire.Ack(volume, accepted.seq))\n\n        self._core.feed(",
-        "            self.post(wire.Ack(volume, accepted.seq))\n\n        durable()\n        self._core.feed(",
+        "            self.outbox.post(wire.Ack(volume, accepted.seq))\n\n        self._core.feed(",
+        "            self.outbox.post(wire.Ack(volume, accepted.seq))\n\n        durable()\n        self._core.feed(",
         "--faults power_coordinator,slow_disk", shells=True,
     ),
     Mutation(

@@ -17,7 +17,7 @@ import msgspec
 from closeranks_agent import session as agent_session
 from closeranks_agent.disk.index import directory_id
 from closeranks_agent.disk.packs import items_of
-from closeranks_coordinator import session as coordinator_session
+from closeranks_coordinator.outbox import Outbox
 from closeranks_proto import messages as wire
 from closeranks_proto.content import content_digest
 from closeranks_proto.digests import XXH3_128
@@ -53,7 +53,7 @@ class Promises:
     def install(self) -> None:
         """Listen where the two programs speak."""
         sends, announces = agent_session.Session._send, agent_session.Session._announce
-        posts = coordinator_session.Session.post
+        posts = Outbox.post
 
         @functools.wraps(sends)
         async def send(session: Any, message: wire.AgentMessage) -> None:
@@ -72,15 +72,15 @@ class Promises:
             announces(session, volume, window, after_seq, *cause)
 
         @functools.wraps(posts)
-        def post(session: Any, message: wire.CoordinatorMessage) -> bytes | None:
-            frame = posts(session, message)
+        def post(outbox: Any, message: wire.CoordinatorMessage) -> bytes | None:
+            frame = posts(outbox, message)
             if isinstance(message, wire.Ack) and frame is not None:
-                self._acked[session.node] = max(self._acked.get(session.node, 0), message.seq)
+                self._acked[outbox.node] = max(self._acked.get(outbox.node, 0), message.seq)
             return frame
 
         agent_session.Session._send = send  # type: ignore[method-assign,assignment]
         agent_session.Session._announce = announce  # type: ignore[method-assign,assignment]
-        coordinator_session.Session.post = post  # type: ignore[method-assign,assignment]
+        Outbox.post = post  # type: ignore[method-assign,assignment]
 
     def anew(self, node: str) -> None:
         """It was put back, or lost what it knew: numbers that nobody has acknowledged may be given once more."""
