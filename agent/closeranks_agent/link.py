@@ -94,7 +94,9 @@ class Link:
         for start in range(0, len(digests), limits.WANT_MAX_DIGESTS):
             if self._session is None:
                 raise ConnectionError("not connected to the coordinator")
-            found.update(await self._session.want(volume, digests[start : start + limits.WANT_MAX_DIGESTS]))
+            found.update(
+                await self._session.wants.want(volume, digests[start : start + limits.WANT_MAX_DIGESTS])
+            )
         return found
 
     async def flushed(self, volume: str, timeout_s: float, seq: int | None = None) -> None:

@@ -18,11 +18,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
-import msgspec
 
 from closeranks_proto import limits
 from closeranks_proto import messages as wire
@@ -31,6 +30,8 @@ from closeranks_proto.wire import clipped, decode_coordinator_message, encode_me
 
 from .disk.database import Damaged
 from .disk.records import StateUnavailable
+from .statuses import Statuses
+from .wants import Wants
 
 if TYPE_CHECKING:
     from .disk.volume import Volume
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closeranks.link")
 
-STATUS_MIN_S = 1.0  # between two looks at the statuses, unless a volume's problem came or went
-COUNTS_MIN_S = 10.0  # the same of a volume where only its counts of files and bytes have changed
 BEAT_MIN_S = 0.5
 FORGET_EVERY_S = 0.25  # what was acknowledged is forgotten in the journal: not at each of many small commits
 RAN_EVERY_S = 1.0  # how often it is noted that this process runs
@@ -64,13 +63,6 @@ class _Window:
     beaten: tuple[float | None, float | None, int] = (None, None, -1)  # scan, proof and seq of the last beat
 
 
-@dataclass(slots=True)
-class _Wanted:
-    answer: asyncio.Future[dict[bytes, bytes]]
-    digests: frozenset[bytes]
-    found: dict[bytes, bytes] = field(default_factory=dict)
-
-
 class Session:
     """Use once: `run` until the connection ends, then `close`."""
 
@@ -84,14 +76,8 @@ class Session:
         self._windows = {name: _Window(seq, seq, root) for name, seq, root in welcome.acked}
         self._carry = frozenset(welcome.carry)
         self._outbox: deque[wire.AgentMessage] = deque()
-        self._wanted: dict[int, _Wanted] = {}
-        self._requests = 0
-        self._asked: asyncio.Queue[wire.Want] = asyncio.Queue(
-            limits.WANT_MAX_DIGESTS * max(1, len(self._windows))
-        )
-        self._statuses: dict[str, tuple[float, wire.VolumeStatus]] = {}  # sent last, and when
-        self._status_due = self._status_rest = 0.0  # the next look is due (0: none is), or not before then
-        self._problems: dict[str, wire.Problem | None] = {}  # at the last look
+        self.wants = Wants(agent, len(self._windows), self.post, self._room)
+        self._statuses = Statuses(agent, tuple(self._windows), self._send)
         self._goodbye_s = 0.0
         self._stuck = self._over = False
         self._sent_some = asyncio.Event()
@@ -134,14 +120,12 @@ class Session:
     def close(self) -> None:
         for volume in self._agent.volumes.values():
             volume.carrying.set(False)
-        for wanted in self._wanted.values():
-            if not wanted.answer.done():
-                wanted.answer.set_exception(ConnectionError("the session with the coordinator ended"))
+        self.wants.close()
 
     async def run(self) -> float:
         """Until the connection ends; how many seconds the coordinator asks to wait before the next try."""
         parts = (
-            self._read(), self._write(), self._answer_wants(), self._forget_acknowledged(), self._note_running(),
+            self._read(), self._write(), self.wants.answer(), self._forget_acknowledged(), self._note_running(),
         )  # fmt: skip
         tasks = [asyncio.create_task(part) for part in parts]
         try:
@@ -154,18 +138,6 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
         log.info("the session with the coordinator ended")
         return self._goodbye_s
-
-    async def want(self, volume: str, digests: tuple[bytes, ...]) -> dict[bytes, bytes]:
-        """Raises ConnectionError when the session ends before the answer."""
-        self._requests += 1
-        request = self._requests
-        wanted = _Wanted(asyncio.get_running_loop().create_future(), frozenset(digests))
-        self._wanted[request] = wanted
-        self.post(wire.Want(volume, request, digests))
-        try:
-            return await wanted.answer
-        finally:
-            del self._wanted[request]
 
     # --- out -----------------------------------------------------------------------------------
 
@@ -180,11 +152,11 @@ class Session:
                 await self._send(clipped(self._outbox.popleft()))
             self._sent_some.set()
             sent = [await self._pump(name, window) for name, window in self._windows.items()]
-            await self._send_statuses()
+            await self._statuses.tell()
             await self._send_beat()
             if any(sent):
                 continue
-            due = min(self._beat_due, self._full_beat_due, self._status_due or self._full_beat_due)
+            due = min(self._beat_due, self._full_beat_due, self._statuses.due or self._full_beat_due)
             try:
                 async with asyncio.timeout(max(0.01, due - time.monotonic())):
                     await self.wake.wait()
@@ -198,6 +170,12 @@ class Session:
                 await self._socket.send_bytes(frame)
         except TimeoutError:
             raise TimeoutError("the coordinator does not read what it is sent") from None
+
+    async def _room(self) -> None:
+        """Wait until what is queued has left, but for OBJECTS_AHEAD."""
+        while len(self._outbox) > OBJECTS_AHEAD:
+            self._sent_some.clear()
+            await self._sent_some.wait()
 
     async def _pump(self, name: str, window: _Window) -> bool:
         """Send what the window allows of one journal; whether anything was sent."""
@@ -281,30 +259,6 @@ class Session:
         window.sent = window.acked = volume.first_seq - 1
         window.resync, window.announcing = False, None
 
-    async def _send_statuses(self) -> None:
-        """A busy writer commits many times a second: what that does to the counts is told now and then."""
-        now = time.monotonic()
-        problems = {name: volume.condition.problem for name, volume in self._agent.volumes.items()}
-        if now < self._status_rest and problems == self._problems:
-            self._status_due = self._status_rest
-            return
-        self._status_due, self._status_rest, self._problems = 0.0, now + STATUS_MIN_S, problems
-        for name in self._windows:
-            status = await asyncio.to_thread(self._agent.status, name)  # a dead file system answers never
-            sent_at, last = self._statuses.get(name, (0.0, None))
-            if status is None or (last is not None and not worth_telling(last, status)):
-                continue
-            if (
-                last is not None
-                and now < sent_at + COUNTS_MIN_S
-                and not worth_telling(_counted(last, status), status)
-            ):
-                due = sent_at + COUNTS_MIN_S
-                self._status_due = min(self._status_due or due, due)
-                continue
-            self._statuses[name] = (now, status)
-            await self._send(clipped(status))
-
     async def _send_beat(self) -> None:
         """At rest all volumes; after a scan only those with news, so that many volumes cost little."""
         now = time.monotonic()
@@ -362,9 +316,9 @@ class Session:
                 case wire.Resync():
                     self._resync(message)
                 case wire.Objects():
-                    self._received(message)
+                    self.wants.received(message)
                 case wire.Want():
-                    self._take_want(message)
+                    self.wants.ask(message)
                 case wire.Goodbye():
                     self._goodbye_s = min(message.retry_after_s, GOODBYE_MAX_S)
                 case wire.Welcome() | wire.Refused():
@@ -413,66 +367,6 @@ class Session:
         window.resync, window.announcing = True, None
         self.wake.set()
 
-    def _received(self, objects: wire.Objects) -> None:
-        wanted = self._wanted.get(objects.request)
-        if wanted is None:
-            return  # its asker was cancelled
-        algorithm = self._agent.algorithm
-        assert algorithm is not None, "set by Welcome"
-        for blob in objects.objects:
-            digest = algorithm.of(blob)
-            if digest not in wanted.digests:
-                raise ProtocolError("the coordinator sent an object that was not asked for")
-            wanted.found[digest] = blob
-        if objects.last and not wanted.answer.done():
-            wanted.answer.set_result(wanted.found)
-
-    # --- objects for the coordinator -----------------------------------------------------------
-
-    def _take_want(self, want: wire.Want) -> None:
-        if want.volume not in self._agent.volumes or len(want.digests) > limits.WANT_MAX_DIGESTS:
-            raise ProtocolError("a Want that can not be answered")
-        try:
-            self._asked.put_nowait(want)
-        except asyncio.QueueFull:
-            raise ProtocolError("more objects are asked for at once than one tree needs") from None
-
-    async def _answer_wants(self) -> None:
-        """Frames of about FRAME_TARGET_BYTES, read as fast as they leave: a chunk list may have 16 MiB."""
-        while True:
-            want = await self._asked.get()
-            bundle: list[bytes] = []
-            missing: list[bytes] = []
-            size = 0
-            for digest in want.digests:
-                volume = self._agent.volumes.get(want.volume)
-                blob = None if volume is None else await self._object(volume, digest)
-                if blob is None:
-                    missing.append(digest)
-                    continue
-                if bundle and size + len(blob) > limits.FRAME_TARGET_BYTES:
-                    await self._room()
-                    self.post(wire.Objects(want.volume, want.request, tuple(bundle), (), False))
-                    bundle, size = [], 0
-                bundle.append(blob)
-                size += len(blob)
-            if bundle and missing:
-                self.post(wire.Objects(want.volume, want.request, tuple(bundle), (), False))
-                bundle = []
-            self.post(wire.Objects(want.volume, want.request, tuple(bundle), tuple(missing), True))
-
-    async def _object(self, volume: Volume, digest: bytes) -> bytes | None:
-        try:
-            return await asyncio.to_thread(volume.object, digest)
-        except (StateUnavailable, Damaged) as error:
-            log.warning("%s: an object can not be read now: %s", volume.name, error)
-            return None
-
-    async def _room(self) -> None:
-        while len(self._outbox) > OBJECTS_AHEAD:
-            self._sent_some.clear()
-            await self._sent_some.wait()
-
 
 def _now_s() -> float:
     """A clock that runs on while the machine is suspended."""
@@ -482,41 +376,3 @@ def _now_s() -> float:
 def _age_ms(moment: float | None, now: float) -> int | None:
     """How long ago, rounded up."""
     return None if moment is None else max(0, int((now - moment) * 1000) + 1)
-
-
-def worth_telling(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
-    """Whether a status differs enough: anything but the duration, and free space by more than 1% of the disk."""
-    if abs(last.disk_free_bytes - now.disk_free_bytes) * 100 > max(1, now.disk_total_bytes):
-        return True
-    return _without_noise(last) != _without_noise(now)
-
-
-def _counted(last: wire.VolumeStatus, now: wire.VolumeStatus) -> wire.VolumeStatus:
-    """The older status with the newer one's counts."""
-    scrub = last.scrub
-    if scrub is not None and now.scrub is not None:
-        scrub = msgspec.structs.replace(
-            scrub, files=now.scrub.files, bytes=now.scrub.bytes, slowed=now.scrub.slowed
-        )
-    return msgspec.structs.replace(
-        last, entries=now.entries, files=now.files, bytes=now.bytes, scrub=scrub
-    )  # fmt: skip
-
-
-def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
-    problem = status.problem
-    steady = None if problem is None else (problem.code, problem.message)
-    counts = (status.entries, status.files, status.bytes, status.unreadable_count, status.hard_links)
-    return (
-        steady, *counts, status.unreadable, status.watch, status.watch_detail, status.watch_dropped,
-        status.storm, _scrub_without_noise(status.scrub),
-    )  # fmt: skip
-
-
-def _scrub_without_noise(scrub: wire.ScrubState | None) -> tuple[object, ...]:
-    """Without ages and debt, which grow with time, and totals, which are told anyway."""
-    if scrub is None:
-        return ()
-    return (
-        scrub.state, scrub.slowed, scrub.files, scrub.bytes, scrub.found, scrub.unreadable, scrub.bytes_s, scrub.files_s
-    )  # fmt: skip

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from closeranks_agent import session
+from closeranks_agent import session, statuses
 from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.runtime import Agent
@@ -322,7 +322,7 @@ async def test_an_ask_is_answered_by_a_commit_and_a_beat_that_vouches_for_it(wor
 
 
 async def test_a_busy_writer_costs_few_statuses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "STATUS_MIN_S", 0.0)
+    monkeypatch.setattr(statuses, "STATUS_MIN_S", 0.0)
     async with world.agent(watch="inotify"):
         talk, _ = await settled(world)
         for number in range(20):
@@ -382,7 +382,7 @@ async def test_a_fault_in_a_session_costs_the_session_only(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    worth = session.worth_telling
+    worth = statuses.worth_telling
 
     def sometimes(last: wire.VolumeStatus, now: wire.VolumeStatus) -> bool:
         nonlocal calls
@@ -391,7 +391,7 @@ async def test_a_fault_in_a_session_costs_the_session_only(
             raise KeyError("a fault")
         return worth(last, now)
 
-    monkeypatch.setattr(session, "worth_telling", sometimes)
+    monkeypatch.setattr(statuses, "worth_telling", sometimes)
     async with world.agent():
         await world.coordinator.talk(1)
 
