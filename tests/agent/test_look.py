@@ -514,7 +514,7 @@ def test_a_scan_lets_looks_through_and_survives_what_they_find(
     assert volume.scan().complete
     if fresh:
         monkeypatch.setattr(look_module, "is_settled", lambda *_: False)
-    inner = volume.breathe
+    inner = volume._worker.breathe
     turns = iter(range(1000))
     again: list[bytes] = []
 
@@ -526,7 +526,7 @@ def test_a_scan_lets_looks_through_and_survives_what_they_find(
             return True
         return inner(is_ready)
 
-    volume.breathe = breathe  # type: ignore[method-assign, assignment]
+    volume._worker.breathe = breathe  # type: ignore[method-assign, assignment]
     assert volume.scan(full=True).complete
     assert len(again) == (20 if fresh else 0)
     if fresh:

@@ -21,6 +21,7 @@ from . import (
     fencing,
     guards,
     hands,
+    persistence,
     phases,
     placement,
     presence,
@@ -90,7 +91,7 @@ class Fleet(Questions):
         super().__init__(World(config, algorithm, source, now))
         self._rng = rng
         self._pace = Pace()
-        placement.place(self._world, config, self._world.load(records))
+        placement.place(self._world, config, persistence.load(self._world, records))
         for incident in self._world.open_incidents():
             if (
                 incident.kind in DIVERGED

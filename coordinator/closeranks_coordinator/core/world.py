@@ -6,42 +6,36 @@ step's front; the effects gathered here leave behind it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from typing import Literal
 from weakref import WeakKeyDictionary
-
-import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
-from . import seconds
+from . import persistence, seconds
 from .incidents import Incident, Kind
 from .judge import Analysis, Judge, Passed
 from .meters import Brake
 from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
-from .nodes import Node, Recovery, Volume
+from .nodes import Node, Volume
 from .records import (
     ActionRecord,
     BaselineRecord,
     ConflictRecord,
     Counters,
     HoldRecord,
-    NodeRecord,
     Purpose,
     RepairsRecord,
     ScrubRecord,
     SpeedRecord,
-    VolumeRecord,
 )
 from .states import Phase, step
 from .targets import target_of
 from .truth import Differ
 from .windows import Usual
-from .writers import WritersRecord
 
-STARTUP_GRACE_S = 10.0  # after a start nodes keep their stored state for so long
 STALE_MIN_S = 60.0
 ACTIONS_MAX = 1000
 INCIDENTS_MAX = 1000
@@ -210,7 +204,7 @@ class World:
 
     def open(self, incident: Incident) -> None:
         self.incidents[incident.id] = incident
-        self._opened(incident)
+        self.opened(incident)
         self.count("closeranks_incidents_total", 1, kind=incident.kind)
         self.touch_incident(incident)
         self._incident_of(incident)
@@ -224,7 +218,8 @@ class World:
         self.touch_incident(incident)
         self._incident_of(incident)
 
-    def _opened(self, incident: Incident) -> None:
+    def opened(self, incident: Incident) -> None:
+        """It is open, and found by what it is about."""
         key = _key_of(incident)
         self._open[key] = incident
         self._open_of.setdefault(incident.node, {})[key] = incident
@@ -279,111 +274,11 @@ class World:
         The effects gathered so far stand on it: a fence is sent, and the root that comes next leaves its node unjudged.
         """
         self._sealed.update(
-            ((kind, key), self._encode(kind, key)) for kind, key in self._dirty if (kind, key) not in waiting
+            ((kind, key), persistence.encoded(self, kind, key))
+            for kind, key in self._dirty
+            if (kind, key) not in waiting
         )
         self._dirty = {one: None for one in self._dirty if one in waiting}
-
-    def _encode(self, kind: str, key: str) -> bytes | None:
-        found: object | None
-        match kind:
-            case "node":
-                found = self.nodes[key].record if key in self.nodes else None
-            case "volume":
-                found = self.volumes[key].record if key in self.volumes else None
-            case "incident":
-                incident = self.incidents.get(key)
-                return None if incident is None else incident.encode()
-            case "action":
-                found = self.actions.get(key)
-            case "baseline":
-                found = self.baselines.get(key)
-            case "conflict":
-                found = self.conflicts.get(key)
-            case "hold":
-                found = self.holds.get(key)
-            case "usual":
-                found = self.usuals.get(key)
-            case "counters":
-                found = self.counters
-            case "writers":
-                node = self.nodes.get(key)
-                found = None if node is None else WritersRecord(node.writing.top(self.now.mono))
-            case "speed":
-                found = self.speed
-            case "scrubs":
-                found = self.scrubs
-            case "repairs":
-                found = self.repairs.get(key)
-            case _:
-                raise AssertionError(f"no record of kind {kind}")
-        return None if found is None else msgspec.msgpack.encode(found)
-
-    def load(self, records: Iterable[tuple[str, str, bytes]]) -> dict[str, VolumeRecord]:
-        """Take back what was persisted; the volumes' records for the caller to place."""
-        volumes: dict[str, VolumeRecord] = {}
-        remembered: dict[str, WritersRecord] = {}
-        for kind, key, blob in sorted(records, key=lambda record: (record[0], len(record[1]), record[1])):
-            match kind:
-                case "node":
-                    self.nodes[key] = self._loaded_node(key, msgspec.msgpack.decode(blob, type=NodeRecord))
-                case "volume":
-                    volumes[key] = msgspec.msgpack.decode(blob, type=VolumeRecord)
-                case "incident":
-                    incident = self.incidents[key] = Incident.decode(blob)
-                    if incident.is_open:
-                        self._opened(incident)
-                    if incident.is_open and incident.kind == "duplicate_node" and incident.node is not None:
-                        self.duplicates[incident.node] = self.now.mono
-                case "action":
-                    self.actions[key] = msgspec.msgpack.decode(blob, type=ActionRecord)
-                case "baseline":
-                    self.baselines[key] = msgspec.msgpack.decode(blob, type=BaselineRecord)
-                case "conflict":
-                    conflict = self.conflicts[key] = msgspec.msgpack.decode(blob, type=ConflictRecord)
-                    if conflict.is_open and conflict.kept is not None:
-                        self.kept[(conflict.volume, conflict.kept)] = key
-                        self.unplaced[key] = None
-                case "hold":
-                    self.holds[key] = msgspec.msgpack.decode(blob, type=HoldRecord)
-                case "usual":
-                    self.usuals[key] = msgspec.msgpack.decode(blob, type=Usual)
-                case "counters":
-                    self.counters = msgspec.msgpack.decode(blob, type=Counters)
-                case "writers":
-                    remembered[key] = msgspec.msgpack.decode(blob, type=WritersRecord)
-                case "speed":
-                    self.speed = msgspec.msgpack.decode(blob, type=SpeedRecord)
-                case "scrubs":
-                    self.scrubs = msgspec.msgpack.decode(blob, type=ScrubRecord)
-                case "repairs":
-                    self.repairs[key] = msgspec.msgpack.decode(blob, type=RepairsRecord)
-                case _:
-                    self.log("warning", f"a stored record of unknown kind {kind!r} is left alone")
-        for name, record in remembered.items():
-            for hand in record.hands if name in self.nodes else ():
-                self.nodes[name].writing.reported.add(hand, self.now.mono)
-        self._take_up()
-        self.index_holds()
-        return volumes
-
-    def _loaded_node(self, name: str, record: NodeRecord) -> Node:
-        now = self.now.mono
-        return Node(name, record, gone_at=now, grace_s=STARTUP_GRACE_S, suspect_since=now)
-
-    def _take_up(self) -> None:
-        """Go on with recoveries; what else was running has ended with the former process."""
-        running: dict[str, None] = {}
-        for node in self.nodes.values():
-            work = node.record.recovery
-            if work is not None:
-                node.recovery = Recovery()
-                running[work.action] = None
-                if work.action in self.actions:
-                    node.recovery.bytes_before = self.actions[work.action].bytes_moved
-        for action in self.actions.values():
-            if action.state in ("queued", "running") and action.id not in running:
-                action.state, action.error = "failed", "the coordinator was restarted"
-                self.touch_action(action)
 
     # --- questions -----------------------------------------------------------------------------
 
