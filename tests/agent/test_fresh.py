@@ -413,7 +413,7 @@ def test_a_scan_is_stopped_also_while_its_readers_are_held_up(
     plant(tree_dir / "new", seed=2, files=300)
     monkeypatch.setattr(scan_module, "BREATH_S", 0.0)
     monkeypatch.setattr(fresh_module, "BATCH_DIRECTORIES", 1)
-    monkeypatch.setattr(volume, "breathe", lambda is_ready: False)
+    monkeypatch.setattr(volume._worker, "breathe", lambda is_ready: False)
     answers, held = Readers.answers, threading.Event()
 
     def answering(self: Readers, wait_s: float) -> object:
@@ -454,7 +454,7 @@ def test_whoever_waits_is_let_through_while_a_new_tree_is_read(
             return True
         return False
 
-    monkeypatch.setattr(volume, "breathe", move)
+    monkeypatch.setattr(volume._worker, "breathe", move)
     assert volume.scan().complete
     assert moved
     assert volume.root == expected_root(volume)
