@@ -10,8 +10,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from closeranks_agent.disk.index import Delta
 from closeranks_agent.disk.records import StatSignature
+from closeranks_agent.disk.rows import Delta
 from closeranks_agent.disk.volume import Volume
 
 

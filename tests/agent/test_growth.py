@@ -16,10 +16,11 @@ from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.fresh import Fresh
 from closeranks_agent.disk.growth import Growth
-from closeranks_agent.disk.index import Delta, Index, directory_id
+from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.listing import KEEP_ENTRIES
 from closeranks_agent.disk.packs import pack_rows
 from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.rows import Delta, directory_id
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.plain.snapshot import How, Snapshot, no_source
 from closeranks_proto.digests import XXH3_128

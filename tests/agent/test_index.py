@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_agent.disk.database import Damaged
-from closeranks_agent.disk.index import LONG_LIST_BYTES, PAGE_ROWS, Delta, Index, Listing, directory_id
+from closeranks_agent.disk.index import LONG_LIST_BYTES, PAGE_ROWS, Index
 from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.rows import Delta, Listing, directory_id
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 

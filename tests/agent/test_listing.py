@@ -89,7 +89,7 @@ def test_a_long_directory_is_listed_again_instead_of_kept(
 
 
 def test_names_and_rows_are_merged_in_order() -> None:
-    from closeranks_agent.disk.index import Row
+    from closeranks_agent.disk.rows import Row
 
     status = os.stat("/")
     rows = [Row(name, b"", b"", True) for name in (b"a", b"c", b"d", b"x")]

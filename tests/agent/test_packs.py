@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_agent.disk.database import Damaged
-from closeranks_agent.disk.index import FORMAT, Delta, Index, Row, directory_id
+from closeranks_agent.disk.index import Index
 from closeranks_agent.disk.packs import PACK_ROWS, STAT_BYTES, items_of, names_of, pack_rows, row_of, rows_of
 from closeranks_agent.disk.records import Record, StatSignature
+from closeranks_agent.disk.rows import Delta, Row, directory_id
+from closeranks_agent.disk.schema import FORMAT
 from closeranks_proto.entries import Entry, Kind, encode_entry
 
 STAT = StatSignature(1, 2, 3, 4, 5)

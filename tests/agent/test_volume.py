@@ -21,8 +21,8 @@ from closeranks_agent.disk import journal as journal_module
 from closeranks_agent.disk import recorder as recorder_module
 from closeranks_agent.disk import volume as volume_module
 from closeranks_agent.disk.hashing import EntryReader
-from closeranks_agent.disk.index import Delta
 from closeranks_agent.disk.records import Change, Record, StateUnavailable, StatSignature, VolumeGone
+from closeranks_agent.disk.rows import Delta
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.disk.witness import Witness
 from closeranks_proto.digests import BLAKE3, XXH3_128

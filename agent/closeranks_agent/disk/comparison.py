@@ -26,12 +26,13 @@ from .busy import Busy
 from .findings import Findings
 from .hashing import EntryReader, NotRegular, Reading, TooLarge, open_file, read_ahead
 from .ignore import IgnoreRules
-from .index import Index, Row, is_directory
+from .index import Index
 from .lately import Lately
 from .links import Links
 from .listing import Status
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, pack_signature
+from .rows import Row, is_directory
 
 if TYPE_CHECKING:
     from .listers import Lister

@@ -43,10 +43,10 @@ from ..hotpath.wire import (
     Setup,
 )
 from .findings import Findings
-from .index import Listing
 from .links import Links
 from .private import PRIVATE_NAME
 from .recorder import Recorder
+from .rows import Listing
 
 BATCH_FILES: Final = 512  # a question is to bring about so many files
 BATCH_DIRECTORIES: Final = 64

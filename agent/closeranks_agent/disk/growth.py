@@ -16,7 +16,8 @@ from typing import Final
 from closeranks_proto.paths import parent_key
 from closeranks_proto.tree import Edited, Tree
 
-from .index import Delta, Index
+from .index import Index
+from .rows import Delta
 
 BATCH_ITEMS: Final = 2048
 

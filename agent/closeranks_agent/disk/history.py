@@ -30,10 +30,11 @@ from .brought import ValueOf
 from .database import Damaged
 from .decay import Decay
 from .growth import Growth
-from .index import Delta, Index
+from .index import Index
 from .journal import Journal, cut, edit_bytes
 from .objects import Objects
 from .private import Identity
+from .rows import Delta
 from .saying import Saying
 from .witness import Witness
 

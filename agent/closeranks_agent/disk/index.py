@@ -22,111 +22,32 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-import blake3
-
-from closeranks_proto.entries import DIGEST_AT, Kind, entry_size
+from closeranks_proto.entries import DIGEST_AT, entry_size
 
 from .database import Damaged, Database
 from .packs import PACK_ROWS, PackedRow, items_of, names_of, row_of, rows_of
 from .records import Record, StatSignature
+from .rows import DIRECTORY, Delta, FreshPack, Listing, Row, directory_id, is_directory, place_of
+from .schema import FORMAT, SCHEMA, UPGRADES
 
 T = TypeVar("T")
 
-FORMAT = 3
-_PACKS = (
-    "CREATE TABLE packs (dir BLOB NOT NULL, last BLOB NOT NULL, rows BLOB NOT NULL, PRIMARY KEY (dir, last))"
-    " WITHOUT ROWID;"
-)
-UPGRADES = {
-    1: "ALTER TABLE journal ADD COLUMN hands BLOB",  # 1 did not know whose hand a change was
-    2: _PACKS,  # 2 had a row for each path
-}
 PAGE_ROWS = 1024  # about 250 bytes each
 DEEP_LEVELS = 16
 DEEP_PAGE_ROWS = 16
 LISTINGS_MAX = 64
-_DIRECTORY = int(Kind.DIRECTORY)  # an enumeration's member is looked up in a tenth of a microsecond
 LONG_LIST_BYTES = 64 * 1024  # of a chunk list: of a file of 4 GiB
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
 )
-SCHEMA = f"""
-{_PACKS}
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE entries (
-    dir BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, stat BLOB NOT NULL, settled INTEGER NOT NULL,
-    content BLOB, PRIMARY KEY (dir, name)
-) WITHOUT ROWID;
-CREATE INDEX entries_content ON entries (content) WHERE content IS NOT NULL;
-CREATE TABLE listings (
-    dir BLOB PRIMARY KEY, digest BLOB NOT NULL, ignored INTEGER NOT NULL, hard_links INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE chunk_lists (digest BLOB PRIMARY KEY, list BLOB NOT NULL, orphan INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX chunk_lists_orphan ON chunk_lists (orphan) WHERE orphan;
-CREATE TABLE journal (
-    seq INTEGER PRIMARY KEY, base_root BLOB, root BLOB NOT NULL, cause TEXT NOT NULL, edits BLOB,
-    bytes INTEGER NOT NULL, seen_mono REAL NOT NULL, seen_wall REAL NOT NULL, boot TEXT NOT NULL, hands BLOB
-);
-"""
-
-
-class Row(NamedTuple):
-    """One path of a directory, as it was last read."""
-
-    name: bytes
-    value: bytes
-    stat: bytes  # a packed StatSignature
-    settled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A directory in which nothing changed as long as its digest stays."""
-
-    digest: bytes
-    ignored: int
-    hard_links: int
-
-
-# As it stands in the table: directory's id, name, value, packed signature, settled, content digest of a long file.
-FreshRow = tuple[bytes, bytes, bytes, bytes, int, bytes | None]
-# Likewise: directory's id, name of its last path, the pack.
-FreshPack = tuple[bytes, bytes, bytes]
-
-
-@dataclass(slots=True)
-class Delta:
-    """What one transaction changes: rows by key (None removes), listings by directory (None removes)."""
-
-    rows: dict[bytes, Record | None] = field(default_factory=dict)
-    listings: dict[bytes, Listing | None] = field(default_factory=dict)
-    fresh: list[FreshRow] = field(default_factory=list)  # of paths that have no row
-    packs: list[FreshPack] = field(default_factory=list)  # the same, packed
-    lists: dict[bytes, bytes | bytearray] = field(
-        default_factory=dict
-    )  # chunk lists of those, by content digest
-
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.listings or self.fresh or self.packs)
 
 
 class _Pack(NamedTuple):
     last: bytes
     blob: bytes
-
-
-def is_directory(value: bytes) -> bool:
-    return value[0] & 15 == _DIRECTORY
-
-
-def directory_id(key: bytes) -> bytes:
-    """Under what the rows of directory `key` stand."""
-    return blake3.blake3(key).digest(length=16)
 
 
 class Index:
@@ -223,7 +144,7 @@ class Index:
         return [found.get(place) for place in places]
 
     def row(self, key: bytes) -> Row | None:
-        place, name = _place(key)
+        place, name = place_of(key)
         with self.database.lock:
             found = cast(
                 PackedRow | None,
@@ -243,7 +164,7 @@ class Index:
             return None
         chunks = None
         if entry_size(row.value) > chunk_bytes:
-            found = self.database.row("SELECT content FROM entries WHERE dir = ? AND name = ?", _place(key))
+            found = self.database.row("SELECT content FROM entries WHERE dir = ? AND name = ?", place_of(key))
             if found is not None and found[0] is not None:
                 chunks = self.chunk_list(cast(bytes, found[0]))
         return Record(key, row.value, StatSignature.unpack(row.stat), chunks, row.settled)
@@ -280,7 +201,7 @@ class Index:
             names, values = zip(*page, strict=True)
             keys = [prefix + name for name in names]
             start = 0
-            for end in [end for end, value in enumerate(values, 1) if value[0] & 15 == _DIRECTORY]:
+            for end in [end for end, value in enumerate(values, 1) if value[0] & 15 == DIRECTORY]:
                 yield keys[start:end], values[start:end]
                 start = end
             if start < len(keys):
@@ -319,7 +240,7 @@ class Index:
 
     def write(self, delta: Delta, chunk_bytes: int, width: int) -> None:
         """Bring the rows up to date. Listings count last: what they promise must stand in the rows."""
-        places = {key: _place(key) for key in delta.rows}
+        places = {key: place_of(key) for key in delta.rows}
         self._take_apart(set(places.values()))
         touched = self._contents_of(places.values())
         self.database.execute_many(
@@ -448,10 +369,3 @@ def _beside(rows: list[Any], more_rows: bool, packed: list[Any], more_packs: boo
 
 
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
-_recent_directory_id = lru_cache(64)(directory_id)  # neighbours follow each other
-
-
-def _place(key: bytes) -> tuple[bytes, bytes]:
-    """The (directory id, name) under which `key` stands."""
-    parent, _, name = key.rpartition(b"\0")
-    return _recent_directory_id(parent), name

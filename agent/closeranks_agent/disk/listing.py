@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 if TYPE_CHECKING:
-    from .index import Row  # not where only directories are listed
+    from .rows import Row  # not where only directories are listed
 
 KEEP_ENTRIES: Final = 4096  # about 600 bytes each
 BLOCK_ENTRIES: Final = 512

@@ -30,12 +30,12 @@ from .. import beneath
 from .carrying import Carrying
 from .comparison import OpenDirectory, ScanSetup
 from .hashing import Reading
-from .index import Row, is_directory
 from .listing import Status
 from .private import PRIVATE_NAME
 from .recent import FILE_MAX_BYTES, Recent
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, is_settled, pack_signature
+from .rows import Row, is_directory
 from .scan import Scan
 from .versions import Versions
 from .walk import Walk

@@ -18,10 +18,11 @@ from closeranks_proto.paths import parent_key
 
 from ..hotpath.wire import ReadPack, ReadRow
 from .attributed import HandOf, Tally, edit_size
-from .index import Delta, Index, Listing, directory_id, is_directory
+from .index import Index
 from .journal import edit_bytes
 from .packs import rows_of
 from .records import Change, Record, StatSignature
+from .rows import Delta, Listing, directory_id, is_directory
 
 SLICE_S: Final = 1.0
 INTERIM_S: Final = 10.0

@@ -25,10 +25,10 @@ from ..hotpath.readers import Readers
 from .comparison import Comparison, OpenDirectory, ScanSetup
 from .fresh import Fresh
 from .hashing import Reading, Stopped, opened_file
-from .index import Listing
 from .listing import Look, beside, look, statuses
 from .private import PRIVATE_NAME
 from .recorder import Recorder
+from .rows import Listing
 from .walk import Walk
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from ..disk.fresh import reading_setup
 from ..disk.growth import Growth
 from ..disk.hashing import EntryReader
 from ..disk.ignore import IgnoreRules
-from ..disk.index import Delta, Index
+from ..disk.index import Index
 from ..disk.recorder import Recorder
+from ..disk.rows import Delta
 from ..disk.scan import Scan
 from ..hotpath.readers import Readers
 

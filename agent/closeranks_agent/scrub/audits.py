@@ -27,7 +27,8 @@ from closeranks_proto.lines import printable
 from closeranks_proto.messages import Audit, AuditAnswer
 from closeranks_proto.paths import check_key, escape, path_of
 
-from ..disk.index import Index, Row
+from ..disk.index import Index
+from ..disk.rows import Row
 from ..disk.volume import Volume
 from .reading import MOVED, read_chunk
 from .scrubber import Scrubber

@@ -14,7 +14,8 @@ from closeranks_proto.content import decode_chunk_list
 from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 from closeranks_proto.paths import path_of
 
-from ..disk.index import Index, Row
+from ..disk.index import Index
+from ..disk.rows import Row
 from .reading import Job
 
 JOB_BYTES: Final = 4 * 1024 * 1024

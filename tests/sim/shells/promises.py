@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from closeranks_agent import session as agent_session
-from closeranks_agent.disk.index import directory_id
 from closeranks_agent.disk.packs import items_of
+from closeranks_agent.disk.rows import directory_id
 from closeranks_coordinator.outbox import Outbox
 from closeranks_proto import messages as wire
 from closeranks_proto.content import content_digest
