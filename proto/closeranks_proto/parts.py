@@ -50,6 +50,11 @@ OUTSIDE = "outside the volumes"  # how the `detail` of a hand begins that wrote 
 OUTSIDE_SOMEWHERE = f"{OUTSIDE} (it may have been to another disk)"  # the kernel does not tell to which
 
 
+def is_outside(detail: str) -> bool:
+    """Whether a hand with that `detail` wrote in no volume."""
+    return detail.startswith(OUTSIDE)
+
+
 class Hand(Worded, frozen=True):
     """Who changed something, as far as the kernel told. Names and command lines are the node's own words.
 
@@ -68,6 +73,11 @@ class Hand(Worded, frozen=True):
     files: Moved
     bytes: Moved
     detail: Text = ""
+
+    @property
+    def outside(self) -> bool:
+        """Whether it wrote in no volume."""
+        return is_outside(self.detail)
 
 
 class PushEdit(Message, frozen=True):

@@ -172,4 +172,4 @@ def key_of(hand: Hand) -> Key:
         return ("", None, hand.exe, hand.detail)
     runs = programs.key_of(hand.exe, hand.command)
     program = hand.exe if runs is None else f"{hand.exe} {runs}"
-    return (program, hand.uid, hand.unit, OUTSIDE if hand.detail.startswith(OUTSIDE) else "")
+    return (program, hand.uid, hand.unit, OUTSIDE if hand.outside else "")

@@ -9,7 +9,7 @@ import msgspec
 
 from closeranks_proto import programs
 from closeranks_proto.errors import UserError
-from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
+from closeranks_proto.parts import OUTSIDE_SOMEWHERE
 
 from ..core.advice import got_through, trash_first
 from ..core.shapes import HandView, HoldView
@@ -127,14 +127,14 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
 
 def _who(hand: HandView) -> str:
     unit = f", unit {hand.unit}" if hand.unit else ""
-    where = f", {OUTSIDE_SOMEWHERE}" if hand.detail.startswith(OUTSIDE) else ""
+    where = f", {OUTSIDE_SOMEWHERE}" if hand.outside else ""
     pid = f", pid {hand.pid}" if hand.pid else ""
     return f"{programs.words(hand.exe, hand.command)}{pid}{unit}{where}"
 
 
 def _whether(hand: HandView) -> str:
     """Who wrote in no volume may have had no part in it."""
-    return "maybe" if hand.detail.startswith(OUTSIDE) else "by   "
+    return "maybe" if hand.outside else "by   "
 
 
 def _row(one: HoldView, now: int) -> list[Cell]:

@@ -197,7 +197,7 @@ def _hand_name(hand: HandView) -> str:
     unit = f", unit {hand.unit}" if hand.unit else ""
     uid = f", uid {hand.uid}" if hand.uid is not None else ""
     login = f", login uid {hand.login_uid}" if hand.login_uid is not None else ""
-    where = f", {OUTSIDE}" if hand.detail.startswith(OUTSIDE) else ""
+    where = f", {OUTSIDE}" if hand.outside else ""
     return f"{hand.exe or hand.command or 'a process'} ({runs}pid {hand.pid}{unit}{uid}{login}){where}"
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from closeranks_proto.parts import is_outside
+
 from .states import State
 
 
@@ -108,6 +110,11 @@ class HandView(View, frozen=True):
     bytes: int
     last_seen: str | None
     detail: str
+
+    @property
+    def outside(self) -> bool:
+        """Whether it wrote in no volume: it may have had no part in what happened to one."""
+        return is_outside(self.detail)
 
 
 class QuarantineView(View, frozen=True):

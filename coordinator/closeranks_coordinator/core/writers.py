@@ -17,7 +17,7 @@ import msgspec
 from closeranks_proto import messages as wire
 from closeranks_proto import programs
 from closeranks_proto.lines import printable, shortened, timestamp
-from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE
+from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE, is_outside
 
 from . import words
 from .shapes import HandView
@@ -62,7 +62,7 @@ class HandRecord(msgspec.Struct):
     @property
     def outside(self) -> bool:
         """Whether this was written in no volume: it is never added to what the same program wrote in one."""
-        return self.detail.startswith(OUTSIDE)
+        return is_outside(self.detail)
 
     def add(self, other: HandRecord) -> None:
         """The newest process stands for all."""
