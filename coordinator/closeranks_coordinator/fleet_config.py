@@ -1,7 +1,7 @@
-"""`[fleet]` and `[[volume]]` of coordinator.toml: what the judge goes by, and what it means.
+"""`[fleet]` and `[[volume]]` of coordinator.toml: what the judge goes by.
 
-The bounds that keep a quorum alive stand here: with n nodes a quorum is n // 2 + 1, so at most
-(n - 1) // 2 may be fenced before nobody can be judged any more.
+A file is accepted only if its fences leave a quorum: with n nodes that is n // 2 + 1, so at most (n - 1) // 2 may be
+fenced before nobody can be judged any more. What a valid file means is said in `fleet_notes`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from closeranks_proto.settings import Invalid, Kind, Table
 
 from .core.model import FleetConfig, OnDivergence, Policy, VolumeConfig
 from .core.rules import GuardRules
+from .core.truth import fence_bound
+from .fleet_notes import ON_DIVERGENCE, nodes_words, some_names
+from .fleet_notes import notes as fleet_notes
+from .fleet_notes import warnings as fleet_warnings
 from .guard_config import guards_below, read_guards
-from .guard_config import notes as guard_notes
-from .guard_config import warnings as guard_warnings
 from .speed_config import notes as speed_notes
 from .speed_config import read_speed
 
@@ -48,11 +50,6 @@ VOLUME_KEYS = (
 )  # fmt: skip
 POLICIES = ("quorum", "writers", "any-writer", "baseline")
 REPLICATED = ("writers", "any-writer")
-_ON_DIVERGENCE = {
-    "alert": "a suspect stays as it is, nothing on its disk changes, and a person is told",
-    "quarantine": "the node is fenced until a person calls resync and release",
-    "resync": "the node is fenced, converged to the truth, verified and released by itself",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +59,6 @@ class FleetReading:
     fleet: FleetConfig | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def quorum_of(nodes: int) -> int:
-    """More than half of all nodes assigned to a volume."""
-    return nodes // 2 + 1
-
-
-def fence_bound(nodes: int) -> int:
-    """How many of a quorum volume's nodes may be fenced while the others still make a quorum."""
-    return nodes - quorum_of(nodes)
 
 
 def read_fleet(root: Table) -> FleetReading:
@@ -111,7 +98,11 @@ def read_fleet(root: Table) -> FleetReading:
         speed=speed,
         recurrence_max=recurrence_max,
     )
-    return FleetReading(fleet, tuple(_warnings(fleet)), tuple(notes + _notes(fleet) + speed_notes(speed)))
+    return FleetReading(
+        fleet,
+        tuple(fleet_warnings(fleet)),
+        tuple(notes + fleet_notes(fleet) + speed_notes(speed)),
+    )
 
 
 def _read_volumes(root: Table, nodes: tuple[str, ...], guards: GuardRules) -> list[VolumeConfig]:
@@ -195,7 +186,7 @@ def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple
         table.reject(
             "writers",
             "policy writers needs at least one node whose changes make the truth: every other node is brought to "
-            f"what these hold; allowed: some of {_some(nodes)}",
+            f"what these hold; allowed: some of {some_names(nodes)}",
         )
     raw = table.values.get("writers")
     given = listed or tuple(
@@ -205,7 +196,7 @@ def _read_writers(table: Table, policy: Policy, nodes: tuple[str, ...]) -> tuple
     if unknown and nodes:
         table.reject(
             "writers",
-            f"not a node of this volume: {', '.join(unknown)}; allowed: some of {_some(nodes)}",
+            f"not a node of this volume: {', '.join(unknown)}; allowed: some of {some_names(nodes)}",
         )
     return tuple(sorted(node for node in listed if node not in unknown))
 
@@ -227,11 +218,11 @@ def scan_interval_kind() -> Kind[float]:
 
 
 def _read_on_divergence(table: Table) -> OnDivergence:
-    explained = "; ".join(f"{word}: {meaning}" for word, meaning in _ON_DIVERGENCE.items())
+    explained = "; ".join(f"{word}: {meaning}" for word, meaning in ON_DIVERGENCE.items())
     required = "what to do with a node that breaks ranks is yours to say, so it has no default"
     return cast(
         OnDivergence,
-        table.read("on_divergence", kinds.choice(tuple(_ON_DIVERGENCE), None, explained), "alert", required),
+        table.read("on_divergence", kinds.choice(tuple(ON_DIVERGENCE), None, explained), "alert", required),
     )
 
 
@@ -256,7 +247,7 @@ def _read_nodes(table: Table, fleet_nodes: tuple[str, ...]) -> tuple[str, ...]:
         listed = ", ".join(unknown)
         table.reject(
             "nodes",
-            f"not in fleet.nodes: {listed}; add there or remove here (fleet.nodes are {_some(fleet_nodes)})",
+            f"not in fleet.nodes: {listed}; add there or remove here (fleet.nodes are {some_names(fleet_nodes)})",
         )
     return tuple(sorted(node for node in nodes if node not in unknown))
 
@@ -325,7 +316,7 @@ def _judge_max_quarantined(table: Table, wanted: int, volumes: list[VolumeConfig
         )
         return []
     return [
-        f'volume "{name}": its quorum bears {_nodes(bound, "fenced ")}, '
+        f'volume "{name}": its quorum bears {nodes_words(bound, "fenced ")}, '
         f"fewer than max_quarantined = {wanted}; the judge stops at the lower of the two"
         for name, bound in bounds.items()
         if bound < wanted
@@ -336,103 +327,3 @@ def _largest_name(bounds: dict[str, int], volumes: list[VolumeConfig]) -> str:
     largest = max(bounds, key=lambda name: bounds[name])
     count = next(len(volume.nodes) for volume in volumes if volume.name == largest)
     return f'the {count} nodes of volume "{largest}"'
-
-
-def _warnings(fleet: FleetConfig) -> list[str]:
-    found: list[str] = []
-    for volume in fleet.volumes:
-        count = len(volume.nodes)
-        if volume.policy == "quorum" and count < 3:
-            found.append(
-                f'volume "{volume.name}": {_nodes(count)}: a quorum is {quorum_of(count)}, so every '
-                "difference stays undetermined and nobody can be named; it takes three nodes to name one"
-            )
-        if volume.policy == "quorum" and volume.settle_s < 1 and count >= 3:
-            found.append(
-                f'volume "{volume.name}": settle_s = {volume.settle_s:g}: a node that receives '
-                "a change first can be accused before the others have it"
-            )
-        if volume.trash_keep_s < 3600:
-            found.append(
-                f'volume "{volume.name}": trash_keep_s = {volume.trash_keep_s:g}: what a resync set aside '
-                "is gone within the hour; keep it as long as you need to notice a mistake"
-            )
-        found += guard_warnings(volume)
-    unused = [node for node in fleet.nodes if not any(node in volume.nodes for volume in fleet.volumes)]
-    if unused:
-        found.append(f"fleet.nodes: {_some(tuple(unused))} in no volume; nothing of them is compared")
-    return found
-
-
-def _notes(fleet: FleetConfig) -> list[str]:
-    found: list[str] = []
-    for volume in fleet.volumes:
-        label = f'volume "{volume.name}"'
-        found.append(
-            f"{label}: on_divergence = {volume.on_divergence}: {_ON_DIVERGENCE[volume.on_divergence]}"
-        )
-        found += guard_notes(volume)
-        found += _replication_notes(label, volume)
-        if volume.policy != "quorum":
-            continue
-        count = len(volume.nodes)
-        found.append(
-            f"{label}: settle_s = {volume.settle_s:g} must exceed the time in which your own replication "
-            f"brings a change to {quorum_of(count)} of the {count} nodes; if it takes longer, "
-            "the first to have it looks like a rogue"
-        )
-        if volume.settle_s < volume.scan_interval_s:
-            found.append(
-                f"{label}: settle_s = {volume.settle_s:g} is shorter than scan_interval_s = "
-                f"{volume.scan_interval_s:g}: a difference is judged after every voter's next scan, "
-                f"so naming takes up to about {2 * volume.scan_interval_s:g} s"
-            )
-        if count >= 4 and count % 2 == 0:
-            found.append(
-                f"{label}: {count} nodes is an even number: a split {count // 2} to {count // 2} "
-                f"accuses nobody; {count - 1} nodes bear as many losses ({fence_bound(count)})"
-            )
-    if fleet.digest == "xxh3-128":
-        found.append('digest = "xxh3-128" finds accidents and is no evidence against a forger; "blake3" is')
-    return found
-
-
-def _replication_notes(label: str, volume: VolumeConfig) -> list[str]:
-    """What it means that closeranks carries the writes."""
-    if not volume.replicated:
-        return []
-    others = len(volume.nodes) - len(volume.writers)
-    carried = (
-        f"{label}: closeranks itself carries writes to all {_nodes(len(volume.nodes))}; turn any other copying of "
-        "this tree (rsync, lsyncd, Syncthing) off, or each takes the other's work for changes"
-    )
-    if volume.policy == "any-writer":
-        return [
-            carried,
-            f"{label}: every node may write; where two change one path before they hear of each other, the first to "
-            "arrive stands, and the other version is kept beside it under a conflict name",
-        ]
-    named = _some(volume.writers)
-    found = [
-        carried,
-        f"{label}: what {named} hold{'s' if len(volume.writers) == 1 else ''} is the truth, deletions included; "
-        + (
-            f"a change on one of the {_nodes(others, 'other ')} is divergence after settle_s = {volume.settle_s:g}"
-            if others
-            else "every node is a writer, as with any-writer"
-        ),
-    ]
-    if len(volume.writers) > 1:
-        found.append(
-            f"{label}: where two writers change one path before they hear of each other, the first to arrive stands, "
-            "and the other version is kept beside it under a conflict name"
-        )
-    return found
-
-
-def _nodes(count: int, kind: str = "") -> str:
-    return f"{count} {kind}node{'' if count == 1 else 's'}"
-
-
-def _some(names: tuple[str, ...], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -9,7 +9,7 @@ import pytest
 
 from closeranks_coordinator.config import CoordinatorConfig, load_coordinator_config
 from closeranks_coordinator.core.rules import GuardRules
-from closeranks_coordinator.fleet_config import fence_bound, quorum_of
+from closeranks_coordinator.core.truth import fence_bound, quorum_of
 from closeranks_proto.kinds import Address
 from closeranks_proto.settings import SettingsError
 

@@ -17,7 +17,8 @@ from markdown_it.token import Token
 
 from closeranks_coordinator.core.shapes import IncidentView, PathView, TimelineView
 from closeranks_coordinator.web.markdown import code, prose
-from closeranks_coordinator.web.report import as_html, as_json, as_markdown, tell
+from closeranks_coordinator.web.report import as_html, as_json, as_markdown
+from closeranks_coordinator.web.telling import tell
 from closeranks_proto.lines import printable
 
 AT = "2026-03-01T19:38:12.410Z"

@@ -6,7 +6,7 @@ from closeranks_proto.findings import Finding, ok, warn
 
 from ..config import CoordinatorConfig, load_coordinator_config
 from ..core.model import VolumeConfig
-from ..fleet_config import fence_bound, quorum_of
+from ..core.truth import fence_bound, quorum_of
 from .probes import Probes
 
 _STATE = "the coordinator keeps history, incidents and fences there and does not start without it"

@@ -28,10 +28,11 @@ from closeranks_proto.limits import DECAYED_MAX
 
 from .holders import lies_there
 from .judge import Made
-from .merging import Merged, is_file
+from .merging import Merged
 from .model import RootStored
 from .nodes import Node, Volume
 from .truth import Values
+from .values import is_file
 from .world import World
 
 

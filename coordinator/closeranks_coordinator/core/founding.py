@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from closeranks_proto.tree import Tree
 
 from .judge import Analysis
-from .merging import Clash, Value, is_directory, merge
+from .merging import Clash, merge
 from .truth import Values
+from .values import Value, is_directory
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 from .fencing import drop_recovery
 from .holders import somebody_gives
-from .merging import is_file
 from .nodes import Node, Volume
+from .values import is_file
 from .words import join, plural
 from .world import World
 

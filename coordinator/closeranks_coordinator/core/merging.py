@@ -20,11 +20,10 @@ already is one order), and merging the contents of files (nobody would want it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind
+from closeranks_proto.entries import decode_entry
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES
 from closeranks_proto.lines import timestamp
 from closeranks_proto.paths import parent_key, subtree_range
@@ -32,10 +31,9 @@ from closeranks_proto.tree import Tree
 
 from .judge import Analysis
 from .truth import Values
+from .values import Value, above_of, combine, has_same_body, is_directory, is_file, settle
 
 EXTENSION_MAX_BYTES = 32  # a longer one is part of the name
-ATTRIBUTES = ("mode", "owner", "mtime_ns", "xattrs")
-Value = bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,72 +313,6 @@ class _Merge:
     def _digest(self, value: bytes) -> str:
         entry = decode_entry(value, self.tree.algorithm.width)
         return (entry.digest or self.tree.algorithm.of(value)).hex()
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def is_directory(value: Value) -> bool:
-    return value is not None and entry_kind(value) is Kind.DIRECTORY
-
-
-def is_file(value: Value) -> bool:
-    return value is not None and entry_kind(value) is Kind.FILE
-
-
-def above_of(key: bytes) -> Iterator[bytes]:
-    """The keys of the directories that a path lies in, nearest first."""
-    end = key.rfind(b"\0")
-    while end > 0:
-        yield key[:end]
-        end = key.rfind(b"\0", 0, end)
-
-
-def combine(base: Value, ours: Value, theirs: Value, width: int) -> Value:
-    """Both changes in one entry, where each changed something else of it; None where they clash."""
-    if base is None or ours is None or theirs is None:
-        return None
-    was, mine, other = (decode_entry(value, width) for value in (base, ours, theirs))
-    if len({was.kind, mine.kind, other.kind}) > 1:
-        return None
-    taken, clashing = _attributes(was, mine, other)
-    bodies = _body(was), _body(mine), _body(other)
-    if clashing or (bodies[1] != bodies[0] != bodies[2] and bodies[1] != bodies[2]):
-        return None
-    return encode_entry(replace(other if bodies[1] == bodies[0] else mine, **taken))
-
-
-def has_same_body(one: bytes, other: bytes, width: int) -> bool:
-    """Whether two values are of one kind and content, whatever their attributes."""
-    first, second = decode_entry(one, width), decode_entry(other, width)
-    return first.kind is second.kind and _body(first) == _body(second)
-
-
-def settle(base: Value, ours: bytes, theirs: bytes, width: int) -> tuple[bytes, frozenset[str]]:
-    """Theirs with the attributes that only we changed, and the names of those that both did, otherwise."""
-    mine, other = decode_entry(ours, width), decode_entry(theirs, width)
-    was = other if base is None else decode_entry(base, width)
-    if base is None or was.kind is not other.kind:
-        differing = frozenset(name for name in ATTRIBUTES if getattr(mine, name) != getattr(other, name))
-        return theirs, differing
-    taken, clashing = _attributes(was, mine, other)
-    return encode_entry(replace(other, **taken)), clashing
-
-
-def _attributes(was: Entry, mine: Entry, other: Entry) -> tuple[dict[str, Any], frozenset[str]]:
-    """Each attribute as it is after both changes, theirs where they clash; and which ones do."""
-    taken: dict[str, Any] = {}
-    clashing: set[str] = set()
-    for name in ATTRIBUTES:
-        old, ours, theirs = (getattr(one, name) for one in (was, mine, other))
-        taken[name] = ours if theirs == old else theirs
-        if ours not in (old, theirs) and theirs != old:
-            clashing.add(name)
-    return taken, frozenset(clashing)
-
-
-def _body(entry: Entry) -> object:
-    return entry.size, entry.digest, entry.target
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -33,9 +33,9 @@ from closeranks_proto.limits import (
 from . import seconds
 from .holders import going
 from .judge import Analysis, Differing, same_but_special_bits
-from .merging import above_of, is_directory
 from .nodes import Node, Pushing, View, Volume
 from .truth import Values
+from .values import above_of, is_directory
 from .world import World
 
 SOURCES_MAX = 8

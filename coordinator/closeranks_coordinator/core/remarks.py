@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from .merging import is_file
 from .nodes import Node, Volume
+from .values import is_file
 from .words import join, path_list, plural
 from .world import World
 

@@ -10,7 +10,6 @@ from closeranks_proto.kinds import is_name
 from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
 from .lost import given_up, let_stand
-from .merging import is_file
 from .model import (
     BaselineCreateAsked,
     BaselineDeleteAsked,
@@ -24,6 +23,7 @@ from .nodes import Node, Volume
 from .records import BaselineRecord
 from .seconds import lies_under_plain_name
 from .shapes import ActionView, BaselineView, VolumeView
+from .values import is_file
 from .words import join
 from .world import World
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from closeranks_proto.entries import same_content
 
 from .judge import Analysis
-from .merging import above_of, is_directory
 from .nodes import Node, Volume
 from .records import ConflictRecord
+from .values import above_of, is_directory
 
 if TYPE_CHECKING:
     from .world import World

@@ -16,10 +16,11 @@ from . import conflicts, decay, guards, movement, recurrence, seconds
 from .founding import unite
 from .holders import somebody_gives
 from .judge import Analysis
-from .merging import Merged, is_file, merge
+from .merging import Merged, merge
 from .nodes import Node, Volume
 from .stepping import parts
 from .truth import Decision, Values, quorum_of
+from .values import is_file
 from .world import World
 
 FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the writers

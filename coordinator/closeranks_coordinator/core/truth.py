@@ -160,6 +160,11 @@ def quorum_of(nodes: int) -> int:
     return nodes // 2 + 1
 
 
+def fence_bound(nodes: int) -> int:
+    """How many of a quorum volume's nodes may be fenced while the others still make a quorum."""
+    return nodes - quorum_of(nodes)
+
+
 def decide_quorum(differ: Differ, votes: Mapping[str, bytes], need: int, current: bytes | None) -> Decision:
     """The truth by majority. `votes`: root of each voter; `current`: the truth so far, None to found one."""
     groups: dict[bytes, int] = {}
