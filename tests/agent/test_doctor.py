@@ -18,7 +18,8 @@ import clifake
 from clifake import Fake
 from closeranks_agent import doctor
 from closeranks_agent.config import AgentVolumeConfig
-from closeranks_agent.doctor import examine_agent, examine_hands, examine_volume
+from closeranks_agent.doctor import examine_agent, examine_hands
+from closeranks_agent.grounds import examine_volume
 from closeranks_coordinator.cli import probes as probing
 from closeranks_coordinator.cli.main import main
 from closeranks_coordinator.cli.probes import Probes, filesystem_of
@@ -151,7 +152,7 @@ def test_little_room(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs(tree)
     fields = list(real)
     fields[4], fields[6], fields[7] = fields[2] // 100, 1_000_000, 100  # f_bavail, f_ffree, f_favail
-    monkeypatch.setattr(doctor.os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
     warned = told(examine_volume(volume(tree), Probes()), "warn")
     assert "MB free (" in warned
     assert "100 inodes free" in warned
@@ -167,7 +168,7 @@ def test_a_trash_that_fills_the_disk_is_told_with_the_way_out(
     fields = list(os.statvfs(tree))
     fields[4] = 2_000_000 // fields[1]  # f_bavail, in units of f_frsize
     fields[2] = 100 * fields[4]  # f_blocks
-    monkeypatch.setattr(doctor.os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result([*fields[:10]]))
     (found,) = [one for one in examine_volume(volume(tree), Probes()) if "MB free" in one.what]
     assert found.what.endswith("and its trash takes 3 MB")
     assert "closeranks trash restore" in found.mend
