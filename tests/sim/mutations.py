@@ -116,7 +116,7 @@ MUTATIONS = (
         "pushing: a fenced node is pushed to", f"{CORE}/pushing.py", "        or node.fenced\n", "", "--nodes 5",
     ),
     Mutation(
-        "pushing: a held node gives contents", f"{CORE}/pushing.py",
+        "pushing: a held node gives contents", f"{CORE}/givers.py",
         "        and not world.is_held(peer, volume)\n", "", "--nodes 5",
     ),
     Mutation(
@@ -169,7 +169,7 @@ MUTATIONS = (
         "return (*front, *others, *membership, *back)",
     ),
     Mutation(
-        "pushing: a fenced node gives contents", f"{CORE}/pushing.py",
+        "pushing: a fenced node gives contents", f"{CORE}/givers.py",
         "and not peer.fenced", "", "--policy any-writer",
     ),
     Mutation(

@@ -31,14 +31,14 @@ from closeranks_proto.limits import (
 )
 
 from . import seconds
+from .givers import givers_to, is_had, lacked_by, ranked
 from .holders import going
-from .judge import Analysis, Differing, same_but_special_bits
+from .judge import Analysis, same_but_special_bits
 from .nodes import Node, Pushing, View, Volume
 from .truth import Values
 from .values import above_of, is_directory
 from .world import World
 
-SOURCES_MAX = 8
 SAMPLE_KEYS = 16  # of a push: whoever holds these is a source
 LARGE_BYTES = 32 * MIB  # of a push: beyond it nodes fetch by turns
 FETCH_MAX_BYTES = 256 * MIB  # of a push: one larger file goes alone
@@ -199,7 +199,7 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
     """Make the next push of what the node lacks, and send it."""
     state, analysis = view.pushing, view.analysis
     assert analysis is not None, "a node that is behind was analysed"
-    peers = _sources(world, volume, node)
+    peers = givers_to(world, volume, node)
     batch = _next(world, volume, node, state, analysis, peers, alike)
     if not batch.edits:
         state.starved = not state.todo
@@ -208,7 +208,7 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
             world.wake(state.not_before)
         return
     state.starved = False
-    fetch, sources = batch.fetch, _ranked(world, volume, peers, batch.sample)
+    fetch, sources = batch.fetch, ranked(world, volume, peers, batch.sample)
     if fetch > LARGE_BYTES and not _has_turn(volume, world, sources[1]):
         state.todo += reversed(batch.sent)  # in the order in which they were chosen
         state.not_before = world.now.mono + TURN_S
@@ -299,7 +299,7 @@ def _choose(
     edits: list[wire.PushEdit] = []
     size = fetch = 0
     width, raw, lagging = world.algorithm.width, analysis.raw, analysis.lagging
-    lacked = _lacked_by(volume, peers)
+    lacked = lacked_by(volume, peers)
     while state.todo and len(edits) < PUSH_MAX_EDITS:
         key = state.todo.pop()
         values = raw.get(key)
@@ -312,7 +312,7 @@ def _choose(
         new = length if before is None or after is None or not same_content(before, after, width) else 0
         if (
             new
-            and not _is_had(lacked, key, width)
+            and not is_had(lacked, key, width)
             and not seconds.is_below(key, kept)
             and content_digest(after, width) not in going(world, analysis)
         ):
@@ -347,70 +347,6 @@ def _chunk_list(world: World, volume: Volume, value: bytes | None) -> bytes | No
 
 def _size(value: bytes | None) -> int:
     return 0 if value is None else entry_size(value)
-
-
-# --- from whom ------------------------------------------------------------------------------------
-
-
-def _sources(world: World, volume: Volume, node: Node) -> list[Node]:
-    """Healthy peers whose trees are known: in rank on this volume, or on their way there without suspicion."""
-    return [
-        peer
-        for peer in world.members(volume)
-        if peer is not node
-        and peer.session is not None
-        and not peer.fenced
-        and not world.is_held(peer, volume)
-        and peer.view(volume.name).analysis is not None
-        and not world.untrusted(peer, volume.name)
-        and peer.volume(volume.name).held is not None
-        and peer.record.phase != "suspect"
-    ]
-
-
-def _lacked_by(volume: Volume, peers: list[Node]) -> list[Differing]:
-    """In what each of these nodes differs from the truth, whoever lacks least first."""
-    found = (peer.view(volume.name).analysis for peer in peers)
-    return sorted((one.raw for one in found if one is not None), key=len)
-
-
-def _is_had(lacked: list[Differing], key: bytes, width: int) -> bool:
-    """Whether one of them has what the truth has there. Mostly the first one lacks nothing at all."""
-    return any(key not in raw or _gives_same(raw[key], width) for raw in lacked)
-
-
-def _gives_same(values: Values, width: int) -> bool:
-    ours, theirs = values
-    return ours is not None and theirs is not None and same_content(ours, theirs, width)
-
-
-def _ranked(
-    world: World, volume: Volume, peers: list[Node], sample: tuple[bytes, ...]
-) -> tuple[tuple[str, ...], int]:
-    """(who to fetch from, best first; how many of them have everything that was looked at).
-
-    Whoever lacks least comes first, then who is asked least, replicas before writers.
-    """
-    width = world.algorithm.width
-    asked: dict[str, int] = {}
-    for node in world.members(volume):
-        state = node.view(volume.name).pushing
-        if state.asked_at is not None and state.source:
-            asked[state.source] = asked.get(state.source, 0) + 1
-    lacks = {peer.name: _lacks(peer, volume, sample, width) for peer in peers}
-    ranked = sorted(
-        (peer.name for peer in peers if not sample or lacks[peer.name] < len(sample)),
-        key=lambda name: (lacks[name], asked.get(name, 0), name in volume.config.writers, name),
-    )
-    return tuple(ranked[:SOURCES_MAX]), sum(not lacks[name] for name in ranked)
-
-
-def _lacks(peer: Node, volume: Volume, keys: tuple[bytes, ...], width: int) -> int:
-    """How many of these paths this peer has not as the truth has them."""
-    analysis = peer.view(volume.name).analysis
-    assert analysis is not None, "sources were analysed"
-    raw = analysis.raw
-    return sum(not _gives_same(raw[key], width) for key in keys if key in raw) if raw else 0
 
 
 def _has_turn(volume: Volume, world: World, holders: int) -> bool:
