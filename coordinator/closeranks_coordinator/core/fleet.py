@@ -118,7 +118,7 @@ class Fleet(Questions):
         judged_first = pace.must_follow_first(event)
         if judged_first:
             yield from self._follow()
-            world.seal()
+            persistence.seal(world)
         answer = self._take(event)
         if not isinstance(event, FromAgent) or not isinstance(event.message, wire.ConvergeProgress):
             due = pace.due(event, now.mono, len(world.nodes))
@@ -224,7 +224,7 @@ class Fleet(Questions):
         others, world.effects = world.effects, []
         presence.announce(world)
         membership, world.effects = world.effects, []
-        persist = world.persist(unjudged)
+        persist = persistence.persist(world, unjudged)
         wakes, world.wakes = world.wakes, []
         front: list[Effect] = [] if persist is None else [persist]
         back: list[Effect] = [WakeAt(min(wakes))] if wakes else []

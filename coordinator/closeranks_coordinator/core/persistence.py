@@ -6,12 +6,13 @@ the process that ran it, and is stored as failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .incidents import Incident
+from .model import Persist
 from .nodes import Node, Recovery
 from .records import (
     ActionRecord,
@@ -32,6 +33,27 @@ if TYPE_CHECKING:
     from .world import World
 
 STARTUP_GRACE_S = 10.0  # after a start nodes keep their stored state for so long
+
+
+def persist(world: World, unjudged: frozenset[str] = frozenset()) -> Persist | None:
+    """What the step under way must make durable; None when nothing. Unjudged nodes wait for a later one."""
+    waiting = {one: None for one in world.dirty if one[0] == "node" and one[1] in unjudged}
+    seal(world, waiting)
+    records = tuple((kind, key, blob) for (kind, key), blob in world.sealed.items())
+    objects, world.fresh, world.sealed = world.fresh, {}, {}
+    world.published = {}
+    return Persist(objects, records) if objects or records else None
+
+
+def seal(world: World, waiting: Container[tuple[str, str]] = ()) -> None:
+    """What changed so far is made durable as it is now by the step under way, whatever it still withholds.
+
+    The effects gathered so far stand on it: a fence is sent, and the root that comes next leaves its node unjudged.
+    """
+    world.sealed.update(
+        ((kind, key), encoded(world, kind, key)) for kind, key in world.dirty if (kind, key) not in waiting
+    )
+    world.dirty = {one: None for one in world.dirty if one in waiting}
 
 
 def encoded(world: World, kind: str, key: str) -> bytes | None:

@@ -1,12 +1,11 @@
 """Everything that the core knows, and the questions that all its parts ask of it.
 
 One object for the life of the core. Whatever a step touches here is written out by one Persist at the
-step's front; the effects gathered here leave behind it.
+step's front (see `persistence`); the effects gathered here leave behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -14,11 +13,11 @@ from closeranks_proto import messages as wire
 from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.tree import ObjectSource, Tree
 
-from . import persistence, seconds
+from . import seconds
 from .incidents import Incident, Kind
 from .judge import Analysis, Judge, Passed
 from .meters import Brake
-from .model import Effect, FleetConfig, Log, Now, Observe, Persist, Publish, Send
+from .model import Effect, FleetConfig, Log, Now, Observe, Publish, Send
 from .nodes import Node, Volume
 from .records import (
     ActionRecord,
@@ -57,7 +56,7 @@ class World:
         self.config = config
         self.algorithm = algorithm
         self._stored = source
-        self._fresh: dict[bytes, bytes] = {}
+        self.fresh: dict[bytes, bytes] = {}  # pages of the step under way
         self.tree = Tree(algorithm, self.object)
         self.differ = Differ(self.tree)
         self.judge = Judge(self.differ, algorithm.width)
@@ -102,9 +101,10 @@ class World:
         self.moved_of: dict[
             tuple[Analysis, tuple[bytes, ...], int], tuple[tuple[bytes, ...], tuple[bytes, ...]]
         ] = {}
-        self._dirty: dict[tuple[str, str], None] = {}
-        self._sealed: dict[tuple[str, str], bytes | None] = {}  # as they must be written, whatever follows
-        self._published: dict[tuple[str, str], None] = {}
+        # Of the step under way: records that changed, those that must be written as they were, and what is told anyway.
+        self.dirty: dict[tuple[str, str], None] = {}
+        self.sealed: dict[tuple[str, str], bytes | None] = {}
+        self.published: dict[tuple[str, str], None] = {}
         self._open: dict[IncidentKey, Incident] = {}
         self._open_of: dict[
             str | None, dict[IncidentKey, Incident]
@@ -116,18 +116,18 @@ class World:
 
     def object(self, digest: bytes) -> bytes:
         """A page or chunk list, those of the step under way included. Raises MissingObject."""
-        fresh = self._fresh.get(digest)
+        fresh = self.fresh.get(digest)
         return self._stored(digest) if fresh is None else fresh
 
     def keep(self, pages: dict[bytes, bytes]) -> None:
         """Pages that this step made: usable at once, durable with its Persist."""
-        self._fresh.update(pages)
+        self.fresh.update(pages)
 
     # --- what changes --------------------------------------------------------------------------
 
     def touch(self, kind: str, key: str) -> None:
         """This record is written at the end of the step."""
-        self._dirty[(kind, key)] = None
+        self.dirty[(kind, key)] = None
 
     def touch_node(self, node: Node) -> None:
         self.touch("node", node.name)
@@ -142,8 +142,8 @@ class World:
         self.publish("action", action.id)
 
     def publish(self, kind: Literal["node", "volume", "incident", "action"], key: str) -> None:
-        if (kind, key) not in self._published:
-            self._published[(kind, key)] = None
+        if (kind, key) not in self.published:
+            self.published[(kind, key)] = None
             self.effects.append(Publish(kind, key))
 
     def send(self, node: Node, message: wire.CoordinatorMessage) -> None:
@@ -256,29 +256,6 @@ class World:
     def trashing(self, node: Node) -> list[Incident]:
         """The open incidents for which this node must keep its trash."""
         return [one for one in self._open_of.get(node.name, {}).values() if one.kind in TRASHING]
-
-    # --- persistence ---------------------------------------------------------------------------
-
-    def persist(self, unjudged: frozenset[str] = frozenset()) -> Persist | None:
-        """What the step under way must make durable; None when nothing. Unjudged nodes wait for a later one."""
-        waiting = {one: None for one in self._dirty if one[0] == "node" and one[1] in unjudged}
-        self.seal(waiting)
-        records = tuple((kind, key, blob) for (kind, key), blob in self._sealed.items())
-        objects, self._fresh, self._sealed = self._fresh, {}, {}
-        self._published = {}
-        return Persist(objects, records) if objects or records else None
-
-    def seal(self, waiting: Container[tuple[str, str]] = ()) -> None:
-        """What changed so far is made durable as it is now by the step under way, whatever it still withholds.
-
-        The effects gathered so far stand on it: a fence is sent, and the root that comes next leaves its node unjudged.
-        """
-        self._sealed.update(
-            ((kind, key), persistence.encoded(self, kind, key))
-            for kind, key in self._dirty
-            if (kind, key) not in waiting
-        )
-        self._dirty = {one: None for one in self._dirty if one in waiting}
 
     # --- questions -----------------------------------------------------------------------------
 
