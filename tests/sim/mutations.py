@@ -139,7 +139,7 @@ MUTATIONS = (
     ),
     Mutation(
         "recovery: a held node gives chunks",
-        f"{CORE}/recovery.py",
+        f"{CORE}/givers.py",
         "        and not world.is_held(one, volume)\n",
         "",
         "--policy writers",
@@ -157,7 +157,7 @@ MUTATIONS = (
         "--policy quorum",
     ),
     Mutation(
-        "recovery: a fenced node gives chunks", f"{CORE}/recovery.py", "        and not one.fenced\n", "",
+        "recovery: a fenced node gives chunks", f"{CORE}/givers.py", "        and not one.fenced\n", "",
     ),
     Mutation(
         "recovery: the truth that a verified node equalled is not asked for again", f"{CORE}/recovery.py",

@@ -1,9 +1,12 @@
-"""Who can give the contents of a push: whoever has the truth's version there, and is trusted with it.
+"""Who can give what a node lacks: contents for a push of the newest steps, chunks for a converge.
 
-What a fenced node has, or one whose changes are held, is given to nobody.
+What a fenced node has, or one whose changes are held, is given to nobody. For a push a giver must have the very version
+that the truth has there, for nobody waits for another; a converge asks on, and verifies each chunk.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left
 
 from closeranks_proto.entries import same_content
 
@@ -13,6 +16,10 @@ from .truth import Values
 from .world import World
 
 SOURCES_MAX = 8
+ON_THEIR_WAY_MAX = 16  # nodes that are behind themselves, among the sources of one order
+
+
+# --- of a push --------------------------------------------------------------------------------------
 
 
 def givers_to(world: World, volume: Volume, node: Node) -> list[Node]:
@@ -74,3 +81,58 @@ def _lacks(peer: Node, volume: Volume, keys: tuple[bytes, ...], width: int) -> i
 def _gives_same(values: Values, width: int) -> bool:
     ours, theirs = values
     return ours is not None and theirs is not None and same_content(ours, theirs, width)
+
+
+# --- of a converge ----------------------------------------------------------------------------------
+
+
+def sources_for(world: World, node: Node, volume: Volume) -> tuple[str, ...]:
+    """Peers that may give chunks: those that equal the truth, and some that are only behind, as this node is.
+
+    While none equals the truth: the healthy ones and then the rest. Whoever is fenced or held gives nothing. Suspects,
+    joiners and those on their way to the truth give what they have: each chunk is verified against its digest, and
+    where nobody else is left they would wait for each other for ever.
+    """
+    peers = [
+        one
+        for one in world.members(volume)
+        if one is not node
+        and one.session is not None
+        and not one.fenced
+        and one.volume(volume.name).root is not None
+        and not world.is_held(one, volume)
+        and not world.untrusted(one, volume.name)
+    ]
+    healthy = [one for one in peers if _is_healthy(world, one, volume)]
+    equal = [one.name for one in healthy if one.volume(volume.name).root == volume.truth]
+    if equal:
+        return (*equal, *_on_their_way(node, volume, [one for one in peers if one not in healthy]))
+    first = dict.fromkeys(one.name for one in healthy)
+    return (*first, *(one.name for one in peers if one.name not in first))
+
+
+def _on_their_way(node: Node, volume: Volume, peers: list[Node]) -> list[str]:
+    """Those of the peers that nobody accuses: fifteen empty nodes must not all wait for the one source.
+
+    Not more than ON_THEIR_WAY_MAX, others for each node, so that all of a large fleet are asked alike.
+    """
+    names = sorted(one.name for one in peers if _is_only_behind(one, volume))
+    first = bisect_left(names, node.name)
+    return (names[first:] + names[:first])[:ON_THEIR_WAY_MAX]
+
+
+def _is_only_behind(node: Node, volume: Volume) -> bool:
+    work = node.record.recovery
+    if work is not None and volume.name in work.volumes:
+        return work.purpose != "divergence"
+    return node.record.phase in ("joining", "lagging")
+
+
+def _is_healthy(world: World, node: Node, volume: Volume) -> bool:
+    """Whether what is known of its tree is current, and nothing says that it will soon be another one."""
+    return (
+        world.may_vote(node, volume)
+        and node.volume(volume.name).held is not None
+        and node.record.phase != "suspect"
+        and not (node.record.phase in ("resyncing", "verifying") and world.recovers(node, volume.name))
+    )

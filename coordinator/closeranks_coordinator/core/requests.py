@@ -9,6 +9,7 @@ from closeranks_proto.kinds import is_name
 
 from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
+from .givers import sources_for
 from .lost import given_up, let_stand
 from .model import (
     BaselineCreateAsked,
@@ -297,7 +298,7 @@ def _dry_run(world: World, node: Node, volumes: list[Volume]) -> ActionView:
     action = world.new_action("resync", node, volume.name, "running", dry_run=True)
     target = world.target(node, volume, "divergence")
     assert target is not None, "a volume without a truth was refused"
-    sources = recovery.sources_for(world, node, volume)
+    sources = sources_for(world, node, volume)
     token = 0 if node.record.fence is None else node.record.fence.token
     world.send(node, wire.Converge(action.id, volume.name, target, "manual", "", token, sources, True))
     return views.action_of(action)
