@@ -68,7 +68,7 @@ class WatchedVolume:
 
     def scan_needed(self, why: str) -> None:
         self.wanted.append(why)
-        if not self.volume._worker.is_stopped:
+        if not self.volume._worker.is_stopped():
             self.volume._worker._thread.submit(self._scan)
 
     def proven(self) -> None:

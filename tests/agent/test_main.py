@@ -83,7 +83,7 @@ def test_sigterm_ends_a_scan_that_runs(base: Path) -> None:
         "from closeranks_agent.disk import volume\n"
         "def slow(self, findings, full, reread):\n"
         "    print('scanning', flush=True)\n"
-        "    while not self._worker.is_stopped: time.sleep(0.01)\n"
+        "    while not self._worker.is_stopped(): time.sleep(0.01)\n"
         "    raise volume.Stopped()\n"
         "volume.Volume._scan = slow\n"
     )

@@ -822,7 +822,7 @@ def test_settings_that_go_back_and_forth_around_a_stopped_scan_leave_no_mixture(
     monkeypatch.setattr(recorder_module, "ROWS_MAX", 1)
     volume.configure(settings_of(track=("mtime",)), XXH3_128)
     stops = iter([False, False])  # at the scan's start, in the root directory, and then
-    monkeypatch.setattr(volume._worker._stop, "is_set", lambda: next(stops, True))
+    monkeypatch.setattr(volume._worker, "is_stopped", lambda: next(stops, True))
     volume.scan()
     monkeypatch.undo()
     volume.configure(settings_of(), XXH3_128)

@@ -63,7 +63,7 @@ class Observer:
         with self._helped(history, root_fd, full, listers) as lent:
             careful = self.careful
             setup = ScanSetup(
-                history.index, self.reader, self.ignore, self._busy, self._is_stopped, findings,
+                history.index, self.reader, self.ignore, self._busy, self._worker.is_stopped, findings,
                 full, history.rederive, reread, self.links, lent, None if careful else self._read_by,
                 breathe=self._worker.breathe, careful=careful, lately=self._lately,
             )  # fmt: skip
@@ -83,7 +83,7 @@ class Observer:
         """Look at these names and record what changed. Raises what `scan` raises."""
         findings = Findings()
         setup = ScanSetup(
-            history.index, self.reader, self.ignore, self._busy, self._is_stopped, findings,
+            history.index, self.reader, self.ignore, self._busy, self._worker.is_stopped, findings,
             reread=reread, links=self.links, lately=self._lately,
         )  # fmt: skip
         recorder = Recorder(history, cause, False, self._tell, hand_of, seen_mono)
@@ -97,9 +97,6 @@ class Observer:
         recorder.finish()
         report.changed, report.hands = recorder.changed, recorder.tally.hands()
         report.hashed_files, report.hashed_bytes = findings.hashed_files, findings.hashed_bytes
-
-    def _is_stopped(self) -> bool:
-        return self._worker.is_stopped
 
     def _helped(
         self, history: History, root_fd: int, full: bool, listers: Listers | None

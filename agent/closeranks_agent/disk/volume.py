@@ -340,7 +340,7 @@ class Volume:
         self.versions.forget()  # where nothing watches any more nobody else does, and they keep room and filesystem
         findings = Findings()
         changed, complete, problem = 0, False, self.condition.problem
-        if not self._worker.is_stopped and started >= self._retry_after:
+        if not self._worker.is_stopped() and started >= self._retry_after:
             try:
                 changed = self._scan(findings, full, reread)
                 complete, problem = True, None
@@ -412,7 +412,7 @@ class Volume:
         """
         report, started = LookReport(), time.monotonic()
         try:
-            if self._worker.is_stopped or self.root is None or self.history.rederive:
+            if self._worker.is_stopped() or self.root is None or self.history.rederive:
                 report.scan = "the volume has not been scanned"
             else:
                 self._look(names, hands, started if seen_mono is None else seen_mono, report)

@@ -29,6 +29,7 @@ class Worker:
         self._looks: deque[tuple[Names, Mapping[bytes, Hand], float, Future[LookReport]]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._stop = threading.Event()
+        self.is_stopped = self._stop.is_set  # asked once for each file that is read: no call more than that
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"volume-{name}")
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,10 +87,6 @@ class Worker:
             gone |= report.directories_gone
             asked.set_result(report)
         return gone
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._stop.is_set()
 
     def stop(self) -> None:
         """End what is under way soon, and whatever looks at this later at once."""
