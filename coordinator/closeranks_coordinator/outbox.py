@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -28,13 +28,24 @@ OUTBOX_MAX_BYTES = 64 * limits.MIB
 GIVEN_MAX_BYTES = 2 * limits.FRAME_TARGET_BYTES
 
 
-class Outbox:
-    """Of one session. `writes` are the turns of all sessions; `end` ends this one with a reason."""
+@dataclass(slots=True)
+class Ending:
+    """That a session is to end, and why. It and its outbox share this: nobody would collect a cycle of the two."""
 
-    def __init__(
-        self, node: str, socket: web.WebSocketResponse, writes: Rounds, end: Callable[[str], None]
-    ) -> None:
-        self.node, self._socket, self._writes, self._end = node, socket, writes, end
+    reason: str = ""
+    comes: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, reason: str) -> None:
+        """The first reason stands."""
+        self.reason = self.reason or reason
+        self.comes.set()
+
+
+class Outbox:
+    """Of one session. `writes` are the turns of all sessions."""
+
+    def __init__(self, node: str, socket: web.WebSocketResponse, writes: Rounds, ending: Ending) -> None:
+        self.node, self._socket, self._writes, self._ending = node, socket, writes, ending
         self._frames: asyncio.Queue[bytes] = asyncio.Queue(OUTBOX_MAX_FRAMES)
         self.bytes = 0
         self.is_open = False
@@ -48,7 +59,7 @@ class Outbox:
             frame = encode_message(message if isinstance(message, wire.Push) else clipped(message))
         except CodecError as error:
             log.error("%s can not be told: %s", self.node, error)
-            self._end("what it has to know does not fit a frame")
+            self._ending.end("what it has to know does not fit a frame")
             return None
         self.post_frame(frame)
         return frame
@@ -63,7 +74,7 @@ class Outbox:
         if not self.is_open:
             return
         if self._frames.full() or self.bytes + len(frame) > OUTBOX_MAX_BYTES:
-            self._end("it does not read what it is sent")
+            self._ending.end("it does not read what it is sent")
             return
         self.bytes += len(frame)
         self._frames.put_nowait(frame)

@@ -29,7 +29,7 @@ from .core.heard import Heard
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
 from .core.model import Connected, Event, FleetConfig, FromAgent, RootStored, Scanned, Watched
 from .inbox import Inbox, Waiting
-from .outbox import Outbox
+from .outbox import Ending, Outbox
 from .proofs import Proof, Proofs
 from .slices import Rounds
 from .storage.store import Batch, NodeRoot, Store, StoreClosed, StoreFault, StoreFull
@@ -101,9 +101,8 @@ class Session:
         self._hello = hello
         self._clock = clock
         self._address = _address(hello.address, peer)
-        self.outbox = Outbox(self.node, socket, writes, self.end)
-        self._ending: asyncio.Event = asyncio.Event()
-        self._reason = ""
+        self._ending = Ending()
+        self.outbox = Outbox(self.node, socket, writes, self._ending)
         self._proofs = Proofs(self.node, core.feed)
         self._trash: dict[int, asyncio.Future[wire.TrashAnswer]] = {}
         self._requests = 0
@@ -119,8 +118,7 @@ class Session:
 
     def end(self, reason: str) -> None:
         """Close after what is queued has been sent."""
-        self._reason = self._reason or reason
-        self._ending.set()
+        self._ending.end(reason)
 
     def expect_trash(self, answer: asyncio.Future[wire.TrashAnswer]) -> int:
         self._requests += 1
@@ -133,7 +131,7 @@ class Session:
         """Serve until either side ends it."""
         # What the session before this one told may still be queued: no older root may be told behind it.
         volumes = self._open_streams(await self._core.caught_up())
-        parts = (self._read(), self.outbox.run(), self._fetch(), self._ending.wait())
+        parts = (self._read(), self.outbox.run(), self._fetch(), self._ending.comes.wait())
         tasks = [asyncio.create_task(part) for part in parts]
         self._core.feed(
             Connected(
@@ -163,7 +161,7 @@ class Session:
             for answer in list(self._trash.values()):
                 if not answer.done():
                     answer.set_exception(ConnectionError(f"{self.node} disconnected before it answered"))
-            await hang_up(self._socket, self._reason)
+            await hang_up(self._socket, self._ending.reason)
 
     def _feed_known(self, volume: str, heard: bool) -> None:
         root = self._streams[volume].root
@@ -181,11 +179,11 @@ class Session:
             if isinstance(result, asyncio.CancelledError) or not isinstance(result, BaseException):
                 continue
             if isinstance(result, (ProtocolError, ConnectionError, TimeoutError, StoreClosed)):
-                self._reason = self._reason or str(result)
+                self._ending.reason = self._ending.reason or str(result)
             else:
                 log.error("session of %s ended by our own fault", self.node, exc_info=result)
-                self._reason = self._reason or "internal error"
-        log.info("%s disconnected: %s", self.node, self._reason or "the agent closed the connection")
+                self._ending.reason = self._ending.reason or "internal error"
+        log.info("%s disconnected: %s", self.node, self._ending.reason or "the agent closed the connection")
 
     def _open_streams(self, caught_up: bool) -> tuple[str, ...]:
         """Welcome the agent; the volumes that it and the configuration share."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from closeranks_coordinator.core import persistence
 from closeranks_coordinator.core.model import (
     Connected,
     FromAgent,
@@ -156,9 +157,9 @@ def test_a_record_of_a_volume_does_not_wait_for_a_node_of_the_same_name() -> Non
     core = world.fleet._world
     core.touch("node", "photos")
     core.touch("volume", "photos")
-    found = core.persist(frozenset({"photos"}))
+    found = persistence.persist(core, frozenset({"photos"}))
     assert found is not None
     assert [(kind, key) for kind, key, _ in found.records] == [("volume", "photos")]
-    later = core.persist()
+    later = persistence.persist(core)
     assert later is not None
     assert [(kind, key) for kind, key, _ in later.records] == [("node", "photos")]

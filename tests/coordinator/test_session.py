@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from closeranks_coordinator import outbox
 from closeranks_coordinator import session as module
 from closeranks_coordinator.core.model import Connected, Disconnected, RootStored, Scanned, Watched
 from closeranks_coordinator.session import Session, _address
@@ -198,15 +199,15 @@ async def test_who_does_not_read_what_it_is_sent_loses_its_session(
 ) -> None:
     """Before it costs more memory than one session may."""
     if bound == "frames":
-        monkeypatch.setattr(module, "OUTBOX_MAX_FRAMES", 5)
+        monkeypatch.setattr(outbox, "OUTBOX_MAX_FRAMES", 5)
     else:
-        monkeypatch.setattr(module, "OUTBOX_MAX_BYTES", 1000)
+        monkeypatch.setattr(outbox, "OUTBOX_MAX_BYTES", 1000)
     agent, _ = await world.join()
     session = session_of(world)
     for _ in range(6):  # the writer has no turn in between
-        session.post_frame(b"x" * 180)
-    assert session._outbox.qsize() == 5
-    assert session._outbox_bytes == 900
+        session.outbox.post_frame(b"x" * 180)
+    assert session.outbox._frames.qsize() == 5
+    assert session.outbox.bytes == 900
     await asyncio.gather(agent.ended(), session.closed.wait())
 
 
@@ -214,20 +215,20 @@ async def test_contents_ahead_of_a_push_are_dropped_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may as well be fetched, and are no reason to end a session."""
-    monkeypatch.setattr(module, "OUTBOX_MAX_BYTES", 1000)
+    monkeypatch.setattr(outbox, "OUTBOX_MAX_BYTES", 1000)
     await world.join()
     session = session_of(world)
     for _ in range(6):
-        session.post_carried(b"x" * 180)
-    assert session._outbox_bytes == 2 * 180
-    assert not session._ending.is_set()
+        session.outbox.post_carried(b"x" * 180)
+    assert session.outbox.bytes == 2 * 180
+    assert not session._ending.comes.is_set()
 
 
 async def test_what_is_queued_leaves_before_a_session_ends(world: World) -> None:
     agent, _ = await world.join()
     session = session_of(world)
     for number in range(20):
-        session.post(wire.Ack("photos", number))
+        session.outbox.post(wire.Ack("photos", number))
     session.end("the test is over")
     heard = [await agent.hear() for _ in range(20)]
     assert heard == [wire.Ack("photos", number) for number in range(20)]
@@ -252,8 +253,8 @@ async def test_what_fits_no_frame_ends_the_session(world: World, monkeypatch: py
     def fails(_message: object) -> bytes:
         raise CodecError("a frame of 5 GB")
 
-    monkeypatch.setattr(module, "encode_message", fails)
-    assert session_of(world).post(wire.Ack("photos", 1)) is None
+    monkeypatch.setattr(outbox, "encode_message", fails)
+    assert session_of(world).outbox.post(wire.Ack("photos", 1)) is None
     assert await agent.ended()
 
 
