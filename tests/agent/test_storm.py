@@ -204,7 +204,7 @@ with open("d/log", "ab", buffering=0) as file:
             time.sleep(0.1)  # its stat has rested by then
             watched.scan()
             assert watched.volume.record(b"half") is None
-            assert b"half" in watched.volume.busy
+            assert b"half" in watched.volume.condition.busy
             file.write(b"second")
         watched.scan()
         record = watched.volume.record(b"half")

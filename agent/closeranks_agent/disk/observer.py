@@ -43,7 +43,8 @@ class Observer:
         self._worker, self._tell = worker, tell
         self.links, self._moved, self._busy = Links(), Moved(), Busy()
         self._lately = Lately()
-        self.careful = False  # set on any thread: very much is written, of which a watcher hears next to nothing
+        # Very much is written, of which a watcher hears next to nothing. Set on any thread.
+        self.careful = False
         self.recent, self.carrying, self.versions = Recent(), Carrying(), Versions(private)
 
     def configure(self, settings: VolumeSettings, algorithm: DigestAlgorithm) -> None:

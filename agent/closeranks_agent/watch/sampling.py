@@ -173,7 +173,7 @@ class Sampling:
         if not self._ended or self.lasts:
             return
         self._ended = False
-        for key in self._volume.busy:
+        for key in self._volume.condition.busy:
             dirty.note(key, now, self._seen.get(key, (None, False))[0], open=True)
         self._seen.clear()
         self._marked.clear()
