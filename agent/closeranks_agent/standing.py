@@ -25,6 +25,7 @@ from .disk.index import Index
 from .disk.records import StateUnavailable, VolumeGone
 from .disk.root import VolumeRoot, index_path
 from .link import WRONG_PORT
+from .state import state_file, why_damaged
 from .watch.sampling import SHOWN
 from .web import PROBLEMS_PATH, Said
 
@@ -154,7 +155,8 @@ def examine_agent_itself(config: AgentConfig, probes: Asking) -> list[Finding]:
     """What the running agent says of its session and volumes; where none runs, what their indexes say."""
     said = _said_by_agent(config, probes)
     if said is None:
-        return [one for volume in config.volumes for one in _examine_index(config, volume)]
+        found = [one for volume in config.volumes for one in _examine_index(config, volume)]
+        return [*_examine_state(config), *found]
     if said.node != config.node:
         return [
             warn(
@@ -188,6 +190,23 @@ def _said_by_agent(config: AgentConfig, probes: Asking) -> Said | None:
     host = address.host if address.concrete else ("::1" if ":" in address.host else "127.0.0.1")
     status, body, _ = probes.get(f"http://{Address(host, address.port)}{PROBLEMS_PATH}")
     return _decoded(body, Said) if status == 200 else None
+
+
+def _examine_state(config: AgentConfig) -> Iterator[Finding]:
+    """Of an agent that ran here once and does not answer: whether what it must not forget lets it start."""
+    if not state_file(config.state_dir).exists():
+        return
+    damage = why_damaged(config.state_dir)
+    if damage:
+        yield fail("state_dir", damage, f"the agent does not start (exit 1): {_ALONE}", "as it says")
+    elif config.listen.port:
+        yield warn(
+            "agent",
+            f"no agent answers at {config.listen}, and one has run here with this state_dir",
+            _ALONE,
+            "fine while it is stopped on purpose; else start it: closeranks agent --config AGENT.TOML, or systemctl "
+            "start; its log says why it ended",
+        )
 
 
 def _examine_index(config: AgentConfig, volume: AgentVolumeConfig) -> Iterator[Finding]:

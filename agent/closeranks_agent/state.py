@@ -86,7 +86,7 @@ class AgentState:
         self._lock = threading.Lock()
         self._lock_fd = _lock_directory(self.path)
         try:
-            self._database = _open(self.path / "agent.sqlite")
+            self._database = _open(state_file(self.path))
             try:
                 self._reserve()
                 self._load()
@@ -277,6 +277,22 @@ def _open(path: Path) -> Database:
             "a backup, or remove it: the agent then appears as a new one, and the coordinator fences it again if "
             "it was fenced."
         ) from error
+
+
+def state_file(state_dir: str | Path) -> Path:
+    """Where an agent that has run once keeps it."""
+    return Path(state_dir) / "agent.sqlite"
+
+
+def why_damaged(state_dir: str | Path) -> str:
+    """Why an agent would not start with the state that is there, in words; "" where it would, or one runs with it."""
+    try:
+        _open(state_file(state_dir)).close()
+    except UserError as error:
+        return str(error)
+    except StateUnavailable as error:
+        log.debug("whether the state is whole can not be seen: %s", error)
+    return ""
 
 
 def _lock_directory(path: Path) -> int:

@@ -17,9 +17,10 @@ import pytest
 import clifake
 from clifake import Fake
 from closeranks_agent import doctor
-from closeranks_agent.config import AgentVolumeConfig
+from closeranks_agent.config import AgentVolumeConfig, load_agent_config
 from closeranks_agent.doctor import examine_agent, examine_hands
 from closeranks_agent.grounds import examine_volume
+from closeranks_agent.state import opened_state, state_file
 from closeranks_coordinator.cli import probes as probing
 from closeranks_coordinator.cli.main import main
 from closeranks_coordinator.cli.probes import Probes, filesystem_of
@@ -250,6 +251,27 @@ def test_an_address_that_leads_elsewhere(
     findings = examine_agent(str(write_config(tmp_path, tree, port_of(coordinator))), Probes())
     assert what in told(findings, "fail")
     assert any(mend in one.mend for one in findings if one.level == "fail")
+
+
+def test_an_agent_that_does_not_answer_is_said_once_it_has_run(
+    tmp_path: Path, tree: Path, coordinator: Fake
+) -> None:
+    """`status` sends people to the doctor of a silent node: "nothing is broken" would be no answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    file = write_config(tmp_path, tree, port_of(coordinator), free)
+    assert "agent:" not in told(examine_agent(str(file), Probes()), "warn"), "it was never started"
+    config = load_agent_config(str(file))
+    with opened_state(config.state_dir):
+        pass
+    (warned,) = [one for one in examine_agent(str(file), Probes()) if one.subject == "agent"]
+    assert (warned.level, "no agent answers at" in warned.what) == ("warn", True)
+    assert "closeranks agent --config" in warned.mend
+    state_file(config.state_dir).write_bytes(b"rubbish" * 4096)
+    findings = examine_agent(str(file), Probes())
+    assert "agent.sqlite is damaged" in told(findings, "fail")
+    assert "Restore it from a backup, or remove it" in told(findings, "fail")
+    assert [one.subject for one in findings if one.level == "fail"] == ["state_dir"]
 
 
 def test_an_unknown_host_is_said_with_what_to_do(tmp_path: Path, tree: Path) -> None:

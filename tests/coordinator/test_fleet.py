@@ -522,6 +522,14 @@ def test_an_even_split_accuses_nobody() -> None:
     assert world.incidents()[0].state == "closed"
 
 
+def test_a_misspelt_node_is_not_said_to_lack_a_volume() -> None:
+    world = FakeWorld(names(3)).started()
+    text = "There is no node 'node-1' in this fleet: `closeranks nodes` lists those that are."
+    assert world.fleet.diff("photos", "node-1", None) == Refusal(404, "unknown_node", text)
+    text = "'node-01' has no volume 'fotos'."
+    assert world.fleet.diff("fotos", "node-01", None) == Refusal(404, "unknown_node", text)
+
+
 def test_nodes_stay_what_they_were_when_paths_become_undetermined() -> None:
     world = FakeWorld(names(5), [volume_config(on_divergence="alert")]).started()
     world["node-03"].write("photos", "a/one.jpg", file_of("rogue"))

@@ -124,6 +124,16 @@ def test_a_report_tells_a_volunteer_everything() -> None:
             assert told in text, told
 
 
+def test_an_incident_began_when_the_first_of_it_was_seen() -> None:
+    """It is opened once the difference has lasted for settle_s: by then it is half a minute old, or ten."""
+    view = incident(closed_at="2026-03-01T19:39:12.410Z")
+    seen = TimelineView("2026-03-01T19:37:42.410Z", "detected", "node-07 differs")
+    told = tell(msgspec.structs.replace(view, timeline=(seen, *view.timeline)), "xxh3-128", NOW_MS)
+    assert told.state == "closed, after 90 s"
+    assert "It began 2026-03-01 19:37:42 UTC and was over 90 s later" in told.happened[1]
+    assert [fact.value for fact in told.facts if fact.label == "Since"] == ["2026-03-01 19:37:42 UTC"]
+
+
 def test_a_closed_incident_says_when_it_ended_and_what_it_took() -> None:
     view = incident(closed_at="2026-03-01T19:39:12.410Z", bytes_moved=0, files_trashed=0)
     text = as_markdown(view, "xxh3-128", NOW_MS)

@@ -222,8 +222,12 @@ async def test_a_foreign_database_or_rubbish_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a database of the closeranks coordinator"):
         open_store(tmp_path, "xxh3-128")
     (tmp_path / "coordinator.sqlite").write_bytes(b"rubbish" * 1000)
-    with pytest.raises(OSError, match=r"coordinator\.sqlite"):
+    with pytest.raises(
+        UserError, match=r"coordinator\.sqlite is damaged .* Restore it from a backup\. Without one, move"
+    ):
         open_store(tmp_path, "xxh3-128")
+    (tmp_path / "coordinator.sqlite").unlink()
+    await open_store(tmp_path, "xxh3-128").close()  # as it says
 
 
 async def test_asking_a_closed_store_is_an_error(tmp_path: Path) -> None:

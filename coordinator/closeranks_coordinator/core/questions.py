@@ -167,6 +167,9 @@ class Questions:
         """How a node differs from the truth (`against` None or "truth"), another node or a baseline."""
         world = self._still
         found = world.volumes.get(volume)
+        if node not in world.nodes:
+            text = f"There is no node {node!r} in this fleet: `closeranks nodes` lists those that are."
+            return Refusal(404, "unknown_node", text)
         if found is None or node not in found.config.nodes:
             return Refusal(404, "unknown_node", f"{node!r} has no volume {volume!r}.")
         stored = world.nodes[node].volume(volume)

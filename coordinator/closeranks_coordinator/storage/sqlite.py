@@ -26,7 +26,7 @@ from pathlib import Path
 import apsw
 
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
-from closeranks_proto.errors import MissingObject
+from closeranks_proto.errors import MissingObject, UserError
 
 from .cache import CACHE_BYTES, Cache
 from .collector import Collector
@@ -79,6 +79,13 @@ def open_store(
             epoch = prepare(path, digest)
         algorithm = algorithm_named(digest)
         return SqliteStore(path, lock, reserve, algorithm, epoch, cache_bytes, protect_s, mono, wall_ms)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        lock.release()
+        raise UserError(
+            f"{path} is damaged ({error}), and it holds the truth, the fences and the incidents. Restore it from a "
+            "backup. Without one, move it away and start again: the truth is founded anew by what the nodes have, and "
+            "fences are taken over from the agents; incidents, baselines, conflicts and holds are gone"
+        ) from error
     except apsw.Error as error:
         lock.release()
         raise OSError(f"{path}: {error}") from error

@@ -145,14 +145,19 @@ def tell(incident: IncidentView, digest: str, wall_ms: int) -> Told:
 def _happened(incident: IncidentView, wall_ms: int) -> tuple[str, ...]:
     """Two sentences: what, and since when."""
     what = incident.summary.rstrip(". ") + "."
-    since = f"It began {_readable(incident.opened_at)}"
+    since = f"It began {_readable(_began(incident))}"
     if incident.closed_at is None:
         return what, f"{since} and is still open, {_lasted(incident, wall_ms)} later."
     return what, f"{since} and was over {_lasted(incident, wall_ms)} later, {_readable(incident.closed_at)}."
 
 
+def _began(incident: IncidentView) -> str:
+    """When the first of it was seen: an incident is opened later, once what was seen has lasted."""
+    return min([incident.opened_at, *(at.at for at in incident.timeline if at.event == "detected")])
+
+
 def _lasted(incident: IncidentView, wall_ms: int) -> str:
-    began = _unix(incident.opened_at)
+    began = _unix(_began(incident))
     end = wall_ms / 1000 if incident.closed_at is None else _unix(incident.closed_at)
     return words.human_duration(end - began)
 
@@ -166,7 +171,7 @@ def _facts(incident: IncidentView, wall_ms: int) -> tuple[Fact, ...]:
     if incident.volume is not None:
         found.append(Fact("Volume", incident.volume, True))
     found.append(Fact("Kind", incident.kind))
-    found.append(Fact("Since", _readable(incident.opened_at)))
+    found.append(Fact("Since", _readable(_began(incident))))
     if incident.closed_at is not None:
         found.append(Fact("Until", _readable(incident.closed_at)))
     if incident.path_count:
