@@ -255,3 +255,20 @@ def test_a_version_that_comes_again_is_kept_once(volume: Volume, tree_dir: Path)
     assert _kept(volume, _committed(volume)) == content
     volume.versions.clear()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("write", [_replace, _rewrite])
+def test_one_that_rests_comes_again_no_more(
+    volume: Volume, tree_dir: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    """It was copied and read each second until the next scan, and the watcher had always one path to go."""
+    for _ in range(3):
+        write(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+    time.sleep(0.03)  # past the tick of the kernel's clock
+    assert volume.look(LOOK, {}).changed == 0
+    report = volume.look(LOOK, {})
+    assert not report.again
+    row = volume.history.index.row(NAME)
+    assert row is not None
+    assert row.settled

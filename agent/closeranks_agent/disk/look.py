@@ -17,7 +17,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Final
 
@@ -325,8 +325,9 @@ class Look(Scan):
             if self._versions.is_hot(key, status.st_size):
                 self._report.hot.add(key)
                 in_place = StatSignature.unpack(row.stat).inode == status.st_ino
-                stopped, until = self._setup.stopped, self._patient_until
-                return self._versions.read_file(self._reader, key, fd, stopped, in_place, until)
+                stopped, until, at_ns = self._setup.stopped, self._patient_until, clock_ns()
+                reading = self._versions.read_file(self._reader, key, fd, stopped, in_place, until)
+                return _rested(reading, row, at_ns)
         return super()._reading(key, fd, row)
 
     def _read(self, reading: Reading, row: Row | None) -> bool:
@@ -399,6 +400,15 @@ class Look(Scan):
     def _unfinished(self, key: bytes) -> None:
         self._report.again.append(key)
         self._report.unfinished.append(key)
+
+
+def _rested(reading: Reading, row: Row, at_ns: int) -> Reading:
+    """A hot file that is read once more as it was, under the stat that it had, rests: it comes again no more."""
+    record = reading.record
+    same = reading.steady and (record.value, record.stat.pack()) == (row.value, row.stat)
+    if record.settled or not same or not is_settled(record.stat.ctime_ns, at_ns):
+        return reading
+    return replace(reading, record=replace(record, settled=True))
 
 
 def _ask(asked: dict[bytes, set[bytes]], key: bytes) -> None:
