@@ -9,7 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -641,6 +643,41 @@ def test_what_a_map_stored_after_a_reading_is_seen_when_the_close_is_heard_of(
     """It reached no replica, and a scrub took it for decay: the program's bytes gave way to those of before."""
     stored_unseen(tree_dir, lambda: look(volume, (b"", b"mapped")) if seen_by == "a look" else volume.scan())
     assert look(volume, (b"", b"mapped")).changed == 1
+    assert volume.root == expected_root(volume)
+
+
+def test_what_a_map_stored_before_a_storm_took_the_mark_away_is_found_by_its_scans(
+    tree_dir: Path, volume: Volume, expected_root: Expected
+) -> None:
+    """Of a close in a storm nobody hears, and the stat is the one under which the file was read before it."""
+    stored_unseen(tree_dir, lambda: look(volume, (b"", b"mapped")))
+    volume.storms(True)
+    assert volume.scan().changed == 1
+    assert volume.root == expected_root(volume)
+
+
+def test_what_a_map_stores_behind_a_storms_reading_and_closes_at_once_is_no_rest(
+    tree_dir: Path, volume: Volume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the end of the reading of a long file nobody has it open any more, and its stat has not changed."""
+    volume.storms(True)
+    with ExitStack() as stack:
+        file = stack.enter_context(open(tree_dir / "mapped", "w+b"))
+        file.truncate(mmap.PAGESIZE)
+        pages = stack.enter_context(mmap.mmap(file.fileno(), 0))
+        pages[0] = 1
+        tick()
+        stack.callback(lambda: pages.__setitem__(0, 2))
+        read = os.preadv
+
+        def read_and_close(*asked: Any) -> int:
+            count = read(*asked)
+            if count == mmap.PAGESIZE:
+                stack.close()
+            return count
+
+        monkeypatch.setattr(os, "preadv", read_and_close)
+        volume.scan()
     assert volume.root == expected_root(volume)
 
 

@@ -287,11 +287,17 @@ class Comparison:
 
     def _reading(self, key: bytes, fd: int, row: Row | None) -> Reading:
         """Raises what `read_file` raises."""
-        return self._careful(self._reader.read_file(key, fd, self._setup.stopped), fd)
+        return self._careful(key, fd)
 
-    def _careful(self, reading: Reading, fd: int) -> Reading:
-        """Nobody may tell of the end of what is being written or mapped: a pause in it is no rest."""
-        if not self._setup.careful or not reading.steady or not is_open_to_write(fd):
+    def _careful(self, key: bytes, fd: int) -> Reading:
+        """Nobody may tell of the end of what is being written or mapped: a pause in it is no rest.
+
+        Asked ahead of the reading as well: what a map stores into a part that has been read shows in no stat, and it
+        may be closed before the rest has been read.
+        """
+        was_open = self._setup.careful and is_open_to_write(fd)
+        reading = self._reader.read_file(key, fd, self._setup.stopped)
+        if not self._setup.careful or not reading.steady or not (was_open or is_open_to_write(fd)):
             return reading
         return replace(reading, record=replace(reading.record, settled=False), steady=False)
 

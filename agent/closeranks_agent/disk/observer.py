@@ -63,6 +63,11 @@ class Observer:
         )
         with self._helped(history, root_fd, full, listers) as lent:
             careful = self.careful
+            if careful:
+                reread = {
+                    *reread,
+                    *self._lately,
+                }  # they may have been closed meanwhile, and nobody heard of it
             setup = ScanSetup(
                 history.index, self.reader, self.ignore, self._busy, self._worker.is_stopped, findings,
                 full, history.rederive, reread, self.links, lent, None if careful else self._read_by,

@@ -291,7 +291,6 @@ class Scan(Comparison):
         row = self._index.row(key)
         try:
             with beneath.spot(root_fd, key) as spot, opened_file(spot.name, spot.parent_fd) as fd:
-                reading = self._reader.read_file(key, fd, self._setup.stopped)
-                self._read(self._careful(reading, fd), row)
+                self._read(self._careful(key, fd), row)
         except OSError as error:
             self._not_read(key, row, error)
