@@ -220,6 +220,43 @@ with open("d/log", "ab", buffering=0) as file:
             weather.fall(watched)
             until(lambda: watched.volume.record(b"held") is not None)
 
+    def test_a_scan_that_ends_as_the_storm_does_is_not_the_one_behind_it(
+        self, watched: WatchedVolume, weather: Weather, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It began before the mark was back: what was written behind it and heard by nobody is still to be found."""
+        weather.rise(watched, tree_dir)
+        began, missed, stormy = time.monotonic(), watched.watcher._missed, list[bool]()
+
+        def ends_meanwhile(why: str) -> None:
+            watched.watcher.scanned(began)
+            stormy.append(watched.watcher.stormy)
+            missed(why)
+
+        monkeypatch.setattr(watched.watcher, "_missed", ends_meanwhile)
+        weather.fall(watched)
+        assert stormy == [True]
+
+    def test_what_is_written_again_after_one_counts_whole(
+        self, tree_dir: Path, watched: WatchedVolume, weather: Weather
+    ) -> None:
+        """What was told ahead of a commit was committed by a scan: it explains nothing of what comes later."""
+        size = 300_000
+
+        def told() -> int:
+            return sum(count for _, _, count, _ in watched.notes.told)
+
+        with (tree_dir / "grows").open("wb", buffering=0) as file:
+            file.write(bytes(size))
+            until(lambda: told() >= size)
+            weather.rise(watched, tree_dir)
+        until(lambda: (found := watched.volume.record(b"grows")) is not None and found.settled)
+        weather.fall(watched)
+        watched.settle()
+        watched.notes.told.clear()
+        (tree_dir / "grows").write_bytes(os.urandom(size))
+        watched.settle()
+        assert told() >= size
+
     def test_hands_of_samples_are_told_as_such_and_of_the_others_why_not(
         self, tree_dir: Path, watched: WatchedVolume, weather: Weather
     ) -> None:

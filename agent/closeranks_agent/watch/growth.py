@@ -85,6 +85,11 @@ class Growth:
                 self._written.note(self._volume.name, files, size, hand)
         self._rested = self._clock() + (self._spent() - began) * REST_SHARE
 
+    def forget(self) -> None:
+        """Scans commit what is under way, and do not say so here: what is written later counts whole."""
+        self._told.clear()
+        self._ahead = [0, 0]
+
     def _ask_closed(
         self, root_fd: int, closed: list[tuple[bytes, Hand | None, float]], counts: Counts
     ) -> None:

@@ -134,7 +134,7 @@ class Sampling:
         return found
 
     def sample(self, read: Callable[[], int], dirty: Dirty) -> bool:
-        """Listen for a moment; whether the storm is over: then the mark stays. Raises SourceBroken."""
+        """Listen for a moment; whether it is calm: then the mark stays, and `end` follows. Raises SourceBroken."""
         self._weight = names = 0
         self._source.resume()
         began = time.monotonic()
@@ -149,10 +149,13 @@ class Sampling:
                 self._source.pause()
                 self._storm.sampled(names, took, time.monotonic())
                 return False
-        self._storm.end(time.monotonic())
+        return True
+
+    def end(self, now: float) -> None:
+        """All is told again, and a scan finds what no sample has shown."""
+        self._storm.end(now)
         self._ended = True
         log.info("%s: no more than usual is being written: watched as before", self._volume.name)
-        return True
 
     def wants_scan(self, now: float) -> bool:
         return not self.scan_asked and now >= self._storm.scan_due

@@ -358,12 +358,18 @@ class Watcher:
             with self._lock:
                 sampling.begin(self._dirty, now)
                 self._gap, self._canary = now, None
+            self._growth.forget()
             self._tally.storms += 1
         elif not sampling.active:
             sampling.settle(self._dirty, now)
         elif now < sampling.due:
             sampling.keep(self._dirty)
         elif sampling.sample(self._read, self._dirty):
+            with (
+                self._lock
+            ):  # as one: a scan that ends now began before the mark was back, and is not the last one
+                self._gap = time.monotonic()
+                sampling.end(self._gap)
             self._canary_due = now
             self._missed("very much was written at once")
         elif sampling.wants_scan(now):
