@@ -277,34 +277,34 @@ def _uncompared(fleet: FleetView) -> list[tuple[str, str]]:
 
 def _unwatched(fleet: FleetView) -> list[tuple[str, str]]:
     """One line for all nodes that are not watched for the same reason."""
-    nodes: dict[tuple[str, str], list[str]] = {}
-    for node in fleet.nodes:
-        for held in node.volumes:
-            if held.watch == "rescan" and held.watch_detail and held.problem is None:
-                nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
     return [
         (
             f"{join(names, NODES_NAMED)} {volume}: not watched, only scanned: {detail}",
             f"closeranks doctor --config AGENT.TOML   (on {names[0]})",
         )
-        for (volume, detail), names in nodes.items()
+        for (volume, detail), names in _watched_less(fleet, "rescan").items()
     ]
 
 
 def _stormy(fleet: FleetView) -> list[tuple[str, str]]:
     """One line for all nodes of a volume whose fanotify tells less than it could, as they say it: in a storm."""
-    nodes: dict[tuple[str, str], list[str]] = {}
-    for node in fleet.nodes:
-        for held in node.volumes:
-            if held.watch == "fanotify" and held.watch_detail and held.problem is None:
-                nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
     return [
         (
             f"{join(names, NODES_NAMED)} {volume}: {detail}",
             f"closeranks nodes {names[0]}   (says when it is over)",
         )
-        for (volume, detail), names in nodes.items()
+        for (volume, detail), names in _watched_less(fleet, "fanotify").items()
     ]
+
+
+def _watched_less(fleet: FleetView, watch: str) -> dict[tuple[str, str], list[str]]:
+    """Nodes that watch in this way and say why not better, by volume and what they say."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for node in fleet.nodes:
+        for held in node.volumes:
+            if held.watch == watch and held.watch_detail and held.problem is None:
+                nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
+    return nodes
 
 
 def _unread(fleet: FleetView) -> list[tuple[str, str]]:
