@@ -3,8 +3,8 @@
 A store into a mapped page gives its file new times only when the page is clean. Until the kernel has written the page
 back, some half a minute later, further stores leave the very stat under which the file was read; what ends them is the
 close, which is heard of. So a file that is heard of, and looks as it did when it was read in that time, is read once
-more. Read later, its pages were clean: the next store shows. In a storm no close is heard of: its scans read all of them
-once more.
+more. Read later, its pages were clean: the next store shows. In a storm no close is heard of: its scans read all
+of them once more.
 
 Rejected: leaving it to scrubs (a scrub takes what a writer's program has stored for decay, and puts the bytes of before
 in its place); reading whatever is closed (a database is closed by each of its readers); a lease, which tells whether
