@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import connector
 
 from closeranks_agent.converge import rounds, workbench
-from closeranks_agent.disk import hashing, look, saying, signature, volume
+from closeranks_agent.disk import hashing, look, saying, signature, worker
 from closeranks_agent.hands import disks
 from closeranks_agent.scrub import scrubber
 from closeranks_coordinator.storage import sqlite, writer
@@ -57,7 +57,7 @@ def install(loop: Loop, seed: int, skew_s: dict[str, float]) -> None:
     _put(disks, threading=types.SimpleNamespace(Thread=_Thread, Lock=threading.Lock))
     _put(scrubber, threading=_threads_that_do_nothing())
     _put(writer, threading=_threads_that_do_nothing())
-    for module in (volume, rounds, workbench):
+    for module in (worker, rounds, workbench):
         _put(module, ThreadPoolExecutor=_executor_on(loop))
     _put(connector, monotonic=monotonic)
     _put(sqlite, Writer=_writer_on(loop))
@@ -68,8 +68,9 @@ def install(loop: Loop, seed: int, skew_s: dict[str, float]) -> None:
 
 
 def _put(place: object, **what: object) -> None:
-    """In place of what a module has under these names."""
+    """In place of what a module has under these names. What has moved elsewhere would go on as it was."""
     for name, value in what.items():
+        assert hasattr(place, name), f"{place} has no {name} to be replaced"
         setattr(place, name, value)
 
 
