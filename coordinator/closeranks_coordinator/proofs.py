@@ -19,9 +19,8 @@ class Proofs:
 
     def __init__(self, node: str, feed: Callable[[Scanned | Watched], None]) -> None:
         self._node, self._feed = node, feed
-        self._waiting: dict[
-            tuple[str, Proof], list[tuple[int, float]]
-        ] = {}  # the next to tell of, and the latest
+        # The next to tell of, and the latest.
+        self._waiting: dict[tuple[str, Proof], list[tuple[int, float]]] = {}
 
     def told(self, volume: str, proof: Proof, seq: int, at: float) -> None:
         """The tree was as of commit `seq` at that moment, of our clock."""

@@ -23,9 +23,7 @@ from .ledger import Ledger
 log = logging.getLogger("closeranks.converge")
 
 FILE = b"age"
-SAVE_EVERY_MS = (
-    600_000  # at most so often; the trash is tidied each hour, and that is what a reboot may forget
-)
+SAVE_EVERY_MS = 600_000  # the trash is tidied each hour: that is what a reboot may forget
 
 
 class Ageing:

@@ -114,12 +114,8 @@ def encode(kept: Kept) -> bytes:
 def decode(record: object) -> Kept | None:
     """The item of a ledger record; None for a marker. Raises LedgerDamaged for what is neither."""
     match record:
-        case (
-            "item" | "pushed" as tag,
-            int(number),
-            int(at),
-            *rest,
-        ):  # as old as it is shown: there was no other clock
+        case ("item" | "pushed" as tag, int(number), int(at), *rest):
+            # As old as it is shown: there was no other clock.
             return decode((f"aged {tag}", number, at, at, *rest))
         case (
             "aged item" | "aged pushed" as tag, int(number), int(at), int(at_ms), str(incident), bytes(key), int(kind),

@@ -105,11 +105,8 @@ class Ledger:
             os.unlink(fresh_name, dir_fd=self._directory_fd)
             raise
         os.close(self._fd)
-        self._fd, self._end, self._ahead = (
-            fd,
-            end,
-            0,
-        )  # first: what is appended later belongs into the file of that name
+        # First: what is appended later belongs into the file of that name.
+        self._fd, self._end, self._ahead = fd, end, 0
         os.fsync(self._directory_fd)
 
     def close(self) -> None:

@@ -63,11 +63,8 @@ class Observer:
         )
         with self._helped(history, root_fd, full, listers) as lent:
             careful = self.careful
-            if careful:
-                reread = {
-                    *reread,
-                    *self._lately,
-                }  # they may have been closed meanwhile, and nobody heard of it
+            if careful:  # those of before may have been closed since, and nobody has heard of it
+                reread = {*reread, *self._lately}
             setup = ScanSetup(
                 history.index, self.reader, self.ignore, self._busy, self._worker.is_stopped, findings,
                 full, history.rederive, reread, self.links, lent, None if careful else self._read_by,

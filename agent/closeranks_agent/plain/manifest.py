@@ -25,11 +25,8 @@ from .snapshot import How, Snapshot, no_source
 VERSION: Final = 1
 LINE_MAX_BYTES: Final = 4 << 20
 _KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
-_NOT_OURS: Final = (
-    msgspec.MsgspecError,
-    UnicodeDecodeError,
-    RecursionError,
-)  # of bytes that are no JSON of ours
+# Of bytes that are no JSON of ours.
+_NOT_OURS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BY_NAME: Final = {name: kind for kind, name in _KINDS.items()}
 
 

@@ -55,10 +55,8 @@ class Growth:
         self._told: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._closed_until = 0.0  # the closed files of before were asked
         self._rested = 0.0
-        self._ahead, self._ahead_at = (
-            [0, 0],
-            0.0,
-        )  # files and bytes that were told of without asking, and when
+        # Files and bytes that were told of without asking, and when.
+        self._ahead, self._ahead_at = [0, 0], 0.0
 
     def look(self, dirty: Dirty) -> None:
         """Tell how much grew since the last look."""

@@ -44,9 +44,8 @@ class InotifySource:
     kind: SourceKind = "inotify"
     tells_hands = False
     can_mute = False
-    can_pause = (
-        False  # a watch for each directory: what was taken back takes as long to be had again as a scan
-    )
+    # A watch for each directory: what was taken back takes as long to be had again as a scan.
+    can_pause = False
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
