@@ -198,9 +198,9 @@ def stamped_here(fd: int) -> bool:
 def is_open_to_write(fd: int) -> bool:
     """Whether anybody has the file behind a descriptor for reading open to write, or mapped so; False where unknown.
 
-    A lease for reading is refused then (EAGAIN). It is given back at once: who opens the file to write in these few
-    microseconds waits for that (or is refused, where it asked not to wait: rare enough in a storm, too much otherwise).
-    The signal of it is one that is ignored by default.
+    A lease for reading is refused then (EAGAIN). It is given back at once: who opens the file to write in these
+    microseconds (milliseconds, where other threads of ours are busy) waits for that, or is refused, where it asked not
+    to wait: rare enough in a storm, too much otherwise. The signal of it is one that is ignored by default.
     """
     try:
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.syscalls import is_open_to_write
+from closeranks_agent.watch import fanotify
 from closeranks_agent.watch import storm as storm_module
 from closeranks_agent.watch.sampling import SAMPLED, SHOWN, UNSEEN
 from closeranks_agent.watch.storm import (
@@ -290,6 +292,18 @@ with open("d/log", "ab", buffering=0) as file:
         assert "root" in watched.ended[0]
         tree_dir.rmdir()
         (tree_dir.parent / "elsewhere").rename(tree_dir)
+
+    def test_a_mark_that_can_not_be_had_again_is_not_taken_for_a_root_that_is_gone(
+        self, watched: WatchedVolume, weather: Weather, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        weather.rise(watched, tree_dir)
+        monkeypatch.setattr(fanotify.calls, "fanotify_mark_filesystem", refused)
+        until(lambda: watched.ended)
+        assert "mark" in watched.ended[0]
+        assert "root" not in watched.ended[0]
 
     def test_a_real_one_begins_and_ends_by_itself(
         self, tree_dir: Path, watched: WatchedVolume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 # The directory of canary events. No key contains a slash, so nothing in a volume can pass for it.
 CANARY: Final = b"/canary"
 CANARY_NAME: Final = b"canary"
+ROOT_GONE: Final = "the volume's root was moved, removed or unmounted"
 SourceKind = Literal["fanotify", "inotify"]
 
 

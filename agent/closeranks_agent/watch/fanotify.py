@@ -21,7 +21,7 @@ from closeranks_proto.paths import parent_key
 
 from ..disk.private import PRIVATE_NAME
 from . import calls
-from .events import CANARY, CANARY_NAME, Event, Lost, SourceBroken, SourceKind, What
+from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
 from .handles import Directories, Place, RootGone
 from .records import fields_of, parse_fanotify, what_of
 
@@ -34,6 +34,7 @@ _FLAGS: Final = calls.FAN_CLOEXEC | calls.FAN_NONBLOCK | _REPORT
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOVES: Final = calls.MOVED_FROM | calls.MOVED_TO
 _LEAVES: Final = _MOVES | calls.DELETE
+_ROOT_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 NAMELESS: Final = (
     "a file was changed through a handle without a name, as an NFS server does for a file opened long ago: "
     "only a scan tells which"
@@ -110,8 +111,12 @@ class FanotifySource:
         try:
             self._mark(self._path)
             self._directories.anchor()
-        except (OSError, RootGone) as error:
-            raise SourceBroken("the volume's root was moved, removed or unmounted") from error
+        except OSError as error:
+            if error.errno in _ROOT_GONE:
+                raise SourceBroken(ROOT_GONE) from error
+            raise SourceBroken(f"fanotify's mark can not be set again: {error.strerror}") from error
+        except RootGone as error:
+            raise SourceBroken(ROOT_GONE) from error
         finally:
             self._directories.release()
 

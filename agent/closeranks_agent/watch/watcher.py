@@ -35,7 +35,7 @@ from ..hands.written import Written
 from . import muted
 from .canary import Canary, touch
 from .dirty import Batch, Dirty
-from .events import CANARY, Event, Lost, SourceBroken, What
+from .events import CANARY, ROOT_GONE, Event, Lost, SourceBroken, What
 from .growth import Growth
 from .sampling import Sampling
 from .source import Source
@@ -308,7 +308,7 @@ class Watcher:
     def _note(self, event: Event, now: float, hands: dict[int, Hand | None]) -> None:
         what: int = event.what.value
         if what & _SELF:
-            raise SourceBroken("the volume's root was moved, removed or unmounted")
+            raise SourceBroken(ROOT_GONE)
         if event.pid not in hands:
             hands[event.pid] = self._attribution.of(event.pid)
         key = event.directory + b"\0" + event.name if event.directory else event.name
