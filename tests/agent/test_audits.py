@@ -83,6 +83,10 @@ def test_the_bytes_are_read_from_the_disk_and_not_from_the_index(
     found = prove(volume, question(volume, b"file", before, 1))
     assert (found.proof, found.why) == (None, "decayed")
     assert prove(volume, question(volume, b"file", before, 2)).why == ""
+    volume.storms(True)
+    assert prove(volume, question(volume, b"file", before, 1)).why == "moved", (
+        "a map may have stored it unheard"
+    )
 
 
 def test_what_is_gone_or_another_version_or_no_file_is_not_read(

@@ -204,6 +204,31 @@ def test_a_program_that_has_the_file_mapped_is_not_decay(
     assert getattr(commit, "cause", "") == "scan"
 
 
+def test_in_a_storm_nothing_is_called_decay_before_its_scan(
+    tree_dir: Path, scanned: Callable[..., Volume], scrub: Callable[..., Scrubber],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Who stored it through a map has closed the file, and nobody was told."""
+    monkeypatch.setattr(scrubber_module, "TROUBLE_S", 0.05)
+    (tree_dir / "file").write_bytes(b"a" * 4096)
+    volume = scanned()
+    root, read = volume.root, Reader.read
+    decay(volume, tree_dir / "file", b"b" * 4096)
+
+    def as_it_rises(self: Reader, jobs: Any) -> Any:
+        volume.storms(True)
+        return read(self, jobs)
+
+    monkeypatch.setattr(Reader, "read", as_it_rises)
+    scrubber = scrub(volume)
+    scrubber.order(NOW)
+    wait(lambda: volume.is_stormy and not scrubber._running)
+    assert (scrubber.totals.found, volume.root) == (0, root)
+    monkeypatch.setattr(Reader, "read", read)
+    volume.storms(False)
+    wait(lambda: scrubber.totals.found)
+
+
 def test_what_is_right_when_it_is_read_from_the_disk_again_is_only_told(
     tree_dir: Path, scanned: Callable[..., Volume], scrub: Callable[..., Scrubber],
     monkeypatch: pytest.MonkeyPatch,

@@ -397,6 +397,11 @@ class Volume:
         self._observer.careful = lasts
         self._tell()
 
+    @property
+    def is_stormy(self) -> bool:
+        """Whether what a program stored through a map and closed may look like decay until a scan comes by."""
+        return self._observer.careful
+
     def _hand_of(self, key: bytes) -> Hand:
         """Whose hand a change is that a scan finds: as its watcher heard of it, if it did."""
         hand = None if self.heard is None else self.heard(key)

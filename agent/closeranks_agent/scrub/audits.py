@@ -115,7 +115,8 @@ def prove(volume: Volume, audit: Audit) -> AuditAnswer:
     if isinstance(data, int):
         return _failed(audit, f"it can not be read: {os.strerror(data)}")
     if algorithm.of(data) != digest:
-        if not row.settled:  # the stat may be that of the bytes before: the next scan reads it anyway
+        # The stat may be that of the bytes before: the next scan, in a storm the one behind it, reads it anyway.
+        if not row.settled or volume.is_stormy:
             return AuditAnswer(audit.volume, audit.audit, None, "moved", "")
         detail = f"chunk {audit.chunk} has other bytes on disk than when it was read last"
         return AuditAnswer(audit.volume, audit.audit, None, "decayed", detail)

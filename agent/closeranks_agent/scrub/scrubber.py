@@ -186,6 +186,7 @@ class Scrubber:
             or self._volume.condition.problem is not None
             or history.unfinished
             or history.rederive
+            or self._volume.is_stormy
         ):
             return TROUBLE_S
         progress = self._loaded()
@@ -414,6 +415,8 @@ class Scrubber:
             return
         if volume.history.index.row(item.key) != item.row:
             return  # read anew meanwhile
+        if volume.is_stormy:
+            raise Interrupted  # who stored that through a map may have closed it, and nobody has heard of it
         by = self._mapped_by(root_fd, item.key)
         cause = "scrub" if by is None else "scan"
         try:
