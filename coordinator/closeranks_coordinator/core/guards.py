@@ -3,7 +3,8 @@
 The door of the brake. A writer's own changes come here before they may become the truth (`may_merge`), and
 so does what agents say of the moment (`active`). `meters` count, `tripping` judges, `holds` acts, `holding`
 follows time. A change waits for one of two reasons: a guard has tripped, and a person decides; or it is part
-of a burst that is being *observed*, so that the first seconds of a runaway are spread no more than the rest.
+of something that may become a runaway, and is *observed* until that is known: new files and bytes (`_is_clear`), room
+on a small disk (`runs`), deletions, and files that get another content or become something else (`sprees`).
 
 Invariant: nothing of a held node becomes the truth, whatever is asked and however often.
 
@@ -71,6 +72,7 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         return False
     if not _is_allowed(world, node, volume) and not (
         _has_lost_enough(world, volume, node, meter)
+        and _has_changed_enough(world, volume, node, meter)
         and _is_paid(world, volume, node, meter)
         and _is_clear(world, volume, node, meter)
     ):
@@ -145,6 +147,32 @@ def _has_lost_enough(world: World, volume: Volume, node: Node, meter: Meter) -> 
         return True
     world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
     return False
+
+
+def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
+    """Whether no more files are getting another content, or becoming something else, than may be spread: see `sprees`."""
+    rules, now = volume.config.guards, world.now.mono
+    least = max(rules.share_min_paths, rules.changed_share * meter.shares.entries(now))
+    found: list[float] = []
+    for changing, most in ((meter.altering, least), (meter.retyping, rules.type_changes)):
+        if not changing.waiting:
+            continue
+        if now - changing.since < STORM_MAX_S and _is_storm(node, volume):
+            found.append(now + QUIET_S)
+            continue
+        due = changing.spree.due(
+            now,
+            changing.count,
+            most / rules.share_window_s,
+            changing.at,
+            rules.observe_s,
+            rules.share_window_s,
+        )
+        if due is not None:
+            found.append(due)
+    if found:
+        world.wake(max(found))
+    return not found
 
 
 def _is_storm(node: Node, volume: Volume) -> bool:

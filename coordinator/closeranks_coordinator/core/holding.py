@@ -149,10 +149,11 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         text = None if trip is None else trip.reason
     else:
         return
-    if (paths, size) == (hold.paths, hold.bytes):
+    hands = holds.biggest(hold.writers, holds.hands_behind(world, node, volume, hold.guard, meter))
+    if (paths, size, hands) == (hold.paths, hold.bytes, hold.writers):
         return
     hold.paths, hold.bytes = paths, size
-    hold.writers = holds.biggest(hold.writers, holds.hands_behind(world, node, volume, hold.guard, meter))
+    holds.name(world, hold, hands)
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
         text = tripping.rate_words(
@@ -198,7 +199,7 @@ def _name_anew(world: World, hold: HoldRecord, node: Node, gauge: Gauge) -> None
     keys = {hand.key for hand in found}
     found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: holds.WRITERS_MAX]
     if found != hold.writers:
-        hold.writers = found
+        holds.name(world, hold, found)
         world.touch_hold(hold)
 
 

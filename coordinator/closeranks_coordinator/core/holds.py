@@ -152,6 +152,19 @@ def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
     return sorted(found.values(), key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
 
 
+def name(world: World, hold: HoldRecord, hands: list[HandRecord]) -> None:
+    """Whose it is by now, also in its incident: what came after the hold has hands, too."""
+    hold.writers = hands
+    incident = world.incidents.get(hold.incident or "")
+    if incident is not None and hands:
+        others = [one for one in world.live_holds if one is not hold and one.incident == hold.incident]
+        found: list[HandRecord] = list(hands)
+        for one in others:
+            found = biggest(found, one.writers)
+        incident.writers = [told(hand) for hand in found]
+        world.touch_incident(incident)
+
+
 def _prune(world: World) -> None:
     for key in list(world.holds)[: max(0, len(world.holds) - HOLDS_MAX)]:
         if world.holds[key].ended_ms is not None:

@@ -20,8 +20,9 @@ from closeranks_proto.entries import content_mark, entry_kind, entry_size
 
 from .rules import GuardRules
 from .runs import Run
+from .sprees import Spree
 from .truth import Values
-from .windows import USUAL_BUCKET_S, Rolling, Shares, Usual
+from .windows import MADE, USUAL_BUCKET_S, Rolling, Shares, Usual
 from .writers import HandRecord
 
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
@@ -31,8 +32,8 @@ RUSH_S = 0.1  # the least that two paces of a rush are taken over
 RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
-# value, the truth's, bytes that were written, and how contents moved with it (`Shares.rewrite`)
-Change = tuple[bytes | None, bytes | None, int, int]
+# value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), and of which `Sprees` it is
+Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool]]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 
 
@@ -43,6 +44,29 @@ class Bucket:
     number: int = 0
     seen: list[int] = field(default_factory=lambda: [0, 0])
     committed: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass(slots=True)
+class Changing:
+    """Paths that are other than they were, each once in a window of the shares. `spree`: whether they wait."""
+
+    spree: Spree
+    count: int = 0  # in all
+    waiting: int = 0  # of them not let through yet
+    since: float = -1e9  # when the first of those came
+    at: float = -1e9  # when the last one came
+
+    def add(self, is_one: bool, now: float) -> None:
+        if is_one:
+            self.since = self.since if self.waiting else now
+            self.count, self.waiting, self.at = self.count + 1, self.waiting + 1, now
+
+    def take_back(self, was_one: bool) -> None:
+        self.count, self.waiting = self.count - was_one, self.waiting - was_one
+
+    def forget(self) -> None:
+        """What waits still is counted once more."""
+        self.count, self.waiting = self.count - self.waiting, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +124,10 @@ class Meter:
     committed_total: list[int] = field(default_factory=lambda: [0, 0])
     bucket: Bucket = field(default_factory=Bucket)
     run: Run = field(default_factory=Run)
+    altering: Changing = field(default_factory=lambda: Changing(Spree()))
+    retyping: Changing = field(
+        default_factory=lambda: Changing(Spree(free=0))
+    )  # who makes links of files waits
 
     @classmethod
     def new(cls, usual: Usual, rules: GuardRules) -> Meter:
@@ -172,6 +200,7 @@ class Meter:
         self.merged.add(now, sum(self.passed.get(key) != values for key, values in own.items()))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
+        self.altering.waiting = self.retyping.waiting = 0
         self.waiting_bytes = self.waiting_room = self.gone = 0
 
     def settle(self, now: float) -> None:
@@ -184,6 +213,8 @@ class Meter:
         """What was counted so far was decided about: guards begin anew. What waits still is counted once more."""
         self.pending = {}
         self.grown -= self.waiting_room
+        self.altering.forget()
+        self.retyping.forget()
         self.waiting_bytes = self.waiting_room = self.gone = 0
         self.basis, self.analysis = None, None
         self.seen.clear()
@@ -256,24 +287,29 @@ class Meter:
     # --- one path ------------------------------------------------------------------------------
 
     def _do(self, key: bytes, value: bytes | None, truth: bytes | None, size: int, now: float) -> None:
-        how, shares = 0, self.shares
+        how, shares, altered, retyped = 0, self.shares, False, False
         if value is not None and truth is not None:
-            shares.alter(now, key)
+            altered = shares.alter(now, key)
             if entry_kind(value) is not entry_kind(truth):
-                shares.retype(now, key)
+                retyped = shares.retype(now, key)
             how = shares.rewrite(now, content_mark(truth), content_mark(value))
+            altered = altered and how != MADE  # who has just made it goes on writing it
         elif value is not None:
             shares.gain(now, content_mark(value))
         elif truth is not None:
             shares.lose(now, content_mark(truth))
             shares.restore(key)  # it is gone, which counts for more than that it was changed before
-        self.pending[key] = value, truth, size, how
+        self.altering.add(altered, now)
+        self.retyping.add(retyped, now)
+        self.pending[key] = value, truth, size, how, (altered, retyped)
         self.waiting_bytes += size
         self.gone += value is None
         self._grow(_room(value) - _room(truth))
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size, how = change
+        value, truth, size, how, (altered, retyped) = change
+        self.altering.take_back(altered)
+        self.retyping.take_back(retyped)
         self.waiting_bytes -= size
         self.gone -= value is None
         self._grow(_room(truth) - _room(value))

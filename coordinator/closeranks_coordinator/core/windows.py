@@ -28,7 +28,7 @@ GENERATIONS = 6  # a window is covered by five; the sixth is being filled
 # as many paths as were rewritten, not made, at about 120 where nobody else holds them: 72 MB.
 REMEMBERED_MAX = 100_000
 # What a changed file's content counts as: nothing, it was made lately, it was moved here.
-_NOTHING, _MADE, _MOVED = range(3)
+_NOTHING, MADE, _MOVED = range(3)
 USUAL_BUCKET_S = 300
 USUAL_BUCKETS = 7 * 86400 // USUAL_BUCKET_S
 
@@ -115,12 +115,15 @@ class Shares:
     def gain(self, now: float, content: int) -> None:
         self._move(now, content, -1)
 
-    def alter(self, now: float, key: bytes) -> None:
+    def alter(self, now: float, key: bytes) -> bool:
+        """A path is other than it was. Whether that is news within the window."""
         newest = self._turn(now)
+        is_news = not any(key in one.altered for one in self._generations)
         if len(newest.altered) < REMEMBERED_MAX:
             newest.altered.add(key)
         else:
             newest.untold[1] += 1
+        return is_news
 
     def rewrite(self, now: float, before: int, after: int) -> int:
         """A file has other content than before. Returns what `take_back` has to know."""
@@ -130,7 +133,7 @@ class Shares:
         if any(one.balance.get(before) < 0 for one in self._generations):
             self.lose(now, before)
             self.gain(now, after)
-            return _MADE
+            return MADE
         if any(one.balance.get(after) > 0 for one in self._generations):
             self.gain(now, after)
             return _MOVED
@@ -140,15 +143,18 @@ class Shares:
         """What `rewrite` did, as it said, is undone."""
         if how != _NOTHING:
             self.lose(now, after)
-        if how == _MADE:
+        if how == MADE:
             self.gain(now, before)
 
-    def retype(self, now: float, key: bytes) -> None:
+    def retype(self, now: float, key: bytes) -> bool:
+        """A path is something else than it was. Whether that is news within the window."""
         newest = self._turn(now)
+        is_news = not any(key in one.retyped for one in self._generations)
         if len(newest.retyped) < REMEMBERED_MAX:
             newest.retyped.add(key)
         else:
             newest.untold[2] += 1
+        return is_news
 
     def restore(self, key: bytes) -> None:
         """This path is again what it was."""

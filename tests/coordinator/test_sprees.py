@@ -1,0 +1,213 @@
+"""What is done to files that are there: how much of a runaway is spread before its hold, and what ordinary work waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from closeranks_coordinator.core.rules import GuardRules
+from closeranks_coordinator.core.sprees import DOUBLINGS_MAX, REST_S, Spree
+from closeranks_proto import messages as wire
+from closeranks_proto.entries import Entry, Kind, encode_entry
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+
+NODES = ("n1", "n2", "n3")
+KEYS = [key_of(f"d{number % 4}/f{number:04}") for number in range(1200)]
+TREE = {key: file_of(number) for number, key in enumerate(KEYS)} | {
+    key_of(f"d{number}"): encode_entry(Entry(Kind.DIRECTORY, mode=0o755)) for number in range(4)
+}
+LINK = encode_entry(Entry(Kind.SYMLINK, 7, target=b"/evil/x"))
+SOON_S = 0.3  # in which a lone change has to be on the others, with all that has to be done for it
+PHP = wire.Hand(4711, "/usr/bin/php", "php index.php", 33, None, "apache2", ("1 systemd",), 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """`each` files in each commit, `count` in all; then a pause, after every `pause_every` commits."""
+
+    each: int
+    pause_s: float
+    count: int = 1200
+    links: bool = False
+
+
+# story, (guard, most that may be spread when it is held)
+RUNAWAYS = {
+    "20 in each commit": (Story(20, 0.02), "changed_share", 0),
+    "256 in each commit": (Story(256, 0.05), "changed_share", 0),
+    "20 a second": (Story(1, 0.05), "changed_share", 1),
+    "5 a second": (Story(1, 0.2), "changed_share", 3),
+    "8 at once, a pause of 0.3 s": (Story(8, 0.3), "changed_share", 16),
+    "8 at once, a pause of 1 s": (Story(8, 1.0), "changed_share", 32),
+    "8 at once, a pause of 4 s": (Story(8, 4.0), "changed_share", 48),
+    "links, 50 a second": (Story(1, 0.02, 40, links=True), "type_changes", 0),
+    "links, 2 a second": (Story(1, 0.5, 40, links=True), "type_changes", 3),
+}
+
+
+def a_world(rules: GuardRules | None = None) -> FakeWorld:
+    volume = volume_config(policy="writers", writers=("n1",), guards=rules or GuardRules())
+    world = FakeWorld(NODES, [volume], {"photos": TREE})
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s, agent.disk_bytes = True, 300.0, (2 * 10**12, 10**12)
+    return world.started()
+
+
+def commit(world: FakeWorld) -> None:
+    world["n1"]._stream("photos", "watch")
+
+
+def truth(world: FakeWorld) -> dict[bytes, bytes]:
+    view = world.fleet.volume_view(world.now(), "photos")
+    assert view is not None
+    assert view.truth_root is not None
+    return dict(world.tree.walk(bytes.fromhex(view.truth_root)))
+
+
+def spread(world: FakeWorld) -> int:
+    """Files of which the others have another version than in the beginning."""
+    changed = [
+        key for key in KEYS if any(world[node].disk["photos"].get(key) != TREE[key] for node in NODES[1:])
+    ]
+    return len(changed)
+
+
+def guards_that_hold(world: FakeWorld) -> list[str]:
+    found = [world.fleet.hold_view(one) for one in world.fleet.hold_ids()]
+    return [one.guard for one in found if one is not None and one.state == "held"]
+
+
+def replace(world: FakeWorld, keys: list[bytes], value: bytes | None = None) -> None:
+    for key in keys:
+        world["n1"].disk["photos"][key] = value or file_of(b"replaced " + key)
+
+
+def play(world: FakeWorld, story: Story) -> None:
+    for start in range(0, story.count, story.each):
+        replace(world, KEYS[start : start + story.each], LINK if story.links else None)
+        commit(world)
+        world.run(story.pause_s)
+        if guards_that_hold(world):
+            return
+
+
+@pytest.mark.parametrize("name", list(RUNAWAYS))
+def test_of_a_runaway_through_a_volume_at_most_a_handful_is_spread(name: str) -> None:
+    story, guard, most = RUNAWAYS[name]
+    world = a_world()
+    play(world, story)
+    assert guards_that_hold(world) == [guard]
+    assert spread(world) <= most
+    before = spread(world)
+    world.run(60.0)
+    assert spread(world) == before, "nothing follows"
+
+
+def test_a_lone_change_is_not_delayed() -> None:
+    world = a_world()
+    for number in range(10):
+        replace(world, [KEYS[number]])
+        commit(world)
+        assert truth(world)[KEYS[number]] != TREE[KEYS[number]], "it is the truth in the step of its commit"
+        world.run(3.0)
+    assert spread(world) == 10
+
+
+@pytest.mark.parametrize("count", [3, 20, 200])
+def test_what_is_saved_together_waits_a_tenth_of_a_second(count: int) -> None:
+    world = a_world()
+    replace(world, KEYS[:count])
+    commit(world)
+    assert truth(world) == TREE
+    assert world.until(lambda: spread(world) == count, SOON_S) >= REST_S * 0.9
+
+
+def test_a_script_that_does_fifty_files_reaches_the_others_when_it_has_ended() -> None:
+    world = a_world()
+    play(world, Story(1, 0.05, 50))
+    world.until(lambda: spread(world) == 50, SOON_S)
+
+
+def test_files_that_are_rewritten_again_and_again_go_on_reaching_the_others() -> None:
+    world = a_world()
+    replace(world, KEYS[:200])
+    commit(world)
+    world.run(1.0)
+    for turn in range(100):
+        value = file_of(f"turn {turn}")
+        replace(world, KEYS[turn : turn + 3], value)
+        commit(world)
+        assert truth(world)[KEYS[turn]] == value
+        world.run(0.1)
+
+
+def test_who_has_just_made_files_may_write_them_again_at_once() -> None:
+    world = a_world()
+    disk = world["n1"].disk["photos"]
+    for turn in range(2):
+        for number in range(100):
+            disk[key_of(f"new{number}")] = file_of(f"{turn} {number}")
+        commit(world)
+        assert truth(world)[key_of("new0")] == file_of(f"{turn} 0")
+        world.run(1.0)
+
+
+def test_the_incident_names_the_hands_of_all_that_is_held() -> None:
+    world = a_world()
+    for start in range(0, 40, 8):
+        replace(world, KEYS[start : start + 8], LINK)
+        world["n1"].hands |= {("photos", key): PHP for key in KEYS[start : start + 8]}
+        commit(world)
+        world.run(0.05)
+    world.run(12.0)
+    (hold,) = (world.fleet.hold_view(one) for one in world.fleet.hold_ids())
+    assert hold is not None
+    assert (hold.guard, hold.paths, [one.files for one in hold.writers]) == ("type_changes", 40, [40])
+    (incident,) = world.incidents("runaway")
+    (writer,) = incident.writers
+    assert "40 files" in writer
+
+
+# --- the rule itself ------------------------------------------------------------------------------
+
+
+def ask(spree: Spree, now: float, count: int, changed_at: float, pace: float = 1.0) -> float | None:
+    return spree.due(now, count, pace, changed_at, 5.0, 600.0)
+
+
+def test_who_keeps_to_the_pace_never_waits() -> None:
+    spree = Spree()
+    assert [ask(spree, 1.01 * number, number, 1.01 * number) for number in range(1, 1000)] == [None] * 999
+
+
+def test_each_rest_is_twice_the_one_before_until_it_is_paid() -> None:
+    spree, now, rests = Spree(), 100.0, list[float]()
+    for number in range(10):
+        due = ask(spree, now, 10 * number + 10, now)
+        assert due is not None
+        rests.append(round(due - now, 3))
+        assert ask(spree, due, 10 * number + 10, now) is None
+        now = due
+    assert rests == [min(5.0, REST_S * 2**number) for number in range(10)]
+    assert ask(spree, now + 1000.0, 101, now + 1000.0) is None, "all was paid"
+
+
+def test_a_debt_is_paid_by_time() -> None:
+    spree = Spree()
+    assert ask(spree, 10.0, 4, 10.0, pace=100.0) == pytest.approx(10.04)
+    assert ask(spree, 10.04, 4, 10.0, pace=100.0) is None
+
+
+def test_whoever_owes_for_a_whole_window_is_let_through_at_last() -> None:
+    spree, now = Spree(), 0.0
+    while ask(spree, now, int(2 * now) + 10, now) is not None:
+        now += 0.05
+    assert now == pytest.approx(600.0, abs=0.1)
+
+
+def test_what_is_undone_is_no_debt() -> None:
+    spree = Spree()
+    assert ask(spree, 0.0, 50, 0.0) is not None
+    assert ask(spree, 0.01, 1, 0.0) is None
+    assert DOUBLINGS_MAX >= 6, "so many doublings reach observe_s"
