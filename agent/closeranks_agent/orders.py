@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import CloseranksError, UserError
 
+from .chunks.reach import Reach
 from .converge.converger import Converger
 
 if TYPE_CHECKING:
@@ -240,8 +241,14 @@ class Orders:
                 lambda: agent.state.membership_term,
                 lambda: agent.state.open_incidents,
                 budget=agent.speed.receive,
+                reach=Reach(agent.link.notify),
             )
         return self._convergers[name]
+
+    def unreached(self, volume: str) -> tuple[wire.Unreached, ...]:
+        """Peers that did not answer when this volume asked them for chunks. Any thread."""
+        found = self._convergers.get(volume)
+        return () if found is None else found.reach.told(self._agent.members())
 
     async def trash(self, order: wire.TrashList | wire.TrashRestore) -> None:
         """Answer about the trash. Whatever goes wrong is told in words."""

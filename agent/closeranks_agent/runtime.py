@@ -14,6 +14,7 @@ import time
 from collections.abc import Coroutine, Mapping
 
 import aiohttp
+import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.changes import changes, told
@@ -200,7 +201,10 @@ class Agent:
         return self._volumes.scrubbers()
 
     def status(self, name: str) -> wire.VolumeStatus | None:
-        return self._volumes.status(name)
+        status = self._volumes.status(name)
+        return (
+            None if status is None else msgspec.structs.replace(status, unreached=self.orders.unreached(name))
+        )
 
     def disk(self, name: str) -> tuple[int, int] | None:
         """(total, free) bytes of the filesystem that holds a volume ("": our state); None while not known."""

@@ -218,6 +218,14 @@ class Unreadable(Worded, frozen=True):
     detail: Text
 
 
+class Unreached(Worded, frozen=True):
+    """A peer from which this node has to fetch chunks and whose server does not answer it; `detail` says how."""
+
+    node: Text
+    address: Text
+    detail: Text
+
+
 class VolumeBeat(Message, frozen=True):
     """A volume at rest: the last commit made, and the age of the last complete scan's start.
 

@@ -1,10 +1,10 @@
-"""What is said of a node's disks where nobody is held for them."""
+"""What is said of a node's disks, and of its roads to others, where nobody is held for them."""
 
 from __future__ import annotations
 
 from closeranks_coordinator.core.shapes import CareView
 from closeranks_proto import messages as wire
-from fakeworld import FakeWorld, volume_config
+from fakeworld import FakeWorld, file_of, volume_config
 
 GB = 10**9
 NODES = ("n1", "n2", "n3")
@@ -70,3 +70,34 @@ def test_how_much_of_a_disk_is_trash_is_shown_with_it() -> None:
     stored = replica.world.fleet._world.nodes["n2"].volume("photos")
     stored.status = wire.VolumeStatus("photos", None, 5, 5, 0, (), 0, 10 * GB, 5 * GB, 5)
     assert [(one.volume, one.trash_bytes) for one in replica.view.disk] == [("photos", 2 * GB)]
+
+
+REFUSED = wire.Unreached("n1", "10.0.0.1:7342", "connection refused")
+SILENT = wire.Unreached("n3", "10.0.0.3:7342", "no answer within 5 s")
+
+
+def says_of_roads(replica: Replica, *unreached: wire.Unreached) -> tuple[CareView, ...]:
+    status = wire.VolumeStatus("photos", None, 5, 5, 0, (), 0, 10 * GB, 5 * GB, 5, unreached=unreached)
+    replica.world["n2"]._say(status)
+    return replica.view.cares
+
+
+def test_a_node_that_reaches_nobody_says_whom_and_what_to_do_while_it_lacks_something() -> None:
+    replica = Replica()
+    world = replica.world
+    assert says_of_roads(replica, REFUSED, SILENT) == (), "it lacks nothing"
+    world["n2"].deaf = world["n2"].pushes_fail = True
+    world["n1"].put("photos", "new", file_of("new", 1000))
+    world.run(3.0)
+    (care,) = says_of_roads(replica, REFUSED, SILENT)
+    assert care.text == (
+        "n2 can not reach n1 at 10.0.0.1:7342 (connection refused) and n3 at 10.0.0.3:7342 (no answer within 5 s), "
+        "though the coordinator can. Contents of files travel between the nodes: nobody else has it, so n2 stays "
+        "behind on photos."
+    )
+    assert "firewall of n1" in care.next
+    assert "`advertise`" in care.next
+    assert "curl http://10.0.0.1:7342/" in care.next
+    (care,) = says_of_roads(replica, REFUSED)
+    assert "where no other node can give it, n2 stays behind on photos" in care.text
+    assert says_of_roads(replica) == ()

@@ -146,7 +146,7 @@ def test_changing_most_of_a_volume_is_held(make_fleet: MakeFleet) -> None:
     _hold(fleet)
     time.sleep(1)  # time for the rest to slip through, which must not
     found = fleet.compare(nodes=["node-02", "node-03"])
-    assert max(len(each) for each in found.values()) <= 3, "its first, and one that looked like a pause"
+    assert max(len(each) for each in found.values()) <= 9, "one, and a handful that looked like an end"
 
 
 def test_making_links_of_files_is_held(make_fleet: MakeFleet) -> None:

@@ -30,6 +30,7 @@ from closeranks_proto.messages import Member
 from ..speed import Bucket
 from .inflow import PACE_BYTES_S, Buffers, Inflow, PeerFailed
 from .peers import Peer, Peers
+from .reach import Reach, why_missed
 from .straight import Answer, Connections
 from .wire import NODE_HEADER, PATH, TERM_HEADER, ChunkName, ChunkRequest, Status, encode_request
 
@@ -101,12 +102,14 @@ class Fetcher:
         patience_s: float = PATIENCE_S,
         peers: Peers | None = None,
         budget: Bucket | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        """`peers`, if given, are the sources with what was learnt of them earlier."""
+        """`peers`, if given, are the sources with what was learnt of them earlier. `reach` is told who answers."""
         self._volume, self._digest, self._chunk_bytes = volume, digest, chunk_bytes
         self._self_name = self_name
         self._peers = peers or Peers(sources, self_name, members, random.Random())
         self._budget = budget or Bucket()
+        self._reach = reach or Reach()
         self._term = term
         self._http = http
         self._received = received
@@ -249,21 +252,28 @@ class Fetcher:
     async def _stream(self, peer: Peer, items: list[_Item]) -> None:
         open_items = dict(enumerate(items))
         started = self._now()
-        moved = 0
+        moved, has_answered, address = 0, False, peer.address
 
         def count(length: int) -> None:
             nonlocal moved
             moved += length
             self._received(length)
 
+        def answered() -> None:
+            nonlocal has_answered
+            has_answered = True
+            self._reach.answered(peer.name)
+
         try:
-            denied = await self._request(peer, items, open_items, count)
+            denied = await self._request(peer, items, open_items, count, answered)
             self._peers.served(peer, moved, self._now() - started)
             self._peers.denied(peer, self._now(), denied / len(items))
         except PeerFailed as failure:
             self._note_failure(peer, str(failure), failure.busy_s)
         except _PEERS_FAULT as error:
             self._note_failure(peer, str(error) or type(error).__name__, 0.0)
+            if not has_answered:
+                self._reach.missed(peer.name, address, why_missed(error, CONNECT_TIMEOUT_S))
         finally:
             peer.streams -= 1
             # What was not answered is asked again, of whoever is free: first in the queue.
@@ -277,7 +287,12 @@ class Fetcher:
         self._peers.failed(peer, self._now(), text)
 
     async def _request(
-        self, peer: Peer, items: list[_Item], open_items: dict[int, _Item], count: Callable[[int], None]
+        self,
+        peer: Peer,
+        items: list[_Item],
+        open_items: dict[int, _Item],
+        count: Callable[[int], None],
+        answered: Callable[[], None],
     ) -> int:
         """How many chunks the peer did not have."""
         names = tuple(ChunkName(one.want.key, one.want.index, one.want.digest) for one in items)
@@ -288,6 +303,7 @@ class Fetcher:
             asyncio.timeout(CONNECT_TIMEOUT_S + 2 * self._timeout_s) as opening,
             self._asked(peer.address, headers, body, items) as (status, content),
         ):
+            answered()
             if status != 200:
                 raise PeerFailed(await _refusal(status, content), 1.0 if status == 503 else 0.0)
             opening.reschedule(None)

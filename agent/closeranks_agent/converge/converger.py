@@ -34,6 +34,7 @@ from closeranks_proto.messages import (
     VerifyResult,
 )
 
+from ..chunks.reach import Reach
 from ..disk.volume import Volume
 from ..speed import Bucket
 from .athand import WINDOW, local_content, rules_of, windows
@@ -72,6 +73,7 @@ class Converger:
         open_incidents: Callable[[], Collection[str]] = tuple,
         window: int = WINDOW,
         budget: Bucket | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.volume = volume
         self.self_name = self_name
@@ -81,6 +83,7 @@ class Converger:
         self.trash = Trash(volume)
         self.proved = Proved(volume.algorithm)
         self.budget = budget  # of bytes received, shared with all volumes
+        self.reach = reach or Reach()
         self.want: Want = want
         self.lock = asyncio.Lock()
         self._pusher = Pusher(self)

@@ -341,6 +341,7 @@ class Pusher:
             patience_s=PATIENCE_S,
             peers=self._peers,
             budget=owner.budget,
+            reach=owner.reach,
         )
 
     # --- the bench -------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class Rounds:
                 self._owner.http,
                 self._tally.received,
                 budget=self._owner.budget,
+                reach=self._owner.reach,
             )
         )
         self._stage_room = stage.room

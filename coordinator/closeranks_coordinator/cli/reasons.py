@@ -129,6 +129,11 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             return [*look, f"on {name}: put right what is said above; it goes on by itself then"]
         case "resyncing" | "verifying" | "joining":
             return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]
+        case "lagging" if node.cares:
+            return [
+                *look,
+                f"put right what is said of it (closeranks nodes {name}); it goes on by itself then",
+            ]
         case "lagging":
             return [*look, f"wait; if it does not catch up: closeranks resync {name}"]
         case "unreachable" if node.connected:

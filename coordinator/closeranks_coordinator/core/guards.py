@@ -150,7 +150,7 @@ def _has_lost_enough(world: World, volume: Volume, node: Node, meter: Meter) -> 
 
 
 def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
-    """Whether no more files are getting another content, or becoming something else, than may be spread: see `sprees`."""
+    """Whether no more files get another content, or become something else, than may be spread: see `sprees`."""
     rules, now = volume.config.guards, world.now.mono
     least = max(rules.share_min_paths, rules.changed_share * meter.shares.entries(now))
     found: list[float] = []

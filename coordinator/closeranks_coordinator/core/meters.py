@@ -32,7 +32,7 @@ RUSH_S = 0.1  # the least that two paces of a rush are taken over
 RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
-# value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), and of which `Sprees` it is
+# value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), of which sprees it is
 Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool]]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 

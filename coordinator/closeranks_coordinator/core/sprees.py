@@ -2,13 +2,14 @@
 
 *Intuition.* A program that replaces every file of a volume begins with one. So each changed path is a debt, and time
 pays it, as slowly as could never trip its guard: the share that a guard of shares allows, over its whole window. Below
-that pace nobody owes anything. Above it nothing is spread until the writer rests or what he owes is paid; if he goes on,
-a guard holds all of it.
+that pace nobody owes anything. Above it nothing is spread until the writer rests or what he owes is paid; if he goes
+on, a guard holds all of it.
 
 *A lone change* is spread at once: the first path is free, while nothing was spread on credit lately. *Rest.* What
-is followed by nothing for REST_S is let through on credit. Who begins again before that would have been paid has to rest
-twice as long, then four times, `observe_s` at most: three files that are saved together wait a tenth of a second, and a
-program that does one after another, each after a pause that looked like an end, has spread a handful.
+is followed by nothing for a while is let through on credit: HANDFUL_REST_S where it is a handful, as when three files
+are saved together; else REST_S, for an agent rests as long between its looks. Who begins again before that would have
+been paid has to rest twice REST_S, then four times, `observe_s` at most: a program that does one file after another,
+each after a pause that looked like an end, has spread a handful.
 
 *An end.* Whoever owes something for a whole window, and no guard has tripped, is let through: it was undone meanwhile.
 
@@ -16,7 +17,7 @@ New files are no spree (a burst of them is observed, see `guards`), nor are file
 are written again. A path counts once in a window, however often it changes: a database never waits.
 
 Rejected: a number of changes that is free in each second (at 20 files/s most of a volume had gone by when its half was
-reached), and the same rest for all (ten files a second were an end each time).
+reached), and a tenth of a second for all (a busy machine commits a burst in pieces that are further apart).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-REST_S = 0.1
+HANDFUL = 8
+HANDFUL_REST_S = 0.1
+REST_S = 0.5
 DOUBLINGS_MAX = 10
 
 
@@ -55,7 +58,9 @@ class Spree:
         if owed <= (0 if self.credits else self.free):
             return None
         paid_at = now + owed / pace if pace > 0 else inf
-        rested_at = changed_at + min(rest_max_s, REST_S * (1 << self.credits))
+        is_handful = not self.credits and count - self.base <= HANDFUL * self.free
+        rest_s = HANDFUL_REST_S if is_handful else REST_S * (1 << self.credits)
+        rested_at = changed_at + min(rest_max_s, rest_s)
         ends_at = self.began + window_s
         if now >= min(rested_at, ends_at):
             self.credits = min(DOUBLINGS_MAX, self.credits + 1)

@@ -87,7 +87,7 @@ def node_view(world: World, node: Node, down: Callable[[], frozenset[str]] | Non
         _waiting(world, node),
         _is_in_service(world, node, down),
         _wants_room(world, node),
-        tuple(cares.disks(world, node)),
+        (*cares.disks(world, node), *cares.roads(world, node)),
     )  # fmt: skip
 
 
