@@ -7,14 +7,16 @@ differ in nothing but how much it is, how fast, and for how long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
-from closeranks_agent.hands.activity import Activity
+from closeranks_agent.hands.activity import STEP_S, Activity
 from closeranks_agent.hands.disks import FORESEEN_MAX_S, Series
+from closeranks_agent.watch.flood import Flood
+from closeranks_agent.watch.storm import SAMPLE_EVERY_S, SAMPLE_S
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
 from closeranks_coordinator.core.windows import USUAL_BUCKET_S
@@ -96,7 +98,14 @@ def play(
 
     `look_s`: how often it looks at its disk; on a machine that has too much to do that is more than a second.
     """
-    guards = rules or GuardRules(warm_up_s=0.0)
+    world, disk, activity = _begun(total, free, rules or GuardRules(warm_up_s=0.0), usual_bytes, look_s)
+    world.run(before_s)
+    return _follow(world, list(story), disk, activity)
+
+
+def _begun(
+    total: int, free: int, guards: GuardRules, usual_bytes: int = 0, look_s: float = LOOK_S
+) -> tuple[FakeWorld, _Disk, Activity]:
     world = FakeWorld(
         ("n1", "n2", "n3"),
         [volume_config(policy="writers", writers=("n1",), guards=guards)],
@@ -122,8 +131,47 @@ def play(
         world.later(look_s, look)
 
     look()
-    world.run(before_s)
-    return _follow(world, list(story), disk, activity)
+    return world, disk, activity
+
+
+class _Flood(Flood):
+    """Whose files are as long as a story says."""
+
+    size = 0
+
+    def _mean(self, keys: Sequence[bytes]) -> float:
+        return self.size
+
+
+def flood(
+    size: int, bytes_s: int, total: int, free: int, beside_bytes_s: int = 0, for_s: float = 8.0
+) -> Told:
+    """Files of this size, so many that the agent only listens in samples: nothing is committed, most is not seen.
+
+    `beside_bytes_s`: what somebody else writes on that disk meanwhile.
+    """
+    world, disk, activity = _begun(total, free, GuardRules())
+    world.run(BEFORE_S)
+    node, told, began = world["n1"], Told(), world.mono
+    node.storm = True
+    node._status("photos")
+    volume = SimpleNamespace(name="photos", taken=SimpleNamespace(bytes=0))
+    one = _Flood(cast(Any, volume), cast(Any, activity), lambda: world.mono, lambda: (1, disk.free))
+    one.size = size
+    activity.pending("photos", 1)
+    one.begin([b"a name"])
+    sample_due = began + SAMPLE_EVERY_S
+    while told.held_s is None and world.mono < began + for_s:
+        world.run(STEP_S)
+        told.written += int(bytes_s * STEP_S)
+        disk.free -= int((bytes_s + beside_bytes_s) * STEP_S)
+        if world.mono >= sample_due:
+            sample_due += SAMPLE_EVERY_S
+            one.sampled([b"a name"], int(bytes_s / size * SAMPLE_S), SAMPLE_S)
+        one.look()
+        _hurry(world, activity, node._say)
+        _look(world, {}, told, began)
+    return told
 
 
 @dataclass(slots=True)

@@ -35,9 +35,13 @@ class Notes:
 
     told: list[tuple[str, int, int, Hand | None]] = field(default_factory=list)
     most_pending: int = 0
+    ahead_bytes: int = 0
 
     def note(self, volume: str, files: int, size_bytes: int, hand: Hand | None = None) -> None:
         self.told.append((volume, files, size_bytes, hand))
+
+    def ahead(self, volume: str, size_bytes: int) -> None:
+        self.ahead_bytes += size_bytes
 
     def pending(self, volume: str, paths: int) -> None:
         self.most_pending = max(self.most_pending, paths)

@@ -282,6 +282,23 @@ with open("d/log", "ab", buffering=0) as file:
         assert any(hand.pid == writer.pid for hand in noted)
         assert watched.notes.most_pending > 0
 
+    def test_how_much_is_written_in_one_is_told_while_it_lasts(
+        self, tree_dir: Path, watched: WatchedVolume, weather: Weather, expected_root: Expected
+    ) -> None:
+        weather.rise(watched, tree_dir)
+        script = "n = 0\nwhile True:\n open(f'd/{n}', 'wb').write(bytes(65536)); n += 1"
+        writer = python(tree_dir, script)
+        try:
+            until(lambda: watched.notes.ahead_bytes > 10_000_000)
+        finally:
+            writer.kill()
+            writer.wait()
+        written = sum(path.stat().st_size for path in (tree_dir / "d").iterdir() if path.is_file())
+        assert watched.notes.ahead_bytes <= 1.2 * written + 10_000_000, "the disk is others', too"
+        weather.fall(watched)
+        watched.settle()
+        assert watched.volume.root == expected_root(watched.volume)
+
     def test_a_root_that_was_moved_in_one_ends_the_watcher(
         self, tree_dir: Path, watched: WatchedVolume, weather: Weather
     ) -> None:

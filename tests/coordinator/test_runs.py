@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from brake_stories import GB, MB, Write, bursts, files, over, play, receive
+from brake_stories import GB, MB, Write, bursts, files, flood, over, play, receive
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.runs import Run
 
@@ -63,6 +63,14 @@ PAGE_CACHE = {
     "files of 10 MB at 2 GB/s": (files(10 * MB, 0.005, 400), (24 * GB, 23 * GB), 2_400 * MB),
     "at 5 GB/s, 40 GB": (files(125 * MB, 0.025, 80), (40 * GB, 38 * GB), 2_600 * MB),
 }
+# In a storm of small files, of which only samples are seen: size, bytes a second, (disk, free), written when held.
+FLOODS = {
+    "64 KB at 0.9 GB/s, 19 GB": (65_536, 900 * MB, MIDDLE, 2_000 * MB),
+    "64 KB at 2 GB/s, 19 GB": (65_536, 2 * GB, MIDDLE, 2_000 * MB),
+    "256 KB at 2 GB/s, 24 GB": (262_144, 2 * GB, (24 * GB, 23 * GB), 2_400 * MB),
+    "256 KB at 4 GB/s, 400 GB": (262_144, 4 * GB, (400 * GB, 300 * GB), 2_600 * MB),
+}
+
 # Copies that fit: below what a runaway may write, however fast. Waits at most so many seconds.
 COPIED = {
     "one file of 1.9 GB that is moved in": (files(1900 * MB, 1, 1), (24 * GB, 23 * GB), 6),
@@ -121,6 +129,18 @@ def test_what_a_page_cache_takes_is_held_before_a_tenth_of_the_disk_is_written(n
     told = play(story, total, free, GuardRules())
     assert (told.guard, told.spread) == ("write_rate", 0), told
     assert told.written <= most, told
+
+
+@of(FLOODS)
+def test_a_flood_of_small_files_is_held_before_a_tenth_of_the_disk_is_written(name: str) -> None:
+    size, bytes_s, (total, free), most = FLOODS[name]
+    told = flood(size, bytes_s, total, free)
+    assert (told.held_s is not None, told.written <= most, told.spread) == (True, True, 0), told
+
+
+def test_what_somebody_writes_beside_a_flood_of_tiny_files_is_not_counted_as_theirs() -> None:
+    told = flood(1000, 20 * MB, 400 * GB, 300 * GB, beside_bytes_s=500 * MB)
+    assert told.held_s is None, told
 
 
 @of(COPIED)

@@ -64,6 +64,8 @@ class _Volume:
     fresh_files: int = 0
     fresh_bytes: int = 0
     pending: int = 0
+    ahead: int = 0  # bytes that were told of and that a scan has still to find
+    ahead_at: float = 0.0  # when the last of them were
 
     def add(self, now: float, files: int, size: int) -> None:
         second = int(now)
@@ -140,9 +142,19 @@ class Activity:
 
         Files that were read and found the same were not written; of the rest, each counts with the mean size.
         """
+        with self._lock:
+            known = self._volume(volume)
+            ahead = known.ahead
+            size = int(report.hashed_bytes * min(1.0, report.changed / max(1, report.hashed_files)))
+            known.ahead = 0 if report.started_mono >= known.ahead_at else max(0, ahead - size)
         if report.changed:
-            share = min(1.0, report.changed / max(1, report.hashed_files))
-            self.note(volume, report.changed, int(report.hashed_bytes * share))
+            self.note(volume, report.changed, size - ahead)
+
+    def ahead(self, volume: str, size_bytes: int) -> None:
+        """See `Written`."""
+        with self._lock:
+            known = self._volume(volume)
+            known.ahead, known.ahead_at = known.ahead + size_bytes, self._clock()
 
     def pending(self, volume: str, paths: int) -> None:
         """See `Written`."""

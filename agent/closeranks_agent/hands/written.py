@@ -22,3 +22,6 @@ class Written(Protocol):
 
     def pending(self, volume: str, paths: int) -> None:
         """So many paths have changed and are not committed yet."""
+
+    def ahead(self, volume: str, size_bytes: int) -> None:
+        """So many of the bytes of a note are found by a scan later, which shall not tell of them again."""

@@ -25,6 +25,7 @@ from ..disk.volume import Volume
 from ..hands.written import Written
 from .dirty import Dirty
 from .events import Event, Lost, What
+from .flood import ASKED_MAX, Flood
 from .source import Source
 from .storm import CALM_S, SAMPLE_S, Storm
 
@@ -51,8 +52,9 @@ class Sampling:
         self.lasts = False  # from the beginning of a storm to the end of the scan behind it
         self.scan_asked = False
         self._volume, self._source, self._written = volume, source, written
-        self._storm = Storm()
-        self._weight = 0
+        self._storm, self._flood = Storm(), Flood(volume, written)
+        self._weight = self._names = 0
+        self._some: list[bytes] = []  # of the names of a sample
         self._over = False  # the budget is overdrawn
         self._ended = False
         self._seen: dict[bytes, tuple[Hand | None, bool]] = {}
@@ -104,14 +106,19 @@ class Sampling:
         self._over = False
         self._storm.begin(now, self._volume.settings.scan_interval_s)
         self.lasts, self.scan_asked = True, False
+        self._names, self._some = 0, []
         self.keep(dirty, "")
+        self._flood.begin(self._some)
         self._volume.storms(True)
         log.info("%s: %s", self._volume.name, SHOWN)
 
     def keep(self, dirty: Dirty, detail: str = SAMPLED) -> int:
         """What was heard of is left to scans; how many paths that were. With `detail`, their hands are told with it."""
         files: Counter[Hand] = Counter()
-        for key, hand, tree in dirty.known():
+        known = dirty.known()
+        self._names += len(known)
+        self._some = [*self._some, *(key for key, _, tree in known[-ASKED_MAX:] if not tree)][-ASKED_MAX:]
+        for key, hand, tree in known:
             if hand is not None and detail:
                 hand = self._mark(hand, detail)
                 files[hand] += 1
@@ -135,7 +142,8 @@ class Sampling:
 
     def sample(self, read: Callable[[], int], dirty: Dirty) -> bool:
         """Listen for a moment; whether it is calm: then the mark stays, and `end` follows. Raises SourceBroken."""
-        self._weight = names = 0
+        self._weight = self._names = names = 0
+        self._some = []
         self._source.resume()
         began = time.monotonic()
         for seconds in (SAMPLE_S, CALM_S):
@@ -148,7 +156,9 @@ class Sampling:
             if not self._storm.is_calm(self._weight, took):
                 self._source.pause()
                 self._storm.sampled(names, took, time.monotonic())
+                self._flood.sampled(self._some, self._names, took)
                 return False
+        self._flood.sampled(self._some, self._names, took)
         return True
 
     def end(self, now: float) -> None:
@@ -156,6 +166,10 @@ class Sampling:
         self._storm.end(now)
         self._ended = True
         log.info("%s: no more than usual is being written: watched as before", self._volume.name)
+
+    def look(self) -> None:
+        """Tell how much is being written."""
+        self._flood.look()
 
     def wants_scan(self, now: float) -> bool:
         return not self.scan_asked and now >= self._storm.scan_due

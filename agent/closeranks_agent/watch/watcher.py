@@ -237,7 +237,10 @@ class Watcher:
         self._begin_look(time.monotonic())
         if now >= self._growth_due:
             self._growth_due = now + GROWTH_EVERY_S
-            self._growth.look(self._dirty)
+            if self._sampling.active:
+                self._sampling.look()
+            else:
+                self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
             self.volume.versions.forget()
         if now >= self._mute_due and (count or len(self._muted)) and not self._sampling.active:
@@ -262,7 +265,7 @@ class Watcher:
     def _timeout_ms(self) -> float:
         now = time.monotonic()
         if self._sampling.active:
-            return max(0.0, (self._sampling.due - now) * 1000)
+            return max(0.0, (min(self._sampling.due, self._growth_due) - now) * 1000)
         due = [now + IDLE_S]
         if self._looking is None:
             found = self._dirty.due()
