@@ -656,6 +656,20 @@ def test_what_a_map_stored_before_a_storm_took_the_mark_away_is_found_by_its_sca
     assert volume.root == expected_root(volume)
 
 
+def test_what_a_storms_scan_reads_once_more_is_not_said_to_be_written(tree_dir: Path, volume: Volume) -> None:
+    """A long file beside many short ones that are new made each of them as long, for the brake."""
+    (tree_dir / "long").write_bytes(bytes(1_000_000))
+    tick()
+    look(volume, (b"", b"long"))
+    (tree_dir / "short").write_bytes(b"short")
+    tick()
+    volume.storms(True)
+    report = volume.scan()
+    assert report.changed == 1
+    assert report.hashed_bytes > 1_000_000
+    assert report.written_bytes == len(b"short")
+
+
 def test_what_a_map_stores_behind_a_storms_reading_and_closes_at_once_is_no_rest(
     tree_dir: Path, volume: Volume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -312,6 +312,9 @@ class Comparison:
         """Whether the file is done with: steady and settled."""
         self.findings.hashed_files += 1
         self.findings.hashed_bytes += reading.bytes
+        if row is not None and self._is_content(row.value, reading.record.value):
+            self.findings.same_files += 1
+            self.findings.same_bytes += reading.bytes
         if not reading.steady:
             self._unsteady.append(reading)
             return False

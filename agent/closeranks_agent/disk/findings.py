@@ -24,6 +24,8 @@ class Findings:
     directories_compared: int = 0
     hashed_files: int = 0
     hashed_bytes: int = 0
+    same_files: int = 0  # of those: they held what they had held
+    same_bytes: int = 0
     ignored: int = 0
     hard_links: int = 0
     errors: list[Unreadable] = field(default_factory=list)
@@ -68,4 +70,6 @@ class Findings:
             self.left_out_count,
             self.busy,
             problem,
+            self.same_files,
+            self.same_bytes,
         )

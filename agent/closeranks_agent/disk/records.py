@@ -62,6 +62,14 @@ class ScanReport:
     unreadable_count: int = 0
     busy: frozenset[bytes] = field(default_factory=frozenset)
     problem: Problem | None = None
+    same_files: int = 0  # of the hashed ones: they held what they had held
+    same_bytes: int = 0
+
+    @property
+    def written_bytes(self) -> int:
+        """About as much as was written: each file that changed counts with the mean size of those that hold others."""
+        share = min(1.0, self.changed / max(1, self.hashed_files - self.same_files))
+        return int((self.hashed_bytes - self.same_bytes) * share)
 
 
 class VolumeGone(CloseranksError):

@@ -145,7 +145,7 @@ class Activity:
         with self._lock:
             known = self._volume(volume)
             ahead = known.ahead
-            size = int(report.hashed_bytes * min(1.0, report.changed / max(1, report.hashed_files)))
+            size = report.written_bytes
             known.ahead = 0 if report.started_mono >= known.ahead_at else max(0, ahead - size)
         if report.changed:
             self.note(volume, report.changed, size - ahead)
