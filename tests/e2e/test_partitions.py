@@ -78,3 +78,26 @@ def test_a_wire_that_comes_and_goes_loses_nothing(make_fleet: MakeFleet) -> None
         fleet.wait_equal(fleet[0], timeout_s=60)
         assert fleet.accused() == set()
         fleet.stop()
+
+
+def test_a_node_that_reaches_only_the_coordinator_says_whom_it_can_not_reach(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(nodes=3, volumes=[replicated("node-01")])
+    with Network(fleet) as network:
+        fleet.start()
+        fleet.wait_in_rank()
+        network.part(fleet[2], [fleet[0], fleet[1]])
+        (fleet[0].path() / "video.bin").write_bytes(os.urandom(3_000_000))
+        text = fleet.wait(
+            "node-03 says that it reaches nobody",
+            lambda: next(iter(fleet.api.node("node-03")["cares"]), {"text": ""})["text"],
+            lambda text: "node-01 at" in text and "node-02 at" in text,
+            timeout_s=60,
+        )
+        assert "node-03 can not reach node-01 at" in text
+        assert "no route to host" in text
+        assert fleet.api.node("node-02")["cares"] == []
+        network.part(fleet[2], [fleet[0], fleet[1]], mended=True)
+        fleet.wait_equal(fleet[0], timeout_s=60)
+        assert fleet.api.node("node-03")["cares"] == []
+        assert fleet.accused() == set()
+        fleet.stop()

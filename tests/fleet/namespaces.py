@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from types import TracebackType
 
 from fleet.local import Fleet, Node
@@ -56,6 +57,12 @@ class Network:
 
     def mend(self, node: Node) -> None:
         _ip("link", "set", self._wire(node), "up")
+
+    def part(self, node: Node, others: Iterable[Node], mended: bool = False) -> None:
+        """This node has no road to the others; to the coordinator it has."""
+        space = self._spaces[list(self._fleet.nodes).index(node.name)]
+        for other in others:
+            _ip("-n", space, "route", "del" if mended else "add", "unreachable", f"{other.host}/32")
 
     def _wire(self, node: Node) -> str:
         return f"crv{self._id}-{list(self._fleet.nodes).index(node.name)}"
