@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -240,8 +241,9 @@ def test_a_manifest_brings_its_settings(
 
 @pytest.mark.parametrize(
     "words",
-    [["--track", "mode,owner"], ["--digest", "blake3"], ["--chunk-bytes", "2097152"], ["--ignore", "*.x"]],
-)
+    [["--track", "mode,owner"], ["--digest", "blake3"], ["--chunk-bytes", "2097152"],
+     ["--ignore", "*.x", "--ignore", "a b/"]],
+)  # fmt: skip
 def test_a_manifest_refuses_settings_that_it_was_not_made_by(
     tmp_path: Path, run: Callable[..., Said], words: list[str]
 ) -> None:
@@ -249,8 +251,10 @@ def test_a_manifest_refuses_settings_that_it_was_not_made_by(
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/f").write_bytes(b"x")
     run("hash", tmp_path / "tree", "--manifest", tmp_path / "m")
-    with pytest.raises(UserError, match=rf"{words[0]}: .*/m was made by"):
+    with pytest.raises(UserError, match=rf"{words[0]}: .*/m was made by") as refused:
         run("compare", tmp_path / "m", tmp_path / "tree", *words)
+    printed = str(refused.value).partition("anew: ")[2]
+    assert shlex.split(printed) == ["closeranks", "hash", "--manifest", "FILE", *words, "PATH"], "for a shell"
     assert run("compare", tmp_path / "m", tmp_path / "tree", "--track", "mode")[0] == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from closeranks_proto.digests import algorithm_named
@@ -31,17 +32,17 @@ def refuse_others(args: argparse.Namespace, how: How, manifest: str) -> None:
     """
     given = how_of(args)
     options = (
-        ("--digest", args.digest, given.algorithm.name, how.algorithm.name),
-        ("--chunk-bytes", args.chunk_bytes, str(given.chunk_bytes), str(how.chunk_bytes)),
-        ("--track", args.track, ",".join(sorted(given.track)), ",".join(sorted(how.track))),
-        ("--ignore", args.ignore, " ".join(given.ignore), " ".join(how.ignore)),
+        ("--digest", args.digest, (given.algorithm.name,), (how.algorithm.name,)),
+        ("--chunk-bytes", args.chunk_bytes, (str(given.chunk_bytes),), (str(how.chunk_bytes),)),
+        ("--track", args.track, (",".join(sorted(given.track)),), (",".join(sorted(how.track)),)),
+        ("--ignore", args.ignore, given.ignore, how.ignore),
     )
     for option, asked, wanted, made in options:
         if asked is not None and wanted != made:
+            again = " ".join(f"{option} {shlex.quote(one)}" for one in wanted)
             raise UserError(
-                f"{option}: {manifest} was made by {option} {made or '(none)'}, which is what can be compared; leave "
-                f"{option} out, or make the manifest anew: closeranks hash --manifest FILE {option} "
-                f"{wanted or '...'} PATH"
+                f"{option}: {manifest} was made by {option} {' '.join(made) or '(none)'}, which is what can be compared; "
+                f"leave {option} out, or make the manifest anew: closeranks hash --manifest FILE {again} PATH"
             )
 
 
