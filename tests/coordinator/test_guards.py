@@ -377,6 +377,26 @@ def test_many_files_are_unusual_as_many_bytes_are() -> None:
     assert "n1 changed " in the_hold(world).reason
 
 
+@pytest.mark.parametrize(("each_second", "at_last", "is_held"), [(20, 800, False), (300, 300, True)])
+def test_what_a_scan_finds_at_once_is_no_pace(each_second: int, at_last: int, is_held: bool) -> None:
+    """A big archive that was unpacked within what is allowed, found by the scan behind its storm."""
+    world = writing(rules=replace(WARM, rate_min_files=2000, observe_files_s=10))
+    for second in range(5):
+        for number in range(each_second):
+            world["n1"].disk["photos"][key_of(f"d2/{second}-{number}")] = file_of(number)
+        commit(world, "n1")
+        world.run(1.0)
+    for number in range(at_last):
+        world["n1"].disk["photos"][key_of(f"d2/found-{number}")] = file_of(number)
+    commit(world, "n1")
+    world.run(3.0)
+    assert bool(held(world)) is is_held
+    if is_held:
+        assert "at a pace that passes what is allowed within seconds; its usual" in the_hold(world).reason
+    else:
+        assert truth(world) == world["n1"].disk["photos"]
+
+
 def test_what_a_node_that_is_behind_gets_is_not_its_own_writing() -> None:
     world = writing("quorum")
     world["n1"].deaf = True

@@ -259,6 +259,12 @@ class Meter:
             bytes_s = sum(one.bytes for one in latest) / seconds
         return max(files_s, float(committed[0])), max(bytes_s, float(committed[1]))
 
+    def lasting(self, now: float) -> tuple[float, float]:
+        """The lesser pace of the last two seconds: what a scan finds in one moment says nothing of what follows."""
+        seconds = zip(self.seen.wholes(now), self.committed.wholes(now), strict=True)
+        paces = [(max(seen[0], done[0]), max(seen[1], done[1])) for seen, done in seconds]
+        return min(float(one[0]) for one in paces), min(float(one[1]) for one in paces)
+
     def rush_bytes_s(self, now: float) -> float:
         """What is written this very moment: the lesser of the last two paces. One step is no pace."""
         if now - self.reported_at > RUSH_FRESH_S:

@@ -146,9 +146,7 @@ def rate(world: World, volume: Volume, node: Node, meter: Meter) -> Trip | None:
     """Whether this node writes more than it ever does, and more than its peers do."""
     rules, now = volume.config.guards, world.now.mono
     files, size = meter.written(now)
-    ahead_s = _ahead_s(world, volume, node, meter)
-    files_s, bytes_s = meter.pace(now)
-    coming = files + ahead_s * files_s, size + ahead_s * bytes_s
+    coming = _coming(world, volume, node, meter)
     reached = size + REACH_S * meter.rush_bytes_s(now)
     if coming[0] <= rules.rate_min_files and max(coming[1], reached) <= rules.rate_min_bytes:
         return None
@@ -162,14 +160,23 @@ def rate(world: World, volume: Volume, node: Node, meter: Meter) -> Trip | None:
     return Trip("write_rate", reason, files, size, began)
 
 
-def _ahead_s(world: World, volume: Volume, node: Node, meter: Meter) -> float:
+def _coming(world: World, volume: Volume, node: Node, meter: Meter) -> tuple[float, float]:
+    """Files and bytes that it will have written in a moment, where it is about to be let through or its disk is small.
+
+    By the pace that lasts: a scan finds in one moment what was written in many, and may be over. A small disk's bytes
+    do not wait for it.
+    """
     rules, now = volume.config.guards, world.now.mono
+    files, size = meter.written(now)
     files_s, bytes_s = meter.pace(now)
+    lasting_files_s, lasting_bytes_s = meter.lasting(now)
     if files_s <= rules.observe_files_s and bytes_s <= rules.observe_bytes_s:
-        return 0.0
+        return files, size
     if meter.observing is not None and now - meter.observing >= rules.observe_s - 0.5:
-        return AHEAD_AT_END_S
-    return AHEAD_S if _disk_bytes(world, volume, node) < SMALL_DISK_BYTES else 0.0
+        return files + AHEAD_AT_END_S * lasting_files_s, size + AHEAD_AT_END_S * lasting_bytes_s
+    if _disk_bytes(world, volume, node) < SMALL_DISK_BYTES:
+        return files + AHEAD_S * lasting_files_s, size + AHEAD_S * bytes_s
+    return files, size
 
 
 def _disk_bytes(world: World, volume: Volume, node: Node) -> int:
@@ -204,7 +211,9 @@ def rate_words(
         past = f"its usual is still being learned, and {least} in {human_duration(rules.rate_window_s)} are allowed"
     else:
         past = f"its usual is {say(usual)}"
-    return f"{node} {what} in {human_duration(took_s)}; {past}; its peers wrote {say(peers)}"
+    is_below = written[place] <= (found.files, found.bytes)[place]
+    pace = ", at a pace that passes what is allowed within seconds" if is_below else ""
+    return f"{node} {what} in {human_duration(took_s)}{pace}; {past}; its peers wrote {say(peers)}"
 
 
 def disk(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> Trip | None:

@@ -62,6 +62,12 @@ class Rolling:
         newest = [amounts for at, amounts in self._buckets if at >= number - 1]
         return tuple(max((one[place] for one in newest), default=0) for place in range(len(self._sums)))
 
+    def wholes(self, now: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What was counted in each of the last two buckets that are over, the newer one first."""
+        number, known = int(now // self._step_s), dict(self._buckets)
+        nothing = [0] * len(self._sums)
+        return tuple(known.get(number - 1, nothing)), tuple(known.get(number - 2, nothing))
+
     def since(self, now: float) -> float | None:
         """When the oldest of what is counted came."""
         self._forget(now)
