@@ -41,8 +41,8 @@ def refuse_others(args: argparse.Namespace, how: How, manifest: str) -> None:
         if asked is not None and wanted != made:
             again = " ".join(f"{option} {shlex.quote(one)}" for one in wanted)
             raise UserError(
-                f"{option}: {manifest} was made by {option} {' '.join(made) or '(none)'}, which is what can be compared; "
-                f"leave {option} out, or make the manifest anew: closeranks hash --manifest FILE {again} PATH"
+                f"{option}: {manifest} was made by {option} {' '.join(made) or '(none)'}, which is what can be "
+                f"compared; leave {option} out, or make the manifest anew: closeranks hash --manifest FILE {again} PATH"
             )
 
 
