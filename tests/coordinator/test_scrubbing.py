@@ -141,6 +141,7 @@ def test_a_writers_decay_is_no_change_of_its_own_where_all_is_told_anew(heard: b
     root = world.plant(node.disk["photos"])
     world.node_roots["node-01", "photos"] = root
     world.event(RootStored("node-01", "photos", root, "scan", world.mono, decayed=((path, before),)))
+    world.run(0.2)  # two paths at once wait for a moment
     world.until(world.in_rank)
     for name in NAMES:
         found = world[name].disk["photos"]
