@@ -16,6 +16,8 @@ from closeranks_coordinator.core.model import (
     Now,
     Persist,
     QuarantineAsked,
+    Refusal,
+    ReleaseAsked,
     RootStored,
     Scanned,
     Send,
@@ -98,6 +100,18 @@ def test_an_operator_does_not_wait() -> None:
     large.join_all()
     large.take(Watched(NAMES[0], "photos", large.mono))
     large.take(QuarantineAsked(NAMES[3], "a person"))
+    assert large.fleet.state(large.now(), NAMES[3]) == "quarantined"
+
+
+def test_an_operator_is_answered_by_what_is_judged() -> None:
+    large = Large()
+    large.join_all()
+    large.take(QuarantineAsked(NAMES[3], "a person"))
+    stray = large.forest.edit(large.root, {key_of("stray"): file_of("stray")})
+    large.take(RootStored(NAMES[3], "photos", stray, "watch", large.mono))
+    answer = large.take(ReleaseAsked(NAMES[3])).answer
+    assert isinstance(answer, Refusal)
+    assert answer.code == "not_verified"
     assert large.fleet.state(large.now(), NAMES[3]) == "quarantined"
 
 

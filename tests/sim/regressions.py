@@ -84,6 +84,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (930002115, "quorum", 16): (
         "the oracle held an accusation against a root that had come and was not judged yet, as 2064844947"
     ),
+    (977000714, "baseline", 3): (
+        "a person released a node whose new tree had come and was not judged yet, in a fleet that is gathered"
+    ),
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {

@@ -5,9 +5,9 @@ fleet, beats above all, come in proportion to it. A thousand nodes at rest beat 
 in a large fleet events change the world at once, and what follows is run once for all of them, at most a
 tenth of the time; half of it while a thousand nodes take different steps, and others have their turns in between.
 
-What may not wait: an operator's request, and what stands on a judgement that is still to come, such as a
-node's next root, or its answer to an order that made the last one. And what waits is not durable: a root is stored
-in one write with what was made of it, here as in a small fleet.
+What may not wait: an operator's request, which is answered by what is judged, not by what was; and what stands on a
+judgement that is still to come, such as a node's next root, or its answer to an order that made the last one. And
+what waits is not durable: a root is stored in one write with what was made of it, here as in a small fleet.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from __future__ import annotations
 from closeranks_proto import messages as wire
 
 from .model import (
+    AllowAsked,
+    BaselineCreateAsked,
     Connected,
     Disconnected,
     DuplicateRefused,
     Event,
     FromAgent,
+    PinAsked,
+    QuarantineAsked,
+    RejectAsked,
+    ReleaseAsked,
+    ResyncAsked,
     RootStored,
     Scanned,
     Tick,
@@ -50,6 +57,16 @@ class Pace:
                 return False
             case FromAgent():
                 return event.node in self._unjudged
+            case (
+                QuarantineAsked()
+                | ReleaseAsked()
+                | ResyncAsked()
+                | BaselineCreateAsked()
+                | PinAsked()
+                | AllowAsked()
+                | RejectAsked()
+            ):
+                return bool(self._unjudged)
             case _:
                 return False
 
