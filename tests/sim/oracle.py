@@ -239,7 +239,9 @@ class Oracle:
             return
         nodes = self.world.core.nodes
         holders = sum(
-            values.get(key) == value and nodes[name].record.fence is None
+            values.get(key) == value
+            and nodes[name].record.fence is None
+            and nodes[name].volume(self.volume).held is not None  # who joins has no word yet
             for name, values in self.values.items()
         )
         if holders > self.holders.get((key, value), (1, 0.0))[0]:

@@ -87,6 +87,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (977000714, "baseline", 3): (
         "a person released a node whose new tree had come and was not judged yet, in a fleet that is gathered"
     ),
+    (979000352, "quorum", 9): (
+        "the check took a node that was still joining for one more that a change had spread to"
+    ),
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {
