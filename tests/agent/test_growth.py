@@ -249,7 +249,7 @@ class Compared(bytes):
 def test_the_frontier_costs_the_same_however_many_directories_are_left() -> None:
     """It is asked for whenever readers have answered, and a tree may have many directories that nobody can read."""
     nothing = cast(Any, None)
-    fresh = Fresh(nothing, nothing, nothing, nothing)
+    fresh = Fresh(nothing, nothing, nothing, nothing, nothing)
     keys = [Compared(b"d%04d" % number) for number in range(1000)]
     random.Random(1).shuffle(keys)
     for key in keys:

@@ -18,6 +18,7 @@ import pytest
 from closeranks_agent.disk import carrying as carrying_module
 from closeranks_agent.disk import lately as lately_module
 from closeranks_agent.disk import look as look_module
+from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.hashing import EntryReader
 from closeranks_agent.disk.look import LookReport
 from closeranks_agent.disk.records import Change
@@ -643,6 +644,16 @@ def test_what_a_map_stored_after_a_reading_is_seen_when_the_close_is_heard_of(
     """It reached no replica, and a scrub took it for decay: the program's bytes gave way to those of before."""
     stored_unseen(tree_dir, lambda: look(volume, (b"", b"mapped")) if seen_by == "a look" else volume.scan())
     assert look(volume, (b"", b"mapped")).changed == 1
+    assert volume.root == expected_root(volume)
+
+
+def test_what_a_map_stored_after_a_first_scan_by_other_processes_is_seen_as_well(
+    tree_dir: Path, volume: Volume, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "READERS_FILES", 0)
+    (tree_dir / "new").mkdir()
+    stored_unseen(tree_dir / "new", volume.scan)
+    assert look(volume, (b"new", b"mapped")).changed == 1
     assert volume.root == expected_root(volume)
 
 

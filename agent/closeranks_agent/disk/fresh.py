@@ -43,6 +43,7 @@ from ..hotpath.wire import (
     Setup,
 )
 from .findings import Findings
+from .lately import Lately
 from .links import Links
 from .private import PRIVATE_NAME
 from .recorder import Recorder
@@ -89,6 +90,7 @@ class Fresh:
     recorder: Recorder
     findings: Findings
     links: Links
+    lately: Lately
     left: list[bytes] = field(default_factory=list)
     _todo: list[bytes] = field(default_factory=list)  # directories: a heap, read in the order of keys
     _open: set[bytes] = field(default_factory=set)  # directories that were asked for and are not finished
@@ -248,6 +250,8 @@ class Fresh:
         self.findings.hashed_bytes += part.size
         for name, device, inode, count in part.links:
             self.links.note(prefix + name, os.stat_result((0, inode, device, count, 0, 0, 0, 0, 0, 0)))
+        for name in part.lately:
+            self.lately.note(prefix + name)
         for file in part.large:
             self._long(here, Large(*file))
         if here.state != LEFT:  # else the scan goes on below it

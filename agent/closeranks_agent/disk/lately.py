@@ -37,6 +37,11 @@ class Lately:
         """A file with that ctime was read at `at_ns` (see `clock_ns`)."""
         self._keys.pop(key, None)
         if at_ns - ctime_ns < WRITEBACK_NS:
-            self._keys[key] = None
-            if len(self._keys) > KEPT_MAX:
-                self._keys.popitem(last=False)
+            self.note(key)
+
+    def note(self, key: bytes) -> None:
+        """A file was read within WRITEBACK_NS of a change, by a process that reads for a scan."""
+        self._keys[key] = None
+        self._keys.move_to_end(key)
+        if len(self._keys) > KEPT_MAX:
+            self._keys.popitem(last=False)

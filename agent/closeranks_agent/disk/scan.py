@@ -176,7 +176,7 @@ class Scan(Comparison):
     def _start_readers(self) -> Fresh:
         assert self._setup.readers is not None
         readers = self._readers = self._readers or self._setup.readers(self._root_fd)
-        self._fresh = Fresh(readers, self._recorder, self.findings, self._setup.links)
+        self._fresh = Fresh(readers, self._recorder, self.findings, self._setup.links, self._setup.lately)
         return self._fresh
 
     def _hand_over(self, fresh: Fresh, key: bytes) -> Sequence[bytes]:

@@ -24,6 +24,7 @@ from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_TARGET_B
 from closeranks_proto.paths import path_of
 
 from ..beneath import open_beneath
+from ..disk.lately import WRITEBACK_NS
 from ..disk.listing import KEEP_ENTRIES, Status, digest_of, file_state, look, state_of
 from ..disk.packs import PACK_ROWS, VALUE_MAX_BYTES, pack_rows
 from ..disk.signature import COARSE_TICK_NS, clock_ns, drift_ns, is_settled_before, pack_state
@@ -80,7 +81,7 @@ class DirectoryReader:
             seen = look(fd, skip, False)
             if seen.stats is None:
                 names = [os.fsencode(name) for name in os.listdir(fd) if name != skip]
-                return Part(MANY, seen.digest, [], [], [], [], [], [], names, 0, 0, 0)
+                return Part(MANY, seen.digest, [], [], [], [], [], [], names, [], 0, 0, 0)
             pairs = ((os.fsencode(name), status) for name, status in seen.stats)
             return _packed(self._read(key, fd, at, pairs, _empty(CLEAN if seen.whole else LEFT, seen.digest)))
         finally:
@@ -297,6 +298,7 @@ class DirectoryReader:
         """Rows of files and their digests: (the outcome, bytes)."""
         plain, mode_tracked, rows = self._plain, self.setup.mode, part.rows
         rested = at - COARSE_TICK_NS  # what is older is settled
+        written_back = at - WRITEBACK_NS
         state, total = CLEAN, 0
         for file, digest in done:
             name, (mode, size, mtime, ctime, inode, device), _, _ = file
@@ -309,6 +311,8 @@ class DirectoryReader:
                 head, tail = self._ends(file)
                 value = head + digest + tail
             total += size
+            if ctime > written_back:
+                part.lately.append(name)
             rows.append((name, value, pack_state(size, mtime, ctime, inode, device), int(settled), None))
         return state, total
 
@@ -363,6 +367,8 @@ class DirectoryReader:
             return LEFT
         head, tail = self._ends(file)
         settled = is_settled_before(ctime, at)
+        if at - ctime < WRITEBACK_NS:
+            part.lately.append(name)
         signature = pack_state(size, mtime, ctime, inode, device)
         part.rows.append((name, head + digest + tail, signature, int(settled), None))
         return CLEAN if settled else FRESH
@@ -378,6 +384,8 @@ class DirectoryReader:
         signature = pack_state(size, mtime, ctime, inode, device)
         settled = is_settled_before(ctime, at)
         head, tail = self._ends(file)
+        if at - ctime < WRITEBACK_NS:
+            part.lately.append(name)
         if size > LARGE_BYTES:
             part.large.append((name, signature, size, int(settled), head, tail))
             return CLEAN if settled else FRESH, 0
@@ -452,7 +460,7 @@ def _note(
 
 
 def _empty(state: int, digest: bytes) -> Part:
-    return Part(state, digest, [], [], [], [], [], [], [], 0, 0, 0)
+    return Part(state, digest, [], [], [], [], [], [], [], [], 0, 0, 0)
 
 
 def _by_inode(file: _File) -> int:

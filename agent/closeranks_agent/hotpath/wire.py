@@ -81,6 +81,7 @@ class Part(NamedTuple):
         tuple[bytes, bytes, int, int, bytes, bytes]
     ]  # `Large`: marshal takes nothing but plain tuples
     names: list[bytes]
+    lately: list[bytes]  # files that were read soon after a change, see `disk.lately`
     ignored: int
     files: int  # read
     size: int  # bytes read
