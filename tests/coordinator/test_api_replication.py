@@ -40,6 +40,7 @@ async def clash(core: FakeCore, *paths: bytes) -> None:
     """node-01 and node-02 change the same paths, neither knowing of the other."""
     for node in ("node-01", "node-02"):
         await core.give_root(node, FILES | {path: f"of {node}".encode() for path in paths})
+    await core.step(Tick(), 1.0)  # what is there already waits for what may follow it
 
 
 async def test_a_conflict_is_listed_with_both_names(core: FakeCore, client: Client) -> None:

@@ -50,12 +50,12 @@ def test_what_is_held_for_a_sleeping_replica_is_bounded_by_the_tree_and_not_by_t
     world["node-03"].disconnect()
     rng = random.Random(1)
     held = []
-    for number in range(3000):
+    for number in range(4000):
         commit(world, rng, number)
         world.run(0.5)
         world.observed.clear()
         world.told.clear()
-        if number in (1499, 2999):
+        if number in (2499, 3999):
             held.append(items_held(world.fleet._world))
     world.until(lambda: world["node-02"].disk["photos"] == world["node-01"].disk["photos"])
     earlier, later = held
