@@ -324,9 +324,8 @@ class Session:
         if accepted.objects:
             await self._store(Batch(objects=accepted.objects))
         if accepted.edits is None:
-            await self._core.foreseen(
-                volume, accepted.root
-            )  # nothing else comes of an agent that has announced
+            # Nothing else comes of an agent that has announced.
+            await self._core.foreseen(volume, accepted.root)
 
         def durable() -> None:
             self._durable[volume] = accepted.seq

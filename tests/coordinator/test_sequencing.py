@@ -176,9 +176,8 @@ def test_what_a_writer_was_seen_to_have_held_is_durable_with_the_merge() -> None
         world["node-01"].put("photos", path, file_of(f"first {path}"))
     world.until_state("node-02", "lagging")
     writer.write("photos", "c.txt", None)
-    world.until(
-        lambda: bool(world.fleet.conflicts("photos"))
-    )  # a deletion waits: its node has told of it before
+    # A deletion waits: its node has told of it before.
+    world.until(lambda: bool(world.fleet.conflicts("photos")))
     world.restart()
     writer.deaf = False
     world.until(lambda: same(world) and world.in_rank())

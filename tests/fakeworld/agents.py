@@ -54,9 +54,8 @@ class FakeAgent:
     pushes_fail: bool = False
     push_problem: wire.Problem | None = None  # why they do
     hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
-    audits: Callable[[wire.Audit], wire.AuditAnswer | None] | None = (
-        None  # how it answers them; None: honestly
-    )
+    # How it answers them; None: honestly.
+    audits: Callable[[wire.Audit], wire.AuditAnswer | None] | None = None
     membership: wire.Membership | None = None
     told: dict[str, bytes] = field(default_factory=dict)  # the root that the coordinator has stored
     scan_at: dict[str, float] = field(default_factory=dict)  # start of the last complete scan

@@ -276,9 +276,8 @@ class Agent:
                 self.answers[message.request] = message
             case wire.Membership():
                 if message.term >= self.kept.term or not self.told_of_peers:
-                    self.told_of_peers = (
-                        True  # the first one is taken: a coordinator may count from the beginning
-                    )
+                    # The first one is taken: a coordinator may count from the beginning.
+                    self.told_of_peers = True
                     self.kept.term = message.term
                     self.kept.members = {one.node: one for one in message.members}
             case _:

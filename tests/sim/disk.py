@@ -65,20 +65,17 @@ class Copy:
     last_seq: int = 0
     seen_at: dict[int, float] = field(default_factory=dict)  # by seq: when its first change was seen
     trash: list[tuple[bytes, bytes]] = field(default_factory=list)
-    unsynced: list[tuple[float, bytes, bytes | None]] = field(
-        default_factory=list
-    )  # (when, key, what was there)
+    # (when, key, what was there).
+    unsynced: list[tuple[float, bytes, bytes | None]] = field(default_factory=list)
     problem: str | None = None
     unreadable: set[bytes] = field(default_factory=set)
     no_room: bool = False
     no_room_for_state: bool = False
     decayed: Files = field(default_factory=dict)  # what lies there as no stat tells: a scrub finds it
-    found: dict[bytes, tuple[bytes, bytes]] = field(
-        default_factory=dict
-    )  # what a scrub found decayed: (before, now)
-    brought: Values = field(
-        default_factory=dict
-    )  # what the announcement in the journal names: what it was left as
+    # What a scrub found decayed: (before, now).
+    found: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    # What the announcement in the journal names: what it was left as.
+    brought: Values = field(default_factory=dict)
 
     @property
     def first_seq(self) -> int:

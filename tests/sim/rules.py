@@ -51,9 +51,8 @@ class Rules:
         self.named: set[str] = set()
         self.fences: dict[str, int] = {}
         self.suspects: frozenset[str] = frozenset()
-        self.lifted: set[tuple[str, int]] = (
-            set()
-        )  # by node: where states were lost, numbers of others are as low
+        # By node: where states were lost, numbers of others are as low.
+        self.lifted: set[tuple[str, int]] = set()
         self.releases: defaultdict[str, list[Release]] = defaultdict(list)
         self.own_at: dict[str, float] = {}  # of fenced nodes: when something of their own differed last
         self.proven_at: dict[str, float] = {}  # when a verification was answered last

@@ -127,9 +127,8 @@ class Installer:
         admitted: list[Work] = []
         left: Sequence[Work] = ()
         charge = count = 0
-        refused = (
-            self._trash.max_bytes + 1
-        )  # so much has no room: the ledger is not read again for as much or more
+        # So much has no room: the ledger is not read again for as much or more.
+        refused = self._trash.max_bytes + 1
         may_cut = self._ordinary
         for at, work in enumerate(works):
             if work.discard is not None:

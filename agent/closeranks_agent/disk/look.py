@@ -65,9 +65,8 @@ class LookReport:
     hot: set[bytes] = field(default_factory=set)  # longer files that come again and again
     scan: str = ""  # why only a scan can tell the rest
     directories_gone: bool = False
-    sizes: dict[bytes, int] = field(
-        default_factory=dict
-    )  # bytes written by changed path, the first SIZES_MAX
+    # Bytes written by changed path, the first SIZES_MAX.
+    sizes: dict[bytes, int] = field(default_factory=dict)
     hashed_files: int = 0
     hashed_bytes: int = 0
     duration_s: float = 0.0

@@ -56,9 +56,8 @@ class _Volume:
     """What was written in one volume: by the second, over the window; and since the last report."""
 
     ledger: Ledger
-    seconds: deque[list[int]] = field(
-        default_factory=deque
-    )  # [second, files, bytes], at most WINDOW_S of them
+    # [second, files, bytes], at most WINDOW_S of them.
+    seconds: deque[list[int]] = field(default_factory=deque)
     files: int = 0
     size: int = 0
     fresh_files: int = 0

@@ -80,9 +80,8 @@ class Dirty:
         # Paths that stand here anew, since when something of them is not committed: a proof waits for it.
         self._owed: dict[bytes, float] = {}
         self._repeated: dict[bytes, int] = {}  # how often a path came again without being finished
-        self._heard: OrderedDict[bytes, float] = (
-            OrderedDict()
-        )  # last, of paths that were looked at in small numbers
+        # Last, of paths that were looked at in small numbers.
+        self._heard: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -45,9 +45,8 @@ class Flood:
         self._filesystem = self._free = self._taken = 0
         self._pace = 0.0  # bytes a second, at most
         self._at = self._sampled_at = 0.0
-        self._may = self._may_before = (
-            0.0  # bytes that can have been written: until now, until the last sample
-        )
+        # Bytes that can have been written: until now, until the last sample.
+        self._may = self._may_before = 0.0
         self._lost = self._told = 0
 
     def begin(self, keys: Sequence[bytes]) -> None:

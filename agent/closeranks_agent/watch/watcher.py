@@ -463,9 +463,8 @@ class Watcher:
         touched = self._canary.touched
         self._proof_due = now + self._proof_cost * PROOF_REST_SHARE
         with self._lock:
-            proven = (
-                self._gap is None and not self.source.unwatched
-            )  # it may have lost sight of one meanwhile
+            # It may have lost sight of one meanwhile.
+            proven = self._gap is None and not self.source.unwatched
             if proven:
                 self.proven = touched
             self._canary = None

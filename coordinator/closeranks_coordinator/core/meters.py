@@ -102,9 +102,8 @@ class Meter:
     waiting_room: int = 0  # by how much its files grow
     grown: int = 0  # the same of all that was ever counted
     gone: int = 0  # paths of what is pending that are removals
-    basis: tuple[int, int] | None = (
-        None  # what was counted last: identity of `analysis`, and how many changes
-    )
+    # What was counted last: identity of `analysis`, and how many changes.
+    basis: tuple[int, int] | None = None
     analysis: object = None  # kept, so that its identity is nobody else's
     observing: float | None = None
     observed: tuple[int, int] = (0, 0)  # totals when it began
@@ -125,9 +124,8 @@ class Meter:
     bucket: Bucket = field(default_factory=Bucket)
     run: Run = field(default_factory=Run)
     altering: Changing = field(default_factory=lambda: Changing(Spree()))
-    retyping: Changing = field(
-        default_factory=lambda: Changing(Spree(free=0))
-    )  # who makes links of files waits
+    # Who makes links of files waits.
+    retyping: Changing = field(default_factory=lambda: Changing(Spree(free=0)))
 
     @classmethod
     def new(cls, usual: Usual, rules: GuardRules) -> Meter:

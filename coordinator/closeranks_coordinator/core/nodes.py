@@ -181,9 +181,8 @@ class Node:
     grace_s: float = GONE_GRACE_S
     scanned: dict[str, float] = field(default_factory=dict)  # start of the last scan, monotonic
     watched: dict[str, float] = field(default_factory=dict)  # up to when its watcher proved to have seen all
-    asked: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # (when, pause) it was last asked to look
+    # (when, pause) it was last asked to look.
+    asked: dict[str, tuple[float, float]] = field(default_factory=dict)
     observed: dict[str, float] = field(default_factory=dict)  # when the oldest open difference was seen
     views: dict[str, View] = field(default_factory=dict)
     recovery: Recovery | None = None

@@ -73,13 +73,11 @@ class NodeVolumeView(View, frozen=True):
     hard_links: int = 0  # names of files that have more than one: each is a file of its own elsewhere
     last_scrub: str | None = None  # when every content had been read again
     scrub: ScrubVolumeView | None = None
-    last_audit: str | None = (
-        None  # when it last proved a random chunk from its disk, since the coordinator started
-    )
+    # When it last proved a random chunk from its disk, since the coordinator started.
+    last_audit: str | None = None
     compared: bool = True  # what is known of it is current
-    rest_s: float | None = (
-        None  # a burst of its own changes is watched: spread once it has rested so long, or before
-    )
+    # A burst of its own changes is watched: spread once it has rested so long, or before.
+    rest_s: float | None = None
 
 
 class DiskView(View, frozen=True):
@@ -267,9 +265,8 @@ class HoldView(View, frozen=True):
     volumes: tuple[str, ...] = ()  # all that are held, a disk's; none: every volume of the node
     waiting_paths: int = 0
     waiting_bytes: int = 0
-    ends_by_itself: bool = (
-        False  # its cause is gone (undone, or the disk has room again): it ends in a moment
-    )
+    # Its cause is gone (undone, or the disk has room again): it ends in a moment.
+    ends_by_itself: bool = False
     wants_room: bool = False  # of a full disk, with nothing kept back to decide about: room there ends it
     merged_changes: int = 0
 

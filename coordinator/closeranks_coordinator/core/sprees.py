@@ -47,10 +47,11 @@ class Spree:
     ) -> float | None:
         """When to ask again whether these changes may be spread; None: now. `pace` in paths a second."""
         if self.count - self.base <= pace * (now - self.began):
+            # Nothing was owed: what came since is another one.
             self.began, self.base = (
                 now,
                 min(count, self.count),
-            )  # nothing was owed: what came since is another one
+            )
             if now >= self.until:
                 self.credits = 0
         self.count = count

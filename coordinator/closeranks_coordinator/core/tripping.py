@@ -29,9 +29,8 @@ from .windows import USUAL_BUCKET_S, deviation, middle
 from .words import human_bytes, human_duration, plural
 from .world import World
 
-EMPTIED_MIN = (
-    10  # entries: a volume of so many that loses all of them was emptied, whatever share_min_paths says
-)
+# Entries: a volume of so many that loses all of them was emptied, whatever share_min_paths says.
+EMPTIED_MIN = 10
 AHEAD_S = 2.0
 AHEAD_AT_END_S = 3.0
 SMALL_DISK_BYTES = 20 * 10**9  # of which a tenth is less than the 2 GB that a runaway may write

@@ -52,9 +52,8 @@ class Differ:
             return {}
         found = self._known((ours, theirs))
         if found is None:
-            mirrored = self._known(
-                (theirs, ours)
-            )  # a node's step to what becomes the truth is the truth's step too
+            # A node's step to what becomes the truth is the truth's step too.
+            mirrored = self._known((theirs, ours))
             if mirrored is not None:
                 found = {key: (mine, other) for key, (other, mine) in mirrored.items()}
             else:

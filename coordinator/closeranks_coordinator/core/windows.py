@@ -94,9 +94,8 @@ class _Generation:
     lost: int = 0  # sum of the positive balances
     altered: set[bytes] = field(default_factory=set)
     retyped: set[bytes] = field(default_factory=set)
-    untold: list[int] = field(
-        default_factory=lambda: [0, 0, 0]
-    )  # lost, altered, retyped beyond what is remembered
+    # Lost, altered, retyped beyond what is remembered.
+    untold: list[int] = field(default_factory=lambda: [0, 0, 0])
 
 
 class Shares:
@@ -206,9 +205,8 @@ class Shares:
         for one in self._generations:
             known = one.balance.get(name)
             if known * step < 0:
-                one.balance.add(
-                    name, step
-                )  # settled: what is rewritten again and again leaves nothing behind
+                # Settled: what is rewritten again and again leaves nothing behind.
+                one.balance.add(name, step)
                 one.lost -= known > 0
                 return
         if len(newest.balance) < REMEMBERED_MAX or newest.balance.get(name):

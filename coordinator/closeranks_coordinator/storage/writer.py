@@ -127,9 +127,8 @@ class Writer:
         def work(connection: apsw.Connection) -> None:
             error: Exception | None = None
             try:
-                connection.set_busy_timeout(
-                    SHRINK_WAIT_MS
-                )  # writes that are queued shall not wait for a reader
+                # Writes that are queued shall not wait for a reader.
+                connection.set_busy_timeout(SHRINK_WAIT_MS)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except apsw.Error as fault:
                 error = self.fault(fault)
