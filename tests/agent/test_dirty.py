@@ -238,17 +238,38 @@ def test_too_many_paths_everywhere_are_a_matter_for_a_scan(monkeypatch: pytest.M
     assert len(dirty) == 0
 
 
-def test_folding_copes_with_more_paths_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths that come again are taken back whatever the room."""
+def test_paths_that_come_again_have_the_same_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a whole directory can come back with more names than are kept apart."""
     monkeypatch.setattr(module, "PATHS_MAX", 10)
     monkeypatch.setattr(module, "FOLD_TO", 5)
     dirty = Dirty()
-    dirty.again([b"d\0again-%d" % number for number in range(30)], {}, 1.0)
-    dirty.note(b"e\0new", 2.0, None)
+    dirty.note(b"d", 1.0, None, tree=True)
+    batch = dirty.take(2.0)
+    assert batch is not None
+    names = [b"d\0again-%d" % number for number in range(35)]
+    dirty.again(names, {}, 2.0)
+    assert len(dirty) <= 10
+    dirty.finished(batch, [], names)
+    assert dirty.owes(1.0), "none of them is committed"
     batch = dirty.take(100.0)
     assert batch is not None
     assert batch.names[b"d"] is None, "the whole directory is looked at"
+    assert not dirty.owes(100.0)
     assert not len(dirty)
+
+
+def test_too_many_that_come_again_everywhere_are_a_matter_for_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATHS_MAX", 10)
+    monkeypatch.setattr(module, "FOLD_TO", 5)
+    dirty = Dirty()
+    dirty.note(b"d", 1.0, None, tree=True)
+    batch = dirty.take(2.0)
+    assert batch is not None
+    names = [b"d%d\0f" % number for number in range(11)]
+    dirty.again(names, {}, 2.0)
+    dirty.finished(batch, [], names)
+    assert dirty.everything
+    assert (len(dirty), dirty.owes(100.0)) == (0, False)
 
 
 # --- what is owed ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -251,22 +252,29 @@ def test_a_reader_of_a_replica_sees_whole_versions_and_never_an_older_one(make_f
         (fleet.pristine() / name).write_bytes(versioned(1, b"first"))
     fleet.start()
     fleet.wait_in_rank()
-    readers = [Reader(*(fleet[n].path() / name for name in names)) for n in (1, 2)]
+    replicas = [fleet[n].path() / name for n in (1, 2) for name in names]
+    arrived: dict[Path, set[int | None]] = {path: set() for path in replicas}
     rng = random.Random(6)
-    ends = time.monotonic() + 6
-    number = 1
-    while time.monotonic() < ends:
-        number += 1
-        for name in names:
-            aside = fleet[0].path() / f".{name}.new"
-            aside.write_bytes(versioned(number, rng.randbytes(rng.choice((10, 30_000, 1_300_000)))))
-            aside.rename(fleet[0].path() / name)
-        time.sleep(rng.uniform(0, 0.2))
-    fleet.wait_equal(fleet[0])
-    for reader in readers:
-        seen = reader.stop()
-        assert (seen["torn"], seen["missing"], seen["back"]) == (0, 0, 0), seen
-        assert seen["versions"] > 3, seen
+    with ExitStack() as ended:
+        readers = [ended.enter_context(Reader(*replicas[:4])), ended.enter_context(Reader(*replicas[4:]))]
+        begun = time.monotonic()
+        number = 1
+        # Six seconds, and on until versions enough have come to each name that there was something to see.
+        while time.monotonic() < begun + 6 or min(map(len, arrived.values())) < 5:
+            assert time.monotonic() < begun + 60, arrived
+            number += 1
+            for name in names:
+                aside = fleet[0].path() / f".{name}.new"
+                aside.write_bytes(versioned(number, rng.randbytes(rng.choice((10, 30_000, 1_300_000)))))
+                aside.rename(fleet[0].path() / name)
+            time.sleep(rng.uniform(0, 0.2))
+            for path, versions in arrived.items():
+                versions.add(number_of(path.read_bytes()))
+        fleet.wait_equal(fleet[0])
+        for reader in readers:
+            seen = reader.stop()
+            assert (seen["torn"], seen["missing"], seen["back"]) == (0, 0, 0), seen
+            assert seen["versions"] > 3, seen
 
 
 def _replaced(path: Path, content: bytes) -> None:

@@ -122,11 +122,11 @@ def test_a_file_that_never_rests_is_committed_all_the_same(make_fleet: MakeFleet
     path, copy = fleet[0].path() / "restless.bin", fleet[1].path() / "restless.bin"
     path.write_bytes(versioned(1, b"first"))
     fleet.wait("the first version", copy.exists)
-    reader = Reader(copy)
-    rogue = _restless(path, fleet.base / "restless.log")
-    time.sleep(8)  # it writes all the time
-    seen = reader.stop()
-    rogue.stop()
+    with Reader(copy) as reader:
+        rogue = _restless(path, fleet.base / "restless.log")
+        time.sleep(8)  # it writes all the time
+        seen = reader.stop()
+        rogue.stop()
     assert seen["versions"] >= 2, f"its bounded age has passed several times: {seen}"
     assert (seen["torn"], seen["back"], seen["missing"]) == (0, 0, 0), seen
     fleet.wait_equal(fleet[0])

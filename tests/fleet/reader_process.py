@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fleet.process import LEASH
 
@@ -16,7 +16,7 @@ SCRIPT = str(Path(__file__).with_name("reader.py"))
 
 
 class Reader:
-    """`Reader(paths)` reads from when it is made until `stop`, which gives its counts."""
+    """`Reader(paths)` reads from when it is made until `stop`, which gives its counts; `with` ends it in any case."""
 
     def __init__(self, *paths: Path) -> None:
         argv = [sys.executable, "-I", "-S", LEASH, str(os.getpid()), sys.executable, "-I", SCRIPT]
@@ -26,6 +26,13 @@ class Reader:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != "ready":
             raise RuntimeError("the reader did not start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     def stop(self, timeout_s: float = 10.0) -> dict[str, int]:
         self._process.send_signal(signal.SIGTERM)

@@ -124,8 +124,12 @@ class Dirty:
             self._ages.setdefault(key, path.first)
 
     def again(self, keys: Iterable[bytes], hands: Mapping[bytes, Hand], now: float) -> None:
-        """A look could not finish these."""
+        """A look could not finish these. One at a whole directory may come back with any number of names."""
         for key in keys:
+            if key not in self._paths and len(self._paths) >= PATHS_MAX:
+                self._fold(now)
+                if self.everything:
+                    return
             times = self._repeated.get(key, 0)
             if times or len(self._repeated) < KNOWN_MAX:
                 self._repeated[key] = times + 1
@@ -205,10 +209,18 @@ class Dirty:
         return any(first <= since for first in self._owed.values())
 
     def finished(self, batch: Batch, again: Iterable[bytes], unfinished: Iterable[bytes] = ()) -> None:
-        """A look at these has ended; what is not to come again needs no memory. `unfinished`: not committed."""
+        """A look at these has ended; what is not to come again needs no memory. `unfinished`: not committed.
+
+        Where they were folded in the meantime, the directory owes them.
+        """
         for key in unfinished:
-            assert key in self._paths, "what is not committed comes again first"
-            self._owed[key] = min(batch.owed.get(key, batch.seen_mono), self._owed.get(key, batch.seen_mono))
+            if self.everything:
+                break
+            since = batch.owed.get(key, batch.seen_mono)
+            while key not in self._paths:
+                assert key, "what is not committed comes again first, or with a directory above it"
+                key = parent_key(key)
+            self._owed[key] = min(since, self._owed.get(key, since))
         if self._repeated:
             coming = set(again)
             for key in [key for key in self._repeated if key not in coming and key not in self._paths]:

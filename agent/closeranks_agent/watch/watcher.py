@@ -302,11 +302,15 @@ class Watcher:
             else:
                 self._note(event, now, hands)
         self._sampling.told(events, now)
+        self._give_up()
+        return len(events)
+
+    def _give_up(self) -> None:
+        """Leave it to a scan where not even whole directories are few enough."""
         if self._dirty.everything:
             self._tally.dropped += 1
             self._dirty.clear()
             self._missed("more paths changed at once than are kept apart")
-        return len(events)
 
     def _note(self, event: Event, now: float, hands: dict[int, Hand | None]) -> None:
         what: int = event.what.value
@@ -424,6 +428,7 @@ class Watcher:
             self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
             self._dirty.finished(batch, report.again, report.unfinished)
             self._looking = None
+        self._give_up()
         self._proof_cost += report.duration_s
 
     def _rest(self, size: int, now: float) -> float:
