@@ -140,6 +140,31 @@ def test_a_change_that_is_let_through_again_before_it_is_the_truth_counts_once()
     assert writer.meter.merged.sums(writer.now) == (2,)
 
 
+def test_a_file_that_is_written_on_and_on_is_one_path_of_a_spree() -> None:
+    """Also where a version takes the place of one that still waits, after one that was let through."""
+    writer = Writer()
+    first, second, *_ = sorted(writer.truth)
+    writer.commit(writer.truth | {first: file_of("1")})
+    altering = writer.meter.altering
+    assert (altering.count, altering.waiting) == (1, 0)
+    for version in range(2, 5):
+        writer.commit(writer.truth | {first: file_of(str(version))}, let_through=False)
+        assert (altering.count, altering.waiting, writer.altered) == (1, 0, 1)
+    both = writer.truth | {first: file_of("5"), second: file_of("a")}
+    writer.commit(both, let_through=False)
+    assert (altering.count, altering.waiting, writer.altered) == (2, 1, 2)
+    since = writer.now
+    for version in range(6, 9):
+        both = both | {first: file_of(str(version)), second: file_of(f"a{version}")}
+        writer.commit(both, let_through=False)
+        assert (altering.count, altering.waiting, writer.altered) == (2, 1, 2)
+        assert (altering.since, altering.at) == (since, since), "it rests: nothing else has changed since"
+    writer.commit(writer.truth, let_through=False)
+    assert (altering.count, altering.waiting, writer.altered) == (1, 0, 1), (
+        "what was let through was a change"
+    )
+
+
 # --- the pace of what agents report ---------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ class Checks:
         self.pins.after_step(event, step)
         self._accusations()
         self._fences(event)
-        self._sends(step)
+        self._sends(event, step)
         if world.coordinator.steps % SOMETIMES == 0:
             self._bounds()
             self._acknowledged(deep=False)
@@ -165,8 +165,11 @@ class Checks:
                     "released_clean", not open_yet, f"{name} is released and nobody can judge its {open_yet}"
                 )
 
-    def _sends(self, step: Step) -> None:
+    def _sends(self, event: Event, step: Step) -> None:
         core = self.world.core
+        # What came before a person's request may have been judged in its step: all that was sent before its fence.
+        asked = event.node if step.judged_first and isinstance(event, QuarantineAsked) else None
+        fenced_now = False
         sends = [effect for effect in step.effects if isinstance(effect, Send)]
         kinds = [type(one.message) for one in sends]
         if wire.Fence in kinds and wire.Membership in kinds:
@@ -178,11 +181,13 @@ class Checks:
             )
         for one in sends:
             message = one.message
+            fenced_now |= one.node == asked and isinstance(message, wire.Fence)
+            before = None if fenced_now else asked
             if isinstance(message, wire.Converge) and message.dry_run:
                 continue  # it fetches nothing
             if isinstance(message, wire.Converge | wire.Push):
                 for source in message.sources:
-                    fenced = core.nodes[source].record.fence is not None
+                    fenced = core.nodes[source].record.fence is not None and source != before
                     held = {(source, message.volume), (source, "")} & core.held
                     hold(
                         "fence_isolates",
@@ -193,8 +198,8 @@ class Checks:
                 self.world.oracles[message.volume].ordered(one.node, message)
             if isinstance(message, wire.Push):
                 self.world.oracles[message.volume].pushed(one.node, message)
-                node = core.nodes[one.node]
-                hold("fence_isolates", node.record.fence is None, f"{one.node} is fenced and pushed to")
+                fenced = core.nodes[one.node].record.fence is not None and one.node != before
+                hold("fence_isolates", not fenced, f"{one.node} is fenced and pushed to")
 
     # --- what costs more -----------------------------------------------------------------------
 

@@ -90,6 +90,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (979000352, "quorum", 9): (
         "the check took a node that was still joining for one more that a change had spread to"
     ),
+    (985000691, "any-writer", 5): (
+        "the check held what was pushed before a person's request against the fence that came of it, in one step"
+    ),
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {

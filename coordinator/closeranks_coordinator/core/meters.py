@@ -32,7 +32,8 @@ RUSH_S = 0.1  # the least that two paces of a rush are taken over
 RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
-# value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), of which sprees it is
+# value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), whether it was news that
+# this path is altered, and that it is retyped
 Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool]]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 
@@ -56,10 +57,12 @@ class Changing:
     since: float = -1e9  # when the first of those came
     at: float = -1e9  # when the last one came
 
-    def add(self, is_one: bool, now: float) -> None:
+    def add(self, is_one: bool, was_one: bool, now: float) -> None:
+        """`was_one`: it was taken back for that. One path that is written on and on is no further one."""
         if is_one:
-            self.since = self.since if self.waiting else now
-            self.count, self.waiting, self.at = self.count + 1, self.waiting + 1, now
+            if not was_one:
+                self.since, self.at = self.since if self.waiting else now, now
+            self.count, self.waiting = self.count + 1, self.waiting + 1
 
     def take_back(self, was_one: bool) -> None:
         self.count, self.waiting = self.count - was_one, self.waiting - was_one
@@ -150,22 +153,22 @@ class Meter:
         for key in [key for key in self.pending if key not in own]:
             self._undo(key, self.pending.pop(key), now)
         files = total = 0
-        news: list[tuple[bytes, bytes | None, bytes | None, int]] = []
+        news: list[tuple[bytes, bytes | None, bytes | None, int, tuple[bool, bool]]] = []
         for key, (value, truth) in own.items():
             passed, known = self.passed.get(key), self.pending.get(key)
             if (passed is not None and passed[0] == value) or (
                 known is not None and known[:2] == (value, truth)
             ):
                 continue
-            before = truth
+            before, was = truth, (False, False)
             if known is not None:
                 self._undo(key, self.pending.pop(key), now)
-                before = known[0]
+                before, was = known[0], _sprees(known)
             if known is not None and known[0] == value:
-                news.append((key, value, truth, known[2]))
+                news.append((key, value, truth, known[2], was))
                 continue
             size = size_of(key, before, value)
-            news.append((key, value, truth, size))
+            news.append((key, value, truth, size, was))
             files += 1
             total += size
         # What went comes first: whatever has its content now was moved, whichever name is the smaller one.
@@ -290,36 +293,47 @@ class Meter:
 
     # --- one path ------------------------------------------------------------------------------
 
-    def _do(self, key: bytes, value: bytes | None, truth: bytes | None, size: int, now: float) -> None:
+    def _do(
+        self,
+        key: bytes,
+        value: bytes | None,
+        truth: bytes | None,
+        size: int,
+        was: tuple[bool, bool],
+        now: float,
+    ) -> None:
+        """`was`: of which sprees what this one follows was one, and was undone for it."""
         how, shares, altered, retyped = 0, self.shares, False, False
         if value is not None and truth is not None:
             altered = shares.alter(now, key)
             if entry_kind(value) is not entry_kind(truth):
                 retyped = shares.retype(now, key)
             how = shares.rewrite(now, content_mark(truth), content_mark(value))
-            altered = altered and how != MADE  # who has just made it goes on writing it
         elif value is not None:
             shares.gain(now, content_mark(value))
         elif truth is not None:
             shares.lose(now, content_mark(truth))
             shares.restore(key)  # it is gone, which counts for more than that it was changed before
-        self.altering.add(altered, now)
-        self.retyping.add(retyped, now)
-        self.pending[key] = value, truth, size, how, (altered, retyped)
+        change = value, truth, size, how, (altered, retyped)
+        for changing, is_one, was_one in zip(
+            (self.altering, self.retyping), _sprees(change), was, strict=True
+        ):
+            changing.add(is_one, was_one, now)
+        self.pending[key] = change
         self.waiting_bytes += size
         self.gone += value is None
         self._grow(_room(value) - _room(truth))
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size, how, (altered, retyped) = change
-        self.altering.take_back(altered)
-        self.retyping.take_back(retyped)
+        value, truth, size, how, news = change
+        for changing, was_one in zip((self.altering, self.retyping), _sprees(change), strict=True):
+            changing.take_back(was_one)
         self.waiting_bytes -= size
         self.gone -= value is None
         self._grow(_room(truth) - _room(value))
         if value is not None and truth is not None:
             self.shares.take_back(now, content_mark(truth), content_mark(value), how)
-            self.shares.restore(key)
+            self.shares.restore(key, *news)
         elif value is not None:
             self.shares.lose(now, content_mark(value))
         elif truth is not None:
@@ -334,6 +348,12 @@ class Meter:
         for place, amount in enumerate((files, size)):
             total[place] += amount
             bucket[place] += amount
+
+
+def _sprees(change: Change) -> tuple[bool, bool]:
+    """Whether it counts among the altered and among the retyped. Who has just made a file goes on writing it."""
+    altered, retyped = change[4]
+    return altered and change[3] != MADE, retyped
 
 
 def _room(value: bytes | None) -> int:

@@ -161,11 +161,13 @@ class Shares:
             newest.untold[2] += 1
         return is_news
 
-    def restore(self, key: bytes) -> None:
-        """This path is again what it was."""
+    def restore(self, key: bytes, altered: bool = True, retyped: bool = True) -> None:
+        """This path is again what it was before that was told."""
         for one in self._generations:
-            one.altered.discard(key)
-            one.retyped.discard(key)
+            if altered:
+                one.altered.discard(key)
+            if retyped:
+                one.retyped.discard(key)
 
     def reach(self, now: float, entries: int) -> None:
         """So many entries the volume has now. The most within the window tells whether it was emptied."""
