@@ -149,8 +149,50 @@ def test_who_has_just_made_files_may_write_them_again_at_once() -> None:
         for number in range(100):
             disk[key_of(f"new{number}")] = file_of(f"{turn} {number}")
         commit(world)
-        assert truth(world)[key_of("new0")] == file_of(f"{turn} 0")
+        world.until(
+            lambda turn=turn: truth(world).get(key_of("new0")) == file_of(f"{turn} 0"), HANDFUL_REST_S + 0.05
+        )
         world.run(1.0)
+
+
+def make(world: FakeWorld, name: str, count: int) -> None:
+    world["n1"].disk["photos"] |= {
+        key_of(f"{name}{number}"): file_of(f"{name} {number}") for number in range(count)
+    }
+    commit(world)
+
+
+def test_the_beginning_of_a_flood_of_new_files_is_not_spread() -> None:
+    world = a_world()
+    for turn in range(40):
+        make(world, f"flood{turn}-", 50)
+        world.run(0.05)
+    assert truth(world) == TREE, "it is observed from its first file on"
+
+
+def test_a_steady_stream_of_new_files_flows_after_a_moment() -> None:
+    world = a_world()
+    late = 0
+    for turn in range(40):
+        make(world, f"new{turn}-", 10)
+        late += key_of(f"new{turn}-0") not in truth(world)
+        world.run(0.05)
+    assert late <= 12, "half a second of it"
+
+
+def test_a_stream_that_was_ordinary_says_nothing_of_what_comes_after_it() -> None:
+    world = a_world()
+    for turn in range(20):
+        make(world, f"new{turn}-", 10)
+        world.run(0.05)
+    world.run(5.0)
+    before = truth(world)
+    assert key_of("new19-9") in before
+    world["n1"]._say(wire.Activity(50, (wire.VolumeActivity("photos", 50, 3_000_000, 50),), (), ()))
+    world.run(0.01)
+    make(world, "flood-", 50)
+    world.run(0.05)
+    assert truth(world) == before, "its agent told of it before its commit came"
 
 
 def test_the_incident_names_the_hands_of_all_that_is_held() -> None:

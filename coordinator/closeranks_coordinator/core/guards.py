@@ -20,9 +20,9 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import blame, filling, holding, holds, tripping
+from . import blame, filling, holding, holds, sprees, tripping
 from .diffs import row
-from .meters import Gauge, Meter
+from .meters import QUIET_S, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
 from .nodes import Node, Volume
 from .rules import GuardRules
@@ -35,8 +35,8 @@ from .writers import record_of
 
 PEERS_WAIT_S = 3.0
 EXCUSED_S = 3.0  # a report tells of what was written until now
-QUIET_S = 1.0  # a burst is over when nothing was written for so long
 STORM_MAX_S = 120.0  # as long as a node may say that the rest comes when its storm is over
+GLANCE_S = 0.5  # in which a flood has become a burst
 LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
 OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
 
@@ -211,7 +211,8 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         rules.observe_bytes_s, 2 * meter.cleared[1], usual_bytes
     ):
         meter.observing = None
-        return True
+        return _has_begun(world, rules, meter)
+    meter.glancing = None
     if meter.observing is None:
         totals = meter.totals()
         meter.observing = now
@@ -230,6 +231,23 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     due = [meter.changed_at + QUIET_S, meter.observing + rules.observe_s]
     world.wake(min((at for at in due if at > now), default=now + QUIET_S))
     return False
+
+
+def _has_begun(world: World, rules: GuardRules, meter: Meter) -> bool:
+    """Whether this is all of it, or no beginning of a burst: what is more than a handful is glanced at for a moment."""
+    now = world.now.mono
+    if len(meter.pending) <= sprees.HANDFUL or meter.cleared[0] or meter.ordinary:
+        meter.glancing = None
+        return True
+    if meter.glancing is None:
+        meter.glancing = now
+    ends = meter.glancing + min(GLANCE_S, rules.observe_s)
+    due = min(meter.changed_at + sprees.HANDFUL_REST_S, ends)
+    if now < due:
+        world.wake(due)
+        return False
+    meter.ordinary, meter.glancing = now >= ends, None  # until nothing comes for a while
+    return True
 
 
 def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: float) -> bool:

@@ -25,6 +25,7 @@ from .truth import Values
 from .windows import MADE, USUAL_BUCKET_S, Rolling, Shares, Usual
 from .writers import HandRecord
 
+QUIET_S = 1.0  # a burst is over when nothing was written for so long
 REPORT_FRESH_S = 1.5  # a report tells of the second before it
 REPORTS_S = 1.0  # what was reported within that is the pace of this moment
 REPORTS_MAX = 64  # an agent sends 20 a second at most
@@ -110,6 +111,8 @@ class Meter:
     analysis: object = None  # kept, so that its identity is nobody else's
     observing: float | None = None
     observed: tuple[int, int] = (0, 0)  # totals when it began
+    glancing: float | None = None  # since when more than a handful waits, which is no burst so far
+    ordinary: bool = False  # it has gone on without becoming one
     cleared: tuple[float, float] = (0.0, 0.0)
     changed_at: float = 0.0
     losing: float | None = None
@@ -179,7 +182,8 @@ class Meter:
             self.lost_at = now
         self.lost, self.lost_before = lost, min(self.lost_before, lost)
         if files:
-            self.changed_at, self.growing = now, 0
+            self._stir(now)
+            self.growing = 0
             self.committed.add(now, files, total)
             self._total(self.committed_total, self.bucket.committed, files, total)
 
@@ -194,7 +198,13 @@ class Meter:
         self.unseen = activity.pending
         self.growing = self.growing + activity.bytes if activity.pending else 0
         if activity.pending and (activity.files or activity.bytes):
-            self.changed_at = now
+            self._stir(now)
+
+    def _stir(self, now: float) -> None:
+        """Something was written. After a rest it is something else than before, whatever that was like."""
+        if now - self.changed_at > QUIET_S:
+            self.ordinary = False
+        self.changed_at = now
 
     def let_through(self, own: Mapping[bytes, Values], now: float) -> None:
         """What was pending becomes the truth."""
