@@ -73,6 +73,7 @@ class Oracle:
         self.removed: dict[
             tuple[bytes, bytes], str
         ] = {}  # files of the truth that joined writers removed: who
+        self.wrote: dict[tuple[bytes, bytes], str] = {}  # where somebody wrote what last
         self.differs: dict[tuple[str, bytes], float] = {}  # since when a node has had there something else
         self.held: dict[tuple[str, bytes], set[bytes]] = {}  # contents that a node has ever had there
         self.holders: dict[
@@ -197,8 +198,14 @@ class Oracle:
         return moved
 
     def _left(self, node: str, key: bytes, value: bytes | None) -> None:
-        """A writer has removed what the truth has there: so must the truth."""
+        """A writer has removed what the truth has there: so must the truth.
+
+        Unless another one has brought the same there on its own, which nobody has heard of yet.
+        """
         if value is None or not content_of(value) or value != self.truth(key):
+            return
+        by = self.wrote.get((key, value))
+        if by not in (None, node) and self.values.get(by, {}).get(key) != value:
             return
         if node in self.eligible and node in self.world.plan.writers and node in self.joined:
             self.removed[key, value] = node
@@ -511,9 +518,11 @@ class Oracle:
                     return True
         return False
 
-    def rewritten(self, key: bytes, value: bytes | None) -> None:
+    def rewritten(self, key: bytes, value: bytes | None, by: str | None = None) -> None:
         """Somebody has written this there (again)."""
         self.dead.discard((key, content_of(value)))
+        if value is not None and by is not None:
+            self.wrote[key, value] = by
         if value is not None:
             self.removed.pop((key, value), None)
 

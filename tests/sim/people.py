@@ -158,7 +158,7 @@ class People:
         self.over_written.update(
             content_of(old) for name, old in before.items() if copy.disk.get(name) != old
         )
-        oracle.rewritten(key, value)
+        oracle.rewritten(key, value, agent.name)
         self.world.deeds["written"] += 1
         agent.changed(VOLUME)
 

@@ -93,6 +93,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (985000691, "any-writer", 5): (
         "the check held what was pushed before a person's request against the fence that came of it, in one step"
     ),
+    (985001244, "any-writer", 7): (
+        "two writers moved a directory to one place, and a third removed it before the second was heard: its own stays"
+    ),
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {
