@@ -10,7 +10,8 @@ import pytest
 
 from closeranks_coordinator.core import recurrence
 from closeranks_coordinator.core.auditing import UNPROVEN_MAX
-from closeranks_coordinator.core.model import QuarantineAsked, ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.model import QuarantineAsked, RejectAsked, ReleaseAsked, ResyncAsked
+from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.web.report import as_markdown
 from closeranks_proto import messages as wire
 from closeranks_proto.audits import seeded_digest
@@ -539,3 +540,24 @@ def test_audits_end_when_the_configuration_says_so_and_nobody_stays_suspect_for_
     assert len(audits(world, "node-01")) == before
     world.configure(replace(world.config, volumes=(volume,)))
     world.until_state("node-02", "suspect")
+
+
+def test_who_has_failed_an_audit_is_not_released_by_its_own_word_after_a_reject() -> None:
+    """What a guard held is decided; that it proves other bytes than it claims is not."""
+    world = fleet(files=ONE, guards=GuardRules(warm_up_s=0))
+    agent = world["node-02"]
+    agent.hides.add(key_of("only.bin"))
+    world.until(lambda: bool(world.incidents("audit")))
+    for step in range(4):
+        disk = wire.DiskState("/srv", ("photos",), False, 10**11, (50 - step) * 10**9, 1e9, 50.0)
+        agent._say(wire.Activity(1000, (), (disk,), ()))
+        world.run(1)
+    (hold,) = world.fleet.hold_ids()
+    assert not isinstance(world.ask(RejectAsked(hold)), str)
+    world.run(60)
+    record = world.fleet._world.nodes["node-02"].record
+    assert world.state("node-02") == "quarantined"
+    assert record.fence is not None
+    assert (record.fence.release, record.fence.verified) == ("by_hand", True)
+    world.ask(ReleaseAsked("node-02"))
+    assert world.state("node-02") == "in_rank"

@@ -69,6 +69,11 @@ def send_fence(world: World, node: Node) -> None:
     world.send(node, wire.Fence(found.token, found.reason, found.incident or "", found.by_hand))
 
 
+def is_doubted(world: World, node: Node) -> bool:
+    """Whether it has failed an audit, of whichever volume: its own word proves nothing, and a person releases it."""
+    return any(one.kind == "audit" for one in world.accusing(node))
+
+
 def unfence(world: World, node: Node, text: str) -> None:
     """Lift the fence; close its incidents."""
     found = node.record.fence
@@ -266,8 +271,6 @@ def _block(world: World, node: Node, why: str) -> None:
 def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
     found = world.accusing(node, volume.name)
     incident = found[0] if found else None
-    # What it says of itself proves nothing, whichever of its volumes it was caught with.
-    doubted = any(one.kind == "audit" for one in world.accusing(node))
     window_ms = int(world.config.auto_release_window_s * 1000)
     recent = [at for at in node.record.releases_ms if world.now.wall_ms - at < window_ms]
     often = len(recent) >= world.config.auto_release_max
@@ -280,7 +283,7 @@ def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
         reason,
         incident,
         False,
-        "by_hand" if often or by_rule or again or doubted else "automatic",
+        "by_hand" if often or by_rule or again or is_doubted(world, node) else "automatic",
     )
     if often and incident is not None:
         incident.note(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 from itertools import islice
+from typing import Literal
 
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
@@ -20,7 +21,7 @@ from closeranks_proto.lines import timestamp
 from . import advice, blame, incidents, kept, recovery
 from . import hands as told_hands
 from .diffs import row
-from .fencing import drop_recovery, fence, quorum_survives, room_for_fence
+from .fencing import drop_recovery, fence, is_doubted, quorum_survives, room_for_fence
 from .incidents import Incident
 from .meters import Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -336,7 +337,8 @@ def reject(world: World, asked: RejectAsked) -> ActionView | Refusal:
     hold.state = "rejected"
     incident = _note(world, hold, "note", "An operator rejected it.")
     drop_recovery(world, node, "its changes were rejected")
-    fence(world, node, f"rejected: {hold.reason}", incident, by_hand=False, release="automatic")
+    release: Literal["automatic", "by_hand"] = "by_hand" if is_doubted(world, node) else "automatic"
+    fence(world, node, f"rejected: {hold.reason}", incident, by_hand=False, release=release)
     world.touch_hold(hold)
     action = recovery.begin(world, node, "divergence", [volume.name for volume in world.concerned(node)])
     action.kind = "reject"

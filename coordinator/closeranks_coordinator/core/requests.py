@@ -8,7 +8,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.kinds import is_name
 
 from . import recovery, recurrence, views
-from .fencing import REASON_MAX, drop_recovery, fence, quorum_survives, room_for_fence, unfence
+from .fencing import REASON_MAX, drop_recovery, fence, is_doubted, quorum_survives, room_for_fence, unfence
 from .givers import sources_for
 from .lost import given_up, let_stand
 from .model import (
@@ -261,9 +261,9 @@ def _resync(world: World, node: Node, volumes: list[Volume]) -> ActionView | Ref
         if not quorum_survives(world, node):
             return _quorum_lost(world, node)
         accused = world.accusing(node)
-        doubted = any(one.kind == "audit" for one in accused)  # its own verification proves nothing then
+        release: Literal["automatic", "by_hand"] = "by_hand" if is_doubted(world, node) else "automatic"
         incident, reason = accused[0] if accused else None, "an operator asked for a resync"
-        fence(world, node, reason, incident, by_hand=False, release="by_hand" if doubted else "automatic")
+        fence(world, node, reason, incident, by_hand=False, release=release)
         return _begin(world, node, "divergence", [volume.name for volume in world.volumes_of(node)])
     if world.is_held(node):
         return Refusal(
