@@ -26,6 +26,7 @@ from closeranks_proto.digests import XXH3_128
 
 from .disk import JOURNAL_MAX
 from .invariants import hold
+from .obeyed import held_in
 from .pins import Pins
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class Checks:
         # What came before a person's request may have been judged in its step: all that was sent before its fence.
         asked = event.node if step.judged_first and isinstance(event, QuarantineAsked) else None
         fenced_now = False
+        held_there = held_in(core)
         sends = [effect for effect in step.effects if isinstance(effect, Send)]
         kinds = [type(one.message) for one in sends]
         if wire.Fence in kinds and wire.Membership in kinds:
@@ -188,7 +190,7 @@ class Checks:
             if isinstance(message, wire.Converge | wire.Push):
                 for source in message.sources:
                     fenced = core.nodes[source].record.fence is not None and source != before
-                    held = {(source, message.volume), (source, "")} & core.held
+                    held = {(source, message.volume), (source, "")} & held_there
                     hold(
                         "fence_isolates",
                         not fenced and not held,

@@ -20,6 +20,7 @@ Values = dict[bytes, bytes | None]
 WIDTH = 16
 DIRECTORY = encode_entry(Entry(Kind.DIRECTORY, mode=0o755))
 JOURNAL_MAX = 48  # records; beyond it one announcement takes their place
+SHORT_JOURNAL = 2
 ANNOUNCE_EDITS = 40  # a step of more is announced
 
 
@@ -74,6 +75,7 @@ class Copy:
     decayed: Files = field(default_factory=dict)  # what lies there as no stat tells: a scrub finds it
     # What a scrub found decayed: (before, now).
     found: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    journal_max: int = JOURNAL_MAX
     # What the announcement in the journal names: what it was left as.
     brought: Values = field(default_factory=dict)
 
@@ -170,7 +172,7 @@ class Copy:
             if key in self.found and self.found[key][1] != value:
                 del self.found[key]
         base, self.rows, self.root = self.root, rows, edited.root
-        if base is None or len(changed) > ANNOUNCE_EDITS or len(self.journal) >= JOURNAL_MAX:
+        if base is None or len(changed) > ANNOUNCE_EDITS or len(self.journal) >= self.journal_max:
             self.announce(wire.MADE_ANEW if base is None else cause, seen_at, 0)
             return
         self.last_seq += 1

@@ -43,6 +43,7 @@ class Faults:
             "identity": (20.0, self._identity), "second_agent": (15.0, self._second), "collect": (5.0, self._collect),
             "put_back": (4.0, self.images.deed), "coordinator_lost": (25.0, self._lose_coordinator),
             "liar": (12.0, self._lie), "decay": (5.0, self._decay), "straggler": (12.0, self._straggle),
+            "relapse": (6.0, self._relapse),
         }  # fmt: skip
         for name in sorted(self.world.plan.faults & deeds.keys()):
             mean_s, deed = deeds[name]
@@ -222,6 +223,13 @@ class Faults:
         self.world.authors[content_of(value)] = agent.name
         self.world.decayed[content_of(value)] = content_of(copy.disk[key])
         copy.disk[key] = copy.decayed[key] = value
+
+    def _relapse(self) -> None:
+        """Whoever puts an old version back breaks ranks like any rogue, and is not late."""
+        agent = self._agent()
+        found = self.world.oracles[VOLUME].left_behind(agent.name)
+        if found and agent.name not in self.world.plan.writers:
+            self.world.people.write(agent, *self.rng.choice(found))
 
     def _eio(self) -> None:
         copy = self._agent().copies[VOLUME]

@@ -24,9 +24,10 @@ from closeranks_proto.wire import encode_message
 from .agent import Agent
 from .checks import Checks
 from .coordinator import Coordinator
-from .disk import DIRECTORY, Copy, Files, Values, content_of, file_of, key_of
+from .disk import DIRECTORY, SHORT_JOURNAL, Copy, Files, Values, content_of, file_of, key_of
 from .faults import Faults
 from .invariants import Violation, hold
+from .obeyed import Obeyed
 from .oracle import Oracle
 from .people import People
 from .rules import Rules
@@ -111,6 +112,7 @@ class World:
         self.oracles = {one.name: Oracle(self, one.name) for one in plan.config.volumes}
         self.checks = Checks(self)
         self.rules = Rules(self)
+        self.obeyed = Obeyed(self)
         self.people = People(self, start)
         self.faults = Faults(self)
 
@@ -121,7 +123,10 @@ class World:
         return found
 
     def copy(self, volume: str, files: Files) -> Copy:
-        return Copy(volume, self.tree, self.pages, dict(files))
+        made = Copy(volume, self.tree, self.pages, dict(files))
+        if "short_journal" in self.plan.faults:
+            made.journal_max = SHORT_JOURNAL
+        return made
 
     @property
     def core(self) -> Core:
@@ -146,6 +151,7 @@ class World:
             oracle.restarted()
         self.checks.restarted()
         self.rules.restarted()
+        self.obeyed.restarted()
 
     def lose_coordinator(self) -> None:
         """Nothing is left of what it stored; people put it up again with the same configuration."""

@@ -436,6 +436,88 @@ MUTATIONS = (
         "            view.clocks.restart(held[view.analysis], now)", "            pass",
         "--policy quorum --nodes 9 --faults stale_site",
     ),
+    Mutation(
+        "verdicts: all that an announced tree has changed is our doing", f"{CORE}/verdicts.py",
+        "if view.is_commit and before is not None and root is not None:",
+        "if before is not None and root is not None:",
+        "--policy any-writer --nodes 3 --faults short_journal,cut,partition,crash,slow_link,slow_disk",
+    ),
+    Mutation(
+        "verdicts: a node that is away is named by what it had", f"{CORE}/verdicts.py",
+        "    elif world.compared(node, volume):\n        view.confirmed", "    else:\n        view.confirmed",
+        "--policy quorum --nodes 5 --faults rogue,crash,cut,rot",
+    ),
+    Mutation(
+        "judge: who equals the truth has held what it had before", f"{CORE}/judge.py",
+        "now = held if held is None else truth", "now = held",
+        "--policy quorum --nodes 5 --faults relapse,crash,cut,coordinator_crash",
+    ),
+    Mutation(
+        "truth: exactly a quorum does not decide what was the truth already", f"{CORE}/truth.py",
+        "        elif voters - sum(counts.values()) < need:", "        elif voters - sum(counts.values()) <= need:",
+        "--policy quorum --nodes 5 --faults rogue,many_rogues,crash",
+    ),
+    Mutation(
+        "fencing: work that is given up is not cancelled", f"{CORE}/fencing.py",
+        "    world.send(node, wire.Cancel(record.action))\n", "",
+        "--policy quorum --nodes 5 --faults rogue,crash,operator",
+    ),
+    Mutation(
+        "recovery: who was fenced by hand is repaired unasked", f"{CORE}/recovery.py",
+        "    if fence.by_hand:\n        return False\n", "", "--policy quorum --nodes 3 --faults operator,rogue",
+    ),
+    Mutation(
+        "recovery: whoever is verified is released", f"{CORE}/recovery.py",
+        'if fence.verified and fence.release == "automatic":', "if fence.verified:",
+        "--policy quorum --nodes 3 --faults operator,rogue,crash",
+    ),
+    Mutation(
+        "recovery: on_lag = wait is not asked for", f"{CORE}/recovery.py",
+        'if volume.config.on_lag != "resync" or volume.truth is None:', "if volume.truth is None:",
+        "--policy quorum --nodes 3 --faults stale_site,crash,late_start",
+    ),
+    Mutation(
+        "fencing: on_divergence = quarantine repairs and releases", f"{CORE}/fencing.py",
+        "if often or by_rule or again or is_doubted(world, node) else",
+        "if often or again or is_doubted(world, node) else",
+        "--policy quorum --nodes 3 --faults rogue",
+    ),
+    Mutation(
+        "fencing: who has failed an audit is released by its own word", f"{CORE}/fencing.py",
+        "if often or by_rule or again or is_doubted(world, node) else", "if often or by_rule or again else",
+        "--policy quorum --nodes 5 --faults liar,rogue",
+    ),
+    Mutation(
+        "requests: the same after a resync that a person asked for", f"{CORE}/requests.py",
+        '= "by_hand" if is_doubted(world, node) else "automatic"', '= "automatic"',
+        "--policy quorum --nodes 5 --faults liar,operator",
+    ),
+    Mutation(
+        "holds: the same after a reject", f"{CORE}/holds.py",
+        '= "by_hand" if is_doubted(world, node) else "automatic"', '= "automatic"',
+        "--policy any-writer --nodes 5 --faults liar,filling,mass,operator",
+    ),
+    Mutation(
+        "requests: a fence that a person takes over is lifted by itself", f"{CORE}/requests.py",
+        'found.by_hand, found.release, found.reason, found.verified = True, "by_hand", asked.reason, False',
+        "found.by_hand, found.reason, found.verified = True, asked.reason, False",
+        "--policy quorum --nodes 3 --faults operator,rogue",
+    ),
+    Mutation(
+        "holds: a node that dials is not told of its hold", f"{CORE}/holds.py",
+        '        if hold.state == "held":\n            tell(world, node, hold, rules_of(world, hold))',
+        '        if hold.state == "held" and hold.unheld:\n            tell(world, node, hold, rules_of(world, hold))',
+        "--policy writers --nodes 3 --faults filling,mass,cut,crash",
+    ),
+    Mutation(
+        "persistence: holds do not hold after a restart", f"{CORE}/persistence.py",
+        "    _take_up(world)\n    world.index_holds()\n", "    _take_up(world)\n",
+        "--policy any-writer --nodes 4 --faults filling,mass,coordinator_crash",
+    ),
+    Mutation(
+        "world: a hold is not written down", f"{CORE}/world.py", '        self.touch("hold", hold.id)\n', "",
+        "--policy writers --nodes 3 --faults filling,mass,coordinator_crash",
+    ),
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from closeranks_proto.tree import Tree
 
 from .disk import Values, content_of, is_directory
 from .invariants import hold
+from .obeyed import held_in, muted_in
 
 if TYPE_CHECKING:
     from .fleet import World
@@ -156,7 +157,7 @@ class Oracle:
         """Those whose word counts at most: connected, not fenced, not held."""
         core = self.world.core
         volume = core.volumes[self.volume]
-        muted = core.held if volume.config.replicated else core.muted
+        muted = held_in(core) if volume.config.replicated else muted_in(core)
         return frozenset(
             name
             for name, node in core.nodes.items()
@@ -517,6 +518,16 @@ class Oracle:
                 if any(edit.key == key and content_of(edit.value) == content for edit in edits):
                     return True
         return False
+
+    def left_behind(self, node: str) -> list[tuple[bytes, bytes]]:
+        """(key, entry) of files that the truth had after this node had joined it, and both have left for another."""
+        return [
+            (key, value)
+            for key, known in sorted(self.seen.items())
+            if self.reached.get((node, key), (0.0, 0))[1] == len(known)
+            for since, value in known[:-1]
+            if since and value is not None and content_of(value) and value != known[-1][1]
+        ]
 
     def rewritten(self, key: bytes, value: bytes | None, by: str | None = None) -> None:
         """Somebody has written this there (again)."""

@@ -299,7 +299,13 @@ class People:
         if not files:
             return None
         agent, key = self.world.agents[self.rng.choice(others)], self.rng.choice(files)
-        self.write_in_place(agent, key, self.fresh("canary"))
+        value = self.fresh("canary")
+        old = (
+            self.world.oracles[VOLUME].left_behind(agent.name) if "relapse" in self.world.plan.faults else []
+        )
+        if old := [one for one in old if one[0] in files]:
+            key, value = self.rng.choice(old)
+        self.write_in_place(agent, key, value)
         return agent.name, key
 
     def rewrite(self, node: str, key: bytes) -> None:

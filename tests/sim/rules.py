@@ -58,6 +58,7 @@ class Rules:
         self.proven_at: dict[str, float] = {}  # when a verification was answered last
         self.rejected: dict[str, dict[bytes, str]] = {}  # by hold: contents, to whose they are
         self.undetermined: dict[str, frozenset[bytes]] = {}  # by volume, before the step under way
+        self.present: frozenset[str] = frozenset()  # before the step under way
         world.coordinator.after_step.append(self.after_step)
 
     def restarted(self) -> None:
@@ -67,7 +68,7 @@ class Rules:
         self.fences = {
             name: node.record.fence.token for name, node in core.nodes.items() if node.record.fence
         }
-        self.suspects = frozenset()
+        self.suspects = self.present = frozenset()
         self.undetermined = {}
         self.lifted -= set(self.fences.items())
         for name, token in self.fences.items():
@@ -88,6 +89,31 @@ class Rules:
         self._rejects(event)
         self._fences(event)
         self._targets(step)
+        self._unclear()
+        self.present = self._present()
+
+    def _present(self) -> frozenset[str]:
+        """Who is there, and has its tree as far as it says."""
+        core = self.world.core
+        return frozenset(
+            name for name, node in core.nodes.items()
+            if node.session is not None and not any(core.untrusted(node, one) for one in core.volumes)
+        )  # fmt: skip
+
+    def _unclear(self) -> None:
+        """What a quorum of those who vote holds can be judged, and somebody breaks ranks there."""
+        if self.world.plan.gathered:
+            return  # a root may have come that was not judged yet
+        for name, volume in self.world.core.volumes.items():
+            oracle = self.world.oracles[name]
+            for key in volume.undetermined if self.world.policy == "quorum" and oracle.moves else ():
+                holders = [
+                    one for one in volume.voters if oracle.values.get(one, {}).get(key) == oracle.truth(key)
+                ]
+                hold(
+                    "undetermined_rightly", len(holders) < volume.need,
+                    f"{key!r} is undetermined, and {holders} hold the truth",
+                )  # fmt: skip
 
     # --- names ---------------------------------------------------------------------------------
 
@@ -101,6 +127,10 @@ class Rules:
                 continue
             self.named.add(incident.id)
             if incident.kind in ACCUSING:
+                hold(
+                    "named_present", incident.node in self.present | self._present(),
+                    f"{incident.node} is named, and is away or without its tree",
+                )  # fmt: skip
                 self._settled(self.world.oracles[incident.volume], incident, incident.node)
             elif incident.kind == "audit" and len(incident.paths) == 1:
                 lies = [key for key in self.world.agents[incident.node].lied if key in incident.paths]
@@ -248,6 +278,10 @@ class Rules:
         self.lifted.add((name, token))
         own_at = self.own_at.pop(name, float("-inf"))
         if isinstance(event, ReleaseAsked) and event.node == name:
+            hold(
+                "released_equal", name in self.present | self._present(),
+                f"a person released {name}, which is away or without its tree",
+            )  # fmt: skip
             for oracle in world.oracles.values():
                 self._by_a_person(oracle, name)
             return

@@ -54,7 +54,15 @@ LATER: Mapping[str, str] = {
     "liar": "some nodes prove other bytes than they hold, once or for a while, also while most others are away",
     "decay": "contents change on a disk, a writer's too, as no stat tells: a scrub finds them",
     "straggler": "a node takes the site's steps seconds apart, and the coordinator is started again meanwhile",
+    "short_journal": "agents keep few steps: what is not acknowledged at once gives way to an announcement",
+    "relapse": "something puts back what the truth had there before on a node that has left it behind",
 }
+YOUNGER = (
+    "straggler",
+    "short_journal",
+    "relapse",
+)  # than the seeds that once found something among those of `LATER`
+FIXED = range(1000, 1010)  # seeds that the tests play each time
 FAULTS: Mapping[str, str] = {**FIRST, **LATER}
 LATER_SHARE = 0.12
 FOREST_SHARE = 0.1
@@ -124,8 +132,10 @@ def _later(seed: int) -> frozenset[str]:
 def _dice(seed: int, name: str) -> float:
     """Dice of their own. Seeds that once found something stay as they were."""
     is_found = seed in FOUND or any(seed == one for one, _, _ in FOUND_WITH)
-    if name == "straggler":  # it is younger than these
+    if name in YOUNGER:
         is_found = is_found or any(seed == one for one, _, _ in FOUND_LATER)
+    if name in YOUNGER[1:]:
+        is_found = is_found or seed in FIXED
     return 1.0 if is_found else random.Random(f"{seed}/{name}").random()
 
 
