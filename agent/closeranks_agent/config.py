@@ -18,6 +18,7 @@ from closeranks_proto.lines import printable
 from closeranks_proto.settings import Kind, SettingsError, Table, parse_document, unknown_variables
 
 MAX_VOLUMES = 256
+IN_CLEAR = "[agent] coordinator: http:// with insecure = true: names, paths and orders travel in clear"
 _DAEMON_KEYS = ("node", "coordinator", "listen", "advertise", "state_dir", "log_format", "insecure")
 _HOOK_KEYS = ("on_quarantine", "on_release", "timeout_s", "on_hold", "on_unhold")
 _REACTION_KEYS = ("allow_pause", "allow_freeze")
@@ -301,9 +302,7 @@ def _warnings(coordinator: str, hooks: Hooks) -> tuple[str, ...]:
     found: list[str] = []
     parts = urlsplit(coordinator)
     if parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
-        found.append(
-            "[agent] coordinator: http:// with insecure = true: names, paths and orders travel in clear"
-        )
+        found.append(IN_CLEAR)
     programs = (
         ("on_quarantine", hooks.on_quarantine),
         ("on_release", hooks.on_release),

@@ -13,7 +13,7 @@ from closeranks_proto.findings import Finding, ok, warn
 from closeranks_proto.kinds import Address
 from closeranks_proto.lines import printable
 
-from .config import AgentConfig, load_agent_config
+from .config import IN_CLEAR, AgentConfig, load_agent_config
 from .grounds import examine_volume
 from .hands import freezing
 from .standing import examine_agent_itself, examine_coordinator
@@ -34,10 +34,7 @@ def examine_agent(file: str, probes: Probes) -> list[Finding]:
     """All findings. Raises SettingsError where the file can not be used."""
     config = load_agent_config(file)
     findings = [ok("configuration", f"{file} is valid")]
-    findings += [
-        warn("configuration", text, "it will surprise somebody", "change it, or accept it knowingly")
-        for text in config.warnings
-    ]
+    findings += [_warning(text) for text in config.warnings]
     findings += probes.state_directory(
         config.state_dir, "the agent keeps index, journal and fence there and does not start without it"
     )
@@ -51,6 +48,19 @@ def examine_agent(file: str, probes: Probes) -> list[Finding]:
     for volume in config.volumes:
         findings += examine_volume(volume, probes)
     return findings
+
+
+def _warning(text: str) -> Finding:
+    if text == IN_CLEAR:
+        return warn(
+            "coordinator",
+            "http:// beyond this machine, as insecure = true allows: what agent and coordinator say is not encrypted",
+            "who can read along sees names of files and of programs, and who can stand in between can give this node "
+            "orders, such as what its files shall be",
+            "nothing, if only your own servers are on that network; else put a TLS proxy before the coordinator's "
+            "listen_agents, write https:// here and take insecure out",
+        )
+    return warn("configuration", text, "it will surprise somebody", "change it, or accept it knowingly")
 
 
 def examine_hands(config: AgentConfig) -> list[Finding]:

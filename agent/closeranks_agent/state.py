@@ -24,6 +24,7 @@ import msgspec
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, VolumeSettings
 
+from .disk import seclusion
 from .disk.database import Damaged, Database
 from .disk.records import StateUnavailable
 
@@ -86,6 +87,7 @@ class AgentState:
         self._lock = threading.Lock()
         self._lock_fd = _lock_directory(self.path)
         try:
+            seclusion.close_to_others(self.path)
             self._database = _open(state_file(self.path))
             try:
                 self._reserve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import socket
 import threading
@@ -338,6 +339,22 @@ def test_state_directory(tmp_path: Path) -> None:
         probes.state_directory(str(tmp_path / "open"), "why"), "warn"
     )
     assert os.listdir(tmp_path / "open") == []
+    (tmp_path / "open").chmod(0o755)
+    assert "looked into by everybody (mode 0755)" in told(
+        probes.state_directory(str(tmp_path / "open"), "why"), "warn"
+    )
+    (tmp_path / "open").chmod(0o750)
+    assert told(probes.state_directory(str(tmp_path / "open"), "why"), "warn") == ""
+
+
+def test_a_connection_that_is_not_encrypted_is_told_for_what_it_is(tmp_path: Path, tree: Path) -> None:
+    file = write_config(tmp_path, tree, 1)
+    text = file.read_text()
+    file.write_text(re.sub(r'coordinator = ".*"', 'coordinator = "http://192.0.2.1:1"', text))
+    found = [one for one in examine_agent(str(file), Probes()) if "insecure = true" in one.what]
+    assert [(one.level, one.subject) for one in found] == [("warn", "coordinator")]
+    assert "orders" in found[0].why
+    assert "only your own servers" in found[0].mend
 
 
 def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,3 +409,7 @@ def test_the_coordinators_part(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "warn  volume photos: 2 nodes, a quorum is 2" in out
     assert "is open to the network without TLS" in out
     assert "settle_s is 1: short" in out
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "coordinator.sqlite").write_bytes(b"rubbish" * 1000)
+    assert main(["doctor", "--config", str(file)]) == 1
+    assert "fail  store: " in capsys.readouterr().out

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from closeranks_agent.disk.database import Database
 from closeranks_agent.disk.records import StateUnavailable
+from closeranks_agent.disk.root import index_path
 from closeranks_agent.state import AgentState, StateLocked, opened_state
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, Problem, VolumeSettings
@@ -22,6 +26,49 @@ def test_the_agent_id_is_made_once(tmp_path: Path) -> None:
         assert state.agent_id == first
     with opened_state(tmp_path / "other") as state:
         assert state.agent_id != first
+
+
+def test_what_it_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """A umask of 022 left names of files, hands and the fence readable for everybody on the machine."""
+    place = tmp_path / "s"
+    before = os.umask(0)
+    try:
+        with (
+            opened_state(place),
+            contextlib.closing(Database(index_path(place, "v"), "CREATE TABLE a (b)", 1)),
+        ):
+            found = {file.name: stat.S_IMODE(file.stat().st_mode) for file in place.iterdir()}
+    finally:
+        os.umask(before)
+    assert {
+        "agent.sqlite",
+        "agent.sqlite-wal",
+        "volume-v.sqlite",
+        "volume-v.sqlite-wal",
+        "lock",
+    } <= found.keys()
+    assert set(found.values()) == {0o600}
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+    with (
+        opened_state(tmp_path),
+        contextlib.closing(Database(index_path(tmp_path, "v"), "CREATE TABLE a (b)", 1)),
+    ):
+        pass
+    tmp_path.chmod(0o755)
+    for file in tmp_path.iterdir():
+        file.chmod(0o644)
+    with opened_state(tmp_path):
+        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_a_directory_that_its_owner_opened_to_a_group_stays_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with opened_state(tmp_path):
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
 
 
 def test_a_fence_survives_until_it_is_lifted(tmp_path: Path) -> None:

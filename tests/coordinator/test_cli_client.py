@@ -178,6 +178,21 @@ def test_no_token_where_one_is_needed(api: Fake, capsys: pytest.CaptureFixture[s
     assert "--token-file FILE or CLOSERANKS_TOKEN_FILE" in complaint(capsys)
 
 
+def test_a_wrong_token_is_one_error_with_what_to_compare(
+    api: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was said twice that the token is wrong, and then to name a file, which had been named."""
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef0123\n")
+    file.chmod(0o600)
+    api.routes["GET /api/v1/fleet"] = (401, clifake.error("token_wrong", "the token is none of those"))
+    assert main(["status", "--token-file", str(file)]) == 2
+    said = complaint(capsys)
+    assert "the token is none of those. The file that --token-file" in said
+    assert "token_files in coordinator.toml" in said
+    assert "Name the file" not in said
+
+
 def test_a_guard_against_foreign_hosts_is_no_lack_of_a_token(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 import clifake
 from clifake import Fake, serving
+from closeranks_coordinator.cli.conflicts import _print
 from closeranks_coordinator.cli.main import main
+from closeranks_coordinator.cli.screen import Screen
 from closeranks_coordinator.core import shapes as model
 
 PHP = model.HandView(
@@ -26,6 +29,11 @@ CONFLICT = model.ConflictView(
     "photos", "a.jpg", "YS5qcGc=", "a.conflict-n2.jpg", "YQ==", "n1", "n2", "2025-11-22T15:58:00.000Z", "open",
     "both versions are kept",
 )  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -55,6 +63,27 @@ def test_conflicts_of_every_volume_are_listed(api: Fake, capsys: pytest.CaptureF
     assert "photos  open   2 min 00 s ago  n1     n2" in out
     assert "a.conflict-n2.jpg" in out
     assert "1 conflict open." in out
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(80, "WHAT"), (120, ""), (60, "WHAT, STATE, WHEN")])
+def test_conflicts_fit_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, left_out: str) -> None:
+    """Two long names beside each other tore the table into pieces of a few letters."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = "albums/2025/summer in the mountains/DSC_0042"
+    one = msgspec.structs.replace(
+        CONFLICT, path=f"{name}.jpg", kept_path=f"{name}.conflict-n2-20261122-193800-3fa2c1.jpg"
+    )
+    out = Terminal()
+    _print(Screen(out, io.StringIO()), [one, CONFLICT], 1_763_827_200_000)
+    table = out.getvalue().partition("2 conflicts open")[0].splitlines()
+    shown = [line for line in table if not line.startswith("(no room")]
+    assert max(map(len, shown)) <= columns
+    assert (f"(no room for {left_out}:" in out.getvalue()) is bool(left_out)
+    assert any(line.rstrip().endswith("  a.jpg") for line in shown)
+    assert "n1" in table[1]
+    assert "n2" in table[1]
+    assert any(line.strip().startswith("kept as albums/2025/") for line in table)
 
 
 def test_conflicts_of_all_volumes_and_pages_are_one_document(

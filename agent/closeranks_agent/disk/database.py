@@ -11,6 +11,7 @@ words. A file that is no database or is damaged raises Damaged: its owner decide
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,10 @@ import apsw
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Problem
 
+from . import seclusion
 from .records import StateUnavailable
+
+log = logging.getLogger("closeranks.volume")
 
 Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
@@ -52,6 +56,8 @@ class Database:
         self._lock = threading.RLock()
         self._durable = True
         with self._named_errors():
+            if path is not None:
+                _claim(path)
             self._connection = apsw.Connection("" if path is None else str(path))
             try:
                 self._prepare(schema, version, upgrades or {})
@@ -173,6 +179,14 @@ class Database:
             "Free some room there; the agent tries again by itself."
         )
         return Problem("no_space", text, free_bytes=_free_bytes(self.path))
+
+
+def _claim(path: Path) -> None:
+    """Make it for its owner alone; why that is not possible SQLite says in the words of `_named_errors`."""
+    try:
+        seclusion.make(path)
+    except OSError as error:
+        log.debug("%s can not be made: %s", path, error)
 
 
 def _temporary_directory() -> Path:

@@ -5,6 +5,8 @@ wait for their look; a guard must hear of them at once. So files of which someth
 twenty times a second while there are any, and what they grew is told; the commit then tells only what is left. A page
 cache takes gigabytes a second: what is asked for less often is told when a disk is half full.
 
+A file counts once an hour as a file, however often it is written: who wrote one file 83 times has not written 83.
+
 A file that is closed is asked once for each time that something is heard of it. Where more were closed than can be
 asked in a moment, the others count like those that were: how much is written is told now, and what it was exactly with
 the commit. What is taken is never more than a share of the thread's time.
@@ -36,6 +38,8 @@ from .dirty import Batch, Dirty
 FILES_A_LOOK: Final = 256
 CLOSED_A_LOOK: Final = 512  # of those that were closed since the look before; 3 us each
 TOLD_MAX: Final = 16_384  # 4 MB
+COUNTED_MAX: Final = 8_192  # 1.5 MB
+COUNTED_S: Final = 3600.0  # a file that is written again within that is no other file
 FRESH_S: Final = 2.0  # a file with an elder mtime was not written in this burst, or that was set back
 AHEAD_S: Final = 10.0  # what was told ahead is committed by then, or is gone
 REST_SHARE: Final = 9.0  # a rest follows that is so many times as long as a look kept the processor
@@ -53,6 +57,7 @@ class Growth:
         self._volume, self._written, self._clock, self._spent = volume, written, clock, spent
         # Of a file its size before, and the size up to which it was told of.
         self._told: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._counted: OrderedDict[bytes, float] = OrderedDict()  # files, and when each was counted
         self._closed_until = 0.0  # the closed files of before were asked
         self._rested = 0.0
         # Files and bytes that were told of without asking, and when.
@@ -95,10 +100,12 @@ class Growth:
             return
         self._closed_until = closed[0][2]
         asked, others = closed[:CLOSED_A_LOOK], len(closed) - CLOSED_A_LOOK
+        before = sum(count[0] for count in counts.values())
         grown = [self._ask(root_fd, key, hand, counts) for key, hand, _ in asked]
         if others > 0:
+            files = (sum(count[0] for count in counts.values()) - before) * others // len(asked)
             size = sum(grown) * others // len(asked)
-            for place, amount in enumerate((others, size)):
+            for place, amount in enumerate((files, size)):
                 self._ahead[place] += amount
                 counts.setdefault(asked[0][1], [0, 0])[place] += amount
             self._ahead_at = self._clock()
@@ -120,9 +127,19 @@ class Growth:
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
         count = counts.setdefault(hand, [0, 0])
-        count[0] += new
+        count[0] += new and self._count(key)
         count[1] += size - before
         return size - before
+
+    def _count(self, key: bytes) -> bool:
+        """Whether this is one file more: 83 writes of one file are one file."""
+        now = self._clock()
+        at = self._counted.pop(key, None)
+        is_new = at is None or now - at > COUNTED_S
+        self._counted[key] = now if at is None or is_new else at
+        if len(self._counted) > COUNTED_MAX:
+            self._counted.popitem(last=False)
+        return is_new
 
     def _known_size(self, key: bytes, found: os.stat_result) -> int:
         """What it had before. One of a single chunk that was just written counts as written whole, as its commit says.
@@ -145,7 +162,7 @@ class Growth:
         for key, size in report.sizes.items():
             base, told = self._told.pop(key, (-1, -1))
             count = counts.setdefault(hand_of(key), [0, 0])
-            count[0] += told < 0
+            count[0] += told < 0 and self._count(key)
             count[1] += max(0, size - (told - base))
         if report.changed > len(report.sizes):
             count = counts.setdefault(report.hands[0] if report.hands else None, [0, 0])

@@ -195,11 +195,14 @@ class Api:
                 "port 7341) with --url or CLOSERANKS_URL."
             )
         if status == 401:
-            given = "The token was not accepted" if self.token else "No token was given"
-            return NotAsked(
-                f"{self.url} refused: {printable(body.message)}. {given}: name the file that holds one with "
-                "--token-file FILE or CLOSERANKS_TOKEN_FILE."
-            )
+            if self.token:
+                then = (
+                    "The file that --token-file or CLOSERANKS_TOKEN_FILE names must hold the same token as one of "
+                    "token_files in coordinator.toml; a coordinator reads them at its start and at a reload."
+                )
+            else:
+                then = "Name the file that holds it with --token-file FILE or CLOSERANKS_TOKEN_FILE."
+            return NotAsked(f"{self.url} refused: {printable(body.message)}. {then}")
         return Refused(status, body.code, body.message)
 
     def _no_answer(self, error: Exception) -> str:

@@ -57,8 +57,7 @@ def _print(screen: Screen, found: list[ConflictView], now: int) -> None:
     if not found:
         screen.line("No conflicts.")
         return
-    headers = ("VOLUME", "STATE", "WHEN", "FIRST", "SECOND", "WHAT", "PATH", "KEPT AS")
-    screen.table(headers, [_row(one, now) for one in found], ("WHAT", "STATE", "WHEN"))
+    _print_table(screen, found, now)
     count = sum(one.state == "open" for one in found)
     if count:
         screen.line(
@@ -68,7 +67,26 @@ def _print(screen: Screen, found: list[ConflictView], now: int) -> None:
         )
 
 
-def _row(one: ConflictView, now: int) -> list[Cell]:
+def _print_table(screen: Screen, found: list[ConflictView], now: int) -> None:
+    """Into a file one line a conflict; on a terminal the two names, which are long, stand below each other."""
+    headers = ["VOLUME", "STATE", "WHEN", "FIRST", "SECOND", "WHAT"]
+    if not screen.terminal:
+        rows = [[*_about(one, now), Cell(one.path), Cell(_kept(one))] for one in found]
+        screen.table([*headers, "PATH", "KEPT AS"], rows)
+        return
+    below = [Cell("")] * len(headers)
+    rows = []
+    for one in found:
+        rows.append([*_about(one, now), Cell(one.path)])
+        rows.append([*below, Cell(f"kept as {_kept(one)}", FAINT)])
+    screen.table([*headers, "PATH, KEPT AS"], rows, ("WHAT", "STATE", "WHEN", "VOLUME"))
+
+
+def _kept(one: ConflictView) -> str:
+    return one.kept_path or f"{NONE} (it was deleted there)"
+
+
+def _about(one: ConflictView, now: int) -> list[Cell]:
     return [
         Cell(one.volume),
         Cell(one.state, CARE if one.state == "open" else FAINT),
@@ -76,6 +94,4 @@ def _row(one: ConflictView, now: int) -> list[Cell]:
         Cell(one.winner),
         Cell(one.loser),
         Cell(one.what),
-        Cell(one.path),
-        Cell(one.kept_path or f"{NONE} (it was deleted there)"),
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from closeranks_proto.findings import Finding, ok, warn
+from pathlib import Path
+
+from closeranks_proto.findings import Finding, fail, ok, warn
 
 from ..config import CoordinatorConfig, load_coordinator_config
 from ..core.model import VolumeConfig
 from ..core.truth import fence_bound, quorum_of
+from ..storage.examination import examine_store
 from .probes import Probes
 
 _STATE = "the coordinator keeps history, incidents and fences there and does not start without it"
@@ -21,6 +24,7 @@ def examine_coordinator(file: str, probes: Probes) -> list[Finding]:
         for text in config.warnings
     ]
     findings += probes.state_directory(config.state_dir, _STATE)
+    findings.append(_store(config))
     if probes.healthy(config.listen_api):
         findings.append(ok("listen_api", f"a coordinator runs at {config.listen_api} and is healthy"))
     else:
@@ -34,6 +38,18 @@ def examine_coordinator(file: str, probes: Probes) -> list[Finding]:
         findings.append(_quorum(volume, config.fleet.max_quarantined))
         findings.append(_settle(volume))
     return findings
+
+
+def _store(config: CoordinatorConfig) -> Finding:
+    found = examine_store(Path(config.state_dir), config.fleet.digest)
+    match found.verdict:
+        case "sound":
+            return ok("store", found.text)
+        case "broken":
+            return fail("store", found.text, "the coordinator does not start with it (exit 1)", "as it says")
+        case "unknown":
+            why = "whether the coordinator can start with it is not known"
+            return warn("store", found.text, why, "ask again as the user who runs the coordinator")
 
 
 def _exposure(config: CoordinatorConfig) -> Finding:

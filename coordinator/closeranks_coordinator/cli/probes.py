@@ -187,6 +187,16 @@ def _state_directory(path: str, what_for: str) -> list[Finding]:
                 f"chmod 700 {shown}",
             )
         ]
+    elif mode & 0o007:
+        found = [
+            warn(
+                "state_dir",
+                f"{shown} can be looked into by everybody (mode {mode:04o})",
+                "who wrote which file, and names of files, can be read there; the daemon closes it when it starts, if "
+                "the directory is its user's own",
+                f"chmod 700 {shown}",
+            )
+        ]
     return found + _state_filesystem(path, what_for)
 
 

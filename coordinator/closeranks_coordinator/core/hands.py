@@ -40,15 +40,22 @@ def note(world: World, node: Node, event: RootStored) -> None:
     if event.cause in OWN_CAUSES or not event.hands:
         return
     hands = [writers.record_of(hand, world.now.wall_ms) for hand in event.hands]
-    for hand in hands:
-        book.hour.add(hand, world.now.mono)
+    again = [0] * len(hands)
     for key, number in event.by:
-        book.by_key.pop(key, None)
+        hand, known = hands[number - 1], book.by_key.pop(key, None) or book.settled.get(key)
+        again[number - 1] += known is not None and _is_lately(known, hand)
         if len(book.by_key) < KEYS_MAX:
-            book.by_key[key] = hands[number - 1]
+            book.by_key[key] = hand
+    for hand, times in zip(hands, again, strict=True):
+        book.hour.add(msgspec.structs.replace(hand, files=max(0, hand.files - times)), world.now.mono)
     for hand in hands if not event.by else ():
         writers.add_to(book.untold, hand)
     node.writing.unsaved = True
+
+
+def _is_lately(known: HandRecord, hand: HandRecord) -> bool:
+    """Whether a path that this hand wrote was its own within the hour: then it is no other file."""
+    return known.key == hand.key and hand.seen_ms - known.seen_ms < writers.WINDOW_S * 1000
 
 
 def active(world: World, node: Node, activity: wire.Activity) -> None:

@@ -11,7 +11,7 @@ that differ, never with its whole size.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +32,8 @@ REPORTS_MAX = 64  # an agent sends 20 a second at most
 RUSH_S = 0.1  # the least that two paces of a rush are taken over
 RUSH_FRESH_S = 0.5  # after so long without a report a rush is over
 DISK_QUIET_S = 30.0  # after so long without a report a disk's burst is over
+COUNTED_MAX = 4096  # paths; 0.6 MB of a node's volume that is written to
+COUNTED_S = 3600.0  # a path that changes again within that is no other path
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
 # value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), whether it was news that
 # this path is altered, and that it is retyped
@@ -102,6 +104,9 @@ class Meter:
     pending: dict[bytes, Change] = field(default_factory=dict)
     passed: dict[bytes, Values] = field(default_factory=dict)
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
+    counted: OrderedDict[bytes, float] = field(
+        default_factory=OrderedDict
+    )  # paths, and when each was counted
     waiting_bytes: int = 0  # of what is pending
     waiting_room: int = 0  # by how much its files grow
     grown: int = 0  # the same of all that was ever counted
@@ -155,7 +160,8 @@ class Meter:
         self.shares.reach(now, entries)
         for key in [key for key in self.pending if key not in own]:
             self._undo(key, self.pending.pop(key), now)
-        files = total = 0
+        total = 0
+        changed: list[bytes] = []
         news: list[tuple[bytes, bytes | None, bytes | None, int, tuple[bool, bool]]] = []
         for key, (value, truth) in own.items():
             passed, known = self.passed.get(key), self.pending.get(key)
@@ -172,7 +178,7 @@ class Meter:
                 continue
             size = size_of(key, before, value)
             news.append((key, value, truth, size, was))
-            files += 1
+            changed.append(key)
             total += size
         # What went comes first: whatever has its content now was moved, whichever name is the smaller one.
         for one in sorted(news, key=lambda one: one[1] is not None):
@@ -181,11 +187,21 @@ class Meter:
         if lost > self.lost:
             self.lost_at = now
         self.lost, self.lost_before = lost, min(self.lost_before, lost)
-        if files:
+        if changed:
+            files = sum(self._is_another(key, now) for key in changed)
             self._stir(now)
             self.growing = 0
             self.committed.add(now, files, total)
             self._total(self.committed_total, self.bucket.committed, files, total)
+
+    def _is_another(self, key: bytes, now: float) -> bool:
+        """Whether a path that changed is one more: one file that is written 83 times is one file."""
+        at = self.counted.pop(key, None)
+        is_new = at is None or now - at > COUNTED_S
+        self.counted[key] = now if at is None or is_new else at
+        if len(self.counted) > COUNTED_MAX:
+            self.counted.popitem(last=False)
+        return is_new
 
     def see(self, activity: wire.VolumeActivity, window_ms: int, now: float) -> None:
         """What the agent saw being written in the last moment, committed or not."""

@@ -12,6 +12,9 @@ import apsw
 
 from closeranks_proto.errors import UserError
 
+from .seclusion import make
+
+DATABASE_NAME = "coordinator.sqlite"
 SCHEMA_VERSION = 1
 BUSY_WAIT_MS = 10_000
 # What SQLite's connections share is kept in memory, and the lock is the process's. As a mapped file, which even those
@@ -37,15 +40,21 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NU
 """
 
 
-def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
-    """A connection with the settings that the store's promises rest on. Raises apsw.Error."""
+def connect(path: Path, *, read_only: bool = False, look_only: bool = False) -> apsw.Connection:
+    """A connection with the settings that the store's promises rest on. Raises apsw.Error.
+
+    `look_only`: for a process that is not the coordinator; it creates nothing, and its end leaves the log as it is.
+    """
+    read_only = read_only or look_only
     # A file that is opened for reading alone takes no lock for the process, and is shared by a mapped file again.
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
     connection = apsw.Connection(str(path), flags=flags, vfs=VFS)
-    connection.set_busy_timeout(BUSY_WAIT_MS)
+    connection.set_busy_timeout(0 if look_only else BUSY_WAIT_MS)
     # One statement a call: what follows one that gives a row would not run until that row was taken.
     for setting in ("mmap_size = 0", "temp_store = MEMORY", "cache_size = -4096"):
         connection.execute(f"PRAGMA {setting}").fetchall()
+    if look_only:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     else:
@@ -60,30 +69,16 @@ def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
 
 def prepare(path: Path, digest: str) -> int:
     """Make or check the schema; the epoch that begins with this start."""
+    make(path)
     connection = connect(path)
     try:
-        path.chmod(0o600)
-        version = connection.pragma("user_version")
-        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0:
+        if is_new(connection):
             with connection:
                 connection.execute(_SCHEMA)
                 connection.execute("INSERT INTO meta VALUES ('digest', ?)", (digest.encode(),))
                 connection.pragma("application_id", APPLICATION_ID)
                 connection.pragma("user_version", SCHEMA_VERSION)
-        elif connection.pragma("application_id") != APPLICATION_ID:
-            raise UserError(f"{path} is not a database of the closeranks coordinator; give another state_dir")
-        elif version != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has format {version}; this program reads format {SCHEMA_VERSION}. "
-                "Run the version of closeranks that wrote it, or give a new state_dir: "
-                "the agents send everything again"
-            )
-        stored = bytes(connection.execute("SELECT value FROM meta WHERE name = 'digest'").get).decode()
-        if stored != digest:
-            raise UserError(
-                f"{path} holds trees made with the digest {stored}, while fleet.digest is {digest}. "
-                f'Set digest = "{stored}", or give a new state_dir: the agents send everything again'
-            )
+        judge(connection, path, digest)
         epoch = int(connection.execute("SELECT value FROM meta WHERE name = 'epoch'").get or b"0") + 1
         try:
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
@@ -92,3 +87,37 @@ def prepare(path: Path, digest: str) -> int:
         return epoch
     finally:
         connection.close()
+
+
+def is_new(connection: apsw.Connection) -> bool:
+    """Nothing was ever written to it."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    return bool(connection.pragma("user_version") == 0 and tables == 0)
+
+
+def judge(connection: apsw.Connection, path: Path, digest: str) -> None:
+    """Raises UserError where it is not ours, of another format, or of trees with another digest."""
+    version = connection.pragma("user_version")
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise UserError(f"{path} is not a database of the closeranks coordinator; give another state_dir")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has format {version}; this program reads format {SCHEMA_VERSION}. "
+            "Run the version of closeranks that wrote it, or give a new state_dir: "
+            "the agents send everything again"
+        )
+    stored = bytes(connection.execute("SELECT value FROM meta WHERE name = 'digest'").get).decode()
+    if stored != digest:
+        raise UserError(
+            f"{path} holds trees made with the digest {stored}, while fleet.digest is {digest}. "
+            f'Set digest = "{stored}", or give a new state_dir: the agents send everything again'
+        )
+
+
+def damaged(path: Path, detail: object) -> UserError:
+    """What a person can do about it."""
+    return UserError(
+        f"{path} is damaged ({detail}), and it holds the truth, the fences and the incidents. Restore it from a "
+        "backup. Without one, move it away and start again: the truth is founded anew by what the nodes have, and "
+        "fences are taken over from the agents; incidents, baselines, conflicts and holds are gone"
+    )

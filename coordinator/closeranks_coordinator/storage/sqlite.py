@@ -26,12 +26,13 @@ from pathlib import Path
 import apsw
 
 from closeranks_proto.digests import DigestAlgorithm, algorithm_named
-from closeranks_proto.errors import MissingObject, UserError
+from closeranks_proto.errors import MissingObject
 
 from .cache import CACHE_BYTES, Cache
 from .collector import Collector
 from .reserve import Reserve
-from .schema import SELECT_BODY, connect, prepare
+from .schema import DATABASE_NAME, SELECT_BODY, connect, damaged, prepare
+from .seclusion import close_to_others
 from .store import (
     PROTECT_S,
     Batch,
@@ -68,9 +69,10 @@ def open_store(
     """
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = StateLock(state_dir)
-    path = state_dir / "coordinator.sqlite"
+    path = state_dir / DATABASE_NAME
     reserve = Reserve(state_dir)
     try:
+        close_to_others(state_dir)
         try:
             epoch = prepare(path, digest)
         except (apsw.FullError, apsw.CantOpenError, apsw.IOError):
@@ -81,11 +83,7 @@ def open_store(
         return SqliteStore(path, lock, reserve, algorithm, epoch, cache_bytes, protect_s, mono, wall_ms)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         lock.release()
-        raise UserError(
-            f"{path} is damaged ({error}), and it holds the truth, the fences and the incidents. Restore it from a "
-            "backup. Without one, move it away and start again: the truth is founded anew by what the nodes have, and "
-            "fences are taken over from the agents; incidents, baselines, conflicts and holds are gone"
-        ) from error
+        raise damaged(path, error) from error
     except apsw.Error as error:
         lock.release()
         raise OSError(f"{path}: {error}") from error

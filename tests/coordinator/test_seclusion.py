@@ -1,0 +1,69 @@
+"""What the coordinator keeps is for its owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from closeranks_coordinator.storage.sqlite import open_store
+from closeranks_coordinator.storage.store import Batch
+
+
+@pytest.fixture(autouse=True)
+def _open_umask() -> object:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
+
+
+async def test_a_new_store_is_for_its_owner_alone_from_the_first_moment(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s", "xxh3-128")
+    await store.write(Batch(meta={"x": b"y"}))
+    found = modes(tmp_path / "s")
+    await store.close()
+    assert {"coordinator.sqlite", "coordinator.sqlite-wal", "lock"} <= found.keys()
+    assert set(found.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o700
+
+
+async def test_what_an_earlier_version_left_open_is_closed_at_start(tmp_path: Path) -> None:
+    await open_store(tmp_path, "xxh3-128").close()
+    tmp_path.chmod(0o755)
+    (tmp_path / "coordinator.sqlite").chmod(0o644)
+    (tmp_path / "notes.txt").write_text("of somebody else")
+    (tmp_path / "notes.txt").chmod(0o644)
+    await open_store(tmp_path, "xxh3-128").close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    assert modes(tmp_path)["coordinator.sqlite"] == 0o600
+    assert modes(tmp_path)["notes.txt"] == 0o644
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [(0o750, 0o750), (0o770, 0o750), (0o2750, 0o2750), (0o751, 0o700)]
+)
+async def test_a_directory_that_was_opened_to_a_group_stays_readable_for_it(
+    tmp_path: Path, given: int, wanted: int
+) -> None:
+    tmp_path.chmod(given)
+    await open_store(tmp_path, "xxh3-128").close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == wanted
+
+
+async def test_a_directory_of_somebody_else_is_told_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o755)
+
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    await open_store(tmp_path, "xxh3-128").close()
+    assert f"{tmp_path} is open to others (mode 0755) and can not be closed" in caplog.text
