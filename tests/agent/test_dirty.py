@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from closeranks_agent.disk.attributed import hand_finder
 from closeranks_agent.watch import dirty as module
 from closeranks_agent.watch.dirty import (
     AGE_MAX_S,
@@ -361,6 +362,22 @@ def test_a_hand_at_a_directory_that_came_as_a_whole_is_that_of_what_lies_in_it()
     dirty.note(b"d\0f", 10.0, None)
     dirty.note(b"d\0g", 10.0, BERT)
     assert [dirty.hand(key) for key in (b"d\0f", b"d\0g", b"d\0unheard", b"e")] == [ANNA, BERT, ANNA, None]
+
+
+def test_what_is_found_with_a_new_directory_is_its_own_writers_also_where_it_waits_for_its_own_look() -> None:
+    """A new directory is looked at as a whole: what another process had begun to write in it was the maker's."""
+    dirty = Dirty()
+    dirty.note(b"d", 10.0, ANNA, tree=True)
+    dirty.note(b"d\0open", 10.0, BERT, open=True)
+    dirty.note(b"e", 10.0, None)
+    batch = dirty.take(10.03)
+    assert batch is not None
+    assert batch.names == {b"d": None, b"": frozenset({b"e"})}
+    hand_of = hand_finder(batch.hands)
+    dirty.note(b"d\0later", 10.04, BERT, open=True)
+    assert [hand_of(key) for key in (b"d", b"d\0unheard", b"d\0open", b"d\0later", b"e")] == [
+        ANNA, ANNA, BERT, BERT, None,
+    ]  # fmt: skip
 
 
 def test_a_hand_that_changed_a_directorys_mode_is_not_that_of_what_lies_in_it() -> None:

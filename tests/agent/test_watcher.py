@@ -440,6 +440,38 @@ def test_a_scan_that_comes_before_the_look_names_the_hand_that_was_heard_of(
         assert all("inotify" in hand.detail for hand in hands)
 
 
+def test_a_file_in_a_new_directory_is_its_writers_and_not_the_makers(
+    tree_dir: Path, watch: Callable[..., WatchedVolume], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind != "fanotify":
+        pytest.skip("inotify tells no hands")
+    watched = watch()
+    watched.settle()
+    monkeypatch.setattr(dirty_module, "QUIET_S", 0.3)
+    monkeypatch.setattr(dirty_module, "OPEN_QUIET_S", 60.0)
+    monkeypatch.setattr(dirty_module, "AGE_MAX_S", 60.0)
+    before = watched.volume.last_seq
+    python(tree_dir, "import os, time; os.mkdir('n'); time.sleep(0.05)")
+    writer = subprocess.Popen(
+        ["sh", "-c", "exec 3>n/f; echo x >&3; read _"], cwd=tree_dir, stdin=subprocess.PIPE
+    )
+    try:
+        until(
+            lambda: any(
+                edit.key == b"n\0f" for step in watched.volume.pending(before, 10) for edit in step.edits
+            )
+        )
+    finally:
+        writer.communicate(b"\n")
+    whose: dict[bytes, str] = {}
+    for step in watched.volume.pending(before, 10):
+        for edit, number in zip(step.edits, step.by, strict=True):
+            whose.setdefault(edit.key, step.hands[number - 1].exe if number else "")
+    assert "python" in whose[b"n"]
+    assert "python" not in whose[b"n\0f"]
+    assert whose[b"n\0f"]
+
+
 def test_lost_events_are_counted_and_answered_by_a_scan(
     faulty: tuple[WatchedVolume, Faulty], tree_dir: Path, expected_root: Expected
 ) -> None:

@@ -76,6 +76,32 @@ def test_an_open_file_is_told_as_it_grows_and_committed_without_what_was_told(wr
     assert writer.commit() == (0, 0)
 
 
+def test_a_file_that_is_written_again_and_again_is_one_file(writer: Writer) -> None:
+    """`83 files` was told of one file that was written 83 times."""
+    for number in range(1, 84):
+        writer.write("log", number * MB, open=number % 2 == 0)
+        writer.look()
+        writer.commit()
+    assert writer.told[0] == 1
+    assert writer.told[1] >= 83 * MB, "all that was written is told all the same"
+    writer.write("other", MB)
+    assert writer.look() == (1, MB)
+    writer.commit()
+    writer.now += module.COUNTED_S
+    writer.write("log", 84 * MB)
+    assert writer.look()[0] == 1, "of another hour it is one once more"
+
+
+def test_what_is_remembered_of_counted_files_has_a_bound(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COUNTED_MAX", 5)
+    for number in range(20):
+        writer.write(f"f{number}", MB)
+    assert writer.look() == (20, 20 * MB)
+    assert len(writer.growth._counted) == 5
+
+
 def test_a_file_whose_next_look_has_to_wait_is_told_meanwhile(writer: Writer) -> None:
     """One that takes long to read rests after each look, for a second and more: a runaway writes gigabytes then."""
     writer.write("log", MB, open=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, ValuesView
+
+import pytest
+
+from closeranks_coordinator.core.meters import Gauge
 from closeranks_coordinator.core.shapes import CareView
 from closeranks_proto import messages as wire
 from fakeworld import FakeWorld, file_of, volume_config
@@ -101,3 +106,38 @@ def test_a_node_that_reaches_nobody_says_whom_and_what_to_do_while_it_lacks_some
     (care,) = says_of_roads(replica, REFUSED)
     assert "where no other node can give it, n2 stays behind on photos" in care.text
     assert says_of_roads(replica) == ()
+
+
+class Counted(dict[str, Gauge]):
+    """The disks of one node: how often any of them was looked at."""
+
+    looks = 0
+
+    def items(self) -> ItemsView[str, Gauge]:
+        Counted.looks += len(self)
+        return super().items()
+
+    def values(self) -> ValuesView[Gauge]:
+        Counted.looks += len(self)
+        return super().values()
+
+
+@pytest.mark.parametrize("count", [4, 16, 64])
+def test_whoever_looks_at_the_fleet_has_each_disk_looked_at_a_few_times(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each node went through the disks of all: a million of them in a fleet of 1,000, at each `status`."""
+    names = tuple(f"n{number:03d}" for number in range(count))
+    world = FakeWorld(names, [volume_config(policy="writers", writers=("n000",))], {"photos": {}}).started()
+    for name in names:
+        state = wire.DiskState("/srv", ("photos",), False, 10 * GB, GB, 0.0, None, 0, 0)
+        world[name]._say(wire.Activity(1000, (), (state,), ()))
+    world.run(2.0)
+    gauges = world.fleet._world.brake.gauges
+    assert len(gauges) == count
+    monkeypatch.setattr(
+        world.fleet._world.brake, "gauges", {name: Counted(disks) for name, disks in gauges.items()}
+    )
+    monkeypatch.setattr(Counted, "looks", 0)
+    assert len(world.fleet.fleet_view(world.now()).nodes) == count
+    assert count <= Counted.looks <= 3 * count

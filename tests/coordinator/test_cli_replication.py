@@ -224,6 +224,19 @@ def test_status_shows_how_far_the_last_node_is_behind(api: Fake, capsys: pytest.
     assert main(["status"]) == 1
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("photos"))
     assert "1 min 15 s" in row
+    assert "> " not in row
+
+
+def test_status_says_where_a_lag_is_the_least_that_it_is(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = clifake.node_volume(differing_paths=3, lagging_paths=3, lag_s=75.0, lag_at_least=True)
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n2", "lagging", held)])
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert "behind by at least 1 min 15 s, 3 paths to catch up" in out
+    assert out.count("> 1 min 15 s") == 2, "of the volume, and of the node"
 
 
 # --- names that nobody has, and trash that lies elsewhere --------------------------------------------

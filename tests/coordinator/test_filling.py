@@ -36,7 +36,7 @@ class Disk:
         self.core.now = replace(self.core.now, mono=self.core.now.mono + after_s)
         state = wire.DiskState(path, ("photos",), False, 1000, free, 0.0, full_in_s)
         filling.gauge(self.core, self.node, state)
-        return self.core.brake.gauges[self.node.name, path]
+        return self.core.brake.gauges[self.node.name][path]
 
     def since(self, gauge: Gauge) -> float:
         return self.core.now.mono - gauge.began
@@ -78,8 +78,8 @@ def test_reports_that_foresee_a_full_disk_count_in_a_row(disk: Disk) -> None:
 def test_disks_of_others_leave_a_node_its_own(disk: Disk) -> None:
     """The bound is one node's."""
     for number in range(filling.GAUGES_MAX):
-        disk.core.brake.gauges["node-02", f"/d{number}"] = disk.report(900, None)
-    disk.core.brake.gauges.pop(("node-01", "/srv"))
+        disk.core.brake.gauges.setdefault("node-02", {})[f"/d{number}"] = disk.report(900, None)
+    disk.core.brake.gauges.pop("node-01")
     assert disk.report(800, None).start_free == 800
 
 
@@ -106,8 +106,8 @@ def test_what_a_disk_bears_goes_by_its_own_room(disk: Disk) -> None:
     """By the last report; before that by what its node said of the volume; disks of other nodes say nothing."""
     core, volume, stored = disk.core, disk.core.volumes["photos"], disk.node.volume("photos")
     stored.status = wire.VolumeStatus("photos", None, 5, 5, 0, (), 0, 1000, 600, 5)
-    core.brake.gauges["node-02", "/srv"] = disk.report(6, None)
-    core.brake.gauges.pop(("node-01", "/srv"))
+    core.brake.gauges["node-02"] = {"/srv": disk.report(6, None)}
+    core.brake.gauges.pop("node-01")
     assert filling.calm_bytes_s(core, volume, disk.node) == 600 / FULL_IN_S
     disk.report(300, None)
     assert filling.calm_bytes_s(core, volume, disk.node) == 300 / FULL_IN_S

@@ -107,6 +107,20 @@ def test_a_node_shows_who_reports_to_write_also_beside_the_volumes(world: FakeWo
     assert world.view("node-01").writers == ()
 
 
+def test_a_file_that_a_hand_writes_again_is_no_other_file(world: FakeWorld) -> None:
+    for version in range(6):
+        world["node-03"].write("photos", "a/one.jpg", file_of(f"rogue {version}", 100), PHP)
+        world.run(0.5)
+    world["node-03"].write("photos", "a/two.jpg", file_of("rogue", 100), PHP)
+    world.run(1.0)
+    (hand,) = world.view("node-03").writers
+    assert (hand.exe, hand.files) == ("/usr/bin/php", 2)
+    world["node-03"].write("photos", "a/one.jpg", file_of("another's", 100), RSYNC)
+    world.run(1.0)
+    by = {one.exe: one.files for one in world.view("node-03").writers}
+    assert by == {"/usr/bin/php": 2, "/usr/bin/rsync": 1}
+
+
 def test_the_top_writers_outlive_a_restart(world: FakeWorld) -> None:
     world["node-03"].write("photos", "a/one.jpg", file_of("rogue"), PHP)
     world.until_state("node-03", "quarantined")

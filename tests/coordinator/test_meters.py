@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from closeranks_coordinator.core import meters
 from closeranks_coordinator.core.meters import Meter
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.truth import Values
@@ -74,6 +75,22 @@ def test_what_is_changed_and_then_deleted_is_lost_all_the_same(changed: Callable
     writer.commit(without(writer.truth, keys))
     assert writer.lost == 45
     assert writer.altered == 0, "what is gone is not changed: it is counted once"
+
+
+def test_one_file_that_is_committed_again_and_again_is_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold said that 83 files had been written."""
+    writer = Writer()
+    before = writer.meter.totals()[0]
+    for version in range(83):
+        writer.commit(writer.truth | {b"log": file_of(f"{version}")}, let_through=version % 7 == 0)
+    assert writer.meter.totals()[0] - before == 1
+    monkeypatch.setattr(meters, "COUNTED_MAX", 10)
+    writer.commit(writer.truth | {b"new-%02d" % number: file_of(f"{number}") for number in range(30)})
+    assert writer.meter.totals()[0] - before == 31
+    assert len(writer.meter.counted) <= FILES + 1
+    writer.now += meters.COUNTED_S
+    writer.commit(writer.truth | {b"log": file_of("of another hour")})
+    assert writer.meter.totals()[0] - before == 32
 
 
 def test_what_was_made_a_moment_ago_may_be_rewritten_and_removed() -> None:

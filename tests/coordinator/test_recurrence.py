@@ -61,6 +61,15 @@ def test_a_content_that_comes_back_under_another_name_is_recognised(world: FakeW
     assert any("is what was put right on node-03 as a/one.jpg" in one.text for one in found.timeline)
 
 
+def test_a_path_that_returns_three_times_is_one_file_of_its_hand(world: FakeWorld) -> None:
+    for _ in range(3):
+        break_ranks(world)
+    (found,) = world.incidents("recurrence", "open")
+    assert found.recurrences == 2
+    (told,) = found.writers
+    assert ": 1 file, " in told
+
+
 def test_a_content_that_comes_back_on_another_node_is_recognised(world: FakeWorld) -> None:
     break_ranks(world)
     break_ranks(world, node="node-04", path="elsewhere.php")
@@ -110,6 +119,43 @@ def test_returns_that_lie_apart_do_not_escalate() -> None:
         break_ranks(world)
         assert world.state("node-03") == "in_rank"
         world.run(65)
+
+
+@pytest.mark.parametrize("skew_h", [2, -2])
+def test_a_step_of_the_wall_clock_excuses_and_accuses_nobody(skew_h: int) -> None:
+    """Releases and returns "within the hour" went by the wall clock: two hours ahead, and nobody had a past."""
+    for how in ({"auto_release_max": 2, "recurrence_max": 99}, {"recurrence_max": 2}):
+        world = FakeWorld(NAMES, **how).started()
+        for _ in range(2):
+            break_ranks(world)
+            assert world.state("node-03") == "in_rank"
+        world.skew_ms = skew_h * 3_600_000
+        break_ranks(world)
+        assert world.view("node-03").quarantine.release == "by_hand", how
+        assert not isinstance(world.ask(ReleaseAsked("node-03")), str)
+        world.until_state("node-03", "in_rank")
+        world.skew_ms = 0
+        world.run(3601)
+        break_ranks(world)
+        assert world.state("node-03") == "in_rank", (
+            how,
+            "an hour is over, whatever the clock said meanwhile",
+        )
+
+
+def test_what_was_before_a_restart_with_a_clock_set_back_ages_from_then_on() -> None:
+    world = FakeWorld(NAMES, auto_release_max=1, recurrence_max=99).started()
+    break_ranks(world)
+    world.skew_ms = -30 * 86_400_000
+    world.restart()
+    world.run(10)
+    break_ranks(world)
+    assert world.view("node-03").quarantine.release == "by_hand", "nobody is excused by a restart"
+    assert not isinstance(world.ask(ReleaseAsked("node-03")), str)
+    world.until_state("node-03", "in_rank")
+    world.run(3601)
+    break_ranks(world)
+    assert world.state("node-03") == "in_rank", "it would have been accused for thirty days"
 
 
 def test_how_many_returns_is_configured() -> None:

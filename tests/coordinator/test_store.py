@@ -661,9 +661,45 @@ async def fill(store: SqliteStore) -> tuple[dict[bytes, bytes], dict[bytes, byte
                 Batch(objects=objects, node_roots=[("n", "v", "a", number, next(iter(objects)))])
             )
         except StoreFull:
+            await _fill_the_half(store, kept)
             return kept, objects
         kept.update(objects)
     raise AssertionError("the disk does not fill")
+
+
+async def _fill_the_half(store: SqliteStore, kept: dict[bytes, bytes]) -> None:
+    """What is small goes on for a while with the first half of what was set aside."""
+    for number in range(1_000):
+        small = dict([some_object(-1_000 - number, 2_000)])
+        try:
+            await store.write(Batch(objects=small))
+        except StoreFull:
+            return
+        kept.update(small)
+    raise AssertionError("small ones go on for ever")
+
+
+@pytest.mark.root
+@needs_root
+async def test_a_change_of_400_paths_is_stored_on_a_full_disk_and_room_for_fences_stays(
+    small_disk: Path,
+) -> None:
+    """It waited for room with all others: nobody was named while the coordinator's disk was full."""
+    store = open_store(small_disk, "xxh3-128")
+    half = store_reserve.RESERVE_BYTES // 2
+    with pytest.raises(OSError, match="No space left"):
+        fill_with_zeros(small_disk / "ballast")
+    (small_disk / "ballast").open("r+b").truncate((small_disk / "ballast").stat().st_size - 16_384)
+    change = dict(some_object(number, 3_000) for number in range(10))  # pages of 400 entries
+    await store.write(Batch(objects=change))
+    assert all(store.object(digest) == body for digest, body in change.items())
+    assert "make room on that disk" in (store.counts().fault or ""), "it is told all the same"
+    await _fill_the_half(store, {})
+    found = os.statvfs(small_disk)
+    assert found.f_bavail * found.f_frsize >= half - 16_384
+    for token in range(20):
+        await store.write(Batch(records=[("fence", "n1", str(token).encode())]))
+    await store.close()
 
 
 @pytest.mark.root
@@ -697,7 +733,7 @@ async def test_fences_can_be_recorded_on_a_full_disk(small_disk: Path) -> None:
     for token in range(20):
         await store.write(Batch(records=[("fence", "n1", str(token).encode())]))
         with pytest.raises(StoreFull):
-            await store.write(Batch(objects=dict([some_object(-token, 100)])))
+            await store.write(Batch(objects=dict([some_object(-token, 2_000)])))
     await store.close()
     store = open_store(small_disk, "xxh3-128")
     assert store.records() == [("fence", "n1", b"19")]

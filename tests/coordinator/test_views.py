@@ -171,6 +171,27 @@ def test_undetermined_paths_are_shown_again_right_after_a_restart() -> None:
     assert len(world.incidents()) == 1
 
 
+def test_how_far_behind_counts_from_a_restart_and_says_that_it_is_more() -> None:
+    """It said `behind by 1 s` of a node that had been behind for an hour."""
+    writers = volume_config(policy="writers", writers=NAMES[:1], on_lag="wait")
+    world = FakeWorld(NAMES[:3], [writers]).started()
+    world["node-03"].pushes_fail = True
+    world["node-01"].write("photos", "a/one.jpg", file_of("new"))
+    world.run(60)
+    before = world.view("node-03").volumes[0]
+    assert before.lagging_paths
+    assert (before.lag_s or 0) > 50
+    assert not before.lag_at_least, "nobody was away, so it is known since when"
+    world.restart()
+    world.run(5)
+    after = world.view("node-03").volumes[0]
+    assert (after.lagging_paths, after.lag_at_least) == (before.lagging_paths, True)
+    assert 0 < (after.lag_s or 0) < 10
+    world["node-01"].write("photos", "a/two.jpg", file_of("newer"))
+    world.run(1)
+    assert world.view("node-03").volumes[0].lag_at_least, "the older still lacks"
+
+
 def test_diff_against_a_node_and_a_baseline() -> None:
     world = FakeWorld(NAMES, [volume_config(on_divergence="alert")]).started()
     world.ask(BaselineCreateAsked("good", "photos", None))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice, takewhile
 from typing import Final
@@ -51,6 +51,22 @@ class _Path:
     gone: bool = False  # the last that was heard is that the name was given up
     again: bool = False  # it changed a moment before as well
     times: int = 1  # that something was heard of it
+
+
+class Heard(dict[bytes, Hand]):
+    """The hands of a batch; and of what a look finds beside it the hand of its own events, whenever they came.
+
+    A new directory is looked at as a whole. What another process has put there meanwhile would be the maker's.
+    """
+
+    def __init__(self, hands: Mapping[bytes, Hand], own: Callable[[bytes], Hand | None]) -> None:
+        super().__init__(hands)
+        self._own = own
+
+    def get(self, key: bytes, default: Hand | None = None) -> Hand | None:  # type: ignore[override]
+        found = super().get(key)
+        found = self._own(key) if found is None else found
+        return default if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +218,7 @@ class Dirty:
             if beside is not None:
                 beside.add(name)
         asked = {key: None if found is None else frozenset(found) for key, found in names.items()}
-        return Batch(asked, hands, seen, len(keys), owed)
+        return Batch(asked, Heard(hands, self.own_hand), seen, len(keys), owed)
 
     def owes(self, since: float) -> bool:
         """Whether something that was heard of by then came back from a look without being committed."""
@@ -314,6 +330,11 @@ class Dirty:
             path = self._paths.get(key)
             if path is not None and not path.tree:
                 path = None
+        return None if path is None else path.hand
+
+    def own_hand(self, key: bytes) -> Hand | None:
+        """Whose hand was heard of at this very path, and nothing of what lies above it. Any thread."""
+        path = self._paths.get(key)
         return None if path is None else path.hand
 
     def _remove(self, key: bytes) -> _Path:

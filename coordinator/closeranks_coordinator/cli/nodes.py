@@ -18,7 +18,7 @@ from .screen import BAD, CARE, FAINT, Cell, Screen
 from .scrub import print_scrub
 from .session import OK, asking, now_ms, open_api
 from .status import STATE_STYLES
-from .words import NONE, age, count, plural, short_root, size, span
+from .words import NONE, age, count, lag, plural, short_root, size
 
 WRITERS_SHOWN = 5
 AWAY_NAMED = 20
@@ -87,6 +87,7 @@ def _row(node: NodeView, now: int) -> list[Cell]:
     volumes = node.volumes
     differing = _sum([volume.differing_paths for volume in volumes])
     lags = [volume.lag_s for volume in volumes if volume.lag_s is not None]
+    at_least = any(volume.lag_at_least for volume in volumes)
     root = short_root(volumes[0].root) if len(volumes) == 1 else f"({plural(len(volumes), 'volume')})"
     return [
         Cell(node.node),
@@ -94,7 +95,7 @@ def _row(node: NodeView, now: int) -> list[Cell]:
         Cell(age(node.since, now), right=True),
         Cell(count(differing), BAD if differing else "", right=True),
         Cell(size(_sum([volume.differing_bytes for volume in volumes])), right=True),
-        Cell(span(max(lags)) if lags else NONE, right=True),
+        Cell(lag(max(lags, default=None), at_least), right=True),
         Cell(count(_sum([volume.files for volume in volumes])), right=True),
         Cell(
             "now" if node.connected else age(node.last_contact, now),
@@ -210,7 +211,7 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
     differing += f", {count(volume.unconfirmed_paths)} unconfirmed"
     screen.line(f"  differs    {differing}", BAD if volume.differing_paths else "")
     if volume.lagging_paths:
-        behind = NONE if volume.lag_s is None else span(volume.lag_s)
+        behind = ("at least " if volume.lag_at_least and volume.lag_s else "") + lag(volume.lag_s, False)
         screen.line(f"  lags       {behind}, {plural(volume.lagging_paths, 'path')}", CARE)
     screen.line(
         f"  last scan  {age(volume.last_full_scan, now) + ' ago' if volume.last_full_scan else 'none yet'}"

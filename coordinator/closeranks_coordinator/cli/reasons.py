@@ -71,7 +71,8 @@ def _differences(volume: NodeVolumeView) -> list[str]:
         amount = f", {size(volume.differing_bytes)}" if known else ""
         found.append(f"{volume.name}: {plural(own, 'path differs', 'paths differ')} from the truth{amount}")
     if late:
-        behind = f" by {span(volume.lag_s)}" if volume.lag_s is not None else ""
+        least = "at least " if volume.lag_at_least else ""
+        behind = f" by {least}{span(volume.lag_s)}" if volume.lag_s is not None else ""
         found.append(f"{volume.name}: behind{behind}, {plural(late, 'path')} to catch up")
     return found
 

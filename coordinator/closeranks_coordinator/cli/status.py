@@ -20,7 +20,7 @@ from .headline import NODES_NAMED, all_in_rank, is_unpinned, print_headline
 from .reasons import next_steps, reasons
 from .screen import BAD, CARE, FAINT, GOOD, STRONG, Cell, Screen
 from .session import FOUND, OK, asking, now_ms, open_api
-from .words import NONE, age, allowances, count, plural, short_root, size, span
+from .words import NONE, age, allowances, count, lag, plural, short_root, size, span
 
 STATE_STYLES = {
     "in_rank": GOOD, "joining": CARE, "lagging": CARE, "suspect": BAD, "quarantined": BAD, "resyncing": CARE,
@@ -341,17 +341,18 @@ def _withheld(fleet: FleetView, volume: str) -> list[tuple[str, str]]:
 
 def _print_volumes(screen: Screen, fleet: FleetView) -> None:
     headers = ("VOLUME", "POLICY", "IN RANK", "VOTERS", "UNDETERMINED", "LAG", "FILES", "SIZE", "TRUTH")
-    rows = [_volume_row(volume, _lag_s(fleet, volume)) for volume in fleet.volumes]
+    rows = [_volume_row(volume, *_lag(fleet, volume)) for volume in fleet.volumes]
     screen.table(headers, rows, ("TRUTH", "FILES", "VOTERS"))
 
 
-def _lag_s(fleet: FleetView, volume: VolumeView) -> float | None:
-    """How far the last node is behind; None while nobody knows."""
+def _lag(fleet: FleetView, volume: VolumeView) -> tuple[float | None, bool]:
+    """How far the last node is behind, None while nobody knows; and whether that is the least that it is."""
     held = [one for node in fleet.nodes for one in node.volumes if one.name == volume.name]
-    return max((one.lag_s for one in held if one.lag_s is not None), default=None)
+    lag_s = max((one.lag_s for one in held if one.lag_s is not None), default=None)
+    return lag_s, any(one.lag_at_least for one in held)
 
 
-def _volume_row(volume: VolumeView, lag_s: float | None) -> list[Cell]:
+def _volume_row(volume: VolumeView, lag_s: float | None, at_least: bool) -> list[Cell]:
     all_in = volume.in_rank_nodes == len(volume.nodes)
     policy = volume.policy if volume.baseline is None else f"{volume.policy} ({volume.baseline})"
     return [
@@ -363,7 +364,7 @@ def _volume_row(volume: VolumeView, lag_s: float | None) -> list[Cell]:
             right=True,
         ),
         Cell(str(volume.undetermined), BAD if volume.undetermined else "", right=True),
-        Cell(NONE if lag_s is None else span(lag_s), CARE if lag_s else "", right=True),
+        Cell(lag(lag_s, at_least), CARE if lag_s else "", right=True),
         Cell(count(volume.files), right=True),
         Cell(size(volume.bytes), right=True),
         Cell(short_root(volume.truth_root), FAINT),
@@ -399,9 +400,7 @@ def _node_rows(node: NodeView, now: int) -> list[list[Cell]]:
             Cell(volume.name),
             Cell(count(volume.differing_paths), BAD if volume.differing_paths else "", right=True),
             Cell(count(volume.unconfirmed_paths), CARE if volume.unconfirmed_paths else "", right=True),
-            Cell(
-                NONE if volume.lag_s is None else span(volume.lag_s), CARE if volume.lag_s else "", right=True
-            ),
+            Cell(lag(volume.lag_s, volume.lag_at_least), CARE if volume.lag_s else "", right=True),
             contact,
             Cell(short_root(volume.root), FAINT),
         ]

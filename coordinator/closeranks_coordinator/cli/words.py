@@ -46,6 +46,11 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def lag(seconds: float | None, at_least: bool) -> str:
+    """How far behind, in a table; `>` where it was behind before anybody looked."""
+    return NONE if seconds is None else f"{'> ' if at_least and seconds else ''}{span(seconds)}"
+
+
 def age(moment: str | None, now_ms: int) -> str:
     """How long ago an RFC 3339 moment was; `-` for none, the moment itself where it is not readable."""
     if moment is None:

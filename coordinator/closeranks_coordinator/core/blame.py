@@ -91,7 +91,7 @@ def by_words(world: World, node: Node, gauge: Gauge, rules: GuardRules, hands: S
     size = inside(world, node, gauge, rules)
     if not gauge.state.volumes or (size is not None and 2 * size < gauge.foreign):
         beside = [hand for hand in hands if hand.outside and hand.pid]
-        others = any(name == node.name and one is not gauge for (name, _), one in world.brake.gauges.items())
+        others = any(one is not gauge for one in world.brake.disks(node.name).values())
         if beside and not others:
             return _named(beside[0])
         why = f" (programs that wrote {OUTSIDE} may have written to another disk)" if beside else ""

@@ -94,5 +94,4 @@ def _trash(world: World, node: Node, gauge: Gauge) -> CareView:
 
 
 def _gauges(world: World, node: Node) -> list[Gauge]:
-    found = [(path, gauge) for (name, path), gauge in world.brake.gauges.items() if name == node.name]
-    return [gauge for _, gauge in sorted(found, key=lambda one: one[0])]
+    return [gauge for _, gauge in sorted(world.brake.disks(node.name).items())]

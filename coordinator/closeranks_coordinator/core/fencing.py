@@ -271,8 +271,8 @@ def _block(world: World, node: Node, why: str) -> None:
 def _fence_suspect(world: World, node: Node, volume: Volume) -> None:
     found = world.accusing(node, volume.name)
     incident = found[0] if found else None
-    window_ms = int(world.config.auto_release_window_s * 1000)
-    recent = [at for at in node.record.releases_ms if world.now.wall_ms - at < window_ms]
+    recent = world.lately(node.record.releases_ms, world.config.auto_release_window_s)
+    node.record.releases_ms = recent
     often = len(recent) >= world.config.auto_release_max
     by_rule = volume.config.on_divergence == "quarantine"
     reason = incident.summary if incident is not None else f"divergence on {volume.name}"

@@ -29,10 +29,10 @@ MINUTE_S, PAST_S = 60.0, 1800.0  # moments of a disk that are remembered: 31 at 
 
 def gauge(world: World, node: Node, state: wire.DiskState) -> None:
     """Take a disk's state: a burst begins with a forecast, and ends with it."""
-    gauges, now, rules = world.brake.gauges, world.now.mono, rules_of(world, node, state)
-    name = (node.name, state.path)
-    known = gauges.get(name)
-    if known is None and sum(one == node.name for one, _ in gauges) >= GAUGES_MAX:
+    gauges, now = world.brake.gauges.setdefault(node.name, {}), world.now.mono
+    rules = rules_of(world, node, state)
+    known = gauges.get(state.path)
+    if known is None and len(gauges) >= GAUGES_MAX:
         return
     by_us = node.record.recovery is not None  # after looking whether there is room
     came = 0 if known is None else known.brought_last + _taken_since(known.state, state)
@@ -46,7 +46,7 @@ def gauge(world: World, node: Node, state: wire.DiskState) -> None:
         began, free = max(known.at, now - REPORT_S), max(known.state.free_bytes, state.free_bytes)
         start = known.brought_last if state.free_bytes < free else came
         known = Gauge(state, now, began, free, start, past=known.past)
-    gauges[name] = known
+    gauges[state.path] = known
     known.state, known.at, known.brought_last = state, now, came
     near = state.full_in_s is not None and state.full_in_s < rules.disk_full_in_s
     known.alarms = known.alarms + 1 if near and not by_us else 0
@@ -117,6 +117,6 @@ def written(world: World, node: Node, state: wire.DiskState) -> int:
 
 
 def _under(world: World, volume: Volume, node: Node) -> Iterator[Gauge]:
-    for (name, _), found in world.brake.gauges.items():
-        if name == node.name and volume.name in found.state.volumes:
+    for found in world.brake.disks(node.name).values():
+        if volume.name in found.state.volumes:
             yield found

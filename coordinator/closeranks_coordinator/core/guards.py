@@ -277,8 +277,10 @@ def _is_allowed(world: World, node: Node, volume: Volume | None, guard: str | No
 
 def _hold(world: World, node: Node, volume: Volume, meter: Meter, trip: tripping.Trip) -> None:
     """Hold it, and remember from where its figures go on."""
-    gauges = [gauge for (name, _), gauge in world.brake.gauges.items() if name == node.name]
-    full_in = [one.state.full_in_s for one in gauges if one.alarms and one.state.full_in_s is not None]
+    gauges = world.brake.disks(node.name)
+    full_in = [
+        one.state.full_in_s for one in gauges.values() if one.alarms and one.state.full_in_s is not None
+    ]
     reason = trip.reason + (f"; disk full in {human_duration(min(full_in))}" if full_in else "")
     hold = holds.begin(
         world, node, volume, tripping.Trip(trip.guard, reason, trip.paths, trip.bytes, trip.began),
@@ -371,9 +373,7 @@ def _has_lasted(meter: Meter, now: float) -> bool:
 def _check_disks(world: World, node: Node) -> None:
     if any(name == node.name and not volume for name, volume in world.held):
         return
-    for (owner, _), gauge in world.brake.gauges.items():
-        if owner != node.name:
-            continue
+    for gauge in world.brake.disks(node.name).values():
         on_it = [one for one in world.volumes_of(node) if one.name in gauge.state.volumes]
         if on_it and all(world.is_held(node, one) for one in on_it):
             continue

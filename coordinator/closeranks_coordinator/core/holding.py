@@ -44,8 +44,8 @@ def watch(world: World) -> None:
             meter.bucket.number = 0  # what is held is not what is usual
         elif meter.learn(world.now.wall_ms):
             world.touch("usual", key)
-    for name, path in [one for one in brake.gauges if one[0] not in world.nodes]:
-        del brake.gauges[name, path]
+    for name in [one for one in brake.gauges if one not in world.nodes]:
+        del brake.gauges[name]
     for name in [one for one in brake.hands if one not in world.nodes]:
         del brake.hands[name]
 
@@ -101,8 +101,7 @@ def _forget(world: World, hold: HoldRecord) -> None:
     meter = brake.meters.get((hold.node, hold.volume or ""))
     if meter is not None:
         meter.forget()
-    for name in [one for one in brake.gauges if one[0] == hold.node]:
-        del brake.gauges[name]
+    brake.gauges.pop(hold.node, None)
 
 
 def _hold_on(world: World, hold: HoldRecord, node: Node, volume: Volume | None) -> None:
@@ -174,7 +173,7 @@ def _follow_disk(world: World, hold: HoldRecord, node: Node) -> None:
     meter = None if volume is None else world.brake.meters.get((node.name, volume.name))
     if volume is not None and meter is not None and volume.config.replicated:
         holds.show_paths(world, volume, hold, meter)
-    gauge = world.brake.gauges.get((node.name, hold.disk))
+    gauge = world.brake.disks(node.name).get(hold.disk)
     if gauge is None:
         return
     _name_anew(world, hold, node, gauge)
@@ -208,7 +207,7 @@ def _is_gone(world: World, hold: HoldRecord, node: Node, volume: Volume | None, 
     if node.session is None:
         return False
     if hold.guard == "disk_full":
-        gauge = world.brake.gauges.get((node.name, hold.disk))
+        gauge = world.brake.disks(node.name).get(hold.disk)
         return gauge is not None and not gauge.alarms and _has_room(world, hold, gauge)
     if volume is None or not world.compared(node, volume):
         return False

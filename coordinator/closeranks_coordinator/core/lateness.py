@@ -51,6 +51,11 @@ class Lateness:
                 self.first = {}
         return steps[0][1] if steps else None
 
+    @property
+    def at_least(self) -> bool:
+        """Whether it lacks something since before it was first looked at: what a restart forgets is since when."""
+        return bool(self.steps) and not self.steps[0][0]
+
     def _lacks(self, history: TruthHistory, order: int, after: Analysis) -> bool:
         """Whether the node has not yet got something that this step of the truth changed."""
         raw, lagging = after.raw, after.lagging

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import content_mark, entry_kind, entry_size
@@ -435,7 +436,7 @@ class Brake:
     """
 
     meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
-    gauges: dict[tuple[str, str], Gauge] = field(default_factory=dict)
+    gauges: dict[str, dict[str, Gauge]] = field(default_factory=dict)  # by node, then by the path of the disk
     hands: dict[str, list[HandRecord]] = field(default_factory=dict)
     unsettled: dict[tuple[str, str], None] = field(default_factory=dict)  # meters that were asked about
     learned: int = 0  # minute in which the usuals were looked after last
@@ -443,3 +444,10 @@ class Brake:
     told: dict[str, float] = field(default_factory=dict)
     burst: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = field(default_factory=dict)
     allowed: dict[str, float] = field(default_factory=dict)
+
+    def disks(self, node: str) -> Mapping[str, Gauge]:
+        """Of this node, by path."""
+        return self.gauges.get(node, _NO_DISKS)
+
+
+_NO_DISKS: Mapping[str, Gauge] = MappingProxyType({})

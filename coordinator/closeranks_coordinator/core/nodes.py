@@ -136,6 +136,7 @@ class View:
     lag_unclear: int = 0
     clocks: Clocks = field(default_factory=Clocks)
     lag_since: float | None = None
+    lag_at_least: bool = False  # it was late already when it was first looked at
     seen: dict[bytes, None] = field(default_factory=dict)  # own paths of the open incident
     confirmed: int = 0
     unconfirmed: int = 0

@@ -77,7 +77,7 @@ class NodeRecord(msgspec.Struct):
     fence: FenceRecord | None = None
     unfence: int | None = None  # token of a release that the node has not confirmed, unless a fence stands
     recovery: RecoveryRecord | None = None
-    releases_ms: list[int] = []  # automatic ones
+    releases_ms: list[int] = []  # automatic ones, by `World.steady_ms`
     volumes: dict[str, NodeVolume] = {}
 
 

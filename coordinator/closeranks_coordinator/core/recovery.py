@@ -350,7 +350,7 @@ def _finish_fenced(world: World, node: Node, record: RecoveryRecord, quiet_s: fl
         world.left(node, volume, "divergence") for volume in _others(world, node, record)
     )
     if fence.verified and fence.release == "automatic":
-        node.record.releases_ms = [*node.record.releases_ms, world.now.wall_ms][-100:]
+        node.record.releases_ms = [*node.record.releases_ms, world.steady_ms][-100:]
         unfence(world, node, f"{node.name} is in rank again.")
         return
     if fence.verified:

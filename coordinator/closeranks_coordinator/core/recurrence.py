@@ -141,11 +141,12 @@ def merged(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
 
 def _count(world: World, known: Repaired) -> int:
     """Note one return; how many there were within the window. What came in the same moment is one return."""
-    now_ms = world.now.wall_ms
-    if not known.returns_ms or now_ms - known.returns_ms[-1] >= incidents.RECURRENCE_JOIN_MS:
-        known.returns_ms = [*known.returns_ms, now_ms][-RETURNS_KEPT:]
-    window_ms = int(world.config.auto_release_window_s * 1000)
-    return sum(now_ms - at < window_ms for at in known.returns_ms)
+    now_ms = world.steady_ms
+    recent = world.lately(known.returns_ms, world.config.auto_release_window_s)
+    if not recent or now_ms - recent[-1] >= incidents.RECURRENCE_JOIN_MS:
+        recent = [*recent, now_ms][-RETURNS_KEPT:]
+    known.returns_ms = recent
+    return len(recent)
 
 
 def _tell(
@@ -163,9 +164,11 @@ def _tell(
         )  # fmt: skip
         world.open(incident)
         world.log("warning", f"{node.name}: what was put right on {volume.name} came back ({incident.id})")
+    known = [key for key in found if key in incident.paths]
+    others = [key for key in found if key not in incident.paths]
     incident.observe_paths(rows, len(incident.paths))
     incident.recur(now_ms, sorted(found), hands.words_of(world, node, volume.name, found))
-    incident.quiet_since_ms = now_ms
+    incident.quiet_since_ms = world.steady_ms
     elsewhere = [(key, one) for key, one in found.items() if one.node != node.name or one.key != key]
     if elsewhere:
         key, one = elsewhere[0]
@@ -174,9 +177,13 @@ def _tell(
             now_ms, "note", f"{text}{words.path_words(one.key)} (incident {one.incident or 'none'})."
         )
     if analysis is not None:
-        hands.tell(incident, hands.sums(world, node, volume.name, analysis, found))
+        hands.tell(incident, hands.sums(world, node, volume.name, analysis, others))
+        hands.tell(incident, hands.sums_of_returns(world, node, volume.name, incident, analysis, known))
     else:
-        hands.tell(incident, (hands.once(world, node, volume.name, key) for key in found))
+        hands.tell(incident, (hands.once(world, node, volume.name, key) for key in others))
+        named = {hand.key for hand in incident.hands}
+        again = (hands.once(world, node, volume.name, key) for key in known)
+        hands.tell(incident, [one for one in again if one.key not in named])
     return incident
 
 
@@ -231,7 +238,7 @@ def failed(world: World, volume: Volume, node: Node, accused: Incident) -> None:
     hand = hands.words_of(world, node, volume.name, accused.paths)
     who = f"Written by {hand}" if hand else "Nobody is known to have written there"
     incident.recurrences += 1
-    incident.quiet_since_ms = now_ms
+    incident.quiet_since_ms = world.steady_ms
     incident.note(
         now_ms, "recurrence", f"{accused.summary} ({accused.id}); it had proven itself after {known.incident}. "
         f"{who}. {words.plural(incident.recurrences, 'return')} so far.",
@@ -258,14 +265,15 @@ def watch(world: World) -> None:
             world.touch("repairs", name)
         else:
             world.wake(since + SAVE_EVERY_S)
-    now_ms = world.now.wall_ms
+    now_ms = world.steady_ms
     for incident in world.open_incidents():
         node = world.nodes.get(incident.node or "")
         if incident.kind != "recurrence" or node is None:
             continue
+        incident.quiet_since_ms = min(incident.quiet_since_ms, now_ms)
         if node.fenced or world.diverged(node, incident.volume):
             incident.quiet_since_ms = now_ms
         elif now_ms - incident.quiet_since_ms >= QUIET_S * 1000:
             quiet = words.human_duration(QUIET_S)
-            incident.note(now_ms, "note", f"Nothing has come back for {quiet}.")
+            incident.note(world.now.wall_ms, "note", f"Nothing has come back for {quiet}.")
             world.close(incident)

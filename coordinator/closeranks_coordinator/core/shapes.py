@@ -78,6 +78,8 @@ class NodeVolumeView(View, frozen=True):
     compared: bool = True  # what is known of it is current
     # A burst of its own changes is watched: spread once it has rested so long, or before.
     rest_s: float | None = None
+    # It was behind already when this coordinator first saw it: by how much more than `lag_s` nobody knows.
+    lag_at_least: bool = False
 
 
 class DiskView(View, frozen=True):

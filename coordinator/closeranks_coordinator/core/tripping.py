@@ -182,8 +182,8 @@ def _disk_bytes(world: World, volume: Volume, node: Node) -> int:
     """The size of the disk that a node's volume lies on; 0 while nobody has said."""
     totals = [
         gauge.state.total_bytes
-        for (name, _), gauge in world.brake.gauges.items()
-        if name == node.name and volume.name in gauge.state.volumes
+        for gauge in world.brake.disks(node.name).values()
+        if volume.name in gauge.state.volumes
     ]
     status = node.volume(volume.name).status
     return min(totals, default=0 if status is None else status.disk_total_bytes)

@@ -139,13 +139,14 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             _run_clocks(world, view, before, after, volume.undetermined, touched)
         if volume.config.replicated:
             view.lag_since = view.late.follow(volume.history, before, after, world.now.mono)
+            view.lag_at_least = view.late.at_least
     elif view.undetermined is not volume.undetermined and node.name not in volume.config.writers:
         _run_clocks(world, view, before, before, volume.undetermined, ())
         world.publish("node", node.name)
     if not view.behind:
-        view.lag_since = None
+        view.lag_since, view.lag_at_least = None, False
     elif view.lag_since is None:
-        view.lag_since = world.now.mono
+        view.lag_since, view.lag_at_least = world.now.mono, before is None
 
 
 def _passed(world: World, volume: Volume, view: View, replays: bool) -> Passed:

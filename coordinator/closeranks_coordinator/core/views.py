@@ -161,6 +161,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         last_audit=_time(node.proven_ms.get(name)),
         compared=world.compared(node, volume) and not _is_missing(node, volume),
         rest_s=_rest_s(world, volume, node),
+        lag_at_least=view.lag_at_least and view.analysis is not None,
     )
 
 

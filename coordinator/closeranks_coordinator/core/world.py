@@ -61,6 +61,7 @@ class World:
         self.differ = Differ(self.tree)
         self.judge = Judge(self.differ, algorithm.width)
         self.now = now
+        self._began = now
         self.nodes: dict[str, Node] = {}
         self.volumes: dict[str, Volume] = {}
         self.incidents: dict[str, Incident] = {}
@@ -171,6 +172,19 @@ class World:
             else:
                 node.blocked_by = None
             self.touch_node(node)
+
+    @property
+    def steady_ms(self) -> int:
+        """The wall clock of this process's start, gone on by the monotonic one: for what is counted over restarts.
+
+        A step of the wall clock neither makes a repeat offender's past longer ago nor keeps it for ever.
+        """
+        return self._began.wall_ms + int((self.now.mono - self._began.mono) * 1000)
+
+    def lately(self, moments_ms: list[int], window_s: float) -> list[int]:
+        """Those of these steady moments that lie within. What an earlier process saw later than now was just now."""
+        now_ms = self.steady_ms
+        return [min(at, now_ms) for at in moments_ms if now_ms - at < window_s * 1000]
 
     def new_action(
         self, kind: str, node: Node, volume: str | None, state: Literal["running", "done"], dry_run: bool = False

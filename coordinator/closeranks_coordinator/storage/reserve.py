@@ -1,9 +1,11 @@
 """Room set aside, so that a full disk keeps the coordinator from learning but not from fencing.
 
-A file of RESERVE_BYTES lies beside the database. When the disk is full it is given up: from then on only
-the core's own records (fences, incidents, verdicts) and the garbage collection, which gives room back, may
-write; trees of nodes have to wait. It is set aside again once there is room for it and a quarter more: that
-much is left to write to, and a disk of twice the reserve can get there with a database on it.
+A file of RESERVE_BYTES lies beside the database. When the disk is full it is given up. Its first half is for small
+changes of nodes, since what is not stored is not judged: 400 damaged files, some 30 KB of pages, were named by nobody
+for as long as the disk was full. The second half is only for the core's own records (fences, incidents, verdicts) and
+the garbage collection, which gives room back; trees of nodes have to wait then. It is set aside again once there is
+room for it and a quarter more: that much is left to write to, and a disk of twice the reserve can get there with a
+database on it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ class Reserve:
     def free_bytes(self) -> int:
         found = os.statvfs(self._path.parent)
         return found.f_bavail * found.f_frsize
+
+    def bears(self, size_bytes: int) -> bool:
+        """Whether so much of a node's tree fits before the half that is for records: into the log, and the database."""
+        return self.free_bytes() - 2 * size_bytes >= RESERVE_BYTES // 2
 
     @property
     def needed_bytes(self) -> int:

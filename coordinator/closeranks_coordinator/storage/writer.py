@@ -3,7 +3,7 @@
 It takes whatever has queued up, makes one transaction of it, and only then tells the callers: sixteen
 commits that arrive together cost one fsync. When a shared transaction fails, its batches are tried one by
 one, so that a small record still gets through when a large batch does not fit. On a full disk the room set
-aside (`store_reserve`) is for the core's records and for collecting garbage.
+aside (`reserve`) is for small changes, and then for the core's records and for collecting garbage.
 
 SQLite allows one writer; a second writing connection would only add waiting and, before 3.51.3, a way to
 corrupt a WAL database. Rejected: writing on the event loop (an fsync takes 1 to 100 ms).
@@ -162,8 +162,8 @@ class Writer:
     def _full(self) -> StoreFull:
         return StoreFull(
             errno.ENOSPC,
-            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing new is "
-            f"taken from any node; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
+            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing that is large, and soon "
+            f"nothing new, is taken from any node; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
             "it goes on by itself",
             str(self._path.parent),
         )
@@ -174,10 +174,10 @@ class Writer:
         return self._reserve.give_up()
 
     def _must_wait(self, batch: Batch) -> bool:
-        """While it is tight only what the core has decided may go on; that ends with room for a reserve."""
+        """While it is tight only what is small, or what the core has decided, goes on; until there is a reserve again."""
         self._relieve()
         decided = batch.records or (batch.node_roots and not batch.objects)
-        return self._tight and not decided
+        return self._tight and not decided and not self._reserve.bears(batch.size_bytes)
 
     def _relieve(self) -> None:
         if self._tight and self._reserve.hold():
@@ -247,7 +247,7 @@ class Writer:
 
     def _once_more(self, one: _Write) -> None:
         """With the room that was set aside; once, for a disk may be full whatever its free bytes say (a quota)."""
-        if not one.batch.records:
+        if self._must_wait(one.batch):
             one.done(self._full())
             return
         try:
