@@ -1,7 +1,7 @@
 """The agent's state is for its owner alone: directory 0700, files 0600.
 
 A new database would get whatever the umask leaves, which is readable for everybody: names of files, who wrote them,
-what is fenced and why. So it is made before SQLite opens it, which gives its log the mode of the file, and what an earlier
+what is fenced. So it is made before SQLite opens it, which gives its log the mode of the file, and what an earlier
 version left open is closed at start. A directory that its owner has opened to a group, and to nobody else, is a choice
 and stays readable for that group (0750). Writing is for the owner alone: whoever may write there can lift a fence.
 

@@ -162,9 +162,9 @@ class Writer:
     def _full(self) -> StoreFull:
         return StoreFull(
             errno.ENOSPC,
-            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing that is large, and soon "
-            f"nothing new, is taken from any node; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB must be free) and "
-            "it goes on by itself",
+            f"there is no room left for the coordinator's state in {self._path.parent}, so nothing large, and soon "
+            f"nothing new, is taken from any node; make room on that disk ({self._reserve.needed_bytes / 1e6:.1f} MB "
+            "must be free) and it goes on by itself",
             str(self._path.parent),
         )
 
@@ -174,7 +174,7 @@ class Writer:
         return self._reserve.give_up()
 
     def _must_wait(self, batch: Batch) -> bool:
-        """While it is tight only what is small, or what the core has decided, goes on; until there is a reserve again."""
+        """While it is tight only what is small, or what the core has decided; that ends with room for a reserve."""
         self._relieve()
         decided = batch.records or (batch.node_roots and not batch.objects)
         return self._tight and not decided and not self._reserve.bears(batch.size_bytes)
