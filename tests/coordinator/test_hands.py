@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from closeranks_coordinator.core import hands
 from closeranks_coordinator.core.model import FromAgent, RootStored
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
@@ -108,17 +110,26 @@ def test_a_node_shows_who_reports_to_write_also_beside_the_volumes(world: FakeWo
 
 
 def test_a_file_that_a_hand_writes_again_is_no_other_file(world: FakeWorld) -> None:
-    for version in range(6):
-        world["node-03"].write("photos", "a/one.jpg", file_of(f"rogue {version}", 100), PHP)
-        world.run(0.5)
-    world["node-03"].write("photos", "a/two.jpg", file_of("rogue", 100), PHP)
-    world.run(1.0)
+    core = world.fleet._world
+    node = core.nodes["node-03"]
+    root = node.volume("photos").root
+    assert root is not None
+
+    def step(hand: wire.Hand, *keys: bytes) -> None:
+        told = msgspec.structs.replace(hand, files=len(keys), bytes=100 * len(keys))
+        by = tuple((key, 1) for key in keys)
+        hands.note(core, node, RootStored("node-03", "photos", root, "watch", core.now.mono, (told,), by))
+
+    for _ in range(83):
+        step(PHP, b"log")
+    step(PHP, b"log", b"other")
     (hand,) = world.view("node-03").writers
-    assert (hand.exe, hand.files) == ("/usr/bin/php", 2)
-    world["node-03"].write("photos", "a/one.jpg", file_of("another's", 100), RSYNC)
-    world.run(1.0)
-    by = {one.exe: one.files for one in world.view("node-03").writers}
-    assert by == {"/usr/bin/php": 2, "/usr/bin/rsync": 1}
+    assert (hand.exe, hand.files, hand.bytes) == ("/usr/bin/php", 2, 8500)
+    step(RSYNC, b"log")
+    assert {one.exe: one.files for one in world.view("node-03").writers} == {
+        "/usr/bin/php": 2,
+        "/usr/bin/rsync": 1,
+    }
 
 
 def test_the_top_writers_outlive_a_restart(world: FakeWorld) -> None:
