@@ -315,6 +315,25 @@ def test_a_runaway_at_full_disk_speed_is_held_within_five_seconds_and_before_two
     assert truth(world) == TREE
 
 
+def test_whose_a_hold_is_follows_who_writes_on_while_it_lasts() -> None:
+    """It named who wrote most in the very second of the hold, also where another wrote ten times as much after it."""
+    world = writing()
+    run_away(world, "n1", GB, 5)
+    assert the_hold(world).reason.endswith("; by /usr/bin/php (script index.php), unit apache2")
+    slow = wire.Hand(815, "/usr/bin/rsync", "rsync", 0, None, "cron", (), 1, GB // 4)
+    for _ in range(60):
+        world.run(1.0)
+        report(world, "n1", GB // 4, 1, pending=1, hands=(slow,))
+    hold = the_hold(world)
+    assert [one.exe for one in hold.writers] == ["/usr/bin/rsync", "/usr/bin/php"]
+    assert hold.writers[0].bytes >= 10 * GB
+    assert hold.reason.endswith("; by /usr/bin/rsync, unit cron")
+    (incident,) = world.incidents("runaway")
+    assert incident.summary == hold.reason
+    assert incident.writers[0].startswith("/usr/bin/rsync")
+    assert "by /usr/bin/php" in incident.timeline[0].text, "what was said when it was held stays"
+
+
 def test_a_slow_runaway_of_many_files_is_observed_then_held_and_told_with_numbers() -> None:
     world = writing()
     for second in range(60):

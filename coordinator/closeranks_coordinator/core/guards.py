@@ -301,6 +301,7 @@ def active(world: World, node: Node, activity: wire.Activity) -> None:
         world.brake.hands[node.name] = [
             record_of(hand, now.wall_ms) for hand in activity.hands[: holds.WRITERS_MAX]
         ]
+    holds.add_hands(world, node, activity)
     for one in activity.volumes:
         volume = world.volumes.get(one.name)
         if volume is None or node.name not in volume.config.nodes or not volume.config.guards.enabled:

@@ -96,7 +96,7 @@ def _expire(world: World, hold: HoldRecord) -> None:
 
 def _forget(world: World, hold: HoldRecord) -> None:
     brake = world.brake
-    for records in (brake.calm, brake.told, brake.burst, brake.allowed):
+    for records in (brake.calm, brake.told, brake.burst, brake.allowed, brake.since):
         records.pop(hold.id, None)
     meter = brake.meters.get((hold.node, hold.volume or ""))
     if meter is not None:
@@ -148,16 +148,20 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         text = None if trip is None else trip.reason
     else:
         return
-    hands = holds.biggest(hold.writers, holds.hands_behind(world, node, volume, hold.guard, meter))
+    hands = holds.hands_since(world, node, volume, hold, meter)
     if (paths, size, hands) == (hold.paths, hold.bytes, hold.writers):
         return
-    hold.paths, hold.bytes = paths, size
+    before, hold.paths, hold.bytes = blame.words(hold.writers), paths, size
     holds.name(world, hold, hands)
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
         text = tripping.rate_words(
             node.name, (paths, size), now.mono - began, found, rules, size > rules.rate_min_bytes
         )
+    if text is None and hold.reason.endswith(before):
+        text = hold.reason.removesuffix(
+            before
+        )  # what was unusual stays; whose hand it was may be known better by now
     if text is not None:
         hold.reason = line(text + blame.words(hold.writers))
         incident = world.incidents.get(hold.incident or "")

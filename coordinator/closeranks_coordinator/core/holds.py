@@ -15,6 +15,8 @@ import heapq
 from itertools import islice
 from typing import Literal
 
+import msgspec
+
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
 
@@ -34,7 +36,7 @@ from .tripping import SHARE_GUARDS, Trip
 from .views import action_of
 from .words import human_duration, join, line
 from .world import World
-from .writers import HandRecord, told
+from .writers import HandRecord, add_to, record_of, told
 
 HOLDS_MAX = 1000
 REACTIONS_MAX = 20
@@ -141,6 +143,27 @@ def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Me
         world, node, volume.name, analysis, islice(filter(analysis.is_own, keys), told_hands.KEYS_MAX)
     )
     return sorted(found, key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
+
+
+def add_hands(world: World, node: Node, activity: wire.Activity) -> None:
+    """What is written while a node is held for its pace counts to its hands, one report after the other."""
+    told = [record_of(hand, world.now.wall_ms) for hand in activity.hands]
+    told = [hand for hand in told if not hand.outside]
+    for hold in world.live_holds if told else ():
+        if hold.node == node.name and hold.state == "held" and hold.guard == "write_rate":
+            known = world.brake.since.setdefault(
+                hold.id, [msgspec.structs.replace(one) for one in hold.writers]
+            )
+            for hand in told:
+                add_to(known, hand)
+
+
+def hands_since(world: World, node: Node, volume: Volume, hold: HoldRecord, meter: Meter) -> list[HandRecord]:
+    """Whose a hold is by now, the biggest first."""
+    if hold.guard in SHARE_GUARDS:
+        return biggest(hold.writers, hands_behind(world, node, volume, hold.guard, meter))
+    found = [msgspec.structs.replace(one) for one in world.brake.since.get(hold.id, ())]
+    return biggest(found or hold.writers, [])
 
 
 def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:

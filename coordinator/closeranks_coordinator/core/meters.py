@@ -433,6 +433,7 @@ class Brake:
 
     `calm`: since when the cause of a hold has been gone; `told`: when it was brought up to date last; `burst`:
     what its meter and the hold had counted when it began, and when that was; `allowed`: when an allowance ends.
+    Reports of a second are small: who writes on must not stay behind who wrote most in the second of the hold (`since`).
     """
 
     meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
@@ -444,6 +445,9 @@ class Brake:
     told: dict[str, float] = field(default_factory=dict)
     burst: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = field(default_factory=dict)
     allowed: dict[str, float] = field(default_factory=dict)
+    since: dict[str, list[HandRecord]] = field(
+        default_factory=dict
+    )  # of a hold: whose it is, with all that came after
 
     def disks(self, node: str) -> Mapping[str, Gauge]:
         """Of this node, by path."""
