@@ -433,7 +433,7 @@ class Brake:
 
     `calm`: since when the cause of a hold has been gone; `told`: when it was brought up to date last; `burst`:
     what its meter and the hold had counted when it began, and when that was; `allowed`: when an allowance ends.
-    Reports of a second are small: who writes on must not stay behind who wrote most in the second of the hold (`since`).
+    Reports of a second are small: who writes on must not stay behind who wrote most in the second of the hold.
     """
 
     meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
