@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent.converge.local import Local
-from closeranks_agent.converge.plan import Copy, FileNeed, Place
+from closeranks_agent.converge.plan import Copy, FileNeed, Place, Step, Verb
 from closeranks_agent.converge.stage import Stage, stage_name
 from closeranks_agent.converge.workroom import Workroom
 from closeranks_agent.disk.taken import Taken
@@ -125,4 +125,19 @@ def test_what_an_earlier_run_staged_is_asked_of_the_disk_itself(
     with pytest.raises(OSError, match="Input/output"):
         stage._open_old(name, 6)
     assert len(os.listdir("/proc/self/fd")) == before
+    room.close()
+
+
+def test_of_what_an_earlier_run_staged_only_the_chunks_that_are_right_count(tmp_path: Path) -> None:
+    """A file of the right length says nothing: it was allocated before its bytes came, and the power may have gone."""
+    room = workroom(tmp_path)
+    parts = [b"a" * CHUNK, b"b" * CHUNK, b"c" * 10]
+    chunks = tuple(XXH3_128.of(one) for one in parts)
+    need = FileNeed(2 * CHUNK + 10, CHUNK, b"d", chunks, (0, 1, 2), ())  # type: ignore[arg-type]
+    left = tmp_path / "stage" / os.fsdecode(stage_name(b"f", b"d"))
+    left.write_bytes(parts[0] + bytes(CHUNK) + parts[2])
+    staged = Stage(room, XXH3_128, False, {b"": b""}.get, lambda: False).begin(
+        Step(Verb.FETCH, b"f", None, b"", None, need)
+    )
+    assert staged.missing == [1]
     room.close()

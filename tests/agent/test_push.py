@@ -26,7 +26,7 @@ from closeranks_agent.speed import Bucket
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.limits import PUSH_GOOD_S
-from closeranks_proto.messages import Announce, PushEdit
+from closeranks_proto.messages import Announce, Commit, PushEdit
 from peers_in_process import CHUNK, KIB, Nodes, contents_below, describe, fill, nodes_in, sparse
 
 Files = dict[str, bytes | None]
@@ -91,6 +91,22 @@ async def test_a_path_that_is_not_as_the_push_took_it_is_left_alone(tmp_path: Pa
         assert (result.applied, result.skipped, result.failed) == (1, 1, 0)
         assert (tmp_path / "n2/a").read_bytes() == b"mine"
         assert (tmp_path / "n2/b").read_bytes() == b"2"
+
+
+async def test_what_somebody_wrote_meanwhile_is_told_as_a_change_of_its_own(tmp_path: Path) -> None:
+    """Told as ours, a writer's change would be taken for a step of the truth, and lost."""
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {"a": b"1", "b": b"1"}, {"a": b"2", "b": b"2"})
+        volume = nodes.nodes["n2"].volume
+        told = volume.last_seq
+        edits = nodes.edits("n2", "n1")
+        (tmp_path / "n2/a").write_bytes(b"mine")
+        await nodes.push("n2", "n1", edits)
+        steps = [one for one in volume.pending(told, 9) if isinstance(one, Commit)]
+        assert {edit.key: one.cause for one in steps for edit in one.edits} == {
+            b"a": "scan",
+            b"b": "converge",
+        }
 
 
 async def test_a_directory_renamed_with_a_thousand_files_moves_no_byte_and_trashes_none(

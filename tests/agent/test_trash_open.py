@@ -115,6 +115,17 @@ def test_what_was_recovered_counts_and_is_listed(volume: Volume, room: Workroom)
     assert (item.key, item.size_bytes, item.incident) == (b"was", 300, "i1")
 
 
+def test_what_a_settled_batch_announced_is_not_recovered_again(volume: Volume, room: Workroom) -> None:
+    """Its old file is an item, or was evicted: whatever has its place in the stage and its inode now is another one."""
+    put(room, room.stage_fd, STAGED, b"new")
+    trash = Trash(volume)
+    with trash.opened():
+        trash.intend([pending(room, STAGED).discard], "i1")
+        trash.settle([], "i1")
+    assert Trash(volume).items("", 10, "") == ((), None)
+    assert os.listdir(room.stage_fd) == [STAGED.decode()]
+
+
 def discard(charge: int) -> Discard:
     value = encode_entry(Entry(Kind.FILE, charge, b"d" * 16, 0o644))
     return Discard(b"k", Kind.FILE, charge, charge, 0o644, 0, 0, "removed", value)
@@ -185,6 +196,28 @@ def test_an_evicted_directory_is_removed(volume: Volume, room: Workroom) -> None
         trash.settle([(name, one)], "")
     trash.evict((), now_ms=2**50)
     assert os.listdir(room.items_fd) == []
+
+
+def test_the_number_of_an_item_that_is_gone_is_never_given_again(volume: Volume) -> None:
+    """A person who restores by a number that was listed gets that item or none."""
+    trash = Trash(volume)
+    items(trash, 2)
+    trash.evict((), now_ms=2**50)
+    again = Trash(volume)
+    with again.opened():
+        assert again.intend([discard(1)], "") == ["000000000003"]
+
+
+def test_what_an_incident_put_here_never_makes_room(volume: Volume, room: Workroom) -> None:
+    """Also where it was ordinary for the truth: whoever reads the incident is to find it."""
+    trash = Trash(volume)
+    with trash.opened():
+        one = discard(40_000)
+        (name,) = trash.intend([one], "i1", ordinary=True)
+        put(room, room.items_fd, name.encode(), bytes(40_000))
+        trash.settle([(name, one)], "i1", ordinary=True)
+        assert not trash.make_room(10, 1, ())
+        assert [kept.id for kept in trash.kept()] == [name]
 
 
 def test_what_somebody_put_among_the_items_by_hand_is_left_alone(volume: Volume, room: Workroom) -> None:
