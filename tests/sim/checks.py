@@ -80,6 +80,7 @@ class Checks:
             self._acknowledged(deep=False)
             self._replays()
             self._lag()
+            self._conflicts()
 
     # --- verdicts ------------------------------------------------------------------------------
 
@@ -292,6 +293,17 @@ class Checks:
                         "lag_is_true", view.lag_since >= oldest - LAG_SLACK_S,
                         f"{name} is said to be {now - view.lag_since:.1f} s behind, it is {now - oldest:.1f} s",
                     )  # fmt: skip
+
+    def _conflicts(self) -> None:
+        """Whoever removes or renames the second version has decided: nobody is asked to decide again."""
+        core = self.world.core
+        for record in core.conflicts.values():
+            truth = core.volumes[record.volume].truth
+            if record.is_open and record.kept is not None and truth is not None:
+                there = core.tree.lookup(truth, record.kept) is not None
+                hold(
+                    "conflicts_end", there, f"a conflict is open, and {record.kept!r} is in the truth no more"
+                )
 
 
 def _is_remembered(core: Core, view: View) -> bool:

@@ -46,6 +46,7 @@ INVARIANTS: dict[str, str] = {
     "accepted_stays": "what a writer brought is or was in the truth, or kept beside it, and what it removed is not",
     "target_reached": "a node that says that a target is reached holds it, entry by entry, by a computation of its own",
     "lag_is_true": "the lag that is shown is no older than the oldest step of the truth that the node lacks",
+    "conflicts_end": "a conflict is open no longer than its second version lies in the truth",
     "holdable": "the truth of a replicated volume is a tree that a disk can hold",
     "membership_first": "peers are told of a fence before the node itself is",
     "bounded": "every queue, list and memory stays within its bound",
