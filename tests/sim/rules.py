@@ -278,10 +278,10 @@ class Rules:
         self.lifted.add((name, token))
         own_at = self.own_at.pop(name, float("-inf"))
         if isinstance(event, ReleaseAsked) and event.node == name:
-            hold(
-                "released_equal", name in self.present | self._present(),
-                f"a person released {name}, which is away or without its tree",
-            )  # fmt: skip
+            is_there = name in self.present | self._present()
+            is_judged = any(one.truth is not None for one in world.core.volumes.values())
+            told = f"a person released {name}, which is away or without its tree"
+            hold("released_equal", is_there or not is_judged, told)
             for oracle in world.oracles.values():
                 self._by_a_person(oracle, name)
             return
