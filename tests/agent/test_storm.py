@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from closeranks_agent.watch import fanotify
 from closeranks_agent.watch import storm as storm_module
 from closeranks_agent.watch.sampling import SAMPLED, SHOWN, UNSEEN
 from closeranks_agent.watch.storm import (
+    BREWED_S,
+    BREWING,
+    BREWING_S,
     BUDGET_S,
     BURST,
     CALM_SHARE,
@@ -67,6 +71,53 @@ class TestBudget:
         storm = Storm()
         assert storm.is_calm(int(CALM_SHARE * BUDGET_S * 0.1) - 1, 0.1)
         assert not storm.is_calm(int(CALM_SHARE * BUDGET_S * 0.1) + 1, 0.1)
+
+
+class TestBrewing:
+    def test_what_is_within_the_budget_lets_looks_begin_at_once(self) -> None:
+        storm = Storm()
+        for tick in range(1, 2000):
+            storm.told(int(BUDGET_S / 20), tick / 20)
+            assert storm.looks_due <= tick / 20
+
+    def test_looks_wait_where_a_fast_writer_has_begun(self) -> None:
+        storm = Storm()
+        for tick in range(1, 3):
+            assert not storm.told(int(BREWING), 5.0 + tick / 100)
+        assert 5.02 < storm.looks_due <= 5.02 + BREWED_S
+
+    def test_a_burst_that_no_storm_follows_is_looked_at_a_moment_later(self) -> None:
+        storm = Storm()
+        assert not storm.told(int(BURST) - 1, 5.0)
+        assert storm.looks_due <= 5.0 + BREWED_S
+        storm.told(1, 5.0 + 2 * BREWED_S)
+        assert storm.looks_due <= 5.0 + 2 * BREWED_S
+
+    def test_looks_wait_no_longer_than_a_storm_takes_to_begin(self) -> None:
+        for pace in (1.1 * BREWING_S, BREWING_S, 0.9 * BREWING_S, 1.1 * BUDGET_S):
+            storm, waited = Storm(), 0
+            for tick in range(1, 1000):
+                now = 5.0 + tick / 100
+                begins = storm.told(int(pace / 100), now)
+                waited = waited + 1 if storm.looks_due > now else 0
+                assert waited <= 100 * BURST / BUDGET_S
+                if begins:
+                    break
+            assert begins
+
+    def test_it_is_known_before_when_it_begins(self) -> None:
+        storm = Storm()
+        assert not storm.told(1000, 5.0)
+        assert not storm.told(1000, 5.0 + 1 / 60)  # 60,000 a second
+        foretold = storm.due
+        assert 5.0 + 1 / 60 < foretold < 5.2
+        assert storm.told(int((foretold + 0.001 - 5.0 - 1 / 60) * 60_000), foretold + 0.001)
+
+    def test_what_is_within_the_budget_begins_none(self) -> None:
+        storm = Storm()
+        storm.told(10, 5.0)
+        storm.told(10, 5.1)
+        assert storm.due == inf
 
 
 class TestPace:
@@ -162,6 +213,20 @@ shutil.rmtree("many/7"); shutil.rmtree("many/8"); os.rename("many", "most")
         assert watched.scan(full=True).changed == 0
         assert watched.tally.storms == 1
         assert not watched.ended
+
+    def test_what_may_become_one_is_looked_at_when_it_did_not(
+        self, tree_dir: Path, watched: WatchedVolume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing more has to happen for that; the next look comes by itself."""
+        watched.settle()
+        monkeypatch.setattr(storm_module, "BREWING", 0.0)
+        monkeypatch.setattr(storm_module, "BREWING_S", 10.0)
+        monkeypatch.setattr(storm_module, "BREWED_S", 0.3)
+        began = time.monotonic()
+        (tree_dir / "new").write_bytes(b"made, written and closed: told of three times at least")
+        until(lambda: watched.volume.record(b"new") is not None)
+        assert time.monotonic() - began >= 0.3
+        assert not watched.tally.storms
 
     def test_what_goes_on_for_long_is_found_by_a_scan_meanwhile(
         self, tree_dir: Path, watched: WatchedVolume, weather: Weather

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -75,6 +76,16 @@ class Sampling:
     def due(self) -> float:
         """When the next sample is due."""
         return self._storm.sample_due
+
+    @property
+    def looks_due(self) -> float:
+        """Until then a storm may be about to begin, which no look is to run ahead of."""
+        return self._storm.looks_due if self._source.can_pause else 0.0
+
+    @property
+    def begins_at(self) -> float:
+        """When a storm begins, if as much is told as of late."""
+        return self._storm.due if self._source.can_pause else inf
 
     @property
     def pending(self) -> int:

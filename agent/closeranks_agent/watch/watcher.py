@@ -260,7 +260,8 @@ class Watcher:
         else:
             longest = STORM_PAUSE_MAX_S if count >= STORM_EVENTS else PAUSE_MAX_S
             self._pause_s = min(2 * self._pause_s, longest)
-        return self._pause_s
+        # What is told beyond the budget costs whoever writes, until it is read.
+        return min(self._pause_s, max(PAUSE_MIN_S, self._sampling.begins_at - now))
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
@@ -270,13 +271,15 @@ class Watcher:
         if self._looking is None:
             found = self._dirty.due()
             if found is not None:
-                due.append(max(found, self._rested))
+                due.append(max(found, self._rested, self._sampling.looks_due))
             if self._asked and self._canary is None:
                 due.append(self._proof_due)
         if self._canary is not None and self._canary.seen is None:
             due.append(now + 0.5)
         elif self._canary is None:
             due.append(max(self._canary_due, self._proof_due))
+        elif now < self._sampling.looks_due:
+            due.append(self._sampling.looks_due)
         if len(self._dirty):
             due.append(self._growth_due)
         if len(self._muted):
@@ -386,7 +389,12 @@ class Watcher:
     # --- looks ---------------------------------------------------------------------------------
 
     def _begin_look(self, now: float) -> None:
-        if self._looking is not None or self._closing or self._sampling.active:
+        if (
+            self._looking is not None
+            or self._closing
+            or self._sampling.active
+            or now < self._sampling.looks_due
+        ):
             return
         seen = None if self._canary is None else self._canary.seen
         taken = seen is not None and self._take(now, seen)
