@@ -76,11 +76,13 @@ soak: $(VENV)/.installed
 
 .PHONY: faults
 # Each point, before the call, after it and in its middle: some hours; PART=3/40 is a part of it. STRIDE=20 takes ten minutes.
+# FLEETS play side by side, up to eight: a round is mostly waiting.
 STRIDE ?= 1
+FLEETS ?= 4
 PART ?= 1/1
 SEED ?= 20261126
 faults: $(VENV)/.installed-dev
-	FAULT_STRIDE=$(STRIDE) FAULT_PART=$(PART) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist worksteal -rP $(PYTEST_ARGS) \
+	FAULT_STRIDE=$(STRIDE) FAULT_PART=$(PART) FAULT_FLEETS=$(FLEETS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -n $(FLEETS) --dist worksteal -rP $(PYTEST_ARGS) \
 	  tests/faults/test_kill_sweep.py tests/faults/test_power_loss.py
 
 SEEDS ?= 100

@@ -7,11 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from faults.rounds import FLEETS
 from faults.shim import Shim, build
 from fleet import Daemon
 from fleet_fixtures import make_fleet, pytest_runtest_makereport
 
-__all__ = ["load_shim", "make_fleet", "pytest_runtest_makereport", "shim_library"]
+__all__ = ["load_shim", "make_fleet", "pytest_runtest_makereport", "share", "shim_library"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A whole sweep is shared by several fleets, each in a test of its own; a sample is one fleet's."""
+    if "share" in metafunc.fixturenames and FLEETS > 1:
+        metafunc.parametrize("share", range(FLEETS), indirect=True)
+
+
+@pytest.fixture
+def share(request: pytest.FixtureRequest) -> int:
+    """Which share of a sweep this test takes, from 0."""
+    number: int = getattr(request, "param", 0)
+    return number
 
 
 @pytest.fixture(scope="session")

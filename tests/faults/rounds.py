@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,10 +46,21 @@ def volume() -> VolumeSpec:
 
 
 # Which points: each n-th of a round (`make faults` sets it); unset, a sample. All of them take hours, so a run
-# may take one part of them: "3/40" is the third of forty, and forty runs take each point in each way once.
+# may take one part of them: "3/40" is the third of forty, and forty runs take each point in each way once. A part is
+# shared by so many fleets, each in a test of its own: most of a round is waiting, so they fit side by side.
 FULL = int(os.environ.get("FAULT_STRIDE", "0"))
 PART, PARTS = (int(text) for text in os.environ.get("FAULT_PART", "1/1").split("/"))
+FLEETS = int(os.environ.get("FAULT_FLEETS", "1")) if FULL == 1 else 1
 SEED = int(os.environ.get("FAULT_SEED", "20261126"))
+
+IMPATIENT = str(Path(__file__).with_name("impatient.py"))
+CLOCKS_APART_NS = 1_000_000_000  # of time.time and of what a filesystem stamps; far more than they are
+
+
+def impatient(fleet: Fleet) -> None:
+    """For a coordinator that is ended again and again: its agents come back soon (`impatient.py`)."""
+    for node in fleet.nodes.values():
+        node.daemon.argv = [sys.executable, IMPATIENT, *node.daemon.argv]
 
 
 class Rounds:
@@ -56,13 +69,14 @@ class Rounds:
     def __init__(self, fleet: Fleet, victim: Node) -> None:
         self.fleet, self.victim = fleet, victim
         self.number = 0
+        self.began_ns = 0  # when this round's damage was done, as files' times tell it
         self.kept: set[str] = set()  # contents of this round that must be in the victim's tree or trash
         self.pristine = shape(fleet.pristine())
         self.damaged: dict[str, str] = {}
 
     def damage(self) -> None:
         """Every kind of difference, on disk when it returns."""
-        self.number += 1
+        self._begin()
         root = self.victim.path()
         with (root / "large.bin").open("r+b") as file:
             file.seek(1 << 20)
@@ -80,10 +94,14 @@ class Rounds:
 
     def damage_one(self) -> None:
         """A single small file: few are made durable in another way than many."""
-        self.number += 1
+        self._begin()
         root = self.victim.path()
         (root / "dir-0" / "file-005.bin").write_bytes(b"alone %d" % self.number)
         self._damaged(root)
+
+    def _begin(self) -> None:
+        self.number += 1
+        self.began_ns = time.time_ns() - CLOCKS_APART_NS
 
     def _damaged(self, root: Path) -> None:
         sync_filesystem(root)
@@ -94,11 +112,12 @@ class Rounds:
         """At any moment: nothing lost, and every path old or new as a whole.
 
         An agent that lives stands still meanwhile: what it moves from the tree to the trash is in neither for a
-        walk that has been in the one and not yet in the other.
+        walk that has been in the one and not yet in the other. What this round sets aside was moved in this round: what
+        lies in the trash from rounds before is not read again.
         """
         self.victim.daemon.pause()
         try:
-            lost = self.kept - contents(self.victim.path(), private=True)
+            lost = self.kept - contents(self.victim.path(), aside_since_ns=self.began_ns)
             wrong = strangers(self.victim.path(), self.pristine, self.damaged)
         finally:
             self.victim.daemon.resume()
@@ -129,16 +148,16 @@ class Rounds:
         return [replace(point, number=point.number - start) for point in found]
 
 
-def chosen(points: list[Point], sample: int, name: str) -> list[tuple[int, How]]:
+def chosen(points: list[Point], sample: int, name: str, share: int = 0) -> list[tuple[int, How]]:
     """The points of a sweep and how to die there: each FAULT_STRIDE-th, else a seeded sample.
 
-    With a stride of 1 that is this part of every point in every way that differs. The sample goes round the
-    kinds of points (a call on a kind of file), for most of them are writes to one log.
+    With a stride of 1 that is this share of this part of every point in every way that differs. The sample goes
+    round the kinds of points (a call on a kind of file), for most of them are writes to one log.
     """
     rng = random.Random(f"{SEED} {name}")
     if FULL == 1:
         every = [(at.number, how) for at in points for how in How if how is not How.TORN or at.call in TORN]
-        return every[PART - 1 :: PARTS]
+        return every[PART - 1 + PARTS * share :: PARTS * FLEETS]
     if FULL:
         return [(point.number, rng.choice(list(How))) for point in points[rng.randrange(FULL) :: FULL]]
     kinds: dict[tuple[str, str], list[int]] = {}
@@ -184,6 +203,7 @@ def sweep(
     sample: int,
     name: str,
     died: Callable[[], None] | None = None,
+    share: int = 0,
 ) -> Sweep:
     """Kill the shim's daemon at one point after the other, each in a round of its own.
 
@@ -192,7 +212,7 @@ def sweep(
     """
     shim.trace()
     points = rounds.measure(shim)
-    deaths = chosen(points, sample, name)
+    deaths = chosen(points, sample, name, share)
     done = Sweep(name, len(points), len(deaths))
     for ahead, how in deaths:
         shim.arm(ahead, how)

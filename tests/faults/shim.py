@@ -82,6 +82,8 @@ class Shim:
     def __init__(self, daemon: Daemon, library: Path, control: Path, watch: Sequence[Path] = ()) -> None:
         assert len(watch) <= WATCHED
         self.daemon, self.control = daemon, control
+        self._traced: list[Point] = []
+        self._traced_bytes = 0
         with control.open("wb") as file:
             file.truncate(SIZE)
         with control.open("r+b") as file:
@@ -150,10 +152,16 @@ class Shim:
         self._set("trace", on)
 
     def traced(self) -> list[Point]:
-        """What was written while tracing was on."""
-        lines = self.control.with_name(self.control.name + ".trace").read_text(errors="replace").splitlines()
-        found = [line.split(" ", 2) for line in lines]
-        return [Point(int(number), call, *rest.split("\t", 1)) for number, call, rest in found]
+        """What was written while tracing was on. Of a long sweep only what is new is read again."""
+        with self.control.with_name(self.control.name + ".trace").open("rb") as file:
+            file.seek(self._traced_bytes)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._traced_bytes += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            number, call, rest = line.split(" ", 2)
+            self._traced.append(Point(int(number), call, *rest.split("\t", 1)))
+        return self._traced
 
     # --- failing calls and the clock ---------------------------------------------------------------
 

@@ -21,14 +21,21 @@ import msgspec
 PRIVATE = b".closeranks"
 
 
-def contents(root: Path, private: bool = False) -> set[str]:
-    """Digests of all files below, and the targets of all symlinks; `private`: also of what was set aside."""
+def contents(root: Path, aside_since_ns: int | None = None) -> set[str]:
+    """Digests of all files below, and the targets of all symlinks; of what was set aside, only if it was since then.
+
+    A rename changes a file's ctime, so it tells when something came into the trash.
+    """
     found: set[str] = set()
-    for place, directories, names in os.walk(os.fsencode(root)):
-        if not private and PRIVATE in directories:
+    top = os.fsencode(root)
+    private = os.path.join(top, PRIVATE, b"")
+    for place, directories, names in os.walk(top):
+        if aside_since_ns is None and PRIVATE in directories:
             directories.remove(PRIVATE)
         for name in (*directories, *names):
             path = os.path.join(place, name)
+            if path.startswith(private) and os.lstat(path).st_ctime_ns < (aside_since_ns or 0):
+                continue
             if os.path.islink(path):
                 found.add("link " + os.fsdecode(os.readlink(path)))
             elif os.path.isfile(path):

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from faults.persistence import installed, unsynced
-from faults.rounds import FULL, QUIET, SEED, Rounds, check_databases, sweep, volume
+from faults.rounds import FULL, QUIET, SEED, Rounds, check_databases, impatient, sweep, volume
 from faults.shim import How, Point, Shim
 from fleet import MakeFleet, wait_until
 
@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(6 * 3600 if FULL else 170)]
 
 
 @pytest.mark.repeats(AGENT_POINTS)
-def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
+def test_the_agent_killed_at_its_points(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], share: int
+) -> None:
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
     fleet.lay_trees()
     victim = fleet[1]
@@ -30,7 +32,7 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
     fleet.wait_in_rank()
     died = partial(check_databases, victim.state_dir)
     rounds = Rounds(fleet, victim)
-    done = sweep(rounds, shim, victim.start, AGENT_POINTS, "agent", died)
+    done = sweep(rounds, shim, victim.start, AGENT_POINTS, "agent", died, share)
     assert done.points > 100
     rounds.damage_one()
     rounds.finish()
@@ -40,15 +42,17 @@ def test_the_agent_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callab
 
 
 @pytest.mark.repeats(COORDINATOR_POINTS)
-def test_the_coordinator_killed_at_its_points(make_fleet: MakeFleet, load_shim: Callable[..., Shim]) -> None:
+def test_the_coordinator_killed_at_its_points(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], share: int
+) -> None:
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
+    impatient(fleet)
     shim = load_shim(fleet.coordinator, [fleet.state_dir])
     fleet.start()
     fleet.wait_in_rank()
     died = partial(check_databases, fleet.state_dir)
-    done = sweep(
-        Rounds(fleet, fleet[1]), shim, fleet.start_coordinator, COORDINATOR_POINTS, "coordinator", died
-    )
+    rounds = Rounds(fleet, fleet[1])
+    done = sweep(rounds, shim, fleet.start_coordinator, COORDINATOR_POINTS, "coordinator", died, share)
     assert done.points > 30
 
 

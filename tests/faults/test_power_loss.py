@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults.power import PowerDisk
-from faults.rounds import FULL, QUIET, Rounds, check_databases, sweep, volume
+from faults.rounds import FULL, QUIET, Rounds, check_databases, impatient, sweep, volume
 from faults.shim import Shim
 from faults.survival import journal_of, recorded
 from fleet import Fleet, MakeFleet
@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.mark.repeats(AGENT_CUTS)
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_of_an_agent(
-    make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, kind: str
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, kind: str, share: int
 ) -> None:
     """State and volume lie on the disk. A number that the coordinator knows is never given to another step."""
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
@@ -46,15 +46,19 @@ def test_of_an_agent(
             _, last = journal_of(victim.state_dir)
             assert last >= known, f"the agent went back to step {last}; the coordinator has {known}"
 
-        done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_CUTS, f"agent's power ({kind})", died)
+        name = f"agent's power ({kind})"
+        done = sweep(Rounds(fleet, victim), shim, victim.start, AGENT_CUTS, name, died, share)
         assert done.points > 100
         fleet.stop()
 
 
 @pytest.mark.repeats(COORDINATOR_CUTS)
-def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path) -> None:
+def test_of_the_coordinator(
+    make_fleet: MakeFleet, load_shim: Callable[..., Shim], tmp_path: Path, share: int
+) -> None:
     """A step that an agent has forgotten, because it was acknowledged, is in the coordinator's store."""
     fleet = make_fleet(nodes=3, fleet=QUIET, volumes=[volume()])
+    impatient(fleet)
     with PowerDisk("ext4", fleet.state_dir, tmp_path / "images") as disk:
         fleet.lay_trees()
         shim = load_shim(fleet.coordinator, [fleet.state_dir])
@@ -70,14 +74,8 @@ def test_of_the_coordinator(make_fleet: MakeFleet, load_shim: Callable[..., Shim
                     f"{name}: {acknowledged} acknowledged, {known} kept"
                 )
 
-        done = sweep(
-            Rounds(fleet, fleet[1]),
-            shim,
-            fleet.start_coordinator,
-            COORDINATOR_CUTS,
-            "coordinator's power (ext4)",
-            died,
-        )
+        rounds, name = Rounds(fleet, fleet[1]), "coordinator's power (ext4)"
+        done = sweep(rounds, shim, fleet.start_coordinator, COORDINATOR_CUTS, name, died, share)
         assert done.points > 30
         fleet.stop()
 
