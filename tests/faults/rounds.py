@@ -75,7 +75,11 @@ class Rounds:
         self.damaged: dict[str, str] = {}
 
     def damage(self) -> None:
-        """Every kind of difference, on disk when it returns."""
+        """Every kind of difference, on disk when it returns.
+
+        The agent stands still until all of it is done and written down: on a slow machine it had begun to
+        repair the first half before the second was there.
+        """
         self._begin()
         root = self.victim.path()
         with (root / "large.bin").open("r+b") as file:
@@ -102,11 +106,13 @@ class Rounds:
     def _begin(self) -> None:
         self.number += 1
         self.began_ns = time.time_ns() - CLOCKS_APART_NS
+        self.victim.daemon.pause()
 
     def _damaged(self, root: Path) -> None:
         sync_filesystem(root)
         self.kept = contents(root)
         self.damaged = shape(root)
+        self.victim.daemon.resume()
 
     def check_disk(self) -> None:
         """At any moment: nothing lost, and every path old or new as a whole.
