@@ -44,5 +44,24 @@ async def main() -> None:
     print(json.dumps({"state": result.state, "detail": result.detail, "equal": equal, "lifted": lifted}))
 
 
+async def unseen_mode() -> None:
+    """A directory that has to be lifted for the work keeps the mode that nobody has seen yet."""
+    late = base / "late"
+    for node in ("n1", "n2"):
+        fill(late / node, {"d/x": b"old"})
+    async with nodes_in(late) as nodes:
+        await nodes.add("n1")
+        await nodes.add("n2")
+        root = nodes.root("n2")
+        fill(late / "n1", {"d/x": b"new", "d/more": b"m"})
+        (late / "n1/d").chmod(0o750)
+        await nodes.scan("n1")
+        (late / "n2/d").chmod(0o604)
+        await nodes.converge("n2", "n1", base=root)
+        mode = os.stat(late / "n2/d").st_mode & 0o7777
+    print(json.dumps({"mode": oct(mode)}))
+
+
 asyncio.run(main())
-os.system(f"chmod -R u+rwx {base}/n1 {base}/n2")
+asyncio.run(unseen_mode())
+os.system(f"chmod -R u+rwx {base}/n1 {base}/n2 {base}/late")

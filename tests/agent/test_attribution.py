@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -67,7 +68,7 @@ def test_a_process_is_told_with_program_command_user_and_parents(start: Start, t
     assert hand is not None
     assert hand.pid == process.pid
     assert hand.exe == os.path.realpath(sys.executable)
-    assert hand.command == f"{sys.executable} {script} 'a b'", (
+    assert hand.command == shlex.join([sys.executable, str(script), "a b"]), (
         "an interpreter's command line shows the script"
     )
     assert hand.uid == os.geteuid()

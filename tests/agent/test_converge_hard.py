@@ -169,19 +169,24 @@ async def test_what_lies_in_the_trash_is_not_fetched_again(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_random_trees_become_each_other(tmp_path: Path, seed: int) -> None:
+    """Directories are closed when they are full, which only root would not need."""
     rng = random.Random(seed)
 
     def grow(root: Path) -> None:
         root.mkdir()
         places = [root]
+        closed: list[Path] = []
         for at in range(60):
             path = rng.choice(places) / rng.choice("abcdef")
             if path.exists() or path.is_symlink():
                 continue
             match rng.randrange(4):
                 case 0:
-                    path.mkdir(mode=rng.choice((0o755, 0o700, 0o555)))
+                    mode = rng.choice((0o755, 0o700, 0o555))
+                    path.mkdir(mode=mode | 0o200)
                     places.append(path)
+                    if not mode & 0o200:
+                        closed.append(path)
                 case 1:
                     path.symlink_to(rng.choice(("..", "nowhere", "/etc")))
                 case _:
@@ -190,6 +195,8 @@ async def test_random_trees_become_each_other(tmp_path: Path, seed: int) -> None
                     )
                     path.chmod(rng.choice((0o644, 0o400, 0o755)))
             del at
+        for path in reversed(closed):
+            path.chmod(0o555)
 
     async with nodes_in(tmp_path) as nodes:
         grow(tmp_path / "n1")

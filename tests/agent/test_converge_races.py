@@ -331,7 +331,10 @@ async def test_a_file_whose_name_differs_only_in_case_is_reported_and_not_overwr
 
 @pytest.mark.root
 def test_read_only_directories_as_an_ordinary_user() -> None:
-    """The agent without root's privileges: directories are lifted for the work and closed again."""
+    """The agent without root's privileges: directories are lifted for the work and closed again.
+
+    Also with the mode that somebody gave one of them, and that nobody had seen when the order was made.
+    """
     program = Path(__file__).with_name("as_nobody.py")
     # Not under pytest's own directory, which nobody else may enter.
     with tempfile.TemporaryDirectory(prefix="closeranks-nobody-") as base:
@@ -340,7 +343,9 @@ def test_read_only_directories_as_an_ordinary_user() -> None:
             [sys.executable, str(program), base], capture_output=True, text=True, check=False
         )
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == {"state": "done", "detail": "", "equal": True, "lifted": 0}
+    converged, unseen = map(json.loads, ended.stdout.splitlines())
+    assert converged == {"state": "done", "detail": "", "equal": True, "lifted": 0}
+    assert unseen == {"mode": "0o604"}
 
 
 def test_a_chunk_list_that_a_plan_rests_on_stays_until_it_is_carried_out(

@@ -536,9 +536,10 @@ def test_an_answer_that_goes_nowhere_is_an_error(
     tmp_path: Path, redirected: str, code: int, text: str
 ) -> None:
     (tmp_path / "f").write_bytes(b"f")
-    program = f'{sys.executable} -c "import sys; from closeranks_coordinator.cli.main import main; sys.exit(main())"'
+    main = "import sys; from closeranks_coordinator.cli.main import main; sys.exit(main())"
+    command = shlex.join([sys.executable, "-c", main, "hash", str(tmp_path)])
     done = subprocess.run(
-        ["sh", "-c", f"{program} hash {tmp_path} {redirected}"], capture_output=True, text=True, check=False
+        ["sh", "-c", f"{command} {redirected}"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (code, text)
 

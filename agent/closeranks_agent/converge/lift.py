@@ -46,9 +46,10 @@ class Lifts:
         """Whether a directory is lifted now."""
         return bool(self._lifted)
 
-    def is_lifted(self, key: bytes) -> bool:
-        """Whether this directory's mode is ours at present."""
-        return key in self._lifted
+    def mode_before(self, key: bytes, mode: int) -> int:
+        """The mode that this directory had before it was lifted; `mode` itself where that is not our doing."""
+        lifted = self._lifted.get(key)
+        return lifted.mode if lifted is not None and mode == lifted.mode | _WORKABLE else mode
 
     def lift(self, key: bytes) -> bool:
         """Make the directories down to `key` (b"" is the root) workable; whether any of them was changed."""

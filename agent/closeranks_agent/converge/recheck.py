@@ -12,7 +12,7 @@ import os
 import stat
 from dataclasses import replace
 
-from closeranks_proto.entries import Kind, entry_kind
+from closeranks_proto.entries import Kind, encode_entry, entry_kind
 from closeranks_proto.paths import parent_key, path_of
 
 from .. import beneath
@@ -22,7 +22,7 @@ from ..disk.records import BusyFile, Record, StatSignature
 from ..disk.volume import Volume
 from .items import discard_of
 from .lift import Lifts
-from .plan import Saw, Step, Verb
+from .plan import Saw, Step, Verb, entry_of
 from .stage import stage_name_of
 from .work import Outcome, Result, Work, failed
 from .workroom import Workroom
@@ -84,10 +84,20 @@ class Recheck:
         """Whether somebody else has given a directory other attributes: its stat signature does not tell."""
         if step.verb is not Verb.SET_ATTRIBUTES or entry_kind(step.own or b"") is not Kind.DIRECTORY:
             return False
-        if self._lifts.is_lifted(step.key):
-            return False  # by ourselves
-        record = self._volume.read_entry(self._room.root_fd, step.key)
+        record = self._read(step.key)
         return record is None or record.value != step.own
+
+    def _read(self, key: bytes) -> Record | None:
+        """What is there. A directory that is lifted for our work is told with the mode that it will be given back."""
+        record = self._volume.read_entry(self._room.root_fd, key)
+        if record is None or entry_kind(record.value) is not Kind.DIRECTORY:
+            return record
+        entry = entry_of(record.value, self._volume.algorithm.width)
+        if entry.mode is None:
+            return record
+        return replace(
+            record, value=encode_entry(replace(entry, mode=self._lifts.mode_before(key, entry.mode)))
+        )
 
     def _check_source(self, step: Step, source: Saw) -> Work | Result:
         with beneath.spot(self._room.root_fd, source.key) as where:
@@ -112,7 +122,7 @@ class Recheck:
         if status is not None and self._ignore.matches(step.key, stat.S_ISDIR(status.st_mode)):
             return self._in_the_way(step, status)
         try:
-            record = self._volume.read_entry(self._room.root_fd, step.key)
+            record = self._read(step.key)
         except BusyFile:
             return Result(step, Outcome.CHANGED, "busy", "it changes while it is read")
         except OSError as error:
