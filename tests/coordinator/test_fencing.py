@@ -10,7 +10,7 @@ import pytest
 from closeranks_coordinator.core.model import Connected, QuarantineAsked, RejectAsked, ReleaseAsked
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
-from fakeworld import FakeAgent, FakeWorld, file_of, volume_config
+from fakeworld import FakeAgent, FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
 
 NAMES = tuple(f"node-{number:02d}" for number in range(1, 8))
@@ -163,6 +163,24 @@ def test_a_release_does_not_make_a_member_of_who_has_not_joined_a_volume() -> No
     assert node.disk["photos"] == files
     world.run(5)
     assert (world.state("node-02"), world.incidents("divergence")) == ("joining", [])
+
+
+def test_who_is_released_before_it_has_joined_has_held_what_nobody_could_judge() -> None:
+    """Two have one version, and two the other. When one of them gets a majority the rest is late, and not to blame."""
+    names = [f"node-{number:02d}" for number in range(1, 5)]
+    world, key = FakeWorld(names, [volume_config(lag_grace_s=60.0)]), key_of("p.txt")
+    for number, name in enumerate(names):
+        world[name].disk["photos"][key] = file_of("one" if number < 2 else "other")
+    world.start(*names[:3])
+    world.until(lambda: all(world.state(name) == "in_rank" for name in names[:3]))
+    world.ask(QuarantineAsked("node-04", "a person looks at it"))
+    world.start("node-04")
+    world.run(5)
+    assert not isinstance(world.ask(ReleaseAsked("node-04")), str)
+    world["node-03"].write("photos", "p.txt", file_of("one"))
+    world.run(20)
+    assert world.fleet._world.volumes["photos"].undetermined == frozenset()
+    assert (world.state("node-04"), world.incidents("divergence")) == ("lagging", [])
 
 
 def test_who_was_released_before_it_scanned_by_other_settings_joins_once_it_has(

@@ -139,6 +139,22 @@ def test_what_was_decided_while_it_was_read_back_is_brought_to_it_before_its_rel
     assert node.disk["photos"][key] == file_of("one")
 
 
+def test_who_joins_has_held_what_was_proven_and_not_what_came_meanwhile() -> None:
+    """It is late in what the writer has changed since, and has left nothing behind."""
+    volume = volume_config(policy="writers", writers=NAMES[:1], settle_s=1.0, lag_grace_s=60.0)
+    world = FakeWorld(NAMES[:3], [volume])
+    node = world["node-03"]
+    node.verify_s, node.pushes_fail = 6.0, True
+    node.disk["photos"][key_of("c.txt")] = file_of("of its own")
+    world.start()
+    world.until_state("node-03", "verifying", 60)
+    world["node-01"].write("photos", "c.txt", file_of("newer"))
+    world.until(lambda: world.state("node-03") != "verifying")
+    world.run(15)
+    assert world.state("node-03") == "lagging"
+    assert world.incidents() == []
+
+
 def test_an_order_is_cancelled_for_the_one_of_many_paths_that_it_would_take_back() -> None:
     """The site has brought the newest of one path only, and not of the first."""
     world = FakeWorld(NAMES, [volume_config(settle_s=10.0, lag_grace_s=1.0)]).started()

@@ -9,6 +9,7 @@ import pytest
 from closeranks_coordinator.core.model import AllowAsked, RejectAsked, RootStored
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_proto import messages as wire
+from closeranks_proto.entries import decode_entry, encode_entry, same_content
 from fakeworld import FakeWorld, file_of, key_of, volume_config
 from fakeworld.trees import tree
 
@@ -23,6 +24,10 @@ def fleet(writers: tuple[str, ...], guards: GuardRules = RULES, policy: str = "w
     for agent in world.agents.values():
         agent.watches = True
     return world.started()
+
+
+def with_mode(entry: bytes, mode: int) -> bytes:
+    return encode_entry(replace(decode_entry(entry, 16), mode=mode))
 
 
 def configure(world: FakeWorld, **changes: object) -> None:
@@ -256,3 +261,46 @@ def test_what_its_writer_has_moved_lies_in_its_trash_once_the_move_is_rejected()
     world.until(lambda: world["node-01"].disk["photos"] == truth(world), 120)
     assert truth(world) == {**FILES, key_of("d/199"): file_of("second")}
     assert ("photos", key_of("d/moved"), file_of("first")) in world["node-01"].trash
+
+
+@pytest.mark.parametrize("meant", [file_of("meant"), None, with_mode(file_of("decayed"), 0o600)])
+def test_what_is_written_over_rot_is_a_change_like_any_other(meant: bytes | None) -> None:
+    """A scrub has told that nobody wrote what lies there; then somebody writes, removes it, or changes its mode."""
+    world = fleet(("node-01", "node-02"))
+    for agent in world.agents.values():
+        agent.pushes_fail = True  # nothing is brought back before that
+    world["node-01"].disk["photos"][key_of("d/199")] = file_of("decayed")
+    world["node-01"]._stream("photos", "scrub")
+    world.run(1)
+    world["node-01"].put("photos", "d/199", meant)
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    if meant is not None and same_content(meant, file_of("decayed"), 16):
+        meant = with_mode(FILES[key_of("d/199")], 0o600)
+    world.until(
+        lambda: all(one.disk["photos"].get(key_of("d/199")) == meant for one in world.agents.values())
+    )
+    assert world.fleet.conflicts("photos") == (), "it began from what its disk has lost"
+
+
+def test_conflicts_go_on_after_a_restart_until_their_second_version_is_gone() -> None:
+    world = fleet(("node-01", "node-02"))
+    for agent in world.agents.values():
+        agent.pushes_fail = True
+    for name in ("node-01", "node-02"):
+        world[name].put("photos", "d/199", file_of(f"of {name}"))
+    world.run(1)
+    unplaced = list(world.fleet._world.unplaced)
+    assert len(unplaced) == 1
+    world.restart()
+    assert list(world.fleet._world.unplaced) == unplaced, "nobody but its writer has it"
+    for agent in world.agents.values():
+        agent.pushes_fail = False
+    (conflict,) = world.fleet.conflicts("photos")
+    kept = conflict.kept_path
+    assert (conflict.state, kept is not None) == ("open", True)
+    world.until(lambda: key_of(str(kept)) in world["node-03"].disk["photos"], 60)
+    world.restart()
+    world.run(3)
+    world["node-01"].put("photos", str(kept), None)
+    world.until(lambda: [one.state for one in world.fleet.conflicts("photos")] == ["resolved"])

@@ -11,6 +11,7 @@ change may wait for a guard, and a founding for other nodes.
   writer gets it back from the others. If the truth is remembered to have had the content under some other name, the
   change is dropped, and told: others have moved or removed it meanwhile, and rot is nobody's wish. Else what is left
   of that change is its change: nobody knows better bytes.
+- Whoever writes over rot has changed what was there before it.
 - A truth is founded on what was there, wherever another node has that.
 
 Bounded as announcements are: the newest DECAYED_MAX. Rejected: looking for the content in all of the truth (a copy
@@ -31,6 +32,7 @@ from .judge import Made
 from .merging import Merged
 from .model import RootStored
 from .nodes import Node, Volume
+from .records import NodeVolume
 from .truth import Values
 from .values import is_file
 from .world import World
@@ -43,6 +45,8 @@ def follow(world: World, node: Node, event: RootStored, before: bytes | None, is
     later is no change.
     """
     stored, volume = node.volume(event.volume), world.volumes[event.volume]
+    if stored.decayed and before is not None and event.cause != "scrub":
+        _write_over(world, stored, before, event)
     if node.name not in volume.config.writers:
         stored.decayed = {}
     elif not is_commit or before is None:
@@ -62,6 +66,26 @@ def follow(world: World, node: Node, event: RootStored, before: bytes | None, is
                     is_base = key not in stored.decayed or _was_truth(world, volume, key, old)
                     known[key] = old if is_base else stored.decayed[key]
         stored.decayed = dict(islice(known.items(), max(0, len(known) - DECAYED_MAX), None))
+
+
+def _write_over(world: World, stored: NodeVolume, before: bytes, event: RootStored) -> None:
+    """Whoever writes over rot changes what was there before it: from that, and not from the rot, its change begins.
+
+    Else it would clash with what its own disk had lost, as if another writer had been first. Who changes attributes
+    alone has the rot still, and wishes it on nobody.
+    """
+    tree, told, width = world.tree, dict(event.decayed), world.algorithm.width
+    whole: dict[bytes, bytes | None] = {}
+    for key, was in stored.decayed.items():
+        rot, now = tree.lookup(before, key), tree.lookup(event.root, key)
+        if rot is None or key in told or (now is not None and same_content(now, rot, width)):
+            continue
+        if stored.held is not None and tree.lookup(stored.held, key) == rot:
+            whole[key] = was
+    if whole and stored.held is not None:
+        edited = tree.edit(stored.held, sorted(whole.items()))
+        world.keep(edited.pages)
+        stored.held = edited.root
 
 
 def _was_truth(world: World, volume: Volume, key: bytes, value: bytes) -> bool:
