@@ -304,3 +304,22 @@ def test_conflicts_go_on_after_a_restart_until_their_second_version_is_gone() ->
     world.run(3)
     world["node-01"].put("photos", str(kept), None)
     world.until(lambda: [one.state for one in world.fleet.conflicts("photos")] == ["resolved"])
+
+
+def test_a_conflict_ends_where_a_new_first_truth_has_not_got_its_second_version() -> None:
+    """It was removed while other settings asked for a new truth: nothing is left to decide."""
+    world = fleet(("node-01", "node-02"))
+    for name in ("node-01", "node-02"):
+        world[name].put("photos", "d/199", file_of(f"of {name}"))
+    world.run(5)
+    (conflict,) = world.fleet.conflicts("photos")
+    kept = key_of(str(conflict.kept_path))
+    world.until(lambda: all(kept in one.disk["photos"] for one in world.agents.values()))
+    for agent in world.agents.values():
+        agent.stop()
+        del agent.disk["photos"][kept]
+    configure(world, ignore=("*.tmp",))
+    world.start(*NODES)
+    world.until(lambda: world.fleet._world.volumes["photos"].truth is not None)
+    assert [one.state for one in world.fleet.conflicts("photos")] == ["resolved"]
+    assert not world.incidents("conflict", "open")

@@ -56,6 +56,12 @@ def follow(world: World, volume: Volume, changed: Differing) -> None:
         close_resolved(world, volume)
 
 
+def founded(world: World, volume: Volume, root: bytes) -> None:
+    """There is a new first truth: conflicts of before go on where it has their second version still."""
+    kept = [key for name, key in world.kept if name == volume.name]
+    follow(world, volume, {key: (None, None) for key in kept if world.tree.lookup(root, key) is None})
+
+
 def open_of(world: World, volume: Volume, loser: str) -> list[ConflictRecord]:
     """The open conflicts that this node has lost."""
     if not world.kept:

@@ -35,5 +35,7 @@ def move(world: World, volume: Volume, decision: Decision, author: str = "") -> 
             record.authors = {order: one for order, one in record.authors.items() if order >= first}
         if world.kept and before is not None:
             conflicts.follow(world, volume, world.differ.diff(before, decision.root))
+        elif world.kept:
+            conflicts.founded(world, volume, decision.root)
     world.touch("volume", volume.name)
     world.publish("volume", volume.name)
