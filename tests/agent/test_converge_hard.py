@@ -309,6 +309,24 @@ async def test_a_fifo_in_the_way_is_never_removed(tmp_path: Path) -> None:
         assert describe(tmp_path / "n2")[b"g"][2] == b"file"
 
 
+async def test_what_only_changes_its_name_keeps_the_old_one_until_it_has_the_new(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        content = os.urandom(2 * CHUNK)
+        fill(tmp_path / "n1", {"new/deep": content, "second": b"small"})
+        fill(tmp_path / "n2", {"d/old": content, "d/small": b"small", "d/gone": b"gone"})
+        os.mkfifo(tmp_path / "n2/new")
+        await two(nodes, tmp_path)
+        result = await nodes.converge("n2", "n1")
+        assert result.state == "partial"
+        assert "d/old: it stays, since new/deep, which is to have its content, is not there" in result.detail
+        assert (tmp_path / "n2/d/old").read_bytes() == content
+        assert sorted(os.listdir(tmp_path / "n2")) == [".closeranks", "d", "new", "second"]
+        assert os.listdir(tmp_path / "n2/d") == ["old"]
+        os.unlink(tmp_path / "n2/new")
+        await nodes.scan("n2")
+        await converged(nodes, tmp_path)
+
+
 async def test_a_planted_symlink_does_not_redirect_a_write(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
         outside = tmp_path / "outside"

@@ -241,8 +241,8 @@ def test_what_stays_moves_nowhere() -> None:
 
 def test_nothing_moves_over_what_is_there() -> None:
     assert moving(saw(b"a", file(b"x"), None), saw(b"b", file(b"y"), file(b"x"))) == [
-        ("remove", b"a", None),
         ("fetch", b"b", None),
+        ("remove", b"a", None),
     ]
 
 
@@ -262,9 +262,49 @@ def test_one_path_moves_to_one_name_only_and_directories_and_links_do_not() -> N
 
 def test_without_moves_the_same_is_a_removal_and_a_new_file() -> None:
     assert order(saw(b"a", file(b"x"), None), saw(b"b", None, file(b"x"))) == [
-        ("remove", b"a"),
         ("fetch", b"b"),
+        ("remove", b"a"),
     ]
+
+
+def test_what_comes_under_another_name_goes_when_that_is_there_and_its_directory_after_it() -> None:
+    steps = plan(
+        [
+            saw(b"d", DIRECTORY, None),
+            saw(b"d\0other", file(b"y"), None),
+            saw(b"d\0x", file(b"x"), None),
+            saw(b"e", None, file(b"x", 0o600)),
+            saw(b"f", None, file(b"x")),
+            saw(b"z", file(b"z"), None),
+        ],
+        local(), RULES,
+    ).steps  # fmt: skip
+    assert [(str(one.verb), one.key) for one in steps] == [
+        ("remove", b"z"), ("remove", b"d\0other"),
+        ("fetch", b"e"), ("fetch", b"f"),
+        ("remove", b"d\0x"), ("remove", b"d"),
+    ]  # fmt: skip
+    assert {one.key: one.heirs for one in steps if one.heirs} == {b"d\0x": (b"e", b"f")}
+
+
+@pytest.mark.parametrize(
+    "saws",
+    [
+        (
+            saw(b"d", DIRECTORY, file(b"x")),
+            saw(b"d\0x", file(b"x"), None),
+        ),  # its own directory becomes the file
+        (
+            saw(b"A", file(b"x"), None),
+            saw(b"a", None, file(b"x")),
+        ),  # where case counts for nothing it is one name
+        (saw("e\u0301".encode(), file(b"x"), None), saw("\u00e9".encode(), None, file(b"x"))),
+        (saw(b"a", file(b""), None), saw(b"b", None, file(b""))),  # nothing to lose
+    ],
+)
+def test_what_stands_in_the_way_of_its_own_content_goes_first(saws: tuple[Saw, ...]) -> None:
+    found = order(*saws)
+    assert [verb for verb, _ in found] == ["remove", "fetch" if saws[0].own != file(b"") else "copy"]
 
 
 # --- chunks ---------------------------------------------------------------------------------------

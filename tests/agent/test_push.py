@@ -125,6 +125,31 @@ async def test_a_directory_renamed_with_a_thousand_files_moves_no_byte_and_trash
         assert contents_below(tmp_path / "n2/.closeranks/trash/items") == []
 
 
+async def test_a_file_whose_new_name_can_not_be_made_keeps_its_old_one(tmp_path: Path) -> None:
+    """Its removal went well, so where that is so on all nodes its bytes lay in trashes alone."""
+    async with nodes_in(tmp_path) as nodes:
+        content = os.urandom(2 * CHUNK)
+        tree: Files = {"old": content, "small": b"small", "other": b"o"}
+        await pair(nodes, tmp_path, tree, tree)
+        for name in ("old", "small"):
+            os.rename(tmp_path / f"n1/{name}", tmp_path / f"n1/{name}-new")
+            os.mkfifo(tmp_path / f"n2/{name}-new")
+        (tmp_path / "n1/other").unlink()
+        await nodes.scan("n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.skipped, result.failed) == (1, 0, 4)
+        assert "old: it stays, since old-new, which is to have its content, is not there" in result.detail
+        assert (tmp_path / "n2/old").read_bytes() == content
+        assert (tmp_path / "n2/small").read_bytes() == b"small"
+        assert contents_below(tmp_path / "n2/.closeranks/trash/items") == [b"o"]
+        for name in ("old", "small"):
+            os.unlink(tmp_path / f"n2/{name}-new")
+        await nodes.scan("n2")
+        result = await nodes.push("n2", "n1")
+        assert (result.skipped, result.failed) == (0, 0)
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+
+
 async def test_a_copy_moves_no_byte(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
         tree: Files = {"a/one": os.urandom(5 * CHUNK), "a/two": b"small"}

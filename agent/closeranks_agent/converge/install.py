@@ -15,8 +15,8 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from closeranks_proto.entries import Kind
-from closeranks_proto.paths import parent_key, path_of
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind
+from closeranks_proto.paths import escape, parent_key, path_of
 
 from ..disk.records import Change, Record
 from ..disk.volume import Volume
@@ -174,6 +174,9 @@ class Installer:
 
     def _attempt(self, work: Work) -> Result:
         step = work.step
+        if step.heirs and not any(self._has(heir, step.own) for heir in step.heirs):
+            detail = f"it stays, since {escape(path_of(step.heirs[0]))}, which is to have its content, is not there"
+            return Result(step, Outcome.BLOCKED, "unwritable", detail)
         for attempt in (1, 2):
             try:
                 return self._maker.make(work)
@@ -190,6 +193,15 @@ class Installer:
             except OSError as error:
                 return failed(step, error)
         raise AssertionError("unreachable")
+
+    def _has(self, heir: bytes, own: bytes | None) -> bool:
+        """Whether this path has the content of `own` by now, as far as is recorded."""
+        made = self._maker.made
+        record = made[heir] if heir in made else self._volume.record(heir)
+        digest = slice(DIGEST_AT, DIGEST_AT + self._volume.algorithm.width)
+        if record is None or own is None or entry_kind(record.value) is not Kind.FILE:
+            return False
+        return record.value[digest] == own[digest]
 
     def _lift_for(self, work: Work) -> bool:
         """Whether making directories writable gives hope. A directory that moves must be writable itself."""

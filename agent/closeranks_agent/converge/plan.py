@@ -5,7 +5,9 @@ Order, so that as much as possible gets done whatever is lacking:
 2. directories, symlinks and attributes of files, parents first: they need next to no room;
 3. files that only change their name (see below), then files, in key order;
 4. removals of directories out of which a file moved, and attributes of existing directories, deepest first:
-   a directory becomes read-only when work in it is over.
+   a directory becomes read-only when work in it is over. A file whose content is to come under another name goes here,
+   too, and only once one of these is there: where they can not be made (a name that is too long, a directory that can
+   not be written), the last good bytes of the fleet would lie in trashes alone.
 A directory that turns into a file or symlink is empty by then, its contents being removals.
 
 With `moves`, a removal and a new path with the very same entry become one rename: nothing is copied, nothing
@@ -21,8 +23,9 @@ same content elsewhere (renames, copies), a chunk of such a file, the trash; zer
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from ..disk.records import StatSignature
 
 REMEMBERED_MAX_BYTES = 256
+HEIRS_MAX = 16  # of one removal that are asked for
 HOLE_MIN_BYTES = 64 * 1024  # shorter runs of zeros are written like anything else
 
 
@@ -133,6 +137,9 @@ class Step:
     seen: StatSignature | None
     need: FileNeed | None = None
     source: Saw | None = None  # of a move: the path that goes
+    heirs: tuple[
+        bytes, ...
+    ] = ()  # of a removal: where its content is to be, at one of these at least, before it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +209,16 @@ def plan(
         else:
             verb = Verb.MAKE_DIRECTORY if target.kind is Kind.DIRECTORY else Verb.LINK
             roomless.append(Step(verb, saw.key, saw.own, saw.target, saw.seen))
+    heirs = _heirs(removals, (*roomless, *files), rules.width)
+    if heirs:
+        above = {key[:at] for key in heirs for at in range(len(key)) if key[at] == 0}
+        late += [
+            replace(one, heirs=heirs.get(one.key, ()))
+            for one in removals
+            if one.key in heirs or one.key in above
+        ]
+        late.sort(key=lambda one: one.key)
+        removals = [one for one in removals if one.key not in heirs and one.key not in above]
     for downwards in (removals, late, directories):
         downwards.reverse()
     steps = (*removals, *roomless, *renames, *files, *late, *directories)
@@ -224,6 +241,43 @@ def _moves(saws: Sequence[Saw]) -> dict[bytes, Saw]:
         if saw.own is None and saw.target is not None and going.get(saw.target):
             found[saw.key] = going[saw.target].pop()
     return found
+
+
+def _heirs(removals: Sequence[Step], others: Sequence[Step], width: int) -> dict[bytes, tuple[bytes, ...]]:
+    """Removed file -> new files that get its content. Left out where they need its name, or its directory's."""
+    coming: dict[bytes, list[bytes]] = {}
+    turned: set[bytes] = set()  # directories that become something else: empty by then
+    for step in others:
+        if (
+            step.own is not None
+            and entry_kind(step.own) is Kind.DIRECTORY
+            and step.verb is not Verb.SET_ATTRIBUTES
+        ):
+            turned.add(step.key)
+        if (
+            step.need is not None
+            and step.target is not None
+            and (target := entry_of(step.target, width)).size
+        ):
+            coming.setdefault(target.digest, []).append(step.key)
+    found: dict[bytes, tuple[bytes, ...]] = {}
+    folded: dict[bytes, set[str]] = {}
+    for step in removals if coming else ():
+        own = None if step.own is None else entry_of(step.own, width)
+        heirs = coming.get(own.digest, ()) if own is not None and own.kind is Kind.FILE and own.size else ()
+        if not heirs or any(step.key[:at] in turned for at in range(len(step.key)) if step.key[at] == 0):
+            continue
+        assert own is not None, "it has heirs"
+        if own.digest not in folded:  # once for each content: thousands of files may have the same one
+            folded[own.digest] = {_folded(heir) for heir in heirs}
+        if _folded(step.key) not in folded[own.digest]:
+            found[step.key] = tuple(heirs[:HEIRS_MAX])
+    return found
+
+
+def _folded(key: bytes) -> str:
+    """What a filesystem that knows neither case nor forms of letters takes for the same name."""
+    return unicodedata.normalize("NFKD", key.decode("utf-8", "surrogateescape")).casefold()
 
 
 def mode_to_write(target: int, present: int, special_bits: bool) -> int:
