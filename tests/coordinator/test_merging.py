@@ -304,7 +304,7 @@ def test_what_a_writer_has_moved_within_a_directory_that_it_removes_is_put_off_a
 
 def test_a_whole_subtree_of_two_levels_follows_under_the_conflict_name() -> None:
     """One writer makes `f` a directory with a tree in it, another changes the file `f`."""
-    below = tree("f/a/b/c", "f/a/d", "f/e")
+    below = tree("f/a/b/c", "f/a/d", "f/e") | {key_of("f/a/empty"): DIRECTORY}
     ours = without(BASE, "f") | below
     found, truth = merged(BASE, ours, changed(f=OTHER))
     assert truth[key_of("f")] == OTHER

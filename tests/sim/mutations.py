@@ -518,6 +518,11 @@ MUTATIONS = (
         "world: a hold is not written down", f"{CORE}/world.py", '        self.touch("hold", hold.id)\n', "",
         "--policy writers --nodes 3 --faults filling,mass,coordinator_crash",
     ),
+    Mutation(
+        "persistence: after a restart no conflict ends", f"{CORE}/persistence.py",
+        "                    world.kept[(conflict.volume, conflict.kept)] = key\n", "",
+        "--policy any-writer --nodes 3 --faults slow_link,coordinator_crash,cut",
+    ),
 )  # fmt: skip
 
 

@@ -96,6 +96,12 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (985001244, "any-writer", 7): (
         "two writers moved a directory to one place, and a third removed it before the second was heard: its own stays"
     ),
+    (104075991, "any-writer", 16): (
+        "a second version was gone when other settings had a new truth founded: its conflict was open for ever"
+    ),
+    (1207008307, "writers", 3): (
+        "the check asked for the tree of a writer that a person released where there was no truth without it"
+    ),
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {
