@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from closeranks_coordinator.core.guards import STORM_MAX_S
+from closeranks_coordinator.core.losses import PROOF_MAX_S, STORM_MAX_S
 from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, RejectAsked, ResyncAsked, Tick
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
@@ -66,6 +66,8 @@ def held(world: FakeWorld) -> list[HoldView]:
 
 
 def the_hold(world: FakeWorld) -> HoldView:
+    """The only one. Who deleted much is held once it has proven that nothing of it comes back under another name."""
+    world.until(lambda: bool(held(world)), 10.0)
     (found,) = held(world)
     return found
 
@@ -132,6 +134,49 @@ def test_a_rename_of_a_large_directory_flows() -> None:
     world.run(1.5)
     assert not held(world)
     assert truth(world) == after
+
+
+def _proves_nothing(world: FakeWorld, node: str) -> None:
+    """Neither by its watcher nor by a scan."""
+    world[node].watches, world[node].scan_interval_s = False, 1e9
+    world.run(10.0)  # the last scan that was due
+
+
+@pytest.mark.parametrize("stormy", [False, True])
+def test_a_rename_whose_new_names_come_some_steps_later_flows(stormy: bool) -> None:
+    """A step has 512 changes: of a large directory the old paths come first, in a storm long before the new ones."""
+    world = writing()
+    node, disk = world["n1"], world["n1"].disk["photos"]
+    if stormy:
+        in_storm(world, "n1", True)
+        _proves_nothing(world, "n1")
+    moved = [key for key in disk if key == b"d0" or key.startswith((b"d0\0", b"d1\0"))]
+    values = {key: disk.pop(key) for key in moved}
+    commit(world, "n1")
+    world.run(30.0 if stormy else 0.0)
+    assert not held(world)
+    disk.update((b"moved-" + key, value) for key, value in values.items())
+    disk[b"moved-d1"] = disk.pop(b"d1")
+    if stormy:
+        commit(world, "n1")
+        in_storm(world, "n1", False)
+        node.watches = True
+    steps = []
+    for _ in range(40):
+        world.run(0.1)
+        steps.append(len(truth(world)))
+    assert not held(world)
+    assert truth(world) == disk
+    assert min(steps) == len(TREE), "no replica loses the old names before the new ones are known"
+
+
+def test_a_deletion_whose_node_can_prove_nothing_is_held_at_last() -> None:
+    world = writing()
+    _proves_nothing(world, "n1")
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    assert world.until(lambda: bool(held(world)), 300.0) <= PROOF_MAX_S + 1
+    assert truth(world) == TREE
 
 
 def test_many_deletions_one_by_one_are_one_mass_deletion() -> None:

@@ -446,6 +446,29 @@ def test_two_writers_in_turn_do_not_conflict(make_fleet: MakeFleet) -> None:
     _nobody_is_blamed(fleet)
 
 
+@pytest.mark.parametrize("watch", ["auto", "rescan"])
+def test_half_of_a_volume_that_gets_other_names_is_no_deletion(make_fleet: MakeFleet, watch: str) -> None:
+    """So much that the old names fill several steps, before any step has a new one."""
+
+    def tree(place: Path) -> None:
+        for number in range(6000):
+            directory = place / f"{number % 4}"
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"{number}").write_bytes(b"%d" % number * 10)
+
+    fleet = make_fleet(nodes=2, volumes=[replicated("node-01", scan_interval_s=2.0)], tree=tree)
+    for node in fleet.nodes.values():
+        node.volume_extra["photos"] = {"watch": watch}
+    fleet.start()
+    fleet.wait_in_rank()
+    for number in range(2):
+        (fleet[0].path() / f"{number}").rename(fleet[0].path() / f"renamed {number}")
+    fleet.wait("the names are there", (fleet[1].path() / "renamed 1" / "5997").exists, timeout_s=60)
+    fleet.wait_equal(fleet[0], timeout_s=60)
+    assert fleet.api.held() == []
+    _nobody_is_blamed(fleet)
+
+
 def test_a_rename_storm_and_its_removal_arrive(make_fleet: MakeFleet) -> None:
     """20,000 entries renamed as one directory and one by one; then all of them removed."""
     fleet = _started(make_fleet, 2, guards={"deleted_share": 1.0})

@@ -4,7 +4,7 @@ The door of the brake. A writer's own changes come here before they may become t
 so does what agents say of the moment (`active`). `meters` count, `tripping` judges, `holds` acts, `holding`
 follows time. A change waits for one of two reasons: a guard has tripped, and a person decides; or it is part
 of something that may become a runaway, and is *observed* until that is known: new files and bytes (`_is_clear`), room
-on a small disk (`runs`), deletions, and files that get another content or become something else (`sprees`).
+on a small disk (`runs`), deletions (`losses`), and files that get another content or become something else (`sprees`).
 
 Invariant: nothing of a held node becomes the truth, whatever is asked and however often.
 
@@ -20,7 +20,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import blame, filling, holding, holds, sprees, tripping
+from . import blame, filling, holding, holds, losses, sprees, tripping
 from .diffs import row
 from .meters import QUIET_S, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -35,9 +35,7 @@ from .writers import record_of
 
 PEERS_WAIT_S = 3.0
 EXCUSED_S = 3.0  # a report tells of what was written until now
-STORM_MAX_S = 120.0  # as long as a node may say that the rest comes when its storm is over
 GLANCE_S = 0.5  # in which a flood has become a burst
-LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
 OBSERVE_TIMES = 3  # an observation is prolonged to so many times its length while a limit is near
 
 
@@ -63,15 +61,16 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
     _count(world, volume, node, meter, own)
     if world.is_held(node, volume):
         return False
-    shares = tripping.shares(node, meter, rules, world.now.mono)
-    trip = next((one for one in shares if not _is_allowed(world, node, volume, one.guard)), None)
+    trip, waits = _unusual_share(world, volume, node, meter)
     if trip is None and not _is_allowed(world, node, volume, "write_rate"):
         trip = tripping.rate(world, volume, node, meter)
     if trip is not None:
         _hold(world, node, volume, meter, trip)
         return False
+    if waits:
+        return False
     if not _is_allowed(world, node, volume) and not (
-        _has_lost_enough(world, volume, node, meter)
+        losses.are_over(world, volume, node, meter)
         and _has_changed_enough(world, volume, node, meter)
         and _is_paid(world, volume, node, meter)
         and _is_clear(world, volume, node, meter)
@@ -79,6 +78,23 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         return False
     meter.let_through(own, world.now.mono)
     return True
+
+
+def _unusual_share(
+    world: World, volume: Volume, node: Node, meter: Meter
+) -> tuple[tripping.Trip | None, bool]:
+    """The first unusual share that nobody has allowed, and whether one waits for a proof that what went is gone."""
+    trips = {one.guard: one for one in tripping.shares(node, meter, volume.config.guards, world.now.mono)}
+    waits = False
+    if "deleted_share" not in trips:
+        meter.over_loss = None
+    elif not _is_allowed(world, node, volume, "deleted_share"):
+        waits = not losses.are_proven(world, volume, node, meter)
+        if waits:
+            del trips["deleted_share"]
+    return next(
+        (one for one in trips.values() if not _is_allowed(world, node, volume, one.guard)), None
+    ), waits
 
 
 def _meter(world: World, volume: Volume, node: Node) -> Meter:
@@ -124,31 +140,6 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
     meter.count(own, entries, now, written)
 
 
-def _has_lost_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
-    """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
-
-    Deletions wait for LOSS_QUIET_S after the last, for `observe_s` at most; from then on they flow as long as
-    they are no faster than twice that. What is only renamed is no loss once its other half has come.
-    """
-    now, lost = world.now.mono, meter.lost - meter.lost_before
-    if lost <= 2 * meter.cleared_losses * max(1.0, now - meter.passed_at):
-        meter.losing = None
-        return True
-    if meter.losing is None:
-        meter.losing = now
-    passed, observe_s = now - meter.losing, volume.config.guards.observe_s
-    if passed < STORM_MAX_S and _is_storm(node, volume):
-        world.wake(now + LOSS_QUIET_S)
-        return False
-    if now - meter.lost_at >= min(LOSS_QUIET_S, observe_s):
-        return True
-    if passed >= observe_s:
-        meter.cleared_losses = lost / max(1.0, passed)
-        return True
-    world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
-    return False
-
-
 def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether no more files get another content, or become something else, than may be spread: see `sprees`."""
     rules, now = volume.config.guards, world.now.mono
@@ -157,7 +148,7 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
     for changing, most in ((meter.altering, least), (meter.retyping, rules.type_changes)):
         if not changing.waiting:
             continue
-        if now - changing.since < STORM_MAX_S and _is_storm(node, volume):
+        if now - changing.since < losses.STORM_MAX_S and losses.is_storm(node, volume):
             found.append(now + QUIET_S)
             continue
         due = changing.spree.due(
@@ -173,12 +164,6 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
     if found:
         world.wake(max(found))
     return not found
-
-
-def _is_storm(node: Node, volume: Volume) -> bool:
-    """Whether so much is written there that its agent listens in samples: what it committed is only the beginning."""
-    status = node.volume(volume.name).status
-    return status is not None and status.storm
 
 
 def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
@@ -218,7 +203,7 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         meter.observing = now
         meter.observed = (totals[0] - len(meter.pending), totals[1] - meter.waiting_bytes)
     passed = now - meter.observing
-    if passed < STORM_MAX_S and _is_storm(node, volume):
+    if passed < losses.STORM_MAX_S and losses.is_storm(node, volume):
         world.wake(now + QUIET_S)
         return False
     quiet = now - meter.changed_at >= QUIET_S

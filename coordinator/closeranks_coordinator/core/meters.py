@@ -94,7 +94,7 @@ class Meter:
     `pending`: changes that were counted and not let through yet; `passed`: those that were let through last.
     `observing`: since when a burst is held back; `cleared`: the pace that was let through. The same for paths
     that went, moved ones left out: `losing` since when, `lost_at` when the last one went, `lost_before` how
-    many had gone when changes were last let through, `cleared_losses` a second.
+    many had gone when changes were last let through, `cleared_losses` a second, `over_loss` since when they are too many.
     """
 
     usual: Usual
@@ -126,6 +126,7 @@ class Meter:
     lost: int = 0
     lost_before: int = 0
     cleared_losses: float = 0.0
+    over_loss: float | None = None
     passed_at: float = 0.0
     over_since: float | None = None  # since when it has written more than its limit
     reports: deque[Report] = field(default_factory=lambda: deque(maxlen=REPORTS_MAX))
@@ -235,7 +236,7 @@ class Meter:
         """Nothing of the node's own is left: it is the truth, or was undone. The same again is another change."""
         for key in list(self.pending):
             self._undo(key, self.pending.pop(key), now)
-        self.passed, self.basis, self.analysis = {}, None, None
+        self.passed, self.basis, self.analysis, self.over_loss = {}, None, None, None
 
     def forget(self) -> None:
         """What was counted so far was decided about: guards begin anew. What waits still is counted once more."""
@@ -249,7 +250,7 @@ class Meter:
         self.committed.clear()
         self.shares.clear()
         self.merged.clear()
-        self.observing = None
+        self.observing = self.over_loss = None
 
     def learn(self, now_ms: int) -> bool:
         """Put full five minutes into the usual; whether there was something to learn."""
