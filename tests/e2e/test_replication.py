@@ -205,8 +205,8 @@ def test_a_writers_tree_that_was_replaced_brings_no_old_version_and_deletes_noth
     machine.path().rename(tmp_path / "away")
     shutil.copytree(tmp_path / "older", machine.path(), symlinks=True)
     machine.start()
-    fleet.wait_state(machine, "unreachable")
-    told = fleet.api.node(machine.name)["volumes"][0]["problem"]
+    told = fleet.wait("it says why", lambda: fleet.api.node(machine.name)["volumes"][0]["problem"])
+    assert fleet.api.node(machine.name)["state"] == "unreachable"
     index = machine.state_dir / "volume-photos.sqlite"
     assert str(index) in told["message"]
     machine.daemon.stop()
