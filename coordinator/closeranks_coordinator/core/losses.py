@@ -2,7 +2,7 @@
 
 A step has 512 changes at most. So of a directory that got another name the old paths come first, and the new ones
 some steps later, in a storm with the scan behind it: in between it looks like a deletion. *Much* that went is
-believed when the node has said that everything it had been told of by then is committed (its watcher's proof, or a scan).
+believed when the node has said that all it had been told of by then is committed (its watcher's proof, or a scan).
 It is asked for that at once; nothing is spread meanwhile, so waiting costs no other node anything.
 
 Rejected: longer pauses (a rename of 100,000 paths takes as long as it takes), renames as one step (a step has a
@@ -43,7 +43,8 @@ def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
 
     Deletions wait for LOSS_QUIET_S after the last, much of them for a proof too, for `observe_s` at most; from then on
-    they flow as long as they are no faster than twice that. What is only renamed is no loss once its other half has come.
+    they flow as long as they are no faster than twice that. What is only renamed is no loss once its other half has
+    come.
     """
     rules = volume.config.guards
     now, lost = world.now.mono, meter.lost - meter.lost_before

@@ -94,7 +94,8 @@ class Meter:
     `pending`: changes that were counted and not let through yet; `passed`: those that were let through last.
     `observing`: since when a burst is held back; `cleared`: the pace that was let through. The same for paths
     that went, moved ones left out: `losing` since when, `lost_at` when the last one went, `lost_before` how
-    many had gone when changes were last let through, `cleared_losses` a second, `over_loss` since when they are too many.
+    many had gone when changes were last let through, `cleared_losses` a second, `over_loss` since when they are too
+    many.
     """
 
     usual: Usual
