@@ -65,6 +65,10 @@ class Core:
             if self.prompt:
                 self._writing.add(asyncio.get_running_loop().create_task(self.write()))
 
+    def overtake(self, event: Event) -> bool:
+        self.feed(event)
+        return True
+
     async def write(self) -> None:
         """Make durable what waits for it."""
         waiting, self.receipts = self.receipts, []

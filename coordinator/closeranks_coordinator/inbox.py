@@ -3,13 +3,16 @@
 An agent proves that it has seen everything up to a moment by an age, which counts from the arrival of its frame.
 A frame that lies in the socket until the disk has written the one before it would be taken for older than it is;
 under load no proof would be young enough for a verdict. So frames wait here, with the moment of their coming.
+
+While a disk keeps the one before them waiting, some need not wait: see `ahead`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
@@ -48,6 +51,7 @@ class Inbox:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended = False
+        self._takers: list[Callable[[bytes], bool]] = []
 
     async def take(self) -> tuple[float, bytes] | None:
         """The next frame and when it came (not later than that); None when there will be no more."""
@@ -60,6 +64,21 @@ class Inbox:
         self._hold(-len(frame))
         self._room.set()
         return arrived, frame
+
+    @contextmanager
+    def ahead(self, take: Callable[[bytes], bool]) -> Iterator[None]:
+        """Meanwhile `take` is asked about every frame, and what it takes does not wait for its turn."""
+        waiting, self._frames = self._frames, deque()
+        for arrived, frame in waiting:
+            if take(frame):
+                self._hold(-len(frame))
+            else:
+                self._frames.append((arrived, frame))
+        self._takers.append(take)
+        try:
+            yield
+        finally:
+            self._takers.remove(take)
 
     def close(self) -> None:
         """What was not taken is of no interest any more."""
@@ -98,6 +117,8 @@ class Inbox:
                 return
             if self._clock() - asked > idle_s:
                 arrived, idle_s = self._clock(), IDLE_S
+            if any(take(frame.data) for take in self._takers):
+                continue
             self._frames.append((arrived, frame.data))
             self._hold(len(frame.data))
             self._news.set()

@@ -135,6 +135,14 @@ class Coordinator:
             self._fed_at = time.monotonic()
             self._busy.set()
 
+    def overtake(self, event: Event) -> bool:
+        """Decide it while the disk keeps waiting what came before; False where it has to wait as well."""
+        taken = self._deciding.overtake(event)
+        if taken:
+            self._fed_at = time.monotonic()
+            self._busy.set()
+        return taken
+
     async def room(self) -> None:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
         await self._deciding.room()

@@ -23,7 +23,7 @@ from closeranks_proto.digests import DigestAlgorithm
 from closeranks_proto.errors import MissingObject, ProtocolError
 from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.tree import Tree
-from closeranks_proto.wire import decode_agent_message
+from closeranks_proto.wire import decode_agent_message, tells_activity
 
 from .core.heard import Heard
 from .core.ingest import Accepted, Ingest, Known, Outcome, Partial
@@ -62,6 +62,9 @@ class Core(Protocol):
     @property
     def fleet_config(self) -> FleetConfig: ...
     def feed(self, event: Event, receipt: Receipt | None = None) -> None: ...
+    def overtake(self, event: Event) -> bool:
+        """Have it decided before what waits for the disk; False where so much waits that this has to wait, too."""
+
     async def room(self) -> None: ...
     async def caught_up(self) -> bool:
         """Wait until all that was fed so far is decided and durable; False where that can not be for now."""
@@ -112,9 +115,10 @@ class Session:
         self._arrived = clock()  # of the frame under way: its ages count from then
         self._tree = tree
         self._turns = turns  # of a volume
-        self._reads, self._waiting = reads, waiting  # of all sessions
+        self._reads = reads  # of all sessions
         self._begun: dict[str, wire.Announce] = {}  # by volume: its turn has come
         self._begins = asyncio.Event()
+        self._inbox = Inbox(socket, clock, waiting)
 
     def end(self, reason: str) -> None:
         """Close after what is queued has been sent."""
@@ -227,7 +231,7 @@ class Session:
         return names
 
     async def _read(self) -> None:
-        inbox = Inbox(self._socket, self._clock, self._waiting)
+        inbox = self._inbox
         receiving = asyncio.create_task(inbox.run())
         try:
             while True:
@@ -267,8 +271,16 @@ class Session:
                     answer.set_result(message)
             case wire.Hello():
                 raise ProtocolError("a second Hello in one session")
+            case wire.Activity():
+                if not self._core.overtake(FromAgent(self.node, message)):
+                    self._core.feed(FromAgent(self.node, message))
             case _:
                 self._core.feed(FromAgent(self.node, message))
+
+    def _overtakes(self, frame: bytes) -> bool:
+        """Whether it was what the agent says of this moment: of a runaway gigabytes come while a disk is slow."""
+        message = decode_agent_message(frame) if tells_activity(frame) else None
+        return isinstance(message, wire.Activity) and self._core.overtake(FromAgent(self.node, message))
 
     async def _announced(self, announce: wire.Announce) -> None:
         stream = self._stream(announce.volume)
@@ -353,16 +365,17 @@ class Session:
     async def _store(self, batch: Batch) -> None:
         """Durable when it returns. A full disk holds this session up; nothing is acknowledged meanwhile."""
         told = False
-        while True:
-            try:
-                await self._core.store.write(batch)
-            except (StoreFull, StoreFault) as error:
-                if not told:
-                    log.error("nothing of %s can be stored: %s", self.node, error)
-                told = True
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return
+        with self._inbox.ahead(self._overtakes):
+            while True:
+                try:
+                    await self._core.store.write(batch)
+                except (StoreFull, StoreFault) as error:
+                    if not told:
+                        log.error("nothing of %s can be stored: %s", self.node, error)
+                    told = True
+                    await asyncio.sleep(STORE_RETRY_S)
+                else:
+                    return
 
     async def _give(self, want: wire.Want) -> None:
         """Answer a Want in frames of about FRAME_TARGET_BYTES."""

@@ -16,12 +16,13 @@ import msgspec
 
 from .errors import CodecError
 from .limits import FRAME_MAX_ITEMS, MAX_FRAME_BYTES, MAX_OBJECT_BYTES, MAX_TEXT_BYTES
-from .messages import AgentMessage, CoordinatorMessage, Message
+from .messages import Activity, AgentMessage, CoordinatorMessage, Message
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 _ENCODER = msgspec.msgpack.Encoder()
 _AGENT: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
+_ACTIVITY = Activity.__struct_config__.tag
 _COORDINATOR: msgspec.msgpack.Decoder[CoordinatorMessage] = msgspec.msgpack.Decoder(CoordinatorMessage)
 
 
@@ -67,6 +68,11 @@ def _fit(value: object) -> object:
 def decode_agent_message(frame: bytes) -> AgentMessage:
     """What an agent sent. Raises CodecError."""
     return _decode(frame, _AGENT)
+
+
+def tells_activity(frame: bytes) -> bool:
+    """Whether an Activity is in this frame, if anything is: by its first two bytes."""
+    return len(frame) > 1 and frame[0] & 0xF0 == 0x90 and frame[1] == _ACTIVITY
 
 
 def decode_coordinator_message(frame: bytes) -> CoordinatorMessage:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,11 @@ class Writer:
         self.dirty, self.notes, self.now, self.spent = Dirty(), Notes(), 100.0, 0.0
         self.growth = Growth(volume, self.notes, lambda: self.now, lambda: self.spent)
 
-    def write(self, name: str, size: int, *, open: bool = False) -> None:
+    def write(self, name: str, size: int, *, open: bool = False, made: bool = False) -> None:
         with (self.tree / name).open("ab") as file:
             file.truncate(size)
         self.now += 0.001
-        self.dirty.note(name.encode(), self.now, PHP, open=open)
+        self.dirty.note(name.encode(), self.now, PHP, open=open, made=made)
 
     def look(self) -> tuple[int, int]:
         """What this look tells."""
@@ -49,9 +51,8 @@ class Writer:
         assert batch is not None
         names = [name for found in batch.names.values() for name in found or ()]
         assert len(names) >= count
-        report = LookReport(
-            len(names), sizes={one: (self.tree / one.decode()).stat().st_size for one in names}
-        )
+        lengths = {one: (self.tree / one.decode()).stat().st_size for one in names}
+        report = LookReport(len(names), sizes=lengths, lengths=lengths)
         self.growth.committed(report, batch)
         return self.told[0] - before[0], self.told[1] - before[1]
 
@@ -120,9 +121,9 @@ def test_files_that_were_closed_are_told_before_their_look_and_asked_once(
     asked: list[bytes] = []
     ask = writer.growth._ask
 
-    def remembered(root_fd: int, key: bytes, hand: Hand | None, counts: module.Counts) -> int:
+    def remembered(root_fd: int, key: bytes, hand: Hand | None, counts: module.Counts, made: bool) -> int:
         asked.append(key)
-        return ask(root_fd, key, hand, counts)
+        return ask(root_fd, key, hand, counts, made)
 
     monkeypatch.setattr(writer.growth, "_ask", remembered)
     writer.write("f3", 2 * MB)
@@ -150,6 +151,86 @@ def test_a_long_file_that_is_closed_counts_with_what_it_grew(writer: Writer) -> 
     writer.volume.scan()
     writer.write("db", 6 * MB)
     assert writer.look() == (1, MB)
+
+
+@contextmanager
+def committing(volume: Volume) -> Iterator[None]:
+    """Meanwhile the volume's thread waits for the disk with its index locked."""
+    locked, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with volume.history.index.database.lock:
+            locked.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(30)
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_what_is_written_is_told_while_the_rows_of_a_look_wait_for_the_disk(writer: Writer) -> None:
+    """On the disk that a runaway fills that takes a second, in which gigabytes come."""
+    for name in ("log", "db"):
+        (writer.tree / name).write_bytes(bytes(5 * MB))
+    writer.volume.scan()
+    writer.write("log", 6 * MB, open=True)
+    assert writer.look() == (1, MB)
+    writer.commit()
+    with committing(writer.volume):
+        writer.write("new", 5 * MB, made=True)
+        assert writer.look() == (1, 5 * MB), "of a new file there is nothing to ask"
+        writer.write("log", 9 * MB, open=True)
+        assert writer.look() == (0, 3 * MB), "its length is known from its last commit"
+        writer.write("db", 6 * MB, open=True)
+        assert writer.look() == (0, 0)
+    assert writer.look() == (1, MB), "it was put off"
+
+
+def test_what_was_told_of_a_growing_file_beyond_its_commit_is_told_once(writer: Writer) -> None:
+    writer.write("log", 3 * MB, open=True)
+    writer.look()
+    batch = writer.dirty.take(writer.now + 2.0)
+    assert batch is not None
+    writer.write("log", 8 * MB, open=True)
+    assert writer.look() == (0, 5 * MB)
+    report = LookReport(1, sizes={b"log": 3 * MB}, lengths={b"log": 3 * MB})
+    writer.growth.committed(report, batch)
+    assert writer.told == (1, 8 * MB)
+    writer.write("log", 9 * MB, open=True)
+    assert writer.look() == (1, MB)
+    report = LookReport(1, sizes={b"log": 6 * MB}, lengths={b"log": 9 * MB})
+    writer.growth.committed(report, batch)
+    assert writer.told == (1, 9 * MB)
+
+
+def test_a_file_that_was_cut_is_told_as_it_grows_anew(writer: Writer) -> None:
+    """A log that is rotated by copying and cutting it, and flooded then."""
+    writer.write("log", 9 * MB, open=True)
+    writer.look()
+    writer.write("log", 2 * MB, open=True)
+    assert writer.look() == (0, 0)
+    writer.write("log", 7 * MB, open=True)
+    assert writer.look() == (0, 5 * MB)
+    writer.commit()
+    writer.write("log", 3 * MB, open=True)
+    writer.look()
+    writer.write("log", 5 * MB, open=True)
+    assert writer.look() == (0, 2 * MB)
+
+
+def test_another_name_of_a_file_is_not_taken_for_a_new_one(writer: Writer) -> None:
+    (writer.tree / "db").write_bytes(bytes(5 * MB))
+    (writer.tree / "name").write_bytes(bytes(5 * MB))
+    writer.volume.scan()
+    (writer.tree / "name").unlink()
+    (writer.tree / "name").hardlink_to(writer.tree / "db")
+    writer.dirty.note(b"name", writer.now, PHP, made=True)
+    assert writer.look() == (0, 0)
 
 
 def test_whoever_changes_only_attributes_has_written_nothing(writer: Writer) -> None:

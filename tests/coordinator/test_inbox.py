@@ -76,6 +76,31 @@ async def test_what_came_at_once_is_as_old_as_what_it_came_with() -> None:
     running.cancel()
 
 
+async def test_what_need_not_wait_is_taken_out_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what came before anybody knew that the frame under way would take so long."""
+    socket, waiting = Socket(), Waiting()
+    inbox, running = started(socket, waiting)
+    taken: list[bytes] = []
+
+    def take(frame: bytes) -> bool:
+        if frame.startswith(b"now"):
+            taken.append(frame)
+        return frame.startswith(b"now")
+
+    for frame in (b"a", b"now 1", b"b"):
+        await socket.come(frame)
+    with inbox.ahead(take):
+        assert taken == [b"now 1"]
+        for frame in (b"now 2", b"c"):
+            await socket.come(frame)
+        assert taken == [b"now 1", b"now 2"]
+    await socket.come(b"now 3")
+    left = [await inbox.take() for _ in range(4)]
+    assert [one[1] for one in left if one is not None] == [b"a", b"b", b"c", b"now 3"]
+    assert (waiting.bytes, taken) == (0, [b"now 1", b"now 2"])
+    running.cancel()
+
+
 @pytest.mark.parametrize(
     ("frame", "most"), [(b"x", INBOX_MAX_FRAMES + 1), (bytes(INBOX_MAX_BYTES // 4 + 1), 4)]
 )

@@ -20,12 +20,14 @@ from closeranks_coordinator import deciding, main, runtime, slices
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
 from closeranks_coordinator.core.model import (
+    Disconnected,
     Effect,
     FromAgent,
     Observe,
     Persist,
     QuarantineAsked,
     ResyncAsked,
+    Send,
     SpeedAsked,
     Step,
 )
@@ -47,12 +49,13 @@ HELLO = wire.Hello(wire.PROTOCOL, wire.PROTOCOL, "test", "n1", "agent-a", ("xxh3
 )  # fmt: skip
 
 
-def write_config(base: Path, nodes: str = '"n1", "n2", "n3"') -> Path:
+def write_config(base: Path, nodes: str = '"n1", "n2", "n3"', policy: str = "quorum") -> Path:
     file = base / "coordinator.toml"
     file.write_text(
         f'[coordinator]\nlisten_agents = "127.0.0.1:0"\nlisten_api = "127.0.0.1:0"\nstate_dir = "{base}/state"\n'
         f"[fleet]\nnodes = [{nodes}]\n"
-        '[[volume]]\nname = "photos"\npolicy = "quorum"\non_divergence = "alert"\n'
+        f'[[volume]]\nname = "photos"\npolicy = "{policy}"\non_divergence = "alert"\n'
+        + ('writers = ["n1"]\n' if policy == "writers" else "")
     )
     return file
 
@@ -387,6 +390,172 @@ async def test_nothing_is_sent_or_answered_before_it_is_durable(
         await asyncio.wait_for(asking, 10)
         await asyncio.sleep(0)
         assert story == ["stored", "carried out", "answered"]
+
+
+class SlowDisk:
+    """Of a running coordinator: `writing` is a write that holds on until `go_on`. `story`: what came of it."""
+
+    def __init__(self, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.writing, self._may_end, self.story = asyncio.Event(), asyncio.Event(), list[str]()
+        self._write, self._carry_out = coordinator.store.write, coordinator._deciding._carry_out
+        monkeypatch.setattr(coordinator.store, "write", self._slow)
+        monkeypatch.setattr(coordinator._deciding, "_carry_out", self._noted)
+
+    async def _slow(self, batch: Batch) -> None:
+        self.writing.set()
+        await self._may_end.wait()
+        await self._write(batch)
+        self._may_end.clear()
+        self.story += sorted(
+            {f"{kind} stored" for kind, _, _ in batch.records} & {"hold stored", "speed stored"}
+        )
+
+    def _noted(self, effect: Effect) -> None:
+        if isinstance(effect, Send) and isinstance(effect.message, wire.Hold):
+            self.story.append("told of its hold")
+        self._carry_out(effect)
+
+    async def go_on(self) -> None:
+        self.writing.clear()
+        self._may_end.set()
+
+    async def held_on(self) -> None:
+        async with asyncio.timeout(10):
+            await self.writing.wait()
+
+
+RUNAWAY = wire.Activity(1000, (wire.VolumeActivity("photos", 5, 10**12, 5),), (), ())
+
+
+async def test_a_runaway_is_held_while_the_disk_keeps_what_came_before_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may fill the disk that the coordinator writes to, too. In force at once, told when it is durable."""
+    write_config(tmp_path, policy="writers")
+    async with running(tmp_path) as one:
+        coordinator = one.coordinator
+        sockets = [
+            (await one.join(msgspec.structs.replace(HELLO, node=node)))[0] for node in ("n1", "n2", "n3")
+        ]
+        for socket in sockets:
+            await announce(socket, 1)
+            await socket.send_bytes(encode_message(wire.Beat((wire.VolumeBeat("photos", 1, 0, None),))))
+        async with asyncio.timeout(10):
+            while any(node.record.phase != "in_rank" for node in coordinator.fleet._world.nodes.values()):
+                await asyncio.sleep(0.01)
+        await coordinator.settled()
+        disk = SlowDisk(coordinator, monkeypatch)
+        asking = asyncio.create_task(coordinator.ask(SpeedAsked(None, 1_000_000)))
+        await disk.held_on()
+        assert not coordinator.fleet._world.held
+        assert coordinator.overtake(FromAgent("n1", RUNAWAY))
+        assert ("n1", "photos") in coordinator.fleet._world.held, "in force"
+        looking = asyncio.create_task(coordinator.settled())
+        await asyncio.sleep(0.05)
+        assert (disk.story, looking.done()) == ([], False), "nobody is told yet"
+        await disk.go_on()
+        await asyncio.wait_for(asking, 10)
+        await disk.held_on()
+        assert (disk.story, looking.done()) == (["speed stored"], False)
+        await disk.go_on()
+        await asyncio.wait_for(looking, 10)
+        async with asyncio.timeout(10):
+            while len(disk.story) < 3:
+                await asyncio.sleep(0.01)
+        assert disk.story == ["speed stored", "hold stored", "told of its hold"]
+        monkeypatch.undo()
+        for socket in sockets:
+            await socket.close()
+
+
+async def test_readers_have_their_moment_behind_so_many_writes_that_were_overtaken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "SKIPPED_MAX", 2)
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        coordinator = one.coordinator
+        await coordinator.caught_up()
+        disk = SlowDisk(coordinator, monkeypatch)
+        asking = asyncio.create_task(coordinator.ask(SpeedAsked(None, 1_000_000)))
+        await disk.held_on()
+
+        async def look() -> int | None:
+            await coordinator.settled()
+            return coordinator.fleet._world.speed.fleet
+
+        looking = asyncio.create_task(look())
+        for number in range(2):
+            assert coordinator.overtake(SpeedAsked(None, 2_000_000 + number))
+            await disk.go_on()
+            await disk.held_on()
+            assert not looking.done()
+        queued = coordinator._deciding.queued
+        assert coordinator.overtake(SpeedAsked(None, 3_000_000))
+        assert coordinator._deciding.queued == queued + 1, "it waits"
+        await disk.go_on()
+        assert await asyncio.wait_for(looking, 10) == 2_000_001
+        await disk.held_on()
+        await disk.go_on()
+        await asyncio.wait_for(asking, 10)
+        monkeypatch.undo()
+
+
+async def test_what_overtakes_is_bounded_and_passes_no_session_that_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "OVERTAKING_MAX", 3)
+    write_config(tmp_path)
+    async with running(tmp_path) as one:
+        coordinator = one.coordinator
+        await coordinator.caught_up()
+        disk, idle = SlowDisk(coordinator, monkeypatch), FromAgent("n1", wire.Activity(1000, (), (), ()))
+        asking = asyncio.create_task(coordinator.ask(SpeedAsked(None, 1_000_000)))
+        await disk.held_on()
+        queued = coordinator._deciding.queued
+        for _ in range(5):
+            assert coordinator.overtake(idle)
+        assert coordinator._deciding.queued == queued + 2
+        monkeypatch.setattr(deciding, "QUEUE_HIGH", queued + 1)
+        assert not coordinator.overtake(idle), "so much waits that it has to wait where it comes from"
+        monkeypatch.setattr(deciding, "QUEUE_HIGH", 2000)
+        await disk.go_on()
+        await asyncio.wait_for(asking, 10)
+        asking = asyncio.create_task(coordinator.ask(SpeedAsked(None, 2_000_000)))
+        await disk.held_on()
+        coordinator.feed(Disconnected("n1", "session"))
+        queued = coordinator._deciding.queued
+        assert coordinator.overtake(idle)
+        assert coordinator._deciding.queued == queued + 1, "behind it"
+        await disk.go_on()
+        await asyncio.wait_for(asking, 10)
+        monkeypatch.undo()
+
+
+async def test_a_fault_of_the_core_in_what_overtakes_ends_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_coordinator_config(write_config(tmp_path), environ={})
+    store = open_store(Path(config.state_dir), config.fleet.digest)
+    try:
+        coordinator = Coordinator(config, store)
+        disk = SlowDisk(coordinator, monkeypatch)
+        running = asyncio.create_task(coordinator._deciding.run())
+        coordinator.feed(SpeedAsked(None, 1_000_000))
+        await disk.held_on()
+
+        def broken(*_: object) -> Step:
+            raise AssertionError("a fault")
+
+        monkeypatch.setattr(coordinator.fleet, "step", broken)
+        with pytest.raises(AssertionError, match="a fault"):
+            coordinator.overtake(FromAgent("n1", RUNAWAY))
+        await disk.go_on()
+        with pytest.raises(AssertionError, match="a fault"):
+            await asyncio.wait_for(running, 10)
+    finally:
+        monkeypatch.undo()
+        await store.close()
 
 
 async def test_sessions_are_not_read_on_while_too_much_waits(

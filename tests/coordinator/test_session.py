@@ -12,7 +12,7 @@ import pytest
 
 from closeranks_coordinator import outbox
 from closeranks_coordinator import session as module
-from closeranks_coordinator.core.model import Connected, Disconnected, RootStored, Scanned, Watched
+from closeranks_coordinator.core.model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from closeranks_coordinator.session import Session, _address
 from closeranks_coordinator.storage.store import Batch, StoreFull
 from closeranks_proto import limits
@@ -89,6 +89,38 @@ async def test_a_tree_is_durable_before_the_core_is_told_of_it(
     monkeypatch.setattr(world.core, "feed", told)
     await announce(agent, built, pages)
     assert had == [True]
+
+
+async def test_what_an_agent_says_of_this_moment_does_not_wait_until_its_commit_is_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a runaway fills the coordinator's own disk that takes a second, in which gigabytes come."""
+    agent, _ = await world.join()
+    _, built, pages = tree(500)
+    write, storing, stored = world.core.store.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(batch: Batch) -> None:
+        storing.set()
+        await stored.wait()
+        await write(batch)
+
+    monkeypatch.setattr(world.core.store, "write", slow)
+    told = asyncio.create_task(announce(agent, built, pages))
+    async with asyncio.timeout(10):
+        await storing.wait()
+    await agent.say(
+        wire.Beat((wire.VolumeBeat("photos", 1, None, 0),)),
+        wire.Activity(50, (), (), ()),
+        wire.Activity(60, (), (), ()),
+    )
+    events = await world.core.saw(FromAgent, 2)
+    assert [one.message for one in events if isinstance(one, FromAgent)] == [
+        wire.Activity(50, (), (), ()),
+        wire.Activity(60, (), (), ()),
+    ]
+    assert not [one for one in world.core.events if isinstance(one, RootStored)]
+    stored.set()
+    await told
 
 
 async def test_another_agent_under_that_name_has_told_nothing_yet(world: World, tmp_path: Path) -> None:

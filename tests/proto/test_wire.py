@@ -13,6 +13,7 @@ from closeranks_proto.errors import CodecError
 from closeranks_proto.limits import FRAME_MAX_ITEMS, MAX_FRAME_BYTES, MAX_TEXT_BYTES
 from closeranks_proto.messages import (
     Ack,
+    Activity,
     AgentMessage,
     Commit,
     CoordinatorMessage,
@@ -26,6 +27,7 @@ from closeranks_proto.wire import (
     decode_agent_message,
     decode_coordinator_message,
     encode_message,
+    tells_activity,
     unpack_bounded,
 )
 from forest.samples import message_types, sample
@@ -55,6 +57,13 @@ def test_every_message_comes_back_on_its_side_and_is_refused_on_the_other(kind: 
             else:
                 with pytest.raises(CodecError):
                     decode(frame)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_activity_is_known_before_it_is_decoded(kind: type[Message]) -> None:
+    frame = encode_message(sample(kind, random.Random(1)))
+    assert tells_activity(frame) is (kind is Activity)
+    assert not tells_activity(frame[:1])
 
 
 def test_no_tag_is_used_twice() -> None:

@@ -67,6 +67,7 @@ class LookReport:
     directories_gone: bool = False
     # Bytes written by changed path, the first SIZES_MAX.
     sizes: dict[bytes, int] = field(default_factory=dict)
+    lengths: dict[bytes, int] = field(default_factory=dict)  # of the files among these
     hashed_files: int = 0
     hashed_bytes: int = 0
     duration_s: float = 0.0
@@ -308,7 +309,9 @@ class Look(Scan):
     def _written(self, record: Record, row: Row | None) -> int | None:
         written = super()._written(record, row)
         if len(self._report.sizes) < SIZES_MAX:
-            self._report.sizes[record.key] = entry_size(record.value) if written is None else written
+            length = entry_size(record.value)
+            self._report.sizes[record.key] = length if written is None else written
+            self._report.lengths[record.key] = length
         return written
 
     def _put(self, record: Record, row: Row | None) -> None:

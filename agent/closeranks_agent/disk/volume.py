@@ -269,6 +269,10 @@ class Volume:
         """A descriptor of the volume's root. Raises VolumeGone where it is not what the index was made from."""
         return self._root.open(None if self._history is None else self._history.index)
 
+    def glance_root(self) -> int:
+        """A descriptor of whatever is at the volume's path, at once; it proves nothing. Raises OSError."""
+        return self._root.glance()
+
     def ensure_private(self) -> None:
         """Make or find the private directory. Raises UserError, OSError, VolumeGone."""
         self._root.ensure_private(None if self._history is None else self._history.index)

@@ -49,6 +49,7 @@ class _Path:
     tree: bool
     open: bool
     gone: bool = False  # the last that was heard is that the name was given up
+    made: bool = False  # as a new file, and not given up since
     again: bool = False  # it changed a moment before as well
     times: int = 1  # that something was heard of it
 
@@ -113,10 +114,12 @@ class Dirty:
         tree: bool = False,
         open: bool | None = None,
         gone: bool = False,
+        made: bool = False,
     ) -> None:
         """Something happened to `key`; with `tree` to everything below it.
 
-        `open`: whether it is still being written; None: as before. `gone`: the name was given up.
+        `open`: whether it is still being written; None: as before. `gone`: the name was given up. `made`: it is a new
+        file.
         """
         path = self._paths.get(key)
         if path is None:
@@ -124,7 +127,8 @@ class Dirty:
                 self._fold(now)
                 if self.everything:
                     return
-            path = self._paths[key] = _Path(now, now, hand, tree, bool(open), gone, self._is_again(key, now))
+            again = self._is_again(key, now)
+            path = self._paths[key] = _Path(now, now, hand, tree, bool(open), gone, again=again)
         else:
             path.last, path.tree, path.gone, path.times = now, path.tree or tree, gone, path.times + 1
             path.open = path.open if open is None else open
@@ -132,6 +136,7 @@ class Dirty:
                 path.hand = hand
             self._opened.pop(key, None)
             self._closed.pop(key, None)
+        path.made = (path.made or made) and not gone
         if self._resting.get(key, 0.0) > now:
             self._put_off(key, self._resting[key])
         else:
@@ -317,6 +322,11 @@ class Dirty:
     def heard(self, count: int) -> dict[bytes, int]:
         """How often something was heard of paths that are still being written."""
         return {key: self._paths[key].times for key in islice(self._opened, count)}
+
+    def is_made(self, key: bytes) -> bool:
+        """Whether it was made as a new file since it was looked at last."""
+        path = self._paths.get(key)
+        return path is not None and path.made
 
     def known(self) -> list[tuple[bytes, Hand | None, bool]]:
         """All paths, each with whose hand it was and whether everything below it is meant."""

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from closeranks_proto.errors import CloseranksError
 from closeranks_proto.paths import path_of
 
 from ..disk.volume import Volume
@@ -107,8 +106,8 @@ class Flood:
         if not asked:
             return 0.0
         try:
-            root_fd = self._volume.open_root()
-        except (CloseranksError, OSError):
+            root_fd = self._volume.glance_root()
+        except OSError:
             return 0.0
         try:
             return sum(_size(root_fd, key) for key in asked) / len(asked)

@@ -11,6 +11,11 @@ A file that is closed is asked once for each time that something is heard of it.
 asked in a moment, the others count like those that were: how much is written is told now, and what it was exactly with
 the commit. What is taken is never more than a share of the thread's time.
 
+Nothing here waits for the disk. The index is locked while a look's rows become durable, which takes a second where a
+runaway writes to the same disk. So it is not asked whether the volume is still the one that it knows (a look does),
+nor of a new file; a long one's length is kept from its last commit, and a file that nothing else is known of is told
+later.
+
 Rejected: the room that the disk has left. XFS gives a growing file up to twice of what was written, btrfs shows nothing
 until it writes, and what somebody else writes beside the volume is in it, too.
 """
@@ -22,6 +27,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from closeranks_proto.entries import entry_size
@@ -44,6 +50,16 @@ FRESH_S: Final = 2.0  # a file with an elder mtime was not written in this burst
 AHEAD_S: Final = 10.0  # what was told ahead is committed by then, or is gone
 REST_SHARE: Final = 9.0  # a rest follows that is so many times as long as a look kept the processor
 
+
+@dataclass(slots=True)
+class _Told:
+    """Of a file its `base`: its size before; and `until` which size it was told of since, if `counted`."""
+
+    base: int
+    until: int
+    counted: bool = False
+
+
 Counts = dict["Hand | None", list[int]]  # files and bytes by hand
 
 
@@ -55,8 +71,7 @@ class Growth:
         clock: Callable[[], float] = time.monotonic, spent: Callable[[], float] = time.thread_time,
     ) -> None:  # fmt: skip
         self._volume, self._written, self._clock, self._spent = volume, written, clock, spent
-        # Of a file its size before, and the size up to which it was told of.
-        self._told: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._told: OrderedDict[bytes, _Told] = OrderedDict()
         self._counted: OrderedDict[bytes, float] = OrderedDict()  # files, and when each was counted
         self._closed_until = 0.0  # the closed files of before were asked
         self._rested = 0.0
@@ -73,14 +88,14 @@ class Growth:
         if not growing and not closed:
             return
         try:
-            root_fd = self._volume.open_root()
-        except (CloseranksError, OSError):
+            root_fd = self._volume.glance_root()
+        except OSError:
             return  # the look at it says so
         counts: Counts = {}
         try:
             for key, hand in growing:
-                self._ask(root_fd, key, hand, counts)
-            self._ask_closed(root_fd, closed, counts)
+                self._ask(root_fd, key, hand, counts, dirty.is_made(key))
+            self._ask_closed(root_fd, closed, counts, dirty)
         finally:
             os.close(root_fd)
         for hand, (files, size) in counts.items():
@@ -94,14 +109,14 @@ class Growth:
         self._ahead = [0, 0]
 
     def _ask_closed(
-        self, root_fd: int, closed: list[tuple[bytes, Hand | None, float]], counts: Counts
+        self, root_fd: int, closed: list[tuple[bytes, Hand | None, float]], counts: Counts, dirty: Dirty
     ) -> None:
         if not closed:
             return
         self._closed_until = closed[0][2]
         asked, others = closed[:CLOSED_A_LOOK], len(closed) - CLOSED_A_LOOK
         before = sum(count[0] for count in counts.values())
-        grown = [self._ask(root_fd, key, hand, counts) for key, hand, _ in asked]
+        grown = [self._ask(root_fd, key, hand, counts, dirty.is_made(key)) for key, hand, _ in asked]
         if others > 0:
             files = (sum(count[0] for count in counts.values()) - before) * others // len(asked)
             size = sum(grown) * others // len(asked)
@@ -110,7 +125,7 @@ class Growth:
                 counts.setdefault(asked[0][1], [0, 0])[place] += amount
             self._ahead_at = self._clock()
 
-    def _ask(self, root_fd: int, key: bytes, hand: Hand | None, counts: Counts) -> int:
+    def _ask(self, root_fd: int, key: bytes, hand: Hand | None, counts: Counts, made: bool) -> int:
         """Count how much this file grew since it was told of last; the bytes."""
         try:
             found = os.stat(path_of(key), dir_fd=root_fd, follow_symlinks=False)
@@ -118,18 +133,29 @@ class Growth:
             return 0  # gone, or too deep to be asked for like this
         if not stat.S_ISREG(found.st_mode):
             return 0
-        size, new = found.st_size, key not in self._told
-        base, before = (self._known_size(key, found),) * 2 if new else self._told[key]
-        if size <= before:
+        known, is_new = self._told.get(key), made and found.st_nlink == 1
+        if known is None or (is_new and not known.counted):
+            base = 0 if is_new else self._known_size(key, found)
+            if base is None:
+                return 0
+            known = _Told(base, base)
+        grown = found.st_size - known.until
+        if grown < 0:  # it was cut: what was told stays told, and it may grow anew
+            known.base, known.until = known.base + grown, found.st_size
+        if grown <= 0:
             return 0
-        self._told[key] = (base, size)
+        count = counts.setdefault(hand, [0, 0])
+        count[0] += not known.counted and self._count(key)
+        count[1] += grown
+        known.until, known.counted = found.st_size, True
+        self._keep(key, known)
+        return grown
+
+    def _keep(self, key: bytes, known: _Told) -> None:
+        self._told[key] = known
         self._told.move_to_end(key)
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
-        count = counts.setdefault(hand, [0, 0])
-        count[0] += new and self._count(key)
-        count[1] += size - before
-        return size - before
 
     def _count(self, key: bytes) -> bool:
         """Whether this is one file more: 83 writes of one file are one file."""
@@ -141,8 +167,9 @@ class Growth:
             self._counted.popitem(last=False)
         return is_new
 
-    def _known_size(self, key: bytes, found: os.stat_result) -> int:
-        """What it had before. One of a single chunk that was just written counts as written whole, as its commit says.
+    def _known_size(self, key: bytes, found: os.stat_result) -> int | None:
+        """What it had before; None: it is not known now. One of a single chunk that was just written counts as written
+        whole, as its commit says.
 
         Where only a mode, an owner or a time was changed, or an old time was set, what is known of it decides.
         """
@@ -150,7 +177,13 @@ class Growth:
         if is_written and found.st_size <= self._volume.settings.chunk_bytes:
             return 0
         try:
-            row = self._volume.history.index.row(key)
+            index = self._volume.history.index
+            if not index.database.lock.acquire(blocking=False):
+                return None
+            try:
+                row = index.row(key)
+            finally:
+                index.database.lock.release()
         except CloseranksError:
             return 0
         return 0 if row is None else entry_size(row.value)
@@ -160,10 +193,13 @@ class Growth:
         hand_of = hand_finder(batch.hands)
         counts: Counts = {}
         for key, size in report.sizes.items():
-            base, told = self._told.pop(key, (-1, -1))
+            known = self._told.pop(key, _Told(0, 0))
             count = counts.setdefault(hand_of(key), [0, 0])
-            count[0] += told < 0 and self._count(key)
-            count[1] += max(0, size - (told - base))
+            count[0] += not known.counted and self._count(key)
+            count[1] += max(0, size - (known.until - known.base))
+            length = report.lengths.get(key, 0)
+            if length > self._volume.settings.chunk_bytes:
+                self._keep(key, _Told(length, max(length, known.until)))
         if report.changed > len(report.sizes):
             count = counts.setdefault(report.hands[0] if report.hands else None, [0, 0])
             count[0] += report.changed - len(report.sizes)

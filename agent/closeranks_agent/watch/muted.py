@@ -24,7 +24,6 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
 from closeranks_proto.paths import path_of
 
@@ -87,8 +86,8 @@ class Muted:
         if not self._files:
             return False
         try:
-            root_fd = self._volume.open_root()
-        except (CloseranksError, OSError):
+            root_fd = self._volume.glance_root()
+        except OSError:
             return True  # the volume is gone: whoever looks at it says so
         try:
             unclear = [self._asked(root_fd, key, file, dirty, now) for key, file in self._files.items()]
@@ -126,8 +125,8 @@ class Muted:
         if not hot or len(self._files) >= MUTED_MAX:
             return
         try:
-            root_fd = self._volume.open_root()
-        except (CloseranksError, OSError):
+            root_fd = self._volume.glance_root()
+        except OSError:
             return
         try:
             for key in hot[: MUTED_MAX - len(self._files)]:

@@ -64,6 +64,7 @@ REST_CALM_S: Final = 0.1
 REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
+_CREATED: Final = What.CREATED.value
 _DIRECTORY: Final = What.DIRECTORY.value
 _SELF: Final = What.SELF.value
 _GIVEN_UP: Final = (What.DELETED | What.MOVED_FROM).value
@@ -325,7 +326,8 @@ class Watcher:
         tree = bool(what & _DIRECTORY and what & _NEW)
         still_open = False if what & (_CLOSED | _DIRECTORY) else True if what & _OPEN else None
         gone = bool(what & _GIVEN_UP) and not what & _MOVED_TO
-        self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open, gone=gone)
+        made = bool(what & _CREATED) and not what & (_DIRECTORY | _MOVED_TO)
+        self._dirty.note(key, now, hands[event.pid], tree=tree, open=still_open, gone=gone, made=made)
         if what & _MOVED_TO:
             self._muted.arrived(key, tree)
 
