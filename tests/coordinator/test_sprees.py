@@ -170,6 +170,30 @@ def test_the_beginning_of_a_flood_of_new_files_is_not_spread() -> None:
     assert truth(world) == TREE, "it is observed from its first file on"
 
 
+def test_a_new_directory_is_spread_with_what_is_written_there() -> None:
+    """A flood that takes a moment for its first file has made its directory before."""
+    world = a_world()
+    disk = world["n1"].disk["photos"]
+    disk[key_of("new")] = TREE[key_of("d0")]
+    commit(world)
+    world.run(0.05)
+    assert truth(world) == TREE
+    disk[key_of("new/file")] = file_of("file", 20_000_000)
+    commit(world)
+    world.run(0.5)
+    assert truth(world) == TREE, "all of it is observed"
+    world.run(5.0)
+    assert truth(world) == disk
+    disk[key_of("other")] = TREE[key_of("d0")]
+    commit(world)
+    world.run(HANDFUL_REST_S + 0.05)
+    assert truth(world) == disk, "it is not followed by anything"
+    disk[key_of("another")] = TREE[key_of("d0")]
+    disk[key_of("another/page")] = file_of("page", 1000)
+    commit(world)
+    assert truth(world) == disk, "a page in a new directory does not wait"
+
+
 def test_a_steady_stream_of_new_files_flows_after_a_moment() -> None:
     world = a_world()
     late = 0

@@ -22,7 +22,7 @@ from closeranks_proto.errors import MissingObject
 
 from . import blame, filling, holding, holds, losses, sprees, tripping
 from .diffs import row
-from .meters import QUIET_S, Gauge, Meter
+from .meters import QUIET_S, Change, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
 from .nodes import Node, Volume
 from .rules import GuardRules
@@ -219,9 +219,13 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
 
 
 def _has_begun(world: World, rules: GuardRules, meter: Meter) -> bool:
-    """Whether this is all of it, or no beginning of a burst: what is more than a handful is glanced at for a moment."""
-    now = world.now.mono
-    if len(meter.pending) <= sprees.HANDFUL or meter.cleared[0] or meter.ordinary:
+    """Whether this is all of it, or no beginning of a burst: what is more than a handful is glanced at for a moment.
+
+    So is what is nothing but new directories: whoever makes one is about to write there.
+    """
+    now, changes = world.now.mono, meter.pending
+    few = len(changes) <= sprees.HANDFUL and not all(map(_is_new_directory, changes.values()))
+    if few or meter.cleared[0] or meter.ordinary:
         meter.glancing = None
         return True
     if meter.glancing is None:
@@ -233,6 +237,11 @@ def _has_begun(world: World, rules: GuardRules, meter: Meter) -> bool:
         return False
     meter.ordinary, meter.glancing = now >= ends, None  # until nothing comes for a while
     return True
+
+
+def _is_new_directory(change: Change) -> bool:
+    value, truth = change[:2]
+    return truth is None and value is not None and entry_kind(value) is Kind.DIRECTORY
 
 
 def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: float) -> bool:
