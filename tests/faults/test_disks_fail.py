@@ -240,13 +240,18 @@ def test_a_volume_that_turns_read_only_in_the_middle(make_fleet: MakeFleet, tmp_
         node.paths["photos"] = disk.path / "photos"
         fleet.start()
         fleet.wait_in_rank()
-        _damage(node)
         remount = ["mount", "-o", "remount,ro", str(disk.path)]
+
+        def damaged_and_read_only() -> bool:
+            """The agent stands still meanwhile: on a slow machine it had repaired all before the disk was read-only."""
+            node.daemon.pause()
+            _damage(node)
+            done = subprocess.run(remount, capture_output=True, check=False)
+            node.daemon.resume()
+            return not done.returncode
+
         # Busy while anybody has a file open for writing, if only the agent's canary for a moment.
-        wait_until(
-            "remounted", lambda: subprocess.run(remount, capture_output=True), lambda done: not done.returncode,
-            timeout_s=10, every_s=0.02,
-        )  # fmt: skip
+        wait_until("remounted", damaged_and_read_only, timeout_s=10, every_s=0.02)
         seen = wait_problem(fleet, node, "read_only")
         assert seen["message"]
         assert fleet.api.lb(node.name) == 503
