@@ -190,3 +190,15 @@ def test_membership_and_settings_that_could_not_be_recorded_count_until_the_end(
         state.set_settings("blake3", ())
         assert (state.membership_term, state.open_incidents) == (3, ("inc-1",))
         assert state.settings is not None
+
+
+def test_a_place_that_others_have_theirs_in_stays_open_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A volume may lie beneath the state's directory: whoever serves it could not read it any more."""
+    (tmp_path / "photos").mkdir()
+    tmp_path.chmod(0o755)
+    with opened_state(tmp_path):
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+        assert stat.S_IMODE((tmp_path / "agent.sqlite").stat().st_mode) == 0o600
+    assert "Name a directory of its own as state_dir" in caplog.text

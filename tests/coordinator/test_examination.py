@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
 
 import apsw
@@ -11,7 +13,7 @@ import pytest
 from closeranks_coordinator.storage import examination
 from closeranks_coordinator.storage.examination import examine_store
 from closeranks_coordinator.storage.sqlite import open_store
-from closeranks_coordinator.storage.store import Batch
+from closeranks_coordinator.storage.store import Batch, StateLock
 
 DIGEST = "xxh3-128"
 
@@ -108,3 +110,31 @@ async def test_a_store_too_large_to_be_gone_through_is_said_to_be(
     monkeypatch.setattr(examination, "OPCODES", 1)
     found = examine_store(tmp_path, DIGEST)
     assert (found.verdict, "not all of it was read" in found.text) == ("sound", True), found
+
+
+def test_whoever_may_not_look_is_told_so(tmp_path: Path) -> None:
+    closed = tmp_path / "s"
+    closed.mkdir(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        assert examine_store(closed, DIGEST).verdict == "unknown"
+    finally:
+        os.seteuid(user)
+
+
+def test_a_coordinator_that_starts_in_the_moment_of_a_look_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        os.close(asking)
+
+    monkeypatch.setattr(time, "sleep", rest)
+    StateLock(tmp_path).release()
+    assert len(rests) == 1

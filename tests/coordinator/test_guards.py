@@ -379,6 +379,18 @@ def test_whose_a_hold_is_follows_who_writes_on_while_it_lasts() -> None:
     assert "by /usr/bin/php" in incident.timeline[0].text, "what was said when it was held stays"
 
 
+def test_a_hold_names_nobody_who_writes_in_another_volume_meanwhile() -> None:
+    """A report does not say whose hand was in which volume: a backup of another one was named for the runaway."""
+    world = writing()
+    run_away(world, "n1", GB, 5)
+    other = wire.Hand(815, "/usr/bin/rsync", "rsync", 0, None, "cron", (), 1, GB)
+    both = (wire.VolumeActivity("photos", 1, 1000, 1), wire.VolumeActivity("docs", 1, GB, 1))
+    for _ in range(20):
+        world.run(1.0)
+        world["n1"]._say(wire.Activity(1000, both, (), (other,)))
+    assert [one.exe for one in the_hold(world).writers] == ["/usr/bin/php"]
+
+
 def test_a_slow_runaway_of_many_files_is_observed_then_held_and_told_with_numbers() -> None:
     world = writing()
     for second in range(60):

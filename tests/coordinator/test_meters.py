@@ -93,6 +93,18 @@ def test_one_file_that_is_committed_again_and_again_is_one_file(monkeypatch: pyt
     assert writer.meter.totals()[0] - before == 32
 
 
+def test_what_waits_when_it_was_decided_about_is_counted_once_more() -> None:
+    """After an allowance that ended nothing of it counted as a file: 2,000 new ones were no flood any more."""
+    writer = Writer()
+    flood = writer.truth | {b"new-%04d" % number: file_of(f"{number}") for number in range(2000)}
+    writer.commit(flood, let_through=False)
+    assert writer.meter.written(writer.now)[0] == 2000
+    writer.meter.forget()
+    assert writer.meter.written(writer.now)[0] == 0
+    writer.commit(flood, let_through=False)
+    assert writer.meter.written(writer.now)[0] == 2000
+
+
 def test_what_was_made_a_moment_ago_may_be_rewritten_and_removed() -> None:
     """A build: new files, written in pieces, and removed in the end."""
     writer = Writer()

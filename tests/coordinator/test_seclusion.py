@@ -67,3 +67,15 @@ async def test_a_directory_of_somebody_else_is_told_and_used(
     monkeypatch.setattr(Path, "chmod", refuse)
     await open_store(tmp_path, "xxh3-128").close()
     assert f"{tmp_path} is open to others (mode 0755) and can not be closed" in caplog.text
+
+
+async def test_a_place_that_others_have_theirs_in_stays_open_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where somebody has named /srv: a web server could not read its pages any more."""
+    (tmp_path / "pages").mkdir()
+    tmp_path.chmod(0o755)
+    await open_store(tmp_path, "xxh3-128").close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert modes(tmp_path)["coordinator.sqlite"] == 0o600
+    assert "Name a directory of its own as state_dir" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -699,6 +700,61 @@ async def test_a_change_of_400_paths_is_stored_on_a_full_disk_and_room_for_fence
     assert found.f_bavail * found.f_frsize >= half - 16_384
     for token in range(20):
         await store.write(Batch(records=[("fence", "n1", str(token).encode())]))
+    await store.close()
+
+
+def free_of(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+@pytest.mark.root
+@needs_root
+async def test_the_room_for_fences_stays_over_a_restart(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk with some room, and no reserve, was taken for one in order: trees were written until it was full."""
+    monkeypatch.setattr(
+        store_reserve, "RESERVE_BYTES", 8 * 1024 * 1024
+    )  # as it is, beside the log's usual 4 MB
+    resize(small_disk, "32m")
+
+    async def fill_up(store: SqliteStore) -> int:
+        for number in range(1_000):
+            tree = dict(some_object(1_000 * number + k, 4_000) for k in range(50))
+            try:
+                await store.write(Batch(objects=tree))
+            except StoreFull:
+                return number
+        raise AssertionError("the disk does not fill")
+
+    store = open_store(small_disk, "xxh3-128")
+    assert await fill_up(store)
+    await store.close()
+    for _ in range(2):
+        store = open_store(small_disk, "xxh3-128")
+        assert "make room on that disk" in (store.counts().fault or ""), "it is told from the start"
+        await fill_up(store)
+        for token in range(20):
+            await store.write(Batch(records=[("fence", "n1", str(token).encode())]))
+        assert store.records() == [("fence", "n1", b"19")]
+        await store.close()
+
+
+@pytest.mark.root
+@needs_root
+async def test_small_changes_that_come_together_leave_the_room_for_fences(small_disk: Path) -> None:
+    """Each of them was small enough, and all of them were one transaction."""
+    half = store_reserve.RESERVE_BYTES // 2
+    store = open_store(small_disk, "xxh3-128")
+    with pytest.raises(OSError, match="No space left"):
+        fill_with_zeros(small_disk / "ballast")
+    with contextlib.suppress(StoreFull):
+        await store.write(Batch(objects=dict(some_object(number, 4_000) for number in range(100))))
+    batches = [Batch(objects=dict([some_object(-number, 20_000)])) for number in range(1, 17)]
+    found = await asyncio.gather(*map(store.write, batches), return_exceptions=True)
+    assert {type(one) for one in found} == {type(None), StoreFull}
+    assert free_of(small_disk) >= half - 32_768
     await store.close()
 
 

@@ -146,11 +146,21 @@ def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Me
 
 
 def add_hands(world: World, node: Node, activity: wire.Activity) -> None:
-    """What is written while a node is held for its pace counts to its hands, one report after the other."""
+    """What is written while a node is held for its pace counts to its hands, one report after the other.
+
+    A report does not say which hand wrote in which volume: where something was written in another one as well, it
+    accuses nobody of this one.
+    """
+    written = {one.name for one in activity.volumes if one.files or one.bytes}
     told = [record_of(hand, world.now.wall_ms) for hand in activity.hands]
     told = [hand for hand in told if not hand.outside]
     for hold in world.live_holds if told else ():
-        if hold.node == node.name and hold.state == "held" and hold.guard == "write_rate":
+        if (
+            hold.node == node.name
+            and hold.state == "held"
+            and hold.guard == "write_rate"
+            and written == {hold.volume}
+        ):
             known = world.brake.since.setdefault(
                 hold.id, [msgspec.structs.replace(one) for one in hold.writers]
             )

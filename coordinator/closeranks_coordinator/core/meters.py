@@ -251,6 +251,7 @@ class Meter:
         self.committed.clear()
         self.shares.clear()
         self.merged.clear()
+        self.counted.clear()
         self.observing = self.over_loss = None
 
     def learn(self, now_ms: int) -> bool:

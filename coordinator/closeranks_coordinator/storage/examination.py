@@ -38,13 +38,14 @@ class Examined:
 def examine_store(state_dir: Path, digest: str) -> Examined:
     """What can be said of the store in `state_dir` for a fleet of this digest."""
     path = state_dir / DATABASE_NAME
-    if not path.exists():
-        return Examined("sound", f"{path} does not exist yet: a first start makes it")
     try:
+        path.stat()
         holder = _holder(state_dir / "lock")
         if holder is not None:
             return Examined("sound", f"{path} is in use by a running coordinator{holder}")
         return Examined("sound", _look(path, digest))
+    except FileNotFoundError:
+        return Examined("sound", f"{path} does not exist yet: a first start makes it")
     except (apsw.CorruptError, apsw.NotADBError) as error:
         return Examined("broken", str(damaged(path, error)))
     except UserError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 log = logging.getLogger("closeranks.store")
 
 RESERVE_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 4096  # of SQLite
 
 
 class Reserve:
@@ -30,9 +31,12 @@ class Reserve:
         found = os.statvfs(self._path.parent)
         return found.f_bavail * found.f_frsize
 
-    def bears(self, size_bytes: int) -> bool:
-        """Whether so much of a node's tree fits before the half that is for records: into the log, and the database."""
-        return self.free_bytes() - 2 * size_bytes >= RESERVE_BYTES // 2
+    def bears(self, size_bytes: int, objects: int) -> bool:
+        """Whether so much of a node's tree fits before the half that is for records: into the log, and the database.
+
+        The log gets a whole page of the database for each object, however small.
+        """
+        return self.free_bytes() - 2 * size_bytes - PAGE_BYTES * objects >= RESERVE_BYTES // 2
 
     @property
     def needed_bytes(self) -> int:

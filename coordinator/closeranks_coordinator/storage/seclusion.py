@@ -27,13 +27,27 @@ def close_to_others(state_dir: Path) -> None:
     mode = stat.S_IMODE(state_dir.stat().st_mode)
     of_a_group = not mode & 0o007
     wanted = mode & ~0o027 if of_a_group else (mode & 0o7000) | _DIRECTORY_MODE
-    if mode != wanted:
+    if mode != wanted and _is_shared(state_dir, mode):
+        log.warning(
+            "%s is open to others (mode %04o), and stays so: it has more in it than what is ours. Name a directory of "
+            "its own as state_dir",
+            state_dir,
+            mode,
+        )
+    elif mode != wanted:
         _change(state_dir, mode, wanted)
     for pattern in OURS:
         for file in sorted(state_dir.glob(pattern)):
             found = file.lstat()
             if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
                 _change(file, stat.S_IMODE(found.st_mode), _FILE_MODE)
+
+
+def _is_shared(state_dir: Path, mode: int) -> bool:
+    """Whether it is a place like /tmp or /srv, where others have theirs, too: we make no directory in it."""
+    return bool(mode & stat.S_ISVTX) or any(
+        one.is_dir(follow_symlinks=False) for one in os.scandir(state_dir) if one.name != "lost+found"
+    )
 
 
 def make(file: Path) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Protocol
 
 from closeranks_proto.errors import CloseranksError, UserError
 
+LOCK_RESTS_S = (0.01, 0.05, 0.1)  # between attempts
 PROTECT_S = 3600.0
 
 
@@ -180,22 +182,31 @@ class StateLock:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "lock"
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._take():
             holder = os.read(self._fd, 32).decode("ascii", "replace").strip()
             os.close(self._fd)
             raise StateLocked(
                 f"{state_dir} is in use by another coordinator{f' (process {holder})' if holder else ''}: "
                 "two at once would each overwrite what the other recorded. Stop that one, or give this one "
                 "another state_dir."
-            ) from None
+            )
         try:
             os.truncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError:
             # The number is only for the message above; a full disk must not keep us from starting.
             os.truncate(self._fd, 0)
+
+    def _take(self) -> bool:
+        """Whoever only asks who has it (`examination`) has it himself for a moment: that is waited for."""
+        for rest_s in LOCK_RESTS_S:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(rest_s)
+            else:
+                return True
+        return False
 
     def release(self) -> None:
         os.close(self._fd)

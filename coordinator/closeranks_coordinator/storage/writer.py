@@ -71,7 +71,8 @@ class Writer:
     def __init__(self, path: Path, epoch: int, reserve: Reserve, rewrite: Callable[[bytes], bool]) -> None:
         self.epoch = epoch
         self._reserve = reserve
-        self._tight = not reserve.hold() and reserve.free_bytes() < FULL_BELOW_BYTES
+        # What an earlier process has left of its reserve is for fences still.
+        self._tight = not reserve.hold() and reserve.free_bytes() < reserve.needed_bytes
         self.commits = 0
         self._path = path
         self._rewrite = rewrite  # digests whose stored bytes were found damaged
@@ -173,11 +174,24 @@ class Writer:
         self._tight = True
         return self._reserve.give_up()
 
-    def _must_wait(self, batch: Batch) -> bool:
-        """While it is tight only what is small, or what the core has decided; that ends with room for a reserve."""
+    def _let_on(self, group: list[_Write]) -> list[_Write]:
+        """While it is tight only what is small, all in all, or what the core has decided; until there is a reserve.
+
+        The others are told that they have to wait.
+        """
         self._relieve()
-        decided = batch.records or (batch.node_roots and not batch.objects)
-        return self._tight and not decided and not self._reserve.bears(batch.size_bytes)
+        found: list[_Write] = []
+        size = objects = 0
+        for one in group:
+            batch = one.batch
+            decided = batch.records or (batch.node_roots and not batch.objects)
+            with_it = size + batch.size_bytes, objects + len(batch.objects)
+            if self._tight and not decided and not self._reserve.bears(*with_it):
+                one.done(self._full())
+                continue
+            size, objects = with_it
+            found.append(one)
+        return found
 
     def _relieve(self) -> None:
         if self._tight and self._reserve.hold():
@@ -226,9 +240,7 @@ class Writer:
     def _write_group(self, gathered: tuple[list[_Write], _Call | bool | None]) -> _Call | bool | None:
         group, after = gathered
         if self._tight:
-            for one in [one for one in group if self._must_wait(one.batch)]:
-                group.remove(one)
-                one.done(self._full())
+            group = self._let_on(group)
         try:
             deltas = self._transact(group) if group else []
         except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
@@ -247,8 +259,7 @@ class Writer:
 
     def _once_more(self, one: _Write) -> None:
         """With the room that was set aside; once, for a disk may be full whatever its free bytes say (a quota)."""
-        if self._must_wait(one.batch):
-            one.done(self._full())
+        if not self._let_on([one]):
             return
         try:
             (delta,) = self._transact([one])
