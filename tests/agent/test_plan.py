@@ -288,6 +288,32 @@ def test_what_comes_under_another_name_goes_when_that_is_there_and_its_directory
 
 
 @pytest.mark.parametrize(
+    ("saws", "first"),
+    [
+        (
+            (saw(b"A", file(b"x"), None), saw(b"a", None, file(b"y")), saw(b"b", None, file(b"x"))),
+            [b"A"],
+        ),  # something else gets its name
+        (
+            (
+                saw(b"Photos", DIRECTORY, None),
+                saw(b"Photos\0x", file(b"x"), None),
+                saw(b"photos", None, DIRECTORY),
+                saw(b"photos\0y", None, file(b"x")),
+            ),
+            [b"Photos\0x", b"Photos"],
+        ),  # its directory's name is needed
+    ],
+)
+def test_where_case_counts_for_nothing_no_new_name_waits_for_one_that_goes(
+    saws: tuple[Saw, ...], first: list[bytes]
+) -> None:
+    """Each waited for the other: the new name was a twin of the old one, which stayed until it was there."""
+    assert [key for verb, key in order(*saws) if verb == "remove"] == first
+    assert [key for _, key in order(*saws)][: len(first)] == first
+
+
+@pytest.mark.parametrize(
     "saws",
     [
         (

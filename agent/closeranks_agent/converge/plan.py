@@ -244,15 +244,15 @@ def _moves(saws: Sequence[Saw]) -> dict[bytes, Saw]:
 
 
 def _heirs(removals: Sequence[Step], others: Sequence[Step], width: int) -> dict[bytes, tuple[bytes, ...]]:
-    """Removed file -> new files that get its content. Left out where they need its name, or its directory's."""
+    """Removed file -> new files that get its content. Left out where its name, or its directory's, is needed for them.
+
+    That is where a directory becomes something else, and where the filesystem may take a new name for one that goes.
+    """
     coming: dict[bytes, list[bytes]] = {}
     turned: set[bytes] = set()  # directories that become something else: empty by then
     for step in others:
-        if (
-            step.own is not None
-            and entry_kind(step.own) is Kind.DIRECTORY
-            and step.verb is not Verb.SET_ATTRIBUTES
-        ):
+        was_directory = step.own is not None and entry_kind(step.own) is Kind.DIRECTORY
+        if was_directory and step.verb is not Verb.SET_ATTRIBUTES:
             turned.add(step.key)
         if (
             step.need is not None
@@ -261,20 +261,20 @@ def _heirs(removals: Sequence[Step], others: Sequence[Step], width: int) -> dict
         ):
             coming.setdefault(target.digest, []).append(step.key)
     found: dict[bytes, tuple[bytes, ...]] = {}
-    folded: dict[bytes, set[str]] = {}
+    twins = {_folded(step.key) for step in others if step.own is None} if coming else set()
     for step in removals if coming else ():
         own = None if step.own is None else entry_of(step.own, width)
         heirs = coming.get(own.digest, ()) if own is not None and own.kind is Kind.FILE and own.size else ()
-        if not heirs or any(step.key[:at] in turned for at in range(len(step.key)) if step.key[at] == 0):
+        if not heirs:
             continue
-        assert own is not None, "it has heirs"
-        if own.digest not in folded:  # once for each content: thousands of files may have the same one
-            folded[own.digest] = {_folded(heir) for heir in heirs}
-        if _folded(step.key) not in folded[own.digest]:
-            found[step.key] = tuple(heirs[:HEIRS_MAX])
+        above = [step.key[:at] for at in range(len(step.key)) if step.key[at] == 0]
+        if not turned.isdisjoint(above) or any(_folded(one) in twins for one in (*above, step.key)):
+            continue
+        found[step.key] = tuple(heirs[:HEIRS_MAX])
     return found
 
 
+@lru_cache(maxsize=4096)  # many files go of one directory
 def _folded(key: bytes) -> str:
     """What a filesystem that knows neither case nor forms of letters takes for the same name."""
     return unicodedata.normalize("NFKD", key.decode("utf-8", "surrogateescape")).casefold()
