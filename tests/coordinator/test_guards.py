@@ -391,6 +391,19 @@ def test_a_hold_names_nobody_who_writes_in_another_volume_meanwhile() -> None:
     assert [one.exe for one in the_hold(world).writers] == ["/usr/bin/php"]
 
 
+def test_a_hold_goes_on_to_tell_of_bytes_where_the_disk_is_too_small_to_pass_what_is_allowed() -> None:
+    """A rush is held below the 2 GiB. It said then that 177 paths were too many, of which 200,000 are allowed."""
+    world = writing(disk_bytes=(2 * GB, 2 * GB))
+    run_away(world, "n1", 700 * MB, 2)
+    assert the_hold(world).bytes < 2 * GB
+    world.run(5.0)
+    for _ in range(2):
+        report(world, "n1", 250 * MB, 25, pending=50)
+        world.run(5.0)
+    reason = the_hold(world).reason
+    assert reason.startswith("n1 wrote 1.9 GB in 52 files in "), reason
+
+
 def test_a_slow_runaway_of_many_files_is_observed_then_held_and_told_with_numbers() -> None:
     world = writing()
     for second in range(60):

@@ -155,9 +155,9 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     holds.name(world, hold, hands)
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
-        text = tripping.rate_words(
-            node.name, (paths, size), now.mono - began, found, rules, size > rules.rate_min_bytes
-        )
+        # A rush is held below what is allowed, and a disk may be too small to pass it: told is what came closest.
+        by_bytes = size > rules.rate_min_bytes or size * found.files >= paths * found.bytes
+        text = tripping.rate_words(node.name, (paths, size), now.mono - began, found, rules, by_bytes)
     if text is None and hold.reason.endswith(before):
         text = hold.reason.removesuffix(
             before
