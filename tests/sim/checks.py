@@ -160,9 +160,9 @@ class Checks:
             if name in oracle.roots and self.world.policy == "quorum":
                 core = self.world.core
                 undetermined = core.volumes[oracle.volume].undetermined
-                own = [key for key in oracle.own(name) if key not in undetermined]
+                own = [key for key in oracle.own(name, judged=True) if key not in undetermined]
                 hold("released_clean", not own, f"{name} is released and {own} are its own")
-                open_yet = [key for key in oracle.lacking(name) if key in undetermined]
+                open_yet = [key for key in oracle.lacking(name, judged=True) if key in undetermined]
                 hold(
                     "released_clean", not open_yet, f"{name} is released and nobody can judge its {open_yet}"
                 )

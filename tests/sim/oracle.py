@@ -68,6 +68,7 @@ class Oracle:
         self.dead: set[tuple[bytes, bytes]] = set()  # (key, content) that every node has left behind
         self.judged_first = False
         self.former: dict[str, Values] = {}  # what the step under way has changed, as it was before
+        self.former_roots: dict[str, bytes] = {}
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
         self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
@@ -168,14 +169,14 @@ class Oracle:
 
     def _follow_nodes(self) -> list[str]:
         moved: list[str] = []
-        self.former = {}
+        self.former, self.former_roots = {}, {}
         for name, node in self.world.core.nodes.items():
             root = node.volume(self.volume).root
             old = self.roots.get(name, self.tree.empty.root)
             if root is None or root == old:
                 continue
             moved.append(name)
-            self.roots[name] = root
+            self.roots[name], self.former_roots[name] = root, old
             former = self.former[name] = {}
             values, contents = self.values.setdefault(name, {}), self.contents.setdefault(name, Counter())
             for one in self.tree.diff(root, old):
@@ -584,17 +585,20 @@ class Oracle:
                 f"{node} is named for what differs since {since - 1000:.3f}, and {voter} looked at {looked - 1000:.3f}",
             )  # fmt: skip
 
-    def lacking(self, node: str) -> list[bytes]:
-        """Paths in which this node differs from the truth."""
+    def lacking(self, node: str, judged: bool = False) -> list[bytes]:
+        """Paths in which this node differs from the truth; `judged`: as it was when the step was judged."""
+        root = self.former_roots.get(node) if judged and self.judged_first else None
         return (
-            sorted(one.key for one in self.tree.diff(self.roots[node], self.moves[-1].root))
+            sorted(one.key for one in self.tree.diff(root or self.roots[node], self.moves[-1].root))
             if self.moves
             else []
         )
 
-    def own(self, node: str) -> list[bytes]:
+    def own(self, node: str, judged: bool = False) -> list[bytes]:
         """Paths in which this node has what the truth never had."""
-        values, keys = self.values.get(node, {}), self.lacking(node)
+        values, keys = self.values.get(node, {}), self.lacking(node, judged)
+        if judged and self.judged_first:
+            values = values | self.former.get(node, {})
         return [key for key in keys if all(values.get(key) != value for _, value in self.seen.get(key, ()))]
 
     def oldest_lacking(self, node: str) -> float | None:

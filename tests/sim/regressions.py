@@ -93,6 +93,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
     (985000691, "any-writer", 5): (
         "the check held what was pushed before a person's request against the fence that came of it, in one step"
     ),
+    (987000207, "quorum", 16): (
+        "the check held a release against a root that came in its step, after all before it had been judged"
+    ),
     (985001244, "any-writer", 7): (
         "two writers moved a directory to one place, and a third removed it before the second was heard: its own stays"
     ),
