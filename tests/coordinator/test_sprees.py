@@ -104,6 +104,28 @@ def test_of_a_runaway_through_a_volume_at_most_a_handful_is_spread(name: str) ->
     assert spread(world) == before, "nothing follows"
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_whoever_keeps_a_copy_of_each_file_spreads_no_more_than_a_handful(moves: bool) -> None:
+    """As `sed -i.bak` does: what was copied lately was taken for made lately, and all of the volume was spread."""
+    world = a_world()
+    disk = world["n1"].disk["photos"]
+    for start in range(0, 600, 5):
+        keys = KEYS[start : start + 5]
+        for key in keys:
+            disk[key + b".bak"] = disk.pop(key) if moves else disk[key]
+        if moves:
+            replace(world, keys)
+        commit(world)
+        world.run(0.1)
+        if not moves:
+            replace(world, keys)
+            commit(world)
+            world.run(0.1)
+        if guards_that_hold(world):
+            break
+    assert spread(world) <= HANDFUL
+
+
 def test_a_lone_change_is_not_delayed() -> None:
     world = a_world()
     for number in range(10):

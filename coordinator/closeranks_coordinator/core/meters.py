@@ -37,8 +37,8 @@ COUNTED_MAX = 4096  # paths; 0.6 MB of a node's volume that is written to
 COUNTED_S = 3600.0  # a path that changes again within that is no other path
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
 # value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), whether it was news that
-# this path is altered, and that it is retyped
-Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool]]
+# this path is altered, and that it is retyped, and whether it was made lately
+Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool], bool]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 
 
@@ -333,18 +333,20 @@ class Meter:
         now: float,
     ) -> None:
         """`was`: of which sprees what this one follows was one, and was undone for it."""
-        how, shares, altered, retyped = 0, self.shares, False, False
+        how, shares, altered, retyped, is_fresh = 0, self.shares, False, False, False
         if value is not None and truth is not None:
             altered = shares.alter(now, key)
             if entry_kind(value) is not entry_kind(truth):
                 retyped = shares.retype(now, key)
             how = shares.rewrite(now, content_mark(truth), content_mark(value))
+            is_fresh = how == MADE and shares.is_made(key)
         elif value is not None:
             shares.gain(now, content_mark(value))
+            shares.make(now, key)
         elif truth is not None:
             shares.lose(now, content_mark(truth))
             shares.restore(key)  # it is gone, which counts for more than that it was changed before
-        change = value, truth, size, how, (altered, retyped)
+        change = value, truth, size, how, (altered, retyped), is_fresh
         for changing, is_one, was_one in zip(
             (self.altering, self.retyping), _sprees(change), was, strict=True
         ):
@@ -355,7 +357,7 @@ class Meter:
         self._grow(_room(value) - _room(truth))
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size, how, news = change
+        value, truth, size, how, news, _ = change
         for changing, was_one in zip((self.altering, self.retyping), _sprees(change), strict=True):
             changing.take_back(was_one)
         self.waiting_bytes -= size
@@ -383,7 +385,7 @@ class Meter:
 def _sprees(change: Change) -> tuple[bool, bool]:
     """Whether it counts among the altered and among the retyped. Who has just made a file goes on writing it."""
     altered, retyped = change[4]
-    return altered and change[3] != MADE, retyped
+    return altered and not change[5], retyped
 
 
 def _room(value: bytes | None) -> int:

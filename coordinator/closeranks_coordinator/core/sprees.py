@@ -13,8 +13,9 @@ each after a pause that looked like an end, has spread a handful.
 
 *An end.* Whoever owes something for a whole window, and no guard has tripped, is let through: it was undone meanwhile.
 
-New files are no spree (a burst of them is observed, see `guards`), nor are files that were made within the window and
-are written again. A path counts once in a window, however often it changes: a database never waits.
+New files are no spree (a burst of them is observed, see `guards`), nor are files that were made within the window,
+under this very name, and are written again. A path counts once in a window, however often it changes: a database
+never waits.
 
 Rejected: a number of changes that is free in each second (at 20 files/s most of a volume had gone by when its half was
 reached), and a tenth of a second for all (a busy machine commits a burst in pieces that are further apart).

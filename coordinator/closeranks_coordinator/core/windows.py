@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from statistics import median
 
 import msgspec
@@ -24,8 +25,9 @@ from .tally import Tally
 BUCKETS_MAX = 600
 GENERATIONS = 6  # a window is covered by five; the sixth is being filled
 # Contents and paths remembered by one generation; beyond it they are only counted. Six generations of
-# 100,000 contents at 18 to 36 bytes (`tally`): 20 MB, of a node that changes 600,000 files in ten minutes; and
-# as many paths as were rewritten, not made, at about 120 where nobody else holds them: 72 MB.
+# 100,000 contents at 18 to 36 bytes (`tally`), and of new paths as many: 40 MB, of a node that changes 600,000
+# files in ten minutes; and as many paths as were rewritten, not made, at about 120 where nobody else holds
+# them: 72 MB.
 REMEMBERED_MAX = 100_000
 # What a changed file's content counts as: nothing, it was made lately, it was moved here.
 _NOTHING, MADE, _MOVED = range(3)
@@ -94,6 +96,7 @@ class _Generation:
     lost: int = 0  # sum of the positive balances
     altered: set[bytes] = field(default_factory=set)
     retyped: set[bytes] = field(default_factory=set)
+    made: Tally = field(default_factory=Tally)  # paths
     # Lost, altered, retyped beyond what is remembered.
     untold: list[int] = field(default_factory=lambda: [0, 0, 0])
 
@@ -119,6 +122,17 @@ class Shares:
 
     def gain(self, now: float, content: int) -> None:
         self._move(now, content, -1)
+
+    def make(self, now: float, key: bytes) -> None:
+        """A path is new."""
+        made, name = self._turn(now).made, _name(key)
+        if len(made) < REMEMBERED_MAX and not made.get(name):
+            made.add(name, 1)
+
+    def is_made(self, key: bytes) -> bool:
+        """Whether it was new within the window: this very path, for a copy of its content makes no other one new."""
+        name = _name(key)
+        return any(one.made.get(name) for one in self._generations)
 
     def alter(self, now: float, key: bytes) -> bool:
         """A path is other than it was. Whether that is news within the window."""
@@ -233,6 +247,10 @@ class Shares:
     def _distinct(sets: list[set[bytes]]) -> int:
         filled = [one for one in sets if one]
         return len(filled[0]) if len(filled) == 1 else len(set().union(*filled))
+
+
+def _name(key: bytes) -> int:
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
 class Usual(msgspec.Struct):
