@@ -129,6 +129,8 @@ class Deciding:
 
     def overtake(self, event: Event) -> bool:
         """Decide it now where a write is under way, else queue it; False: neither, for too much waits already."""
+        if self._broken is not None:
+            raise self._broken
         if self._early is None or self._turning or len(self._early.decided) >= OVERTAKING_MAX:
             if self.queued > QUEUE_HIGH:
                 return False
@@ -268,6 +270,8 @@ class Deciding:
             try:
                 await self._store.write(batch)
             except (StoreFull, StoreFault) as error:
+                if self._broken is not None:
+                    raise self._broken from None  # a disk that is full for days keeps no fault from being one
                 if self.problem is None:
                     log.error("%s", error)
                 self.problem = str(error)

@@ -558,6 +558,43 @@ async def test_a_fault_of_the_core_in_what_overtakes_ends_the_coordinator(
         await store.close()
 
 
+async def test_a_core_that_is_broken_decides_nothing_more_though_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went on for as long as there was no room, and what it then decided was in force."""
+    config = load_coordinator_config(write_config(tmp_path), environ={})
+    store = open_store(Path(config.state_dir), config.fleet.digest)
+    try:
+        coordinator = Coordinator(config, store)
+        tries = asyncio.Event()
+
+        async def full(_batch: Batch) -> None:
+            tries.set()
+            await asyncio.sleep(0.01)
+            raise StoreFull(28, "no room")
+
+        monkeypatch.setattr(store, "write", full)
+        monkeypatch.setattr(deciding, "STORE_RETRY_S", 0.01)
+        running = asyncio.create_task(coordinator._deciding.run())
+        coordinator.feed(SpeedAsked(None, 1_000_000))
+        await asyncio.wait_for(tries.wait(), 10)
+
+        def broken(*_: object) -> Step:
+            raise AssertionError("a fault")
+
+        monkeypatch.setattr(coordinator.fleet, "step", broken)
+        with pytest.raises(AssertionError, match="a fault"):
+            coordinator.overtake(FromAgent("n1", RUNAWAY))
+        monkeypatch.setattr(coordinator.fleet, "step", lambda *_: pytest.fail("it goes on"))
+        with pytest.raises(AssertionError, match="a fault"):
+            coordinator.overtake(FromAgent("n1", RUNAWAY))
+        with pytest.raises(AssertionError, match="a fault"):
+            await asyncio.wait_for(running, 10)
+    finally:
+        monkeypatch.undo()
+        await store.close()
+
+
 async def test_sessions_are_not_read_on_while_too_much_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,7 +194,7 @@ def _state_directory(path: str, what_for: str) -> list[Finding]:
                 f"{shown} can be looked into by everybody (mode {mode:04o})",
                 "who wrote which file, and names of files, can be read there; the daemon closes it when it starts, if "
                 "the directory is its user's own",
-                f"chmod 700 {shown}",
+                f"chmod 700 {shown}, or name a directory of its own if others have something there",
             )
         ]
     return found + _state_filesystem(path, what_for)
