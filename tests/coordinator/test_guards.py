@@ -1059,6 +1059,44 @@ def test_what_is_allowed_reaches_everybody_at_once_and_the_guard_stays_on() -> N
     assert the_hold(world).guard == "write_rate", "other guards stay on"
 
 
+def hold_n1_for_changes(world: FakeWorld) -> HoldView:
+    for number in range(210):
+        world["n1"].disk["photos"][key_of(f"d{number % 4}/f{number:03}")] = file_of(f"other {number}")
+    commit(world, "n1")
+    hold = the_hold(world)
+    assert hold.guard == "changed_share"
+    return hold
+
+
+def test_who_may_change_many_files_is_held_for_deleting_many_before_one_is_gone_elsewhere() -> None:
+    world = writing()
+    hold = hold_n1_for_changes(world)
+    world.ask(AllowAsked(hold.id, 600.0))
+    world.run(20.0)
+    assert len(world["n4"].disk["photos"]) == len(TREE)
+    for count in (30, 60, 120, 160):
+        delete(world, "n1", count)
+        commit(world, "n1")
+        world.run(0.2)
+    assert the_hold(world).guard == "deleted_share"
+    world.run(30.0)
+    assert len(truth(world)) == len(TREE), "the first of them went while another guard looked away"
+    assert len(world["n4"].disk["photos"]) == len(TREE)
+
+
+def test_who_may_change_many_files_is_held_for_a_flood_before_one_of_it_is_elsewhere() -> None:
+    world = writing()
+    hold = hold_n1_for_changes(world)
+    world.ask(AllowAsked(hold.id, 600.0))
+    world.run(20.0)
+    for number in range(6):
+        world["n1"].disk["photos"][key_of(f"d0/flood{number}")] = file_of(f"flood {number}", 500 * MB)
+        commit(world, "n1")
+        world.run(0.3)
+    assert the_hold(world).guard == "write_rate"
+    assert len(truth(world)) == len(TREE), "the first of it went while another guard looked away"
+
+
 def test_an_allowance_expires_and_the_guard_begins_anew() -> None:
     world = writing()
     hold = hold_n1(world)

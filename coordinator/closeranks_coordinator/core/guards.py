@@ -69,13 +69,14 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         return False
     if waits:
         return False
-    if not _is_allowed(world, node, volume) and not (
-        losses.are_over(world, volume, node, meter)
-        and _has_changed_enough(world, volume, node, meter)
-        and _is_paid(world, volume, node, meter)
-        and _is_clear(world, volume, node, meter)
-    ):
-        return False
+    # Who is allowed what one guard finds is watched for all others: they stay on, and must see it before it spreads.
+    watched = (
+        ("deleted_share", losses.are_over), (None, _has_changed_enough), ("disk_full", _is_paid), ("write_rate", _is_clear)
+    )  # fmt: skip
+    for guard, is_known in watched:
+        is_allowed = guard is not None and _is_allowed(world, node, volume, guard)
+        if not is_allowed and not is_known(world, volume, node, meter):
+            return False
     meter.let_through(own, world.now.mono)
     return True
 
@@ -145,8 +146,11 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
     rules, now = volume.config.guards, world.now.mono
     least = max(rules.share_min_paths, rules.changed_share * meter.shares.entries(now))
     found: list[float] = []
-    for changing, most in ((meter.altering, least), (meter.retyping, rules.type_changes)):
-        if not changing.waiting:
+    for guard, changing, most in (
+        ("changed_share", meter.altering, least),
+        ("type_changes", meter.retyping, rules.type_changes),
+    ):
+        if not changing.waiting or _is_allowed(world, node, volume, guard):
             continue
         if now - changing.since < losses.STORM_MAX_S and losses.is_storm(node, volume):
             found.append(now + QUIET_S)
@@ -257,14 +261,14 @@ def _is_near(world: World, volume: Volume, node: Node, meter: Meter, passed_s: f
     return coming[0] > found.files or coming[1] > found.bytes
 
 
-def _is_allowed(world: World, node: Node, volume: Volume | None, guard: str | None = None) -> bool:
-    """Whether a person allowed what this guard (or any) has found here."""
+def _is_allowed(world: World, node: Node, volume: Volume | None, guard: str) -> bool:
+    """Whether a person allowed what this guard has found here."""
     name = None if volume is None else volume.name
     return any(
         hold.state == "allowed"
         and hold.node == node.name
         and hold.volume == name
-        and guard in (None, hold.guard)
+        and hold.guard == guard
         for hold in world.live_holds
     )
 
