@@ -202,8 +202,16 @@ def test_who_lacks_room_is_told_how_much_and_where(state: str) -> None:
     assert "n2: make room" in steps("no_space")
     assert "5.0 MB free" in steps("no_space")
     assert "trash_max_bytes of photos" in steps("trash_full"), "a larger disk alone does not end it"
-    assert "5.0 MB" in steps("trash_full")
+    assert "has room for 5.0 MB, and reload the coordinator" in steps("trash_full")
     assert "wait; if it does not catch up" in steps("io_error") or state == "resyncing"
+
+
+def test_who_lags_beside_a_disk_that_only_fills_is_not_told_to_repair_something_first() -> None:
+    care = model.CareView("n2's disk fills with what closeranks puts there", "make room")
+    view = msgspec.structs.replace(clifake.node("n2", "lagging"), cares=[care])
+    assert next_steps(view, []) == [
+        "wait; if it does not catch up, put right what is said of it: closeranks nodes n2"
+    ]
 
 
 def test_an_unknown_node_exits_2_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:

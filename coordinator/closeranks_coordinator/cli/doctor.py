@@ -74,9 +74,10 @@ def _quorum(volume: VolumeConfig, max_quarantined: int) -> Finding:
         )
     if volume.policy == "writers":
         named = ", ".join(volume.writers[:8]) + (" and more" if len(volume.writers) > 8 else "")
+        holds = "holds" if len(volume.writers) == 1 else "hold"
         return ok(
             subject,
-            f"policy writers: what {named} hold is carried to all {count} nodes; the others are compared with it",
+            f"policy writers: what {named} {holds} is carried to all {count} nodes; the others are compared with it",
         )
     bound = fence_bound(count)
     arithmetic = (

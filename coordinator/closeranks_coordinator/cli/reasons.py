@@ -86,9 +86,9 @@ def _make_room(node: str, volume: NodeVolumeView) -> str:
     need = "" if problem is None or problem.needed_bytes is None else f" {size(problem.needed_bytes)}"
     if problem is not None and problem.code == "trash_full":
         return (
-            f"raise trash_max_bytes of {volume.name} in coordinator.toml, so that there is room for{need or ' some'} "
-            f"more; or remove on {node} by hand what is named above, if nobody wants it any more; it goes on by itself "
-            "then"
+            f"raise trash_max_bytes of {volume.name} in coordinator.toml, so that the trash has room "
+            f"for{need or ' more'}, and reload the coordinator; or remove on {node} by hand what is named above, if "
+            "nobody wants it any more; it goes on by itself then"
         )
     return (
         f"on {node}: make room:{need or ' some'} free on the file system of {volume.name}; if a runaway has filled it, "
@@ -133,7 +133,7 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
         case "lagging" if node.cares:
             return [
                 *look,
-                f"put right what is said of it (closeranks nodes {name}); it goes on by itself then",
+                f"wait; if it does not catch up, put right what is said of it: closeranks nodes {name}",
             ]
         case "lagging":
             return [*look, f"wait; if it does not catch up: closeranks resync {name}"]

@@ -265,10 +265,7 @@ def _is_allowed(world: World, node: Node, volume: Volume | None, guard: str) -> 
     """Whether a person allowed what this guard has found here."""
     name = None if volume is None else volume.name
     return any(
-        hold.state == "allowed"
-        and hold.node == node.name
-        and hold.volume == name
-        and hold.guard == guard
+        hold.state == "allowed" and hold.node == node.name and hold.volume == name and hold.guard == guard
         for hold in world.live_holds
     )
 
