@@ -71,7 +71,8 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
         return False
     # Who is allowed what one guard finds is watched for all others: they stay on, and must see it before it spreads.
     watched = (
-        ("deleted_share", losses.are_over), (None, _has_changed_enough), ("disk_full", _is_paid), ("write_rate", _is_clear)
+        ("deleted_share", losses.are_over), (None, _has_changed_enough),
+        ("disk_full", _is_paid), ("write_rate", _is_clear),
     )  # fmt: skip
     for guard, is_known in watched:
         is_allowed = guard is not None and _is_allowed(world, node, volume, guard)
