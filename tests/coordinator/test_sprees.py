@@ -29,6 +29,7 @@ class Story:
     pause_s: float
     count: int = 1200
     links: bool = False
+    removes: bool = False
 
 
 # story, (guard, most that may be spread when it is held)
@@ -43,6 +44,11 @@ RUNAWAYS = {
     "80 at once, a pause of 0.4 s": (Story(80, 0.4), "changed_share", 0),
     "links, 50 a second": (Story(1, 0.02, 40, links=True), "type_changes", 0),
     "links, 2 a second": (Story(1, 0.5, 40, links=True), "type_changes", 1),
+    "removes 100 a second": (Story(1, 0.01, removes=True), "deleted_share", 0),
+    "removes 17 a second": (Story(1, 0.06, removes=True), "deleted_share", 0),
+    "removes 5 a second": (Story(1, 0.2, removes=True), "deleted_share", 0),
+    "removes 8, a pause of 1 s": (Story(8, 1.0, removes=True), "deleted_share", 16),
+    "removes 8, a pause of 4 s": (Story(8, 4.0, removes=True), "deleted_share", 32),
 }
 
 
@@ -85,7 +91,12 @@ def replace(world: FakeWorld, keys: list[bytes], value: bytes | None = None) -> 
 
 def play(world: FakeWorld, story: Story) -> None:
     for start in range(0, story.count, story.each):
-        replace(world, KEYS[start : start + story.each], LINK if story.links else None)
+        keys = KEYS[start : start + story.each]
+        if story.removes:
+            for key in keys:
+                del world["n1"].disk["photos"][key]
+        else:
+            replace(world, keys, LINK if story.links else None)
         commit(world)
         world.run(story.pause_s)
         if guards_that_hold(world):

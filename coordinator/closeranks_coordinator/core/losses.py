@@ -43,14 +43,15 @@ def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
 
     Deletions wait for LOSS_QUIET_S after the last, much of them for a proof too, for `observe_s` at most; from then on
-    they flow as long as they are no faster than twice that. What is only renamed is no loss once its other half has
-    come.
+    they flow as long as they are no faster than twice that. Who deletes faster than could never trip the guard has to
+    rest as well, or to have paid (`sprees`): a loop of single deletions had spread a fifth of a volume before it was
+    held. What is only renamed is no loss once its other half has come.
     """
     rules = volume.config.guards
     now, lost = world.now.mono, meter.lost - meter.lost_before
     if lost <= 2 * meter.cleared_losses * max(1.0, now - meter.passed_at):
         meter.losing = None
-        return True
+        return lost <= 0 or _is_paid(world, volume, meter)
     if meter.losing is None:
         meter.losing = now
     passed, observe_s = now - meter.losing, rules.observe_s
@@ -58,16 +59,29 @@ def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         world.wake(now + LOSS_QUIET_S)
         return False
     if passed >= observe_s:
+        if not _is_paid(world, volume, meter):
+            return False
         meter.cleared_losses = lost / max(1.0, passed)
         return True
     if now - meter.lost_at < min(LOSS_QUIET_S, observe_s):
         world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
         return False
     if lost < rules.share_min_paths or _is_current(node, volume, meter.lost_at):
-        return True
+        return _is_paid(world, volume, meter)
     currency.ask(world, volume, node)
     world.wake(meter.losing + observe_s)
     return False
+
+
+def _is_paid(world: World, volume: Volume, meter: Meter) -> bool:
+    """Whether what went is no more than time has paid for, or whoever removed it rests."""
+    rules, now = volume.config.guards, world.now.mono
+    most = max(rules.share_min_paths, rules.deleted_share * meter.shares.entries(now))
+    pace = most / rules.share_window_s
+    due = meter.going.due(now, meter.lost, pace, meter.lost_at, rules.observe_s, rules.share_window_s)
+    if due is not None:
+        world.wake(due)
+    return due is None
 
 
 def _is_current(node: Node, volume: Volume, since: float) -> bool:

@@ -127,6 +127,7 @@ class Meter:
     lost: int = 0
     lost_before: int = 0
     cleared_losses: float = 0.0
+    going: Spree = field(default_factory=lambda: Spree(free=0))  # of paths that went
     over_loss: float | None = None
     passed_at: float = 0.0
     over_since: float | None = None  # since when it has written more than its limit
@@ -244,6 +245,7 @@ class Meter:
         self.pending = {}
         self.grown -= self.waiting_room
         self.altering.forget()
+        self.going = Spree(free=0)
         self.retyping.forget()
         self.waiting_bytes = self.waiting_room = self.gone = 0
         self.basis, self.analysis = None, None
