@@ -524,6 +524,7 @@ def test_a_long_file_that_changed_has_no_digest_of_ranges(tmp_path: Path) -> Non
 # --- streams -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     ("redirected", "code", "text"),
     [
@@ -533,14 +534,16 @@ def test_a_long_file_that_changed_has_no_digest_of_ranges(tmp_path: Path) -> Non
     ],
 )
 def test_an_answer_that_goes_nowhere_is_an_error(
-    tmp_path: Path, redirected: str, code: int, text: str
+    tmp_path: Path, redirected: str, code: int, text: str, unbuffered: str
 ) -> None:
     (tmp_path / "f").write_bytes(b"f")
     main = "import sys; from closeranks_coordinator.cli.main import main; sys.exit(main())"
     command = shlex.join([sys.executable, "-c", main, "hash", str(tmp_path)])
     done = subprocess.run(
-        ["sh", "-c", f"{command} {redirected}"], capture_output=True, text=True, check=False
-    )
+        ["sh", "-c", f"{command} {redirected}"],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (code, text)
 
 

@@ -64,16 +64,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except UserError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()  # that it can not be written is the error
         return _complain(str(error), 2)
     except KeyboardInterrupt:
         asks = not words or words[0] in COMMANDS
         return _complain("interrupted; what was accepted goes on" if asks else "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (head, less) has seen enough
         return PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - an operator gets one line; the innermost places help to report it
         return _complain(f"a fault of this program, please report it: {fault_text(error)}", FAULT)
+
+
+def _drop_output() -> None:
+    """What is buffered still goes nowhere: Python would try again at exit, complain and end with a code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _has_streams(words: list[str]) -> bool:
@@ -100,8 +108,18 @@ def _run(words: list[str]) -> int:
         wrong = getattr(error, "status", None) == 404
         return _complain(str(error), 2 if wrong else getattr(args, "refused", 1))
     finally:
-        sys.stdout.flush()
+        _flush()
     return code
+
+
+def _flush() -> None:
+    """Raises UserError where it can not be written, BrokenPipeError where nobody reads."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output: {error.strerror}") from error
 
 
 def build_parser(words: Sequence[str], complete: bool = False) -> argparse.ArgumentParser:
