@@ -299,6 +299,22 @@ def test_a_machine_that_only_took_its_name_does_not_make_it_a_rebuilt_one() -> N
     assert "node-03 joining" not in world.told
 
 
+def test_a_new_index_that_is_told_once_more_sets_no_change_aside() -> None:
+    """The agent was not told that it had been heard; the others went on, and it has nearly all that it had."""
+    world = fleet()
+    node = world["node-03"]
+    node.stop()
+    node.disk["photos"][key_of("own.txt")] = file_of("own")
+    node._commit("photos", world.plant(node.disk["photos"]), wire.MADE_ANEW)
+    for number in range(10):  # so that it lacks more than half of what there is by now
+        world["node-01"].put("photos", f"new-{number}.txt", file_of(f"new-{number}"))
+    world.run(2)
+    node.start()
+    world.until(lambda: world.in_rank() and same(world, "photos"))
+    assert world["node-01"].disk["photos"][key_of("own.txt")] == file_of("own")
+    assert "node-03 joining" not in world.told
+
+
 def test_a_rebuilt_machine_is_known_also_after_a_restart_of_the_coordinator() -> None:
     world = fleet()
     world["node-03"].stop()

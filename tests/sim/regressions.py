@@ -108,6 +108,9 @@ FOUND_WITH: dict[tuple[int, str, int], str] = {
 }
 # The same, of worlds in which the faults of `swarm.LATER` may happen.
 FOUND_LATER: dict[tuple[int, str, int], str] = {
+    (988000456, "any-writer", 9): (
+        "an agent said twice that its index was new, as nobody had told it that it was heard: its writes were set aside"
+    ),
     (6051, "any-writer", 7): (
         "who had lost a conflict changed the mode of its own version: the second version left the truth, and all disks"
     ),

@@ -81,7 +81,7 @@ def root_stored(world: World, event: RootStored) -> None:
         teller not in ("", node.record.agent_id) or event.cause == wire.MADE_ANEW
     )
     if another or event.cause == wire.PUT_BACK:
-        _look_for_rebuilt(world, node, event)
+        _look_for_rebuilt(world, node, event, before)
     hands.note(world, node, event)
     view = node.view(event.volume)
     stored.anew = stored.anew or before is None or another or event.cause == wire.PUT_BACK
@@ -100,12 +100,13 @@ def root_stored(world: World, event: RootStored) -> None:
     world.count("closeranks_commits_total", 1, node=node.name, volume=event.volume)
 
 
-def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
+def _look_for_rebuilt(world: World, node: Node, event: RootStored, before: bytes | None) -> None:
     """A machine that was built anew joins, and has deleted nothing.
 
     It is told by the first root that another agent tells than told the one before, or the same one when its index is
     new. That somebody dialled with this name in between says nothing: whoever goes on from its own root has its
-    changes. Only where it lacks more than half of the truth: who lost nothing but its agent's state may have changes of
+    changes. Only where it lacks more than half of the truth, and of what itself had `before`: who lost nothing but its
+    agent's state, or says once more that its index is new since nobody told it that this was heard, may have changes of
     its own, which must not be set aside.
     A machine that was put back to an earlier state with its agent knows of none: all that it has is of then.
     """
@@ -117,8 +118,13 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored) -> None:
         return
     differing = world.differ.diff(event.root, volume.truth)
     lacking = sum(ours is None for ours, _ in differing.values())
-    if event.cause != wire.PUT_BACK and 2 * lacking <= world.tree.summary(volume.truth).entries:
-        return
+    if event.cause != wire.PUT_BACK and before is not None:
+        gone = sum(ours is None for ours, _ in world.differ.diff(event.root, before).values())
+        if (
+            2 * lacking <= world.tree.summary(volume.truth).entries
+            or 2 * gone <= world.tree.summary(before).entries
+        ):
+            return
     stored.held, stored.withheld = None, ()
     node.views[event.volume] = View(seen=node.view(event.volume).seen)
     what = "what its agent knew is gone, and most of the tree"
