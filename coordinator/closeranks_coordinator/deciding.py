@@ -41,14 +41,10 @@ SETTLED_MAX_S = 1.0
 # looked for room every 50 ms took a fifth of the processor time of mass commits.
 QUEUE_HIGH, QUEUE_LOW = 2000, 1000
 OVERTAKING_MAX = 64  # during one write; a burst is told of twenty times a second by each of its writers
-SKIPPED_MAX = (
-    8  # moments of the readers in a row: 40 ms on a good disk; on a bad one they wait for SETTLED_MAX_S
-)
-TURNING = (
-    Connected,
-    Disconnected,
-    Configured,
-)  # nothing overtakes these: it may not mean the same behind them
+# Moments of the readers in a row: 40 ms on a good disk; on a bad one they wait for SETTLED_MAX_S.
+SKIPPED_MAX = 8
+# Nothing overtakes these: it may not mean the same behind them.
+TURNING = (Connected, Disconnected, Configured)
 
 
 def clock() -> Now:

@@ -137,9 +137,8 @@ class Step:
     seen: StatSignature | None
     need: FileNeed | None = None
     source: Saw | None = None  # of a move: the path that goes
-    heirs: tuple[
-        bytes, ...
-    ] = ()  # of a removal: where its content is to be, at one of these at least, before it goes
+    # Of a removal: where its content is to be, at one of these at least, before it goes.
+    heirs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

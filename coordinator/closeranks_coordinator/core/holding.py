@@ -159,9 +159,8 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         by_bytes = size > rules.rate_min_bytes or size * found.files >= paths * found.bytes
         text = tripping.rate_words(node.name, (paths, size), now.mono - began, found, rules, by_bytes)
     if text is None and hold.reason.endswith(before):
-        text = hold.reason.removesuffix(
-            before
-        )  # what was unusual stays; whose hand it was may be known better by now
+        # What was unusual stays; whose hand it was may be known better by now.
+        text = hold.reason.removesuffix(before)
     if text is not None:
         hold.reason = line(text + blame.words(hold.writers))
         incident = world.incidents.get(hold.incident or "")

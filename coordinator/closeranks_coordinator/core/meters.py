@@ -106,9 +106,8 @@ class Meter:
     pending: dict[bytes, Change] = field(default_factory=dict)
     passed: dict[bytes, Values] = field(default_factory=dict)
     excused_at: float = -1e9  # when it was last brought up to date by us, or was behind
-    counted: OrderedDict[bytes, float] = field(
-        default_factory=OrderedDict
-    )  # paths, and when each was counted
+    # Paths, and when each was counted.
+    counted: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     waiting_bytes: int = 0  # of what is pending
     waiting_room: int = 0  # by how much its files grow
     grown: int = 0  # the same of all that was ever counted
@@ -452,9 +451,8 @@ class Brake:
     told: dict[str, float] = field(default_factory=dict)
     burst: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = field(default_factory=dict)
     allowed: dict[str, float] = field(default_factory=dict)
-    since: dict[str, list[HandRecord]] = field(
-        default_factory=dict
-    )  # of a hold: whose it is, with all that came after
+    # Of a hold: whose it is, with all that came after.
+    since: dict[str, list[HandRecord]] = field(default_factory=dict)
 
     def disks(self, node: str) -> Mapping[str, Gauge]:
         """Of this node, by path."""
