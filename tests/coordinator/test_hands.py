@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -130,6 +132,21 @@ def test_a_file_that_a_hand_writes_again_is_no_other_file(world: FakeWorld) -> N
         "/usr/bin/php": 2,
         "/usr/bin/rsync": 1,
     }
+
+
+def test_a_file_that_is_written_for_hours_is_one_file_of_each_of_them(world: FakeWorld) -> None:
+    """Each write put the time of its count forward, and an hour after the first it was no file at all."""
+    core = world.fleet._world
+    node = core.nodes["node-03"]
+    root = node.volume("photos").root
+    assert root is not None
+    for minute in range(0, 200, 4):
+        told = msgspec.structs.replace(PHP, files=1, bytes=100)
+        step = RootStored("node-03", "photos", root, "watch", core.now.mono, (told,), ((b"log", 1),))
+        hands.note(core, node, step)
+        (hand,) = node.writing.top(core.now.mono)
+        assert hand.files == 1, f"minute {minute}"
+        core.now = replace(core.now, mono=core.now.mono + 240, wall_ms=core.now.wall_ms + 240_000)
 
 
 def test_the_top_writers_outlive_a_restart(world: FakeWorld) -> None:

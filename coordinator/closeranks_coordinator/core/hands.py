@@ -39,11 +39,20 @@ def note(world: World, node: Node, event: RootStored) -> None:
     book.cause, book.newest = event.cause, frozenset(key for key, _ in event.by)
     if event.cause in OWN_CAUSES or not event.hands:
         return
-    hands = [writers.record_of(hand, world.now.wall_ms) for hand in event.hands]
+    bucket = writers.bucket_of(world.now.mono)
+    hands = [
+        msgspec.structs.replace(writers.record_of(hand, world.now.wall_ms), bucket=bucket) for hand in event.hands
+    ]
     again = [0] * len(hands)
+    counted: dict[tuple[int, int], HandRecord] = {}
     for key, number in event.by:
         hand, known = hands[number - 1], book.by_key.pop(key, None) or book.settled.get(key)
-        again[number - 1] += known is not None and _is_lately(known, hand)
+        if known is not None and _is_counted(known, hand):
+            again[number - 1] += 1
+            # Its path was counted then, and is again when that is over an hour ago, however often it is written.
+            hand = counted.setdefault(
+                (number, known.bucket), msgspec.structs.replace(hand, bucket=known.bucket)
+            )
         if len(book.by_key) < KEYS_MAX:
             book.by_key[key] = hand
     for hand, times in zip(hands, again, strict=True):
@@ -53,9 +62,9 @@ def note(world: World, node: Node, event: RootStored) -> None:
     node.writing.unsaved = True
 
 
-def _is_lately(known: HandRecord, hand: HandRecord) -> bool:
-    """Whether a path that this hand wrote was its own within the hour: then it is no other file."""
-    return known.key == hand.key and hand.seen_ms - known.seen_ms < writers.WINDOW_S * 1000
+def _is_counted(known: HandRecord, hand: HandRecord) -> bool:
+    """Whether a path that this hand wrote counts in its hour as its own already: then it is no other file."""
+    return known.key == hand.key and hand.bucket - known.bucket < writers.BUCKETS
 
 
 def active(world: World, node: Node, activity: wire.Activity) -> None:

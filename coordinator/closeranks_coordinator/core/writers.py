@@ -35,7 +35,10 @@ HandKey = tuple[str, str, int | None, str]
 
 
 class HandRecord(msgspec.Struct):
-    """One hand and what it wrote. `pid` 0: unknown, `detail` says why."""
+    """One hand and what it wrote. `pid` 0: unknown, `detail` says why.
+
+    Of the hand of a path `bucket` is that of the hour in which the path was counted last.
+    """
 
     pid: int
     exe: str
@@ -48,6 +51,7 @@ class HandRecord(msgspec.Struct):
     files: int = 0
     bytes: int = 0
     seen_ms: int = 0
+    bucket: int = 0
 
     @property
     def key(self) -> HandKey:
@@ -164,6 +168,11 @@ def _is_nameless(hand: HandRecord) -> bool:
     return not hand.exe or hand.exe.startswith("[")
 
 
+def bucket_of(mono: float) -> int:
+    """The number of the bucket that takes what is written now."""
+    return int(mono // (WINDOW_S / BUCKETS))
+
+
 @dataclass(slots=True)
 class Hour:
     """What hands wrote in the last hour, in five-minute buckets (number to sum)."""
@@ -171,7 +180,7 @@ class Hour:
     buckets: dict[int, dict[HandKey, HandRecord]] = field(default_factory=dict)
 
     def add(self, hand: HandRecord, mono: float) -> None:
-        number = int(mono // (WINDOW_S / BUCKETS))
+        number = bucket_of(mono)
         if number not in self.buckets:
             self.buckets = {at: one for at, one in self.buckets.items() if at > number - BUCKETS}
             self.buckets[number] = {}
@@ -187,7 +196,7 @@ class Hour:
 
     def sums(self, mono: float) -> dict[HandKey, HandRecord]:
         """Each hand's sum over the last hour."""
-        first = int(mono // (WINDOW_S / BUCKETS)) - BUCKETS
+        first = bucket_of(mono) - BUCKETS
         found: dict[HandKey, HandRecord] = {}
         for number, bucket in self.buckets.items():
             for key, hand in bucket.items() if number > first else ():
