@@ -1,7 +1,7 @@
 """The agent's way to the coordinator: dials, greets, and dials again for ever.
 
 Nothing that a coordinator sends, and nothing that goes wrong in a session, ends the agent: the session is
-dropped, one line says why, and the next try comes after a pause that grows with jitter.
+dropped, one line says why, and the next try comes after a pause that grows with jitter (`pauses`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from closeranks_proto.errors import CloseranksError, ProtocolError
 from closeranks_proto.messages import PROTOCOL
 from closeranks_proto.wire import decode_coordinator_message, encode_message
 
+from .pauses import Pauses
 from .session import GOODBYE_MAX_S, Session
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Link:
         self._session: Session | None = None
         self._last_trouble = ""
         self._outdated = False  # what the last Hello said is not so any more
+        self._welcomes = False  # the coordinator has taken this session
 
     @property
     def connected(self) -> bool:
@@ -109,10 +111,10 @@ class Link:
             await session.acknowledgement(min(left_s, FLUSHED_LOOK_S))
 
     async def run(self) -> None:
-        """Until cancelled: connect, serve, back off with jitter (decorrelated, up to RECONNECT_MAX_S)."""
-        delay = limits.RECONNECT_MIN_S
+        """Until cancelled: connect, serve, pause."""
+        pauses = Pauses(self._rng)
         while True:
-            pause, started = 0.0, time.monotonic()
+            pause, started, self._welcomes = 0.0, time.monotonic(), False
             try:
                 pause = await self._once()
             except Refusal as refusal:
@@ -125,11 +127,8 @@ class Link:
             except Exception as error:
                 if self._trouble(f"the session ended by a fault of the agent: {error!r}"):
                     log.exception("the fault was")
-            if time.monotonic() - started > limits.RECONNECT_MAX_S:
-                delay = limits.RECONNECT_MIN_S
-            else:
-                delay = min(limits.RECONNECT_MAX_S, self._rng.uniform(limits.RECONNECT_MIN_S, delay * 3))
-            await asyncio.sleep(max(pause, delay))
+            lived_s = time.monotonic() - started if self._welcomes else None
+            await asyncio.sleep(max(pause, pauses.after(lived_s)))
 
     def _trouble(self, text: str) -> bool:
         """One line when the trouble changes, not one a try; whether it was told."""
@@ -141,6 +140,7 @@ class Link:
 
     async def _once(self) -> float:
         socket, welcome = await self._dial()
+        self._welcomes = True
         try:
             await self._agent.welcomed(welcome)
             session = Session(self._agent, socket, welcome)

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from closeranks_agent import session, statuses
+from closeranks_agent import link, session, statuses
 from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.runtime import Agent
@@ -71,6 +71,32 @@ async def test_what_was_accepted_without_its_ack_is_not_sent_again(world: World)
         assert not second.all(wire.Commit)
         assert not second.all(wire.Announce)
         assert agent.volumes["photos"].first_seq == commit.seq + 1
+
+
+async def test_what_a_welcome_was_for_the_next_pause_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that ended is no failed try: the pause behind it does not grow."""
+    told: list[float | None] = []
+
+    class Told:
+        def __init__(self, rng: object) -> None: ...
+
+        def after(self, lived_s: float | None) -> float:
+            told.append(lived_s)
+            return 0.01
+
+    monkeypatch.setattr(link, "Pauses", Told)
+    async with world.agent():
+        for number in range(2):
+            await (await world.coordinator.talk(number)).socket.close()
+        await world.coordinator.talk(2)
+        assert len(told) == 2
+        assert all(lived_s is not None for lived_s in told)
+        world.coordinator.first = wire.Refused("unknown_node", "no", 0.0)
+        await world.coordinator.talks[2].socket.close()
+        await until(lambda: len(told) >= 5)
+    assert told[3:5] == [None, None]
 
 
 @pytest.mark.parametrize("lost", ["all", "root", "later"])
