@@ -12,6 +12,7 @@ import pytest
 from closeranks_agent.disk.database import Database
 from closeranks_agent.disk.records import StateUnavailable
 from closeranks_agent.disk.root import index_path
+from closeranks_agent.disk.seclusion import close_to_others
 from closeranks_agent.state import AgentState, StateLocked, opened_state
 from closeranks_proto.errors import UserError
 from closeranks_proto.messages import FenceState, Member, Membership, Problem, VolumeSettings
@@ -202,3 +203,28 @@ def test_a_place_that_others_have_theirs_in_stays_open_and_that_is_told(
         assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
         assert stat.S_IMODE((tmp_path / "agent.sqlite").stat().st_mode) == 0o600
     assert "Name a directory of its own as state_dir" in caplog.text
+
+
+@pytest.mark.parametrize("planted", ["file", "directory"])
+def test_what_was_looked_at_is_what_is_closed_whatever_its_name_leads_to_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """Others may write in a directory that is open to them: a link in the right moment led to any file."""
+    state, foreign, real = tmp_path / "s", tmp_path / "foreign", os.chmod
+    state.mkdir(mode=0o777)
+    (state / "old.sqlite").touch(0o644)
+    foreign.mkdir(mode=0o755) if planted == "directory" else foreign.touch(0o644)
+    before = foreign.stat().st_mode
+    victim = state if planted == "directory" else state / "old.sqlite"
+    mode = stat.S_IMODE(victim.stat().st_mode)
+
+    def late(path: str, wanted: int) -> None:
+        if stat.S_IMODE(os.stat(path).st_mode) == mode and not (tmp_path / "moved").exists():
+            victim.rename(tmp_path / "moved")
+            victim.symlink_to(foreign)
+        real(path, wanted)
+
+    monkeypatch.setattr(os, "chmod", late)
+    close_to_others(state)
+    assert foreign.stat().st_mode == before
+    assert not (tmp_path / "moved").stat().st_mode & 0o077

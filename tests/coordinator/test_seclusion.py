@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from closeranks_coordinator.storage.seclusion import close_to_others
 from closeranks_coordinator.storage.sqlite import open_store
 from closeranks_coordinator.storage.store import Batch
 
@@ -61,10 +62,10 @@ async def test_a_directory_of_somebody_else_is_told_and_used(
 ) -> None:
     tmp_path.chmod(0o755)
 
-    def refuse(self: Path, mode: int) -> None:
+    def refuse(path: str, mode: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
     await open_store(tmp_path, "xxh3-128").close()
     assert f"{tmp_path} is open to others (mode 0755) and can not be closed" in caplog.text
 
@@ -79,3 +80,28 @@ async def test_a_place_that_others_have_theirs_in_stays_open_and_that_is_told(
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert modes(tmp_path)["coordinator.sqlite"] == 0o600
     assert "Name a directory of its own as state_dir" in caplog.text
+
+
+@pytest.mark.parametrize("planted", ["file", "directory"])
+def test_what_was_looked_at_is_what_is_closed_whatever_its_name_leads_to_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """Others may write in a directory that is open to them: a link in the right moment led to any file."""
+    state, foreign, real = tmp_path / "s", tmp_path / "foreign", os.chmod
+    state.mkdir(mode=0o777)
+    (state / "old.sqlite").touch(0o644)
+    foreign.mkdir(mode=0o755) if planted == "directory" else foreign.touch(0o644)
+    before = foreign.stat().st_mode
+    victim = state if planted == "directory" else state / "old.sqlite"
+    mode = stat.S_IMODE(victim.stat().st_mode)
+
+    def late(path: str, wanted: int) -> None:
+        if stat.S_IMODE(os.stat(path).st_mode) == mode and not (tmp_path / "moved").exists():
+            victim.rename(tmp_path / "moved")
+            victim.symlink_to(foreign)
+        real(path, wanted)
+
+    monkeypatch.setattr(os, "chmod", late)
+    close_to_others(state)
+    assert foreign.stat().st_mode == before
+    assert not (tmp_path / "moved").stat().st_mode & 0o077
