@@ -20,7 +20,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import blame, filling, holding, holds, losses, sprees, tripping
+from . import blame, filling, holding, holds, losses, sprees, tripping, whose
 from .diffs import row
 from .meters import QUIET_S, Change, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -280,7 +280,7 @@ def _hold(world: World, node: Node, volume: Volume, meter: Meter, trip: tripping
     reason = trip.reason + (f"; disk full in {human_duration(min(full_in))}" if full_in else "")
     hold = holds.begin(
         world, node, volume, tripping.Trip(trip.guard, reason, trip.paths, trip.bytes, trip.began),
-        volume.config.guards, holds.hands_behind(world, node, volume, trip.guard, meter),
+        volume.config.guards, whose.hands_behind(world, node, volume, trip.guard, meter),
     )  # fmt: skip
     world.brake.burst[hold.id] = (meter.totals(), (trip.paths, trip.bytes), trip.began)
     if volume.config.replicated:
@@ -295,9 +295,12 @@ def active(world: World, node: Node, activity: wire.Activity) -> None:
     now = world.now
     if activity.hands:
         world.brake.hands[node.name] = [
-            record_of(hand, now.wall_ms) for hand in activity.hands[: holds.WRITERS_MAX]
+            record_of(hand, now.wall_ms) for hand in activity.hands[: whose.WRITERS_MAX]
         ]
-    holds.add_hands(world, node, activity)
+        world.brake.reported[node.name] = {
+            one.name: (one.files, one.bytes) for one in activity.volumes if one.files or one.bytes
+        }
+    whose.add_hands(world, node, activity)
     for one in activity.volumes:
         volume = world.volumes.get(one.name)
         if volume is None or node.name not in volume.config.nodes or not volume.config.guards.enabled:
@@ -383,7 +386,7 @@ def _check_disks(world: World, node: Node) -> None:
             _tell_filling(world, node, gauge, rules)
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.
-            hands = blame.hands(world, node, gauge, holds.WRITERS_MAX)
+            hands = blame.hands(world, node, gauge, whose.WRITERS_MAX)
             by = blame.by_words(world, node, gauge, rules, hands)
             holds.begin(world, node, volume, trip, rules, hands, by)
             return

@@ -41,7 +41,8 @@ def note(world: World, node: Node, event: RootStored) -> None:
         return
     bucket = writers.bucket_of(world.now.mono)
     hands = [
-        msgspec.structs.replace(writers.record_of(hand, world.now.wall_ms), bucket=bucket) for hand in event.hands
+        msgspec.structs.replace(writers.record_of(hand, world.now.wall_ms), bucket=bucket)
+        for hand in event.hands
     ]
     again = [0] * len(hands)
     counted: dict[tuple[int, int], HandRecord] = {}

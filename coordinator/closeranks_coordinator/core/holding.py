@@ -5,7 +5,7 @@ Runs after every event; what is learned of nodes' usual is looked after once a m
 
 from __future__ import annotations
 
-from . import blame, holds, kept, tripping
+from . import blame, holds, kept, tripping, whose
 from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .records import HoldRecord
@@ -48,6 +48,7 @@ def watch(world: World) -> None:
         del brake.gauges[name]
     for name in [one for one in brake.hands if one not in world.nodes]:
         del brake.hands[name]
+        brake.reported.pop(name, None)
 
 
 def _follow(world: World, hold: HoldRecord) -> None:
@@ -148,11 +149,11 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
         text = None if trip is None else trip.reason
     else:
         return
-    hands = holds.hands_since(world, node, volume, hold, meter)
+    hands = whose.hands_since(world, node, volume, hold, meter)
     if (paths, size, hands) == (hold.paths, hold.bytes, hold.writers):
         return
     before, hold.paths, hold.bytes = blame.words(hold.writers), paths, size
-    holds.name(world, hold, hands)
+    whose.name(world, hold, hands)
     if hold.guard == "write_rate":
         found = tripping.limits(world, volume, node, meter)
         # A rush is held below what is allowed, and a disk may be too small to pass it: told is what came closest.
@@ -197,11 +198,11 @@ def _follow_disk(world: World, hold: HoldRecord, node: Node) -> None:
 
 def _name_anew(world: World, hold: HoldRecord, node: Node, gauge: Gauge) -> None:
     """Whose a full disk is, with the figures of now. Who is known stays named."""
-    found = blame.hands(world, node, gauge, holds.WRITERS_MAX)
+    found = blame.hands(world, node, gauge, whose.WRITERS_MAX)
     keys = {hand.key for hand in found}
-    found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: holds.WRITERS_MAX]
+    found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: whose.WRITERS_MAX]
     if found != hold.writers:
-        holds.name(world, hold, found)
+        whose.name(world, hold, found)
         world.touch_hold(hold)
 
 

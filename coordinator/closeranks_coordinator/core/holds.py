@@ -12,16 +12,12 @@ Expiries go by the coordinator's wall clock, since they outlive its process.
 from __future__ import annotations
 
 import heapq
-from itertools import islice
 from typing import Literal
-
-import msgspec
 
 from closeranks_proto import messages as wire
 from closeranks_proto.lines import timestamp
 
 from . import advice, blame, incidents, kept, recovery
-from . import hands as told_hands
 from .diffs import row
 from .fencing import drop_recovery, fence, is_doubted, quorum_survives, room_for_fence
 from .incidents import Incident
@@ -32,15 +28,14 @@ from .records import HoldRecord
 from .rules import GuardRules
 from .shapes import ActionView, HoldView
 from .sizes import differing_bytes
-from .tripping import SHARE_GUARDS, Trip
+from .tripping import Trip
 from .views import action_of
 from .words import human_duration, join, line
 from .world import World
-from .writers import HandRecord, add_to, record_of, told
+from .writers import HandRecord, told
 
 HOLDS_MAX = 1000
 REACTIONS_MAX = 20
-WRITERS_MAX = 5
 PATHS_MAX = 200  # of what is pending, in the incident
 FEW_PATHS = 10_000  # so many are looked through again every few seconds
 RESENT_MAX = 10  # ended holds of which a node that dials is told again
@@ -121,82 +116,6 @@ def tell(world: World, node: Node, hold: HoldRecord, rules: GuardRules) -> None:
     """Tell the node of its hold."""
     message = wire.Hold(hold.id, hold.volume or "", hold.guard, hold.reason, rules.pause_writer, rules.freeze)
     world.send(node, message)
-
-
-def hands_of(world: World, node: Node) -> list[HandRecord]:
-    """Who writes most in volumes of this node now, as far as it told."""
-    hands = world.brake.hands.get(node.name) or node.writing.top(world.now.mono)
-    return [hand for hand in hands if not hand.outside][:WRITERS_MAX]
-
-
-def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Meter) -> list[HandRecord]:
-    """Whose hand made what a guard of shares has found: of these very paths, never who writes most just now.
-
-    Whoever puts files back is busy while the deletions are looked at, and would be named for them.
-    """
-    analysis = node.view(volume.name).analysis
-    if guard not in SHARE_GUARDS or analysis is None:
-        return hands_of(world, node)
-    is_loss = guard == "deleted_share"
-    keys = (key for key, change in meter.pending.items() if (change[0] is None) is is_loss)
-    found = told_hands.sums(
-        world, node, volume.name, analysis, islice(filter(analysis.is_own, keys), told_hands.KEYS_MAX)
-    )
-    return sorted(found, key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
-
-
-def add_hands(world: World, node: Node, activity: wire.Activity) -> None:
-    """What is written while a node is held for its pace counts to its hands, one report after the other.
-
-    A report does not say which hand wrote in which volume: where something was written in another one as well, it
-    accuses nobody of this one.
-    """
-    written = {one.name for one in activity.volumes if one.files or one.bytes}
-    told = [record_of(hand, world.now.wall_ms) for hand in activity.hands]
-    told = [hand for hand in told if not hand.outside]
-    for hold in world.live_holds if told else ():
-        if (
-            hold.node == node.name
-            and hold.state == "held"
-            and hold.guard == "write_rate"
-            and written == {hold.volume}
-        ):
-            known = world.brake.since.setdefault(
-                hold.id, [msgspec.structs.replace(one) for one in hold.writers]
-            )
-            for hand in told:
-                add_to(known, hand)
-
-
-def hands_since(world: World, node: Node, volume: Volume, hold: HoldRecord, meter: Meter) -> list[HandRecord]:
-    """Whose a hold is by now, the biggest first."""
-    if hold.guard in SHARE_GUARDS:
-        return biggest(hold.writers, hands_behind(world, node, volume, hold.guard, meter))
-    found = [msgspec.structs.replace(one) for one in world.brake.since.get(hold.id, ())]
-    return biggest(found or hold.writers, [])
-
-
-def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
-    """Who caused it stays named when others write on: of each hand the most, the biggest first."""
-    found: dict[object, HandRecord] = {}
-    for hand in (*known, *now):
-        had = found.get(hand.key)
-        if had is None or (hand.bytes, hand.files) > (had.bytes, had.files):
-            found[hand.key] = hand
-    return sorted(found.values(), key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
-
-
-def name(world: World, hold: HoldRecord, hands: list[HandRecord]) -> None:
-    """Whose it is by now, also in its incident: what came after the hold has hands, too."""
-    hold.writers = hands
-    incident = world.incidents.get(hold.incident or "")
-    if incident is not None and hands:
-        others = [one for one in world.live_holds if one is not hold and one.incident == hold.incident]
-        found: list[HandRecord] = list(hands)
-        for one in others:
-            found = biggest(found, one.writers)
-        incident.writers = [told(hand) for hand in found]
-        world.touch_incident(incident)
 
 
 def _prune(world: World) -> None:

@@ -445,6 +445,8 @@ class Brake:
     meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
     gauges: dict[str, dict[str, Gauge]] = field(default_factory=dict)  # by node, then by the path of the disk
     hands: dict[str, list[HandRecord]] = field(default_factory=dict)
+    # By node: the (files, bytes) of each volume that was written to, in the report that these hands came with.
+    reported: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     unsettled: dict[tuple[str, str], None] = field(default_factory=dict)  # meters that were asked about
     learned: int = 0  # minute in which the usuals were looked after last
     calm: dict[str, float] = field(default_factory=dict)
