@@ -112,6 +112,22 @@ async def test_a_file_that_never_rests_ends_as_partial_and_is_named(
         assert (tmp_path / "n2/g").read_bytes() == b"calm"
 
 
+async def test_a_new_name_that_was_changed_under_our_hands_keeps_the_old_one_only_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old name was set aside as one that can not be written, for the rest of the run, and there was nothing wrong with it."""
+    content = os.urandom(2 * CHUNK)
+    async with nodes_in(tmp_path) as nodes:
+        fill(tmp_path / "n1", {"new/deep": content, "small": b"s"})
+        fill(tmp_path / "n2", {"d/old": content, "new/deep": b"before", "small": b"t"})
+        await two(nodes)
+        once(rewrite(tmp_path / "n2/new/deep", b"damage"), monkeypatch, beneath, "exchange")
+        result = await nodes.converge("n2", "n1")
+        assert (result.state, result.detail) == ("done", "")
+        assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
+        assert b"damage" in contents_below(tmp_path / "n2")
+
+
 async def test_new_files_in_a_directory_that_goes_are_seen_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,9 +174,9 @@ class Installer:
 
     def _attempt(self, work: Work) -> Result:
         step = work.step
-        if step.heirs and not any(self._has(heir, step.own) for heir in step.heirs):
+        if step.heirs and not self.has_heir(step):
             detail = f"it stays, since {escape(path_of(step.heirs[0]))}, which is to have its content, is not there"
-            return Result(step, Outcome.BLOCKED, "unwritable", detail)
+            return Result(step, Outcome.HEIRLESS, "", detail)
         for attempt in (1, 2):
             try:
                 return self._maker.make(work)
@@ -193,6 +193,10 @@ class Installer:
             except OSError as error:
                 return failed(step, error)
         raise AssertionError("unreachable")
+
+    def has_heir(self, step: Step) -> bool:
+        """Whether one of the paths that are to have the content of this step's has it."""
+        return any(self._has(heir, step.own) for heir in step.heirs)
 
     def _has(self, heir: bytes, own: bytes | None) -> bool:
         """Whether this path has the content of `own` by now, as far as is recorded."""

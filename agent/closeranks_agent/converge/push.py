@@ -277,6 +277,8 @@ class Pusher:
                         count.end(key, count.done)
                 case Outcome.CHANGED:
                     count.again = True
+                case Outcome.HEIRLESS if count.again:
+                    pass  # it is planned again with the path that it waits for
                 case Outcome.WAITS | Outcome.OVER:
                     pass  # what it waits for, or what the truth has by then, comes with a later push
                 case Outcome.STALE:

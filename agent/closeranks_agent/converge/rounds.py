@@ -167,6 +167,7 @@ class Rounds:
                 if not await self._apply_and_look(planned.steps):
                     break
             elif window.cut is None:
+                self._tally.give_up()
                 self._complete = not self._tally.aside
                 return
             elif not planned.withheld:
@@ -186,7 +187,8 @@ class Rounds:
 
     def _plan(self) -> tuple[Window, Plan]:
         """The next window that has not been set aside, and its plan. On the volume's thread."""
-        skip = self._tally.aside.keys() | self._withheld.keys() | self._news
+        waiting = self._tally.waiting(self._installer.has_heir)
+        skip = self._tally.aside.keys() | self._withheld.keys() | self._news | waiting
         window = next(windows(self._volume, self._order.target_root, skip, self._window_size))
         window = self._without_news(window)
         local = local_content(self._volume, window.saws, self._trash)
@@ -248,6 +250,7 @@ class Rounds:
     # --- the end ---------------------------------------------------------------------------------
 
     def _conclude(self, room: Workroom) -> ConvergeResult:
+        self._tally.give_up()
         problem = self._problem()
         root = self._volume.root
         if self._withheld:

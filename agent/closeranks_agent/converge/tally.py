@@ -2,6 +2,7 @@
 
 Invariant of termination: a key is planned at most ATTEMPTS_MAX times after it changed under our hands, and
 done at most ATTEMPTS_MAX times; then it is *set aside* with its reason and no plan sees it again in this run.
+A key that waits for another one to have its content is not planned before that has it, and is set aside at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 from closeranks_proto.messages import Converge, ConvergeProgress, ConvergeResult, Problem
 from closeranks_proto.paths import escape, path_of
 
+from .plan import Step
 from .work import Outcome, Result
 
 ATTEMPTS_MAX = 3
@@ -34,6 +36,7 @@ class Tally:
         self.files_trashed = 0
         self.stale = False
         self.aside: dict[bytes, tuple[Outcome, str, str]] = {}  # key -> (outcome, why, detail)
+        self._waiting: dict[bytes, Result] = {}
         self._attempts: dict[bytes, int] = {}
         self._done: dict[bytes, int] = {}
 
@@ -90,8 +93,22 @@ class Tally:
                 if tried >= ATTEMPTS_MAX:
                     detail = result.detail or "the tree around it kept changing"
                     self.aside[key] = (result.outcome, result.why or "busy", detail)
+            case Outcome.HEIRLESS:
+                self._waiting[key] = result
             case Outcome.BLOCKED | Outcome.NO_ROOM | Outcome.NO_SOURCE | Outcome.TRASH_FULL:
                 self.aside[key] = (result.outcome, result.why, result.detail)
+
+    def waiting(self, has_heir: Callable[[Step], bool]) -> set[bytes]:
+        """The keys whose content is not where it is to be, and the directories above them: there is nothing to plan."""
+        self._waiting = {key: one for key, one in self._waiting.items() if not has_heir(one.step)}
+        above = {key[:at] for key in self._waiting for at in range(len(key)) if key[at] == 0}
+        return above | self._waiting.keys()
+
+    def give_up(self) -> None:
+        """Set aside what still waits: nothing that it waits for comes in this run."""
+        for key, one in self._waiting.items():
+            self.aside[key] = (one.outcome, one.why, one.detail)
+        self._waiting = {}
 
     def keys(self, *outcomes: Outcome) -> list[bytes]:
         """The keys set aside for these outcomes, ascending."""

@@ -26,6 +26,7 @@ class Outcome(Enum):
     CHANGED = auto()  # the path is not what the plan saw: plan it again
     STALE = auto()  # the tree's shape is not what the index says: scan, then plan again
     WAITS = auto()  # for other steps below the same directory
+    HEIRLESS = auto()  # its content is to be at another path first, and is not there
     OVER = auto()  # the push that asked for it is not good any more
     BLOCKED = auto()  # can not be applied; `why` and `detail` say so
     NO_ROOM = auto()
