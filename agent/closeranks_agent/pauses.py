@@ -3,8 +3,8 @@
 A pause grows by a try that brought no session, from RECONNECT_MIN_S to RECONNECT_MAX_S, with decorrelated jitter. A
 session that was welcomed ends the growth: its coordinator is there, or was a moment ago and is being started again,
 perhaps twice in a row after a change of its file. But a coordinator may also take each session and drop it, or
-break by what the agents send. So only SHORT_MAX sessions in a row that did not last end the growth. After them it goes on
-until one lasts: a thousand agents are then some 120 dials a second, as with a coordinator that is not there.
+break by what the agents send. So only SHORT_MAX sessions in a row that did not last end the growth. After them it goes
+on until one lasts: a thousand agents are then some 120 dials a second, as with a coordinator that is not there.
 
 Rejected: growth by every session that did not last (after two restarts within 15 s nodes were away for up to 15 s);
 no growth at all after a welcome (a coordinator that drops each session would be dialled five times a second by each).

@@ -115,7 +115,7 @@ async def test_a_file_that_never_rests_ends_as_partial_and_is_named(
 async def test_a_new_name_that_was_changed_under_our_hands_keeps_the_old_one_only_until_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old name was set aside as one that can not be written, for the rest of the run, and there was nothing wrong with it."""
+    """The old name was set aside as one that can not be written, for the rest of the run; nothing was wrong with it."""
     content = os.urandom(2 * CHUNK)
     async with nodes_in(tmp_path) as nodes:
         fill(tmp_path / "n1", {"new/deep": content, "small": b"s"})

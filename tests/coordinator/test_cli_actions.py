@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -205,6 +206,25 @@ def test_a_report_in_each_format(api: Fake, capsys: pytest.CaptureFixture[str]) 
     assert main(["incident", "inc-1", "--format", "json"]) == 0
     assert capsys.readouterr().out == '{"id": "inc-1"}\n'
     assert main(["incident", "inc-9"]) == 2
+
+
+def test_a_terminal_gets_the_report_as_text_and_folded(api: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markdown showed its escapes there: `\\*` for a star, and a path a line for a thousand lines."""
+    api.routes["GET /api/v1/incidents/inc-1/report"] = lambda request: {
+        "md": b"# inc\\-1\n", "text": b"WHAT TO DO\n  " + b"word " * 30 + b"\n",
+    }[request.query["format"]]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["incident", "inc-1"]) == 0
+    title, *lines = out.getvalue().splitlines()
+    assert title == "WHAT TO DO"
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80
+    assert main(["incident", "inc-1", "--format", "md"]) == 0
+    assert out.getvalue().endswith("# inc\\-1\n")
 
 
 def test_a_resync_that_leaves_undetermined_paths_says_so(

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from closeranks_coordinator.cli import words
-from closeranks_coordinator.cli.screen import BAD, Cell, Screen, shown_width
+from closeranks_coordinator.cli.screen import BAD, Cell, Screen, folded, shown_width
 
 
 class Terminal(io.StringIO):
@@ -90,3 +90,16 @@ def test_nothing_is_closed_twice_and_everything_once() -> None:
     with Screen(io.StringIO(), io.StringIO()) as screen:
         screen.opened.callback(closed.append, 1)
     assert closed == [1]
+
+
+def test_a_line_is_folded_under_its_text_and_no_command_is_torn() -> None:
+    line = "  Written by  /usr/bin/php, which is long enough to be folded: `closeranks nodes node-01 --json` for more"
+    found = folded(line, 60)
+    assert found == [
+        "  Written by  /usr/bin/php, which is long enough to be",
+        "              folded: `closeranks nodes node-01 --json` for",
+        "              more",
+    ]
+    step = "  closeranks trash list node-01 --incident i-000001   (what was set aside, with the ID of each)"
+    assert folded(step, 60)[0].startswith("  closeranks trash list node-01 --incident i-000001")
+    assert folded("  " + "x" * 100, 60) == ["  " + "x" * 100], "a long name can be copied"

@@ -17,6 +17,7 @@ from markdown_it.token import Token
 
 from closeranks_coordinator.core.shapes import IncidentView, PathView, TimelineView
 from closeranks_coordinator.web.markdown import code, prose
+from closeranks_coordinator.web.plain import as_text
 from closeranks_coordinator.web.report import as_html, as_json, as_markdown
 from closeranks_coordinator.web.telling import tell
 from closeranks_proto.lines import printable
@@ -112,6 +113,7 @@ def test_a_report_tells_a_volunteer_everything() -> None:
     view = incident((path("2026/IMG_0001.jpg"),))
     for text in (
         as_markdown(view, "xxh3-128", NOW_MS),
+        as_text(tell(view, "xxh3-128", NOW_MS)),
         html.unescape(as_html(view, "xxh3-128", NOW_MS).text),
     ):
         for told in (
@@ -122,6 +124,47 @@ def test_a_report_tells_a_volunteer_everything() -> None:
             "closeranks diff photos node-07", "resync started", "3 times",
         ):  # fmt: skip
             assert told in text, told
+
+
+def test_the_text_for_a_terminal_has_no_escapes_and_says_first_what_to_do() -> None:
+    names = tuple(path(f"2026/*{number}_[x].jpg") for number in range(40))
+    view = incident(names, text="node-07 wrote a_b_ (by *php*), 20% [more] than usual")
+    text = as_text(tell(view, "xxh3-128", NOW_MS))
+    assert "node-07 wrote a_b_ (by *php*), 20% [more] than usual." in text
+    assert "\\" not in text
+    assert "  * 2026/*0_[x].jpg   (content; chunks 0-3, 7; came twice)" in text
+    assert "and 40 more   (closeranks incident i-000042 --format md: more)" in text
+    assert "2026/*10_" not in text
+    titles = [line for line in text.splitlines() if line.isupper()]
+    assert titles[0] == "WHAT TO DO"
+    assert "  Look at it: `closeranks diff photos node-07`. Then wait." in text.splitlines()
+
+
+def test_an_advice_of_two_ways_is_two_lines() -> None:
+    view = incident(
+        advice="It waits. If wanted: `closeranks allow h-1`. If not: stop it, `closeranks reject h-1`."
+    )
+    lines = as_text(tell(view, "xxh3-128", NOW_MS)).splitlines()
+    at = lines.index("WHAT TO DO")
+    assert lines[at + 1 : at + 4] == [
+        "  It waits.", "  If wanted: `closeranks allow h-1`.", "  If not: stop it, `closeranks reject h-1`.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_text_can_not_drive_a_terminal(hostile: str) -> None:
+    view = incident((path(hostile + "\x1b[2J"),), hostile + "\x1b[2J\nforged line")
+    text = as_text(tell(view, "xxh3-128", NOW_MS))
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert "\nforged" not in text
+
+
+def test_one_chunk_from_the_beginning_says_nothing_and_is_not_said() -> None:
+    """It read as if no chunk differed: chunks 0."""
+    small = PathView("a", "eA==", "modified", ("content",), ((0, 0),), 10, 1)
+    new = PathView("b", "eA==", "added", (), ((0, 3),), 10, 1)
+    rows = tell(incident((small, new)), "xxh3-128", NOW_MS).rows
+    assert [row.chunks for row in rows] == ["", ""]
 
 
 def test_an_incident_began_when_the_first_of_it_was_seen() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..core.shapes import IncidentView
 from .client import Api, segment
-from .screen import BAD, FAINT, Cell, Screen
+from .screen import BAD, FAINT, STRONG, Cell, Screen
 from .session import OK, asking, now_ms, open_api
 from .status import IncidentPage
 from .words import NONE, age
@@ -30,8 +30,9 @@ def add_incident(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("id", metavar="ID")
     parser.add_argument(
-        "--format", choices=("md", "html", "json"), default="md", help="of the report (default: md)"
-    )
+        "--format", choices=("md", "text", "html", "json"),
+        help="of the report (default: text on a terminal, md elsewhere)",
+    )  # fmt: skip
     asking(parser, "print the API's answer unchanged")
     parser.set_defaults(run=incident)
 
@@ -62,9 +63,13 @@ def incident(args: argparse.Namespace, screen: Screen) -> int:
     if args.json:
         screen.raw_json(api.get(where))
         return OK
-    body = api.get(f"{where}/report", {"format": args.format})
-    if args.format == "json":
+    form = args.format or ("text" if screen.terminal else "md")
+    body = api.get(f"{where}/report", {"format": form})
+    if form == "json":
         screen.raw_json(body)
+    elif form == "text":
+        for line in body.decode("utf-8", "replace").splitlines():
+            screen.folded(line, STRONG if line.isupper() else "")
     else:
         screen.lines(body.decode("utf-8", "replace"))
     return OK

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 FOLDED = 30  # columns that a folding text needs at least
 GOOD, CARE, BAD, FAINT, STRONG = "green", "yellow", "bold red", "dim", "bold"
+_LABEL = re.compile(r"\s*(?:\S+(?: \S+){0,4}? {2,})?")  # with it a text begins
+_CODE = re.compile(r"`[^`]+`|(?<=  )closeranks .+?(?=   \()")
+_JOINED = "\u00a0"
 _ANSI = {GOOD: "32", CARE: "33", BAD: "1;31", FAINT: "2", STRONG: "1"}
 
 
@@ -54,6 +60,18 @@ class Screen:
     def line(self, text: str = "", style: str = "") -> None:
         """One line; what is not printable comes out escaped."""
         self.out.write(self.styled(printable(text), style) + "\n")
+
+    def folded(self, text: str, style: str = "") -> None:
+        """One line; on a terminal it goes on under what stands behind its label, and no command is torn."""
+        shown = printable(text)
+        width = self.width if self.terminal else 0
+        for line in folded(shown, width) if 0 < width < shown_width(shown) else [shown]:
+            self.out.write(self.styled(line, style) + "\n")
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal, or what COLUMNS says."""
+        return shutil.get_terminal_size().columns
 
     def lines(self, text: str) -> None:
         """Text of many lines, each made printable."""
@@ -144,6 +162,19 @@ def _dropped(headers: Sequence[str], rows: list[list[Cell]], least: Sequence[str
         del widths[header]
         dropped.append(header)
     return dropped
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A printable line in lines of at most `width` columns, further ones indented; commands stay in one piece."""
+    label = _LABEL.match(text)
+    indent = 0 if label is None else min(label.end(), width // 3)
+    whole = _CODE.sub(lambda code: code.group().replace(" ", _JOINED), text)
+    lead = len(text) - len(text.lstrip(" "))
+    lines = textwrap.wrap(
+        whole[lead:], width, initial_indent=" " * lead, subsequent_indent=" " * indent, break_on_hyphens=False,
+        break_long_words=False, replace_whitespace=False,
+    )  # fmt: skip
+    return [line.replace(_JOINED, " ") for line in lines]
 
 
 def wants_colour() -> bool:

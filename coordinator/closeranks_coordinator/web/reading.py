@@ -16,8 +16,10 @@ from closeranks_proto.paths import escape, path_of
 from ..core.model import Refusal
 from ..core.shapes import ConflictView, HoldView, IncidentView, NodeView
 from .call import ApiError, Call, answer, decode_cursor, encode_cursor, page, text_answer
+from .plain import as_text
 from .report import as_html, as_json, as_markdown
 from .schemas import TrashItemView, TrashPage
+from .telling import tell
 
 LATEST_MS = 253_402_300_799_999  # the last moment of the year 9999: a node may say anything
 
@@ -129,6 +131,8 @@ async def incident_report(call: Call) -> web.StreamResponse:
             made = text_answer(page_html.text, content_type="text/html")
             made.headers["Content-Security-Policy"] = page_html.policy
             return made
+        case "text":
+            return text_answer(as_text(tell(found, digest, call.now.wall_ms)), content_type="text/plain")
         case "json":
             return web.Response(body=as_json(found), content_type="application/json")
         case _:

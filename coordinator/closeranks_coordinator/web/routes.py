@@ -138,8 +138,8 @@ _READING: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/api/v1/incidents/{id}/report", "get_incident_report", "One incident, told for people",
-        reading.incident_report, media=("text/markdown", "text/html", "application/json"),
-        query=(Param("format", "In what form.", choices=("md", "html", "json"), default="md"),),
+        reading.incident_report, media=("text/markdown", "text/plain", "text/html", "application/json"),
+        query=(Param("format", "In what form.", choices=("md", "text", "html", "json"), default="md"),),
         refusals=(_NO_INCIDENT,),
     ),
     Route(

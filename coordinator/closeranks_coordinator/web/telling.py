@@ -53,9 +53,14 @@ _EVIDENCE = (
     ("repaired_in", "First put right in incident"),
     ("failed_in", "Last failed, and proven since, in incident"),
     ("release", "Release"),
+    ("guard", "Guard"),
+    ("hold", "Held as"),
+    ("volumes", "Volumes held"),
+    ("merged_before", "Let through just before"),
     ("truth_root", "Root of the truth"),
     ("node_root", "Root of the node"),
 )
+_FIRST = ((0, 0),)  # of most small files: it says no more than that the content differs
 _ELSEWHERE = ("digest", "digest_proves", "entries", "sides")
 
 
@@ -196,7 +201,7 @@ def _row(path: PathView, kind: str) -> Row:
         printable(path.path),
         change,
         printable(", ".join(aspects)) or meaning,
-        "" if path.change == "missing" else _ranges(path.chunks),
+        "" if path.change in ("missing", "added") or path.chunks == _FIRST else _ranges(path.chunks),
         path.count,
     )
 
