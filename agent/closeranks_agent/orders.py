@@ -250,6 +250,11 @@ class Orders:
         found = self._convergers.get(volume)
         return () if found is None else found.reach.told(self._agent.members())
 
+    def waits_for(self, volume: str) -> wire.Problem | None:
+        """What keeps this volume from being brought to the truth, as far as it was tried. Any thread."""
+        found = self._convergers.get(volume)
+        return None if found is None else found.waits_for
+
     async def trash(self, order: wire.TrashList | wire.TrashRestore) -> None:
         """Answer about the trash. Whatever goes wrong is told in words."""
         if self._asked >= TRASH_MAX_ASKED:

@@ -58,11 +58,11 @@ def build_app(agent: Agent) -> web.Application:
             return web.Response(status=403, text="only this machine is told\n")
         config, link = agent.config, agent.link
         statuses = [(volume.name, agent.status(volume.name)) for volume in config.volumes]
-        found = tuple(
-            (name, status.problem.code, status.problem.message)
+        known = [
+            (name, (None if status is None else status.problem) or agent.orders.waits_for(name))
             for name, status in statuses
-            if status is not None and status.problem is not None
-        )
+        ]
+        found = tuple((name, one.code, one.message) for name, one in known if one is not None)
         storms = tuple(name for name, watching in sorted(agent.watching().items()) if watching.stormy)
         said = Said(config.node, link.connected, link.trouble, found, storms)
         return web.Response(body=msgspec.json.encode(said), content_type="application/json")

@@ -316,6 +316,12 @@ async def test_a_full_trash_stops_the_step_and_says_so(tmp_path: Path) -> None:
         )
         assert (tmp_path / "n2/f").read_bytes() == b"new"
         assert (tmp_path / "n2/g").read_bytes() == b"p" * 900
+        await nodes.converge("n2", "n1", dry_run=True)
+        assert nodes.converger("n2").waits_for == result.problem, "doctor asks on that machine"
+        (tmp_path / "n2/g").unlink()
+        await nodes.scan("n2")
+        assert (await nodes.converge("n2", "n1")).state == "done"
+        assert nodes.converger("n2").waits_for is None
 
 
 async def test_a_file_whose_name_differs_only_in_case_is_reported_and_not_overwritten(

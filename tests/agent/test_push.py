@@ -327,6 +327,7 @@ async def test_what_is_larger_than_the_whole_trash_is_told_with_what_alone_helps
         assert (result.applied, result.failed) == (0, 1)
         assert result.problem is not None
         assert (result.problem.code, result.problem.needed_bytes) == ("trash_full", 50 * KIB)
+        assert nodes.converger("n2").waits_for == result.problem
         assert (
             f"set trash_max_bytes of this volume in coordinator.toml to {50 * KIB} or more"
             in result.problem.message

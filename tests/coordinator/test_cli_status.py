@@ -193,6 +193,19 @@ def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> No
         assert part in out
 
 
+def test_what_waits_for_room_is_not_about_to_be_brought_back(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = model.ProblemView("trash_full", "the trash has no room", None, 5 * 10**6, 10**6)
+    progress: dict[str, int | str] = {"action": "a-1", "phase": "converge", "bytes_moved": 0}
+    waiting = clifake.node("n2", "resyncing", clifake.node_volume(problem=problem, progress=progress))
+    api.routes["GET /api/v1/nodes/n2"] = waiting
+    assert main(["nodes", "n2"]) == 0
+    assert "about to be" not in " ".join([capsys.readouterr().out, *reasons(waiting, [], 0)])
+    ready = clifake.node("n2", "resyncing", clifake.node_volume(progress=progress))
+    assert "photos: about to be brought back" in reasons(ready, [], 0)
+
+
 @pytest.mark.parametrize("state", ["lagging", "resyncing"])
 def test_who_lacks_room_is_told_how_much_and_where(state: str) -> None:
     def steps(code: str) -> str:

@@ -35,6 +35,10 @@ def test_a_full_disk_is_reported_and_fenced_and_heals_when_there_is_room(make_fl
         )
         problem = seen["volumes"][0]["problem"]
         assert problem["needed_bytes"] > problem["free_bytes"]
+        said = fleet.run("doctor", "--config", str(node.config)).stdout
+        assert "volume photos: The volume's filesystem has" in said, "a converge waits for it"
+        said = fleet.run("status").stdout
+        assert "about to be brought back" not in said, "it waits"
         assert seen["quarantine"] is not None
         assert fleet.api.lb(node.name) == 503
         with (node.path() / "large.bin").open("rb") as file:

@@ -25,6 +25,7 @@ from closeranks_proto.messages import (
     ConvergeResult,
     Member,
     PlanStep,
+    Problem,
     Push,
     PushResult,
     TrashItem,
@@ -87,6 +88,12 @@ class Converger:
         self.want: Want = want
         self.lock = asyncio.Lock()
         self._pusher = Pusher(self)
+        self._stopped_by: dict[str, Problem] = {}  # the last run, the last push
+
+    @property
+    def waits_for(self) -> Problem | None:
+        """What must be gone before the tree can be brought to the truth, as far as this has found. Any thread."""
+        return next(iter(self._stopped_by.copy().values()), None)
 
     async def prepare(self) -> None:
         """To be called when the agent starts: a disk that is full later can then still be repaired.
@@ -102,14 +109,17 @@ class Converger:
             await self._pusher.close()
             tally = Tally(order.action, progress, asyncio.get_running_loop().time)
             try:
-                return await self._run(order, tally)
+                result = await self._run(order, tally)
             except WORLD as error:
                 problem, detail = told(error, self.volume)
                 log.warning("converge %s of volume %s failed: %s", order.action, order.volume, detail)
-                return tally.result(order, "failed", self.volume.root, detail, problem)
+                result = tally.result(order, "failed", self.volume.root, detail, problem)
             finally:
                 if self.volume.root is not None:
                     self.volume.drop_staged()
+            if not order.dry_run:
+                self._stopped_by = {} if result.problem is None else {"run": result.problem}
+            return result
 
     async def push(self, push: Push, came_at: float, bodies: Sequence[bytes] = ()) -> PushResult:
         """Apply the truth's next steps to what is still as they take it. Cancellable; what is finished stays.
@@ -119,7 +129,11 @@ class Converger:
         """
         assert push.volume == self.volume.name
         async with self.lock:
-            return await self._pusher.run(push, came_at, bodies)
+            result = await self._pusher.run(push, came_at, bodies)
+            self._stopped_by.pop("push", None)
+            if result.problem is not None:
+                self._stopped_by["push"] = result.problem
+            return result
 
     async def close(self) -> None:
         """Let go of what is kept open between pushes."""

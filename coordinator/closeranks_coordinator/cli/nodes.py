@@ -13,7 +13,7 @@ from closeranks_proto.parts import OUTSIDE
 from ..core.shapes import HandView, NodeView, NodeVolumeView
 from ..core.words import join
 from .client import Api, segment
-from .reasons import next_steps, out_of_service, progress_text
+from .reasons import is_going_on, next_steps, out_of_service, progress_text
 from .screen import BAD, CARE, FAINT, Cell, Screen
 from .scrub import print_scrub
 from .session import OK, asking, now_ms, open_api
@@ -226,7 +226,7 @@ def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
         )
     if volume.hard_links:
         screen.line(f"  hard links {plural(volume.hard_links, 'name')}, each a file of its own here")
-    if volume.progress:
+    if is_going_on(volume) and volume.progress:
         screen.line(f"  progress   {progress_text(volume.progress)}")
     if volume.problem is not None:
         problem = volume.problem

@@ -39,7 +39,7 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
                 found.append(f"{volume.name}: {volume.problem.message}")
         else:
             found += _differences(volume)
-        if volume.progress:
+        if is_going_on(volume) and volume.progress:
             found.append(f"{volume.name}: {progress_text(volume.progress)}")
     if node.waiting is not None and not any(
         volume.problem is not None and volume.problem.message in node.waiting for volume in node.volumes
@@ -54,6 +54,12 @@ def reasons(node: NodeView, incidents: list[IncidentView], now: int) -> list[str
     if node.blocked_by is not None:
         found.append(BLOCKED.get(node.blocked_by, f"waits, held back by {node.blocked_by}"))
     return found
+
+
+def is_going_on(volume: NodeVolumeView) -> bool:
+    """Whether its converge is at work: what waits for something to be mended is not about to be brought back."""
+    phase = "" if volume.progress is None else str(volume.progress.get("phase"))
+    return bool(phase) and not (volume.problem is not None and phase == "converge")
 
 
 def out_of_service(nodes: list[str]) -> str:
