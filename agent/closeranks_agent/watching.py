@@ -18,7 +18,6 @@ from closeranks_proto.errors import CloseranksError
 from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
-from .watch.sampling import SHOWN
 from .watch.source import open_source
 from .watch.watcher import Watcher, WatchTally
 
@@ -81,7 +80,7 @@ class Watching:
         """Why not better, in words; "" where nothing is left to wish for."""
         watcher = self._watcher
         if watcher is not None and watcher.stormy:
-            return SHOWN
+            return watcher.storm_shown
         if watcher is not None and watcher.source.unwatched:
             return (
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "

@@ -186,10 +186,15 @@ def test_a_trash_of_very_many_is_counted_by_directory_on_a_terminal(
     api: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nine hundred lines of one rewritten log hid the forty files that somebody looked for."""
+    places = ["var"] * 900 + ["2026/Sea"] * 40 + ["2026/Seals"]
     many = [
-        {**trashed(number), "path": f"{place}/{number}", "trashed_at": f"2025-11-22T15:{number // 60:02}:{number % 60:02}.000Z"}
-        for number, place in enumerate(["var"] * 900 + ["2026/Sea"] * 40 + ["2026/Seals"])
-    ]  # fmt: skip
+        {
+            **trashed(number),
+            "path": f"{place}/{number}",
+            "trashed_at": f"2025-11-22T15:{number // 60:02}:{number % 60:02}.000Z",
+        }
+        for number, place in enumerate(places)
+    ]
     api.routes["GET /api/v1/nodes/n2/trash"] = clifake.page(many)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

@@ -172,6 +172,11 @@ class Watcher:
         return self._sampling.lasts
 
     @property
+    def storm_shown(self) -> str:
+        """What is told of a storm to people."""
+        return self._sampling.shown
+
+    @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:

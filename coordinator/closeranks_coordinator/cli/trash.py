@@ -15,7 +15,6 @@ from .screen import FAINT, GOOD, Cell, Screen
 from .session import OK, asking, now_ms, open_api
 from .words import NONE, age, plural, size
 
-
 ENTRIES_SHOWN = 30  # more are counted by directory on a terminal
 DIRECTORIES_SHOWN = 15
 NEWEST_SHOWN = 5
