@@ -43,8 +43,8 @@ UNSEEN: Final = unknown_hand(
 _SAYS_EVERY_S: Final = 5.0  # each saying goes to the coordinator
 _TOLD: Final = (
     "very much is being written at once{so_far}. So that watching slows down nobody, the agent listens in short "
-    "samples, and a scan finds the rest when it is over; until then that is on no other node, and of most changes it is "
-    "not known whose hand it was. It ends by itself: nothing has to be done"
+    "samples, and a scan finds the rest when it is over; until then that is on no other node, and of most changes it "
+    "is not known whose hand it was. It ends by itself: nothing has to be done"
 )
 SHOWN: Final = _TOLD.format(so_far="")
 
