@@ -88,6 +88,37 @@ def test_who_is_converged_is_pushed_nothing_meanwhile() -> None:
     world.until(lambda: same(world) and world.in_rank())
 
 
+def test_bits_that_a_push_withheld_stay_excused_when_a_converge_was_overtaken() -> None:
+    """The node keeps no list of what pushes withheld, and the converge that would have told it was cancelled."""
+    world = fleet(policy="writers", writers=NAMES[:1])
+    node = world["node-03"]
+    node.withholds = True
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o1777))
+    world.until(lambda: world.volume("node-03").withheld == 1 and world.in_rank())
+    node.pushes_fail, node.order_s = True, 5.0
+    world["node-01"].put("photos", "other.txt", file_of("other"))
+    world.until_state("node-03", "resyncing")
+    world["node-01"].remove("photos", "other.txt")
+    world.until_state("node-03", "verifying")
+    node.pushes_fail = False
+    world.run(10)
+    assert world.in_rank()
+    assert world.volume("node-03").withheld == 1
+    assert not world.incidents()
+
+
+def test_bits_that_the_truth_has_given_up_are_excused_no_more() -> None:
+    world = fleet(policy="writers", writers=NAMES[:1])
+    node = world["node-03"]
+    node.withholds = True
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o4755))
+    world.until(lambda: world.volume("node-03").withheld == 1 and world.in_rank())
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o755))
+    world.until(lambda: same(world) and world.in_rank())
+    node.put("photos", "c.txt", file_of("tool", mode=0o4755))
+    world.until_state("node-03", "quarantined")
+
+
 @pytest.mark.parametrize("becomes_a_file", [False, True])
 def test_a_directory_goes_behind_all_that_it_holds(
     becomes_a_file: bool, monkeypatch: pytest.MonkeyPatch

@@ -334,15 +334,16 @@ class FakeAgent:
                 failed += 1
             else:
                 applied += 1
-                made[edit.key] = edit.after
                 if edit.before is not None:
                     self.trash.append((push.volume, edit.key, edit.before))
                 if edit.after is None:
                     del files[edit.key]
                 else:
                     moved += 0 if content_of(edit.after) in local else decode_entry(edit.after, WIDTH).size
-                    files[edit.key] = edit.after
+                    is_bare = self.withholds and _special(edit.after)
+                    files[edit.key] = _without_special(edit.after) if is_bare else edit.after
                     self.taken += decode_entry(edit.after, WIDTH).size
+                made[edit.key] = files.get(edit.key)
         self.bytes_moved += moved
         if made:
             self._made(push.volume, made)
