@@ -346,7 +346,9 @@ def test_the_first_truth_is_the_union_of_the_writers() -> None:
 def test_a_writer_that_still_reads_its_tree_is_waited_for(policy: str) -> None:
     """Empty trees are read at once, the one that has the site's files may take hours."""
     world = FakeWorld(
-        names(3), [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)], {"photos": {}}
+        names(3),
+        [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
+        {"photos": {}},
     )
     world["node-01"].put("photos", "only/here", file_of("1"))
     world["node-01"].connect()

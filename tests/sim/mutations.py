@@ -342,7 +342,8 @@ MUTATIONS = (
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",
-        "    if not heard and world.now.mono < due:\n        world.wake(due)\n        return\n    if not heard and any(",
+        "    if not heard and world.now.mono < due:\n        world.wake(due)\n        return\n"
+        "    if not heard and any(",
         "    if False and any(", "--policy any-writer",
     ),
     Mutation(

@@ -100,7 +100,7 @@ class VolumeRoot:
                 return None
         return self._gone(
             f"is empty, but volume {self.name} had files when it was last read",
-            "it was emptied on purpose, make a file in it: then the others are deletions",
+            "all was deleted, make a file in it: then it counts as deleted, and is let through or brought back",
         )
 
     def _gone(self, what: str, otherwise: str) -> Problem:
