@@ -193,6 +193,19 @@ def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> No
         assert part in out
 
 
+def test_who_is_late_under_a_limit_is_said_to_be_limited(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who had set one for the day wondered in the night why nothing came."""
+    nodes = [clifake.node("n1"), clifake.node("n2", "lagging")]
+    limits = {"n1": "2.0 MB/s at most (by hand)", "n2": "2.0 MB/s at most (by hand)"}
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, in_rank=False, limits=limits)
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("it fetches 2.0 MB/s at most (by hand); see: closeranks speed") == 1
+
+
 def test_what_waits_for_room_is_not_about_to_be_brought_back(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:

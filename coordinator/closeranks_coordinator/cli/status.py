@@ -39,6 +39,7 @@ _URGENCY = (
 )
 
 _NO_VOTE = ("quarantined", "resyncing", "verifying", "unreachable", "joining")
+FETCHING = ("joining", "lagging", "resyncing")
 CARES_SHOWN = 5
 VOLUMES_NAMED = 5
 OUTSIDERS_SHOWN = 20
@@ -97,7 +98,7 @@ def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
 def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
     outside.sort(key=lambda node: (_URGENCY.index(node.state), node.node))
-    for node, reasons_of, steps, alike in _alike(outside[:OUTSIDERS_SHOWN], incidents, now):
+    for node, reasons_of, steps, alike in _alike(fleet, outside[:OUTSIDERS_SHOWN], incidents, now):
         since = f" for {age(node.since, now)}" if node.since else ""
         head = f"{node.node}  {node.state.upper()}{since}"
         if alike:
@@ -113,13 +114,16 @@ def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentV
 
 
 def _alike(
-    outside: list[NodeView], incidents: list[IncidentView], now: int
+    fleet: FleetView, outside: list[NodeView], incidents: list[IncidentView], now: int
 ) -> list[tuple[NodeView, list[str], list[str], list[str]]]:
     """(node, its reasons, its next steps, names of others of which the very same is to be said), in order."""
     groups: dict[tuple[str, ...], tuple[NodeView, list[str], list[str], list[str]]] = {}
     for node in outside:
         own = [one for one in incidents if one.node == node.node and one.kind not in NO_REASON]
         why, steps = reasons(node, own, now), next_steps(node, own)
+        limit = fleet.limits.get(node.node) if node.state in FETCHING else None
+        if limit is not None:
+            why.append(f"it fetches {limit}; see: closeranks speed")
         key = (node.state, *(text.replace(node.node, "") for text in (*why, "", *steps)))
         if key in groups:
             groups[key][3].append(node.node)
