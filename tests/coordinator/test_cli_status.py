@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import msgspec
@@ -442,3 +443,21 @@ def test_a_node_that_is_held_for_a_full_disk_with_nothing_kept_back_is_told_to_m
     assert step.startswith("on n2: free some room on the disk")
     decides = next_steps(clifake.node("n2", "held", holds=("h-000001",)), [])
     assert [one.split()[1] for one in decides] == ["allow", "reject"]
+
+
+def test_on_a_terminal_what_is_said_is_folded_under_its_label(
+    api: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = clifake.incident(summary="n2 deleted " + "very " * 40 + "much")
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n1"), clifake.node("n2", "suspect")])
+    api.routes["GET /api/v1/incidents"] = clifake.page([told])
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["status"]) == 1
+    lines = out.getvalue().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  why   n2 deleted"))
+    assert max(map(len, lines)) <= 80
+    assert lines[at + 1].startswith("        very")
