@@ -241,6 +241,13 @@ def test_who_lags_beside_a_disk_that_only_fills_is_not_told_to_repair_something_
     ]
 
 
+def test_who_lags_and_says_why_is_not_told_to_wait() -> None:
+    late = clifake.node("n2", "lagging", clifake.node_volume(lagging_paths=1, lag_s=75.0))
+    view = msgspec.structs.replace(late, waiting="photos: a: it could not be changed")
+    assert next_steps(view, []) == ["on n2: put right what is said above; it goes on by itself then"]
+    assert "photos: a: it could not be changed" in reasons(view, [], 0)
+
+
 def test_an_unknown_node_exits_2_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     api.routes["GET /api/v1/nodes/n9"] = (404, clifake.error("unknown_node", "there is no node n9"))
     assert main(["nodes", "n9"]) == 2

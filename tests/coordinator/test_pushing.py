@@ -307,3 +307,24 @@ def test_pushes_that_fail_come_less_and_less_often_and_never_end() -> None:
     assert 300 / (pushing.RETRY_MAX_S + 2.0) <= len(times) < 60
     node.pushes_fail = False
     world.until(lambda: same(world) and world.in_rank(), 120)
+
+
+def test_why_one_path_does_not_get_to_a_node_is_said_while_others_do() -> None:
+    """It makes progress with the others, so it is never converged, which would say it."""
+    world = fleet(lag_grace_s=10.0)
+    late = world["node-03"]
+    late.unmakeable = {key_of("immutable")}
+    world["node-01"].put("photos", "immutable", file_of("new"))
+
+    def go_on(seconds: int) -> None:
+        for turn in range(seconds):
+            world["node-01"].put("photos", "c.txt", file_of(turn))
+            world.run(1.0)
+
+    go_on(5)
+    assert world.view("node-03").waiting is None, "whoever is late for some seconds has no trouble"
+    go_on(15)
+    assert world.view("node-03").waiting == "photos: no"
+    late.unmakeable = set()
+    world.until(lambda: same(world) and world.in_rank())
+    assert world.view("node-03").waiting is None

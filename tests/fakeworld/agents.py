@@ -52,6 +52,7 @@ class FakeAgent:
     storm: bool = False  # it listens in samples: what it commits is only the beginning
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
+    unmakeable: set[bytes] = field(default_factory=set)  # what its disk does not take
     push_problem: wire.Problem | None = None  # why they do
     hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
     # How it answers them; None: honestly.
@@ -330,7 +331,11 @@ class FakeAgent:
         ]:
             if files.get(edit.key) != edit.before:
                 skipped += 1
-            elif self.pushes_fail or not self._can_make(push, edit, files, local):
+            elif (
+                self.pushes_fail
+                or edit.key in self.unmakeable
+                or not self._can_make(push, edit, files, local)
+            ):
                 failed += 1
             else:
                 applied += 1
