@@ -186,7 +186,7 @@ class AgentMetrics(Collector):
         kinds = GaugeMetricFamily(
             "closeranks_agent_watch", "1 for what tells of the volume's changes.", labels=["volume", "kind"]
         )
-        events, looks, dropped, missed, storms = (
+        events, looks, dropped, missed, storms, hushes = (
             CounterMetricFamily(f"closeranks_agent_{name}", text, labels=["volume"])
             for name, text in (
                 ("watch_events", "File events read."),
@@ -194,6 +194,7 @@ class AgentMetrics(Collector):
                 ("watch_events_dropped", "Times that file events were lost; each was answered by a scan."),
                 ("watch_canary_misses", "Times that the canary file's event did not arrive."),
                 ("watch_storms", "Times that so much was written that the agent only listened in samples."),
+                ("watch_hushes", "Times that so much was written into open files that no write was told."),
             )
         )
         pending = GaugeMetricFamily(
@@ -221,6 +222,7 @@ class AgentMetrics(Collector):
             dropped.add_metric([name], tally.dropped)
             missed.add_metric([name], tally.canary_misses)
             storms.add_metric([name], tally.storms)
+            hushes.add_metric([name], tally.hushes)
             stormy.add_metric([name], float(watching.stormy))
             pending.add_metric([name], watching.pending)
             if watching.proven is not None:
@@ -230,4 +232,4 @@ class AgentMetrics(Collector):
             "The longest that the event loop was late in the last minute.",
         )
         lag.add_metric([], self._agent.lag.worst_s())
-        yield from (kinds, events, looks, dropped, missed, storms, stormy, pending, proven, lag)
+        yield from (kinds, events, looks, dropped, missed, storms, hushes, stormy, pending, proven, lag)

@@ -46,6 +46,9 @@ ASKED_REST_SHARE = 1.0
 # so that a large tree at rest costs little, and come at least so often.
 WATCHED_SCAN_SHARE = 0.001
 WATCHED_SCAN_MAX_S = 3600.0
+# While writes into open files are not told, scans prove instead. They get this share of the time, asked for or not:
+# more would cost whoever writes what not telling it has spared.
+HUSHED_SCAN_SHARE = 0.02
 
 
 @dataclass(slots=True)
@@ -290,12 +293,14 @@ class Volumes:
             await kept.watching.close(report.problem.message)
         self._scanned(kept.own.name, report)
         now = time.monotonic()
-        kept.free_mono = now + max(report.duration_s * ASKED_REST_SHARE, MIN_REST_S)
+        kept.free_mono = now + asked_rest_s(report.duration_s, kept.watching.hushed)
         interval_s = kept.settings.scan_interval_s
         if report.problem is not None:
             interval_s = min(interval_s, PROBLEM_RETRY_S)
-        elif kept.watching.covered:
-            interval_s = max(interval_s, min(report.duration_s / WATCHED_SCAN_SHARE, WATCHED_SCAN_MAX_S))
+        else:
+            interval_s = scan_interval_s(
+                interval_s, report.duration_s, kept.watching.covered, kept.watching.hushed
+            )
         return max(report.started_mono + interval_s - now, report.duration_s * MIN_REST_SHARE, MIN_REST_S)
 
     async def _open(
@@ -352,6 +357,19 @@ class Volumes:
             volume.listener = None
             await volume.run(volume.close)
         log.info("%s %s", name, why)
+
+
+def asked_rest_s(took_s: float, hushed: bool) -> float:
+    """How long after a scan that took so long another one that somebody asks for does not begin."""
+    return max(took_s / HUSHED_SCAN_SHARE if hushed else took_s * ASKED_REST_SHARE, MIN_REST_S)
+
+
+def scan_interval_s(wanted_s: float, took_s: float, covered: bool, hushed: bool) -> float:
+    """How often a volume is scanned whose last scan took so long, where nobody asks for it."""
+    if not covered and not hushed:
+        return wanted_s
+    share = WATCHED_SCAN_SHARE if covered else HUSHED_SCAN_SHARE
+    return max(wanted_s, min(took_s / share, WATCHED_SCAN_MAX_S))
 
 
 def _close_unwanted(opening: asyncio.Future[Volume]) -> None:

@@ -18,6 +18,8 @@ from closeranks_proto.errors import CloseranksError
 from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
+from .watch.hush import SHOWN as HUSHED
+from .watch.sampling import SHOWN
 from .watch.source import open_source
 from .watch.watcher import Watcher, WatchTally
 
@@ -63,6 +65,11 @@ class Watching:
         return self._watcher is not None and self._watcher.stormy
 
     @property
+    def hushed(self) -> bool:
+        """So much is written into open files that scans prove what the watcher can not."""
+        return self._watcher is not None and self._watcher.hushed
+
+    @property
     def pending(self) -> int:
         return 0 if self._watcher is None else self._watcher.pending
 
@@ -80,7 +87,9 @@ class Watching:
         """Why not better, in words; "" where nothing is left to wish for."""
         watcher = self._watcher
         if watcher is not None and watcher.stormy:
-            return watcher.storm_shown
+            return SHOWN
+        if watcher is not None and watcher.hushed:
+            return HUSHED
         if watcher is not None and watcher.source.unwatched:
             return (
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "

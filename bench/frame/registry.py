@@ -121,6 +121,11 @@ REGISTRY = {
     "overhead-database": Entry(
         "replication.overhead", "the same of a database in WAL mode", measured_by="database"
     ),
+    "overhead-beside": Entry(
+        "replication.overhead",
+        "the same of a database beside the volume, on its filesystem",
+        measured_by="beside",
+    ),
     "overhead-events": Entry(
         "replication.events", "what the kernel takes of tar's own time for each kind of event"
     ),

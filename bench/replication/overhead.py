@@ -5,7 +5,7 @@ syncs but SQLite, as its settings have it: what is measured is the page cache's 
 
 Three writers, each for two seconds or so: `tar` unpacks files of 30 KB (each of them is nine events); `cat`
 writes one file of 1 GiB over and over, 128 KB a write, from one that is in memory to one that is; a database in WAL
-mode takes small transactions.
+mode takes small transactions, in the volume or beside it on the same filesystem.
 
 The bound is about the wall clock. The writer's own processor time is shown beside it: it says what of the rest is the
 kernel's work for the watcher, done in the writer's time; the difference is the agent's use of the machine's other core
@@ -41,11 +41,12 @@ Run = tuple[float, float]  # wall and processor seconds of the writer
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """`words`: the command, without its place, which comes last. `text`: what it does."""
+    """`words`: the command, without its place, which comes last. `text`: what it does. `beside`: not in the volume."""
 
     name: str
     text: str
     words: Sequence[str]
+    beside: bool = False
 
 
 def files(bench: Bench) -> list[Measured]:
@@ -99,6 +100,14 @@ def database(bench: Bench) -> list[Measured]:
     return _measure(bench, Writer("SQLite", f"{count:,} transactions, WAL, synchronous NORMAL", words))
 
 
+def beside(bench: Bench) -> list[Measured]:
+    """The same database on the volume's filesystem, but not in the volume: nothing of it concerns the agent."""
+    count = bench.either(100_000, 15_000)
+    words = [sys.executable, "-I", UNPACK, "database", str(count)]
+    text = f"{count:,} transactions beside the volume on its filesystem"
+    return _measure(bench, Writer("SQLite beside", text, words, beside=True))
+
+
 def _measure(bench: Bench, writer: Writer) -> list[Measured]:
     volume = VolumeSpec(
         policy="writers", settle_s=2.0, scan_interval_s=3600.0, extra={"writers": ["node-01"]}
@@ -127,7 +136,7 @@ def once(fleet: Fleet, state: str, writer: Writer) -> Run:
     node.start()
     fleet.wait_state(node, "in_rank", timeout_s=60)
     time.sleep(0.3)
-    place = node.path() / "written"
+    place = (fleet.base if writer.beside else node.path()) / "written"
     place.mkdir()
     os.sync()  # no run pays for what the one before left to be written
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()

@@ -6,12 +6,14 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from closeranks_agent.disk.volume import Volume
+from closeranks_agent.watch import hush
 from closeranks_proto.content import ChunkList, content_digest, encode_chunk_list
 from closeranks_proto.digests import ALGORITHMS, DigestAlgorithm
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -37,6 +39,12 @@ def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def others_write_as_they_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher under test falls into no hush because of what others write to the machine's filesystem."""
+    monkeypatch.setattr(hush, "BURST_S", inf)
 
 
 @pytest.fixture

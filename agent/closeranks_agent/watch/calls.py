@@ -35,6 +35,7 @@ FAN_UNLIMITED_QUEUE: Final = 0x10
 FAN_REPORT_FID: Final = 0x200
 FAN_REPORT_DFID_NAME: Final = 0xC00
 _FAN_MARK_ADD: Final = 0x1
+_FAN_MARK_REMOVE: Final = 0x2
 _FAN_MARK_IGNORED_MASK: Final = 0x20
 _FAN_MARK_IGNORED_SURV_MODIFY: Final = 0x40
 _FAN_MARK_FLUSH: Final = 0x80
@@ -58,11 +59,20 @@ def fanotify_init(flags: int) -> int:
 
 
 def fanotify_mark_filesystem(fd: int, mask: int, directory_fd: int) -> None:
-    """Report `mask` of the whole filesystem that the directory lies on."""
+    """Report `mask` of the whole filesystem that the directory lies on, besides what is reported already."""
+    _mark_filesystem(fd, _FAN_MARK_ADD, mask, directory_fd)
+
+
+def fanotify_unmark_filesystem(fd: int, mask: int, directory_fd: int) -> None:
+    """Report `mask` no more. ENOENT where nothing of the filesystem is reported."""
+    _mark_filesystem(fd, _FAN_MARK_REMOVE, mask, directory_fd)
+
+
+def _mark_filesystem(fd: int, what: int, mask: int, directory_fd: int) -> None:
     _check(
         _libc.fanotify_mark(
             ctypes.c_int(fd),
-            ctypes.c_uint(_FAN_MARK_ADD | _FAN_MARK_FILESYSTEM),
+            ctypes.c_uint(what | _FAN_MARK_FILESYSTEM),
             ctypes.c_uint64(mask),
             ctypes.c_int(directory_fd),
             ctypes.c_char_p(b"."),

@@ -7,7 +7,7 @@ united and repetition folded, events of one read carry no order; the canary come
 Rejected: inode marks (a mark per directory, as costly as inotify), mount marks (they tell no names, and
 nothing of writes through another mount), FAN_RENAME (two events of a rename are both hints, and older kernels
 lack it), pidfds (a descriptor per event; /proc is read at once anyway), a mask that leaves writes and attributes out
-while very much is written (what the writer pays would still be above the bound: see bench/README.md).
+while very many files are made (what the writer pays would still be above the bound: see bench/README.md).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class FanotifySource:
     unwatched = 0
     can_mute = True
     can_pause = True
+    can_hush = True
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None
@@ -59,7 +60,8 @@ class FanotifySource:
         """Raises OSError where the kernel or the filesystem does not permit it."""
         self._own_pid = os.getpid() if own_pid is None else own_pid
         self._directories = Directories(path, private, ignored)
-        self._path = path
+        self.path = path
+        self.writers: set[int] = set()
         self._root_gone = False
         self.drained = True
         try:
@@ -74,10 +76,13 @@ class FanotifySource:
             self.close()
             raise
 
-    def _mark(self, path: bytes) -> None:
+    def _mark(
+        self, path: bytes, mask: int = calls.CHANGES | calls.ON_DIRECTORY, remove: bool = False
+    ) -> None:
+        mark = calls.fanotify_unmark_filesystem if remove else calls.fanotify_mark_filesystem
         directory = os.open(path, _DIRECTORY)
         try:
-            calls.fanotify_mark_filesystem(self._fd, calls.CHANGES | calls.ON_DIRECTORY, directory)
+            mark(self._fd, mask, directory)
         finally:
             os.close(directory)
 
@@ -109,7 +114,7 @@ class FanotifySource:
     def resume(self) -> None:
         self._directories.forget()  # any of them may have moved meanwhile, and the root may be another one
         try:
-            self._mark(self._path)
+            self._mark(self.path)
             self._directories.anchor()
         except OSError as error:
             if error.errno in _ROOT_GONE:
@@ -120,12 +125,35 @@ class FanotifySource:
         finally:
             self._directories.release()
 
+    def hush(self) -> None:
+        self._ask_for_writes(False)
+
+    def unhush(self) -> None:
+        self._ask_for_writes(True)
+
+    def _ask_for_writes(self, wanted: bool) -> None:
+        try:
+            self._mark(self.path, calls.MODIFY, remove=not wanted)
+        except OSError as error:
+            if error.errno in _ROOT_GONE:
+                raise SourceBroken(ROOT_GONE) from error
+            raise SourceBroken(f"fanotify's mark can not be changed: {error.strerror}") from error
+
+    def key_of(self, fd: int) -> bytes | None:
+        try:
+            return self._directories.key_of(fd)
+        except RootGone:
+            return None  # the events say so
+        finally:
+            self._directories.release()
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def read(self) -> list[Event | Lost]:
+        self.writers.clear()
         try:
             data = os.read(self._fd, BUFFER_BYTES)
         except BlockingIOError:
@@ -165,6 +193,8 @@ class FanotifySource:
         canaries: list[Event] = []
         for folded, mask in masks.items():
             pid, handle, name = fields_of(folded)
+            if mask & calls.MODIFY and pid != self._own_pid:
+                self.writers.add(pid)
             if handle in places:
                 place = places[handle]
             else:

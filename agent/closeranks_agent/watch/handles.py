@@ -102,6 +102,25 @@ class Directories:
             os.close(self._root_fd)
             self._root_fd = -1
 
+    def key_of(self, fd: int) -> bytes | None:
+        """The key of an open file, by any name that it has in the volume. Raises RootGone. Call `release` afterwards.
+
+        Its handle is opened anew, for who has opened it may see it at another place.
+        """
+        self.anchor()
+        try:
+            found = calls.open_handle(self._root_fd, calls.handle_of(fd))
+        except OSError:
+            return None
+        try:
+            directory, _, name = calls.path_of_descriptor(found).rpartition(b"/")
+        except OSError:
+            return None  # a path longer than the kernel tells: a scan finds it
+        finally:
+            os.close(found)
+        key = self._inside(directory)
+        return None if key is None else key + b"\0" + name if key else name
+
     def _resolve(self, handle: bytes) -> Place:
         self.anchor()
         if handle in self._young:

@@ -46,10 +46,13 @@ class InotifySource:
     can_mute = False
     # A watch for each directory: what was taken back takes as long to be had again as a scan.
     can_pause = False
+    can_hush = False
+    writers: frozenset[int] = frozenset()
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
         """Watch the whole tree. Raises OSError where there is no inotify instance or no root."""
+        self.path = path
         self._private = private
         self._private_watch = -1
         self._limbo: dict[int, tuple[Node, Node, bytes]] = {}  # by cookie: what moved, and from where
@@ -96,6 +99,15 @@ class InotifySource:
 
     def resume(self) -> None:
         pass
+
+    def hush(self) -> None:
+        pass
+
+    def unhush(self) -> None:
+        pass
+
+    def key_of(self, fd: int) -> bytes | None:
+        return None
 
     def close(self) -> None:
         if self._fd < 0:

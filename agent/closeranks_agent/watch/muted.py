@@ -13,14 +13,14 @@ A muted file that moved is written on under a name that is not asked for, until 
 arrived anywhere meanwhile is looked at once more then. Files with several names are never muted.
 
 Bounded: MUTED_MAX files; whatever is not clear (gone, moved, replaced, quiet for QUIET_LOOKS) takes all marks back at
-once, and what is still hot is muted again by the next look. Rejected: no writes told at all and a poll of open files
-(nobody tells that an existing file was opened), a descriptor for each (the filesystem could not be unmounted).
+once, and what is still hot is muted again by the next look. Where a third of the cost is still too much, no writes are
+told at all (`hush`). Rejected: that for all hot files (nobody tells that an existing file was opened, so only a scan
+proves), a descriptor for each (the filesystem could not be unmounted).
 """
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,7 @@ from ..beneath import open_beneath
 from ..disk.volume import Volume
 from .dirty import Dirty
 from .source import Source
+from .stamps import Stamp, settled, stamp_of
 
 MUTED_MAX: Final = 64
 ARRIVED_MAX: Final = 4096  # names; beyond it the volume's root stands for all of them
@@ -39,9 +40,7 @@ EVERY_S: Final = 0.1
 # and is committed as promptly as ever.
 HOT_READS: Final = 5
 QUIET_LOOKS: Final = 20
-SETTLED_NS: Final = 20_000_000  # two of the slowest kernel's clock ticks
 _FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_Stamp = tuple[int, int, int, int, int]  # inode, names, size, times of content and of the inode
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class _File:
     """`stamp`: as it was looked at last; None: anything is news."""
 
     inode: int
-    stamp: _Stamp | None
+    stamp: Stamp | None
     hand: Hand | None
     quiet: int = 0
 
@@ -65,6 +64,11 @@ class Muted:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    @property
+    def writers(self) -> set[int]:
+        """The processes whose hands were seen at them."""
+        return {file.hand.pid for file in self._files.values() if file.hand is not None and file.hand.pid}
 
     def arrived(self, key: bytes, tree: bool) -> None:
         """Something was moved to this name."""
@@ -97,7 +101,7 @@ class Muted:
 
     def _asked(self, root_fd: int, key: bytes, file: _File, dirty: Dirty, now: float) -> bool:
         try:
-            stamp = _stamp_of(os.stat(path_of(key), dir_fd=root_fd, follow_symlinks=False))
+            stamp = stamp_of(os.stat(path_of(key), dir_fd=root_fd, follow_symlinks=False))
         except OSError:
             stamp = None
         if stamp is None or stamp[:2] != (file.inode, 1):
@@ -105,7 +109,7 @@ class Muted:
             return True
         if stamp != file.stamp:
             dirty.note(key, now, file.hand, open=True)
-            file.stamp, file.quiet = _settled(stamp), 0
+            file.stamp, file.quiet = settled(stamp), 0
         else:
             file.quiet += 1
         return file.quiet >= QUIET_LOOKS
@@ -141,17 +145,8 @@ class Muted:
         except OSError:
             return  # gone, or never to be reached: it is told of as before
         try:
-            stamp = _stamp_of(os.fstat(fd))
+            stamp = stamp_of(os.fstat(fd))
             if stamp[1] == 1 and self._source.mute(fd):
-                self._files[key] = _File(stamp[0], _settled(stamp), hand)
+                self._files[key] = _File(stamp[0], settled(stamp), hand)
         finally:
             os.close(fd)
-
-
-def _stamp_of(found: os.stat_result) -> _Stamp:
-    return found.st_ino, found.st_nlink, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _settled(stamp: _Stamp) -> _Stamp | None:
-    """None where it may be written once more under the same stamp."""
-    return stamp if time.time_ns() - stamp[4] > SETTLED_NS else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from . import calls
@@ -86,6 +86,27 @@ class Source(Protocol):
 
     def unmute(self) -> None:
         """Tell of all writes again. Raises SourceBroken."""
+
+    @property
+    def path(self) -> bytes:
+        """The volume's."""
+
+    @property
+    def writers(self) -> Collection[int]:
+        """Processes of which the last read told that they wrote into a file, wherever on the volume's filesystem."""
+
+    @property
+    def can_hush(self) -> bool:
+        """Whether `hush` makes writes cheap for all who write to the filesystem."""
+
+    def hush(self) -> None:
+        """Tell of no writes to any file until `unhush`, but of all else. Raises SourceBroken."""
+
+    def unhush(self) -> None:
+        """Tell of writes again, of those from now on. Raises SourceBroken."""
+
+    def key_of(self, fd: int) -> bytes | None:
+        """The key of an open file (O_PATH will do); None for one that is not the volume's, or is not compared."""
 
     @property
     def can_pause(self) -> bool:

@@ -32,11 +32,12 @@ from ..disk.look import LookReport
 from ..disk.volume import Volume
 from ..hands.attribution import Attribution
 from ..hands.written import Written
-from . import muted
+from . import hush, muted
 from .canary import Canary, touch
 from .dirty import Batch, Dirty
 from .events import CANARY, ROOT_GONE, Event, Lost, SourceBroken, What
 from .growth import Growth
+from .hush import Hush
 from .sampling import Sampling
 from .source import Source
 
@@ -83,6 +84,7 @@ class WatchTally:
     dropped: int = 0  # times that events were lost
     canary_misses: int = 0
     storms: int = 0  # times that so much was written that it was only listened to in samples
+    hushes: int = 0  # times that so many writes went into open files that none of them was told
 
 
 class Owner(Protocol):
@@ -110,6 +112,7 @@ class Watcher:
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
         self._muted = muted.Muted(volume, source)
+        self._hush = Hush(source, attribution)
         self._sampling = Sampling(volume, source, written)
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
@@ -172,9 +175,9 @@ class Watcher:
         return self._sampling.lasts
 
     @property
-    def storm_shown(self) -> str:
-        """What is told of a storm to people."""
-        return self._sampling.shown
+    def hushed(self) -> bool:
+        """Writes are not told: whoever has files open is asked, and scans prove."""
+        return self._hush.active
 
     @property
     def pending(self) -> int:
@@ -197,9 +200,12 @@ class Watcher:
         with self._lock:
             if self._sampling.active:
                 self._sampling.scanned(started_mono, time.monotonic())
+            elif self._hush.active:
+                pass  # it lasts as long as nothing tells of writes
             elif self._gap is not None and self._gap <= started_mono:
                 self._gap, calm = None, True
                 self._sampling.close()
+                self._hush.scanned(started_mono, time.monotonic())
             covered = self._gap is None
         if self.source.unwatched or calm:
             self._ring()
@@ -238,6 +244,7 @@ class Watcher:
             self._idle = now
         self._finish_look(now)
         self._weather(now)
+        self._keep_quiet(queued, now)
         self._watch_again(now)
         self._keep_canary(now)
         self._begin_look(time.monotonic())
@@ -249,7 +256,7 @@ class Watcher:
                 self._growth.look(self._dirty)
             self._written.pending(self.volume.name, self.pending)
             self.volume.versions.forget()
-        if now >= self._mute_due and (count or len(self._muted)) and not self._sampling.active:
+        if now >= self._mute_due and (count or len(self._muted)) and not self._is_quiet:
             self._mute_due = now + muted.EVERY_S
             self._muted.look(self._dirty, now)
         if queued and not self._closing:
@@ -273,7 +280,7 @@ class Watcher:
         now = time.monotonic()
         if self._sampling.active:
             return max(0.0, (min(self._sampling.due, self._growth_due) - now) * 1000)
-        due = [now + IDLE_S]
+        due = [now + IDLE_S, self._hush.due]
         if self._looking is None:
             found = self._dirty.due()
             if found is not None:
@@ -375,6 +382,7 @@ class Watcher:
             with self._lock:
                 sampling.begin(self._dirty, now)
                 self._gap, self._canary = now, None
+            self._hush.forget()
             self._growth.forget()
             self._tally.storms += 1
         elif not sampling.active:
@@ -392,6 +400,39 @@ class Watcher:
         elif sampling.wants_scan(now):
             sampling.scan_asked = True
             self._owner.scan_needed("very much is being written at once")
+
+    # --- hushes --------------------------------------------------------------------------------
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether writes are not told at all."""
+        return self._hush.active or self._sampling.active
+
+    def _keep_quiet(self, read: bool, now: float) -> None:
+        """Begin a hush, go on with one, or end it."""
+        if not self._is_quiet:
+            writers = self.source.writers if read else ()
+            if self.source.can_hush and self._hush.told(writers, self._muted.writers, now):
+                self._begin_hush(now)
+        elif self._hush.active and now >= self._hush.due and self._hush.look(self._dirty, now):
+            self._hush.end()
+            self._hush.look(self._dirty, now)
+            with self._lock:
+                self._gap = time.monotonic()
+                self._hush.forget()
+            log.info("%s: no more is written into open files than usual: all is told again", self.volume.name)
+            self._missed("writes into open files were not told for a while")
+
+    def _begin_hush(self, now: float) -> None:
+        self._muted.speak(self._dirty, now)
+        with self._lock:
+            self._gap = now
+            self._hush.begin(now)
+            is_awaited, self._asked, self._canary = self._asked or self._canary is not None, False, None
+        self._tally.hushes += 1
+        log.info("%s: %s", self.volume.name, hush.SHOWN)
+        if is_awaited:
+            self._owner.scan_needed("a proof was under way when writes ceased to be told")
 
     # --- looks ---------------------------------------------------------------------------------
 

@@ -83,10 +83,10 @@ def held(args: argparse.Namespace, screen: Screen) -> int:
 
 def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     if not found:
-        screen.folded("Nothing is held.", GOOD)
+        screen.line("Nothing is held.", GOOD)
         return
     if all(one.state == "allowed" for one in found):
-        screen.folded("Nothing is held; a guard looks away:", CARE)
+        screen.line("Nothing is held; a guard looks away:", CARE)
     screen.table(
         ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "KEPT BACK", "SIZE", "INCIDENT"),
         [_row(one, now) for one in found],
@@ -95,34 +95,34 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     for one in found:
         if one.state == "allowed":
             screen.line()
-            screen.folded(allowance(one), CARE)
+            screen.line(allowance(one), CARE)
         if one.state == "held":
             screen.line()
-            screen.folded(f"{one.id}  {one.reason}", BAD)
+            screen.line(f"{one.id}  {one.reason}", BAD)
             for hand in one.writers:
                 if hand.exe or hand.command:
-                    screen.folded(
+                    screen.line(
                         f"  {_whether(hand)} {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}"
                     )
             for reaction in one.reactions:
-                screen.folded(f"  done  {reaction}")
+                screen.line(f"  done  {reaction}")
             if one.ends_by_itself:
-                screen.folded(
+                screen.line(
                     "  note  its cause is gone: it ends by itself in half a minute, unless it begins again",
                     GOOD,
                 )
                 continue
             if one.wants_room:
-                screen.folded(f"  next  {room_there(one.node)}", CARE)
+                screen.line(f"  next  {room_there(one.node)}", CARE)
                 continue
-            screen.folded(
+            screen.line(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
-            screen.folded(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+            screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
             if one.merged_changes:
-                screen.folded(f"  note  {got_through(one.node, one.merged_changes)}", CARE)
+                screen.line(f"  note  {got_through(one.node, one.merged_changes)}", CARE)
             if one.guard == "disk_full":
-                screen.folded(f"  first {trash_first(one.node)}", CARE)
+                screen.line(f"  first {trash_first(one.node)}", CARE)
 
 
 def _who(hand: HandView) -> str:
@@ -179,5 +179,5 @@ def _order(args: argparse.Namespace, screen: Screen, verb: str, body: dict[str, 
     if args.json:
         screen.raw_json(answer)
     else:
-        screen.folded(f"{verb} of {args.id} accepted (action {accepted.action}); {then}")
+        screen.line(f"{verb} of {args.id} accepted (action {accepted.action}); {then}")
     return OK

@@ -137,11 +137,7 @@ class Screen:
         from rich.console import Console
 
         system: Literal["auto"] | None = "auto" if self.colours else None
-        # Both are given: of a dumb terminal rich knows no other width than 80.
-        return Console(
-            file=self.out, color_system=system, highlight=False, markup=False, emoji=False, width=self.width,
-            height=shutil.get_terminal_size().lines,
-        )  # fmt: skip
+        return Console(file=self.out, color_system=system, highlight=False, markup=False, emoji=False)
 
 
 def _widths(headers: Sequence[str], rows: list[list[Cell]]) -> list[int]:
