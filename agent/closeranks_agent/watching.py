@@ -18,8 +18,7 @@ from closeranks_proto.errors import CloseranksError
 from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
-from .watch.hush import SHOWN as HUSHED
-from .watch.sampling import SHOWN
+from .watch.hush import SHOWN
 from .watch.source import open_source
 from .watch.watcher import Watcher, WatchTally
 
@@ -87,9 +86,9 @@ class Watching:
         """Why not better, in words; "" where nothing is left to wish for."""
         watcher = self._watcher
         if watcher is not None and watcher.stormy:
-            return SHOWN
+            return watcher.storm_shown
         if watcher is not None and watcher.hushed:
-            return HUSHED
+            return SHOWN
         if watcher is not None and watcher.source.unwatched:
             return (
                 f"{watcher.source.unwatched} directories hold some that the kernel has no watches left for "

@@ -194,20 +194,21 @@ async def test_nothing_is_taken_from_a_fenced_or_unknown_node(tmp_path: Path) ->
 
 async def test_cancelled_and_run_again_it_finishes_without_fetching_twice(tmp_path: Path) -> None:
     async with nodes_in(tmp_path) as nodes:
-        size, in_flight = 1000 * CHUNK, 200 * CHUNK
+        size = 1000 * CHUNK
         fill(tmp_path / "n1", {"large": os.urandom(size)})
         await two(nodes)
         task = asyncio.create_task(nodes.converge("n2", "n1"))
-        while nodes.nodes["n1"].served.get("n2", 0) < size // 2:
+        # Not by what the source has sent: on a busy machine much of that is still in the sockets' buffers.
+        while not any(0 < one.bytes_remaining <= size // 2 for one in nodes.progress):
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        moved_before = nodes.nodes["n1"].served["n2"]
+        remaining = nodes.progress[-1].bytes_remaining
         result = await nodes.converge("n2", "n1")
         assert result.state == "done"
         assert describe(tmp_path / "n2") == describe(tmp_path / "n1")
-        assert moved_before + result.bytes_moved <= size + in_flight
+        assert result.bytes_moved <= remaining <= size // 2, "what had come is not fetched again"
 
 
 # --- disks ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from closeranks_agent import syscalls
 from closeranks_agent.chunks import serve
 from closeranks_agent.chunks.fetch import Fetcher
-from closeranks_agent.converge import parts, pushed, workbench
+from closeranks_agent.converge import attributes, parts, pushed, workbench
 from closeranks_agent.converge import push as pushing
 from closeranks_agent.converge.install import Installer
 from closeranks_agent.converge.work import Result
@@ -591,3 +591,43 @@ async def test_a_push_is_good_for_as_long_as_it_makes_progress(
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(passed))
         monkeypatch.setattr(pushed, "time", clock)
         assert (await nodes.push("n2", "n1")).applied == 5
+
+
+async def test_an_attribute_that_the_filesystem_does_not_keep_fails_its_path_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As done it would be sent again at once, for ever: there is always something left to do."""
+    keep_time = os.utime
+
+    def in_whole_seconds(*args: Any, ns: tuple[int, int], **more: Any) -> None:
+        keep_time(*args, ns=(ns[0], ns[1] // 10**9 * 10**9), **more)
+
+    async with nodes_in(tmp_path, track=("mode", "mtime")) as nodes:
+        await pair(nodes, tmp_path, {"moved": b"m"}, {"moved": b"m", "whole": b"w"})
+        for name in ("n1", "n2"):
+            keep_time(tmp_path / name / "moved", ns=(0, 10**9))
+        os.rename(tmp_path / "n1/moved", tmp_path / "n1/to")
+        keep_time(tmp_path / "n1/whole", ns=(0, 5 * 10**9))
+        (tmp_path / "n1/new").write_bytes(b"n")
+        keep_time(tmp_path / "n1/new", ns=(0, 5 * 10**9 + 1))
+        await nodes.scan("n1", "n2")
+        monkeypatch.setattr(attributes.os, "utime", in_whole_seconds)
+        for applied in (3, 0):  # the file, and the rename of two; then only what is left
+            result = await nodes.push("n2", "n1")
+            assert (result.applied, result.skipped, result.failed) == (applied, 0, 1)
+            assert result.detail.startswith("new: it was made, and has another mtime than it was given")
+        assert (tmp_path / "n2/new").read_bytes() == b"n"
+        told = await nodes.converge("n2", "n1")
+        assert told.state == "partial"
+        assert "has another mtime than it was given" in told.detail
+        assert "a program keeps changing it" not in told.detail
+
+
+async def test_special_bits_that_may_not_be_written_are_no_failure(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        await pair(nodes, tmp_path, {}, {"d/f": b"f"})
+        (tmp_path / "n1/d/f").chmod(0o4755)
+        (tmp_path / "n1/d").chmod(0o2755)
+        await nodes.scan("n1")
+        result = await nodes.push("n2", "n1")
+        assert (result.applied, result.failed, result.detail) == (2, 0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.syscalls import is_open_to_write
-from closeranks_agent.watch import fanotify
+from closeranks_agent.watch import fanotify, sampling
 from closeranks_agent.watch import storm as storm_module
 from closeranks_agent.watch.sampling import SAMPLED, SHOWN, UNSEEN
 from closeranks_agent.watch.storm import (
@@ -325,8 +326,9 @@ with open("d/log", "ab", buffering=0) as file:
         assert told() >= size
 
     def test_hands_of_samples_are_told_as_such_and_of_the_others_why_not(
-        self, tree_dir: Path, watched: WatchedVolume, weather: Weather
+        self, tree_dir: Path, watched: WatchedVolume, weather: Weather, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(sampling, "_SAYS_EVERY_S", 0.0)
         weather.rise(watched, tree_dir)
         before = watched.volume.last_seq
         script = "n = 0\nwhile True:\n open(f'd/{n % 2000}', 'w').write('x'); n += 1"
@@ -339,9 +341,15 @@ with open("d/log", "ab", buffering=0) as file:
         try:
             until(lambda: any(hand.pid == writer.pid and SAMPLED in hand.detail for hand in named()))
             until(lambda: any(hand.detail == UNSEEN.detail for hand in named()))
+            until(lambda: f"(pid {writer.pid}); some " in watched.watcher.storm_shown)
         finally:
             writer.kill()
             writer.wait()
+        shown = watched.watcher.storm_shown
+        assert re.search(
+            r"at once, since \d\d:\d\d:\d\d UTC: by the last sample some [\d,]+ changed names a s", shown
+        )
+        assert "that no scan has seen yet. So that watching" in shown
         assert all(hand.pid == writer.pid or not hand.pid for hand in named())
         noted = [hand for _, files, _, hand in watched.notes.told if files and hand is not None]
         assert any(hand.pid == writer.pid for hand in noted)

@@ -111,11 +111,15 @@ async def test_speed_is_set_and_taken_back(client: Client) -> None:
     }  # fmt: skip
     await post(client, {"bytes_s": 40 * MB})
     assert (await client.json("/api/v1/speed"))["fleet_bytes_s"] == 40 * MB
+    assert (await client.json("/api/v1/fleet"))["limits"]["node-01"] == (
+        "40 MB/s at most (its share of the fleet's 40 MB/s (by hand))"
+    )
     await post(client, {"bytes_s": None})
     await post(client, {"node": "node-02", "bytes_s": None})
     found = await client.json("/api/v1/speed")
     assert found["fleet_bytes_s"] is None
     assert {one["receive_bytes_s"] for one in found["nodes"]} == {None}
+    assert (await client.json("/api/v1/fleet"))["limits"] == {}
 
 
 @pytest.mark.parametrize(

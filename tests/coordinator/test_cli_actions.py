@@ -182,6 +182,50 @@ def test_trash(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
         main(["trash", "restore", "n2", "photos", "t1"])
 
 
+def test_a_trash_of_very_many_is_counted_by_directory_on_a_terminal(
+    api: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine hundred lines of one rewritten log hid the forty files that somebody looked for."""
+    places = ["var"] * 900 + ["2026/Sea"] * 40 + ["2026/Seals"]
+    many = [
+        {
+            **trashed(number),
+            "path": f"{place}/{number}",
+            "trashed_at": f"2025-11-22T15:{number // 60:02}:{number % 60:02}.000Z",
+        }
+        for number, place in enumerate(places)
+    ]
+    api.routes["GET /api/v1/nodes/n2/trash"] = clifake.page(many)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def listed(*more: str) -> list[str]:
+        out = io.StringIO()
+        with monkeypatch.context() as terminal:
+            terminal.setattr(out, "isatty", lambda: True)
+            terminal.setattr("sys.stdout", out)
+            assert main(["trash", "list", "n2", *more]) == 0
+        return [line.rstrip() for line in out.getvalue().splitlines()]
+
+    shown = listed()
+    assert [line.split() for line in shown[:3]] == [
+        ["VOLUME", "ENTRIES", "SIZE", "NEWEST", "DIRECTORY"],
+        ["photos", "900", "1.8", "MB", "45", "min", "ago", "var/"],
+        ["photos", "40", "81.9", "kB", "44", "min", "ago", "2026/Sea/"],
+    ]
+    assert len(shown) < 20
+    assert any("t940" in line for line in shown), "what came last is at hand"
+    assert "941 entries, 1.9 MB; restore with: closeranks trash restore n2 VOLUME ID --to DIR" in shown
+    assert shown[-1].startswith("each of them: closeranks trash list n2 --all")
+    assert len(listed("--all")) == 943
+    below = listed("--under", "2026/Sea/", "--all")
+    assert len(below) == 42
+    assert "40 entries" in below[-1]
+    assert listed("--under", "2027") == ["Nothing of 2027 in the trash of n2."]
+    assert main(["trash", "list", "n2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 943, "programs get each"
+
+
 def test_incidents(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     closed = clifake.incident(id="inc-0", state="closed", node=None, kind="undetermined")
     api.routes["GET /api/v1/incidents"] = clifake.page([clifake.incident(), closed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import msgspec
@@ -193,6 +194,19 @@ def test_one_node_shows_all(api: Fake, capsys: pytest.CaptureFixture[str]) -> No
         assert part in out
 
 
+def test_who_is_late_under_a_limit_is_said_to_be_limited(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who had set one for the day wondered in the night why nothing came."""
+    nodes = [clifake.node("n1"), clifake.node("n2", "lagging")]
+    limits = {"n1": "2.0 MB/s at most (by hand)", "n2": "2.0 MB/s at most (by hand)"}
+    api.routes["GET /api/v1/fleet"] = clifake.fleet(nodes, in_rank=False, limits=limits)
+    api.routes["GET /api/v1/incidents"] = clifake.page([])
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("it fetches 2.0 MB/s at most (by hand); see: closeranks speed") == 1
+
+
 def test_what_waits_for_room_is_not_about_to_be_brought_back(
     api: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +239,13 @@ def test_who_lags_beside_a_disk_that_only_fills_is_not_told_to_repair_something_
     assert next_steps(view, []) == [
         "wait; if it does not catch up, put right what is said of it: closeranks nodes n2"
     ]
+
+
+def test_who_lags_and_says_why_is_not_told_to_wait() -> None:
+    late = clifake.node("n2", "lagging", clifake.node_volume(lagging_paths=1, lag_s=75.0))
+    view = msgspec.structs.replace(late, waiting="photos: a: it could not be changed")
+    assert next_steps(view, []) == ["on n2: put right what is said above; it goes on by itself then"]
+    assert "photos: a: it could not be changed" in reasons(view, [], 0)
 
 
 def test_an_unknown_node_exits_2_and_says_so(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,3 +450,21 @@ def test_a_node_that_is_held_for_a_full_disk_with_nothing_kept_back_is_told_to_m
     assert step.startswith("on n2: free some room on the disk")
     decides = next_steps(clifake.node("n2", "held", holds=("h-000001",)), [])
     assert [one.split()[1] for one in decides] == ["allow", "reject"]
+
+
+def test_on_a_terminal_what_is_said_is_folded_under_its_label(
+    api: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = clifake.incident(summary="n2 deleted " + "very " * 40 + "much")
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([clifake.node("n1"), clifake.node("n2", "suspect")])
+    api.routes["GET /api/v1/incidents"] = clifake.page([told])
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["status"]) == 1
+    lines = out.getvalue().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  why   n2 deleted"))
+    assert max(map(len, lines)) <= 80
+    assert lines[at + 1].startswith("        very")

@@ -88,6 +88,37 @@ def test_who_is_converged_is_pushed_nothing_meanwhile() -> None:
     world.until(lambda: same(world) and world.in_rank())
 
 
+def test_bits_that_a_push_withheld_stay_excused_when_a_converge_was_overtaken() -> None:
+    """The node keeps no list of what pushes withheld, and the converge that would have told it was cancelled."""
+    world = fleet(policy="writers", writers=NAMES[:1])
+    node = world["node-03"]
+    node.withholds = True
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o1777))
+    world.until(lambda: world.volume("node-03").withheld == 1 and world.in_rank())
+    node.pushes_fail, node.order_s = True, 5.0
+    world["node-01"].put("photos", "other.txt", file_of("other"))
+    world.until_state("node-03", "resyncing")
+    world["node-01"].remove("photos", "other.txt")
+    world.until_state("node-03", "verifying")
+    node.pushes_fail = False
+    world.run(10)
+    assert world.in_rank()
+    assert world.volume("node-03").withheld == 1
+    assert not world.incidents()
+
+
+def test_bits_that_the_truth_has_given_up_are_excused_no_more() -> None:
+    world = fleet(policy="writers", writers=NAMES[:1])
+    node = world["node-03"]
+    node.withholds = True
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o4755))
+    world.until(lambda: world.volume("node-03").withheld == 1 and world.in_rank())
+    world["node-01"].put("photos", "c.txt", file_of("tool", mode=0o755))
+    world.until(lambda: same(world) and world.in_rank())
+    node.put("photos", "c.txt", file_of("tool", mode=0o4755))
+    world.until_state("node-03", "quarantined")
+
+
 @pytest.mark.parametrize("becomes_a_file", [False, True])
 def test_a_directory_goes_behind_all_that_it_holds(
     becomes_a_file: bool, monkeypatch: pytest.MonkeyPatch
@@ -276,3 +307,24 @@ def test_pushes_that_fail_come_less_and_less_often_and_never_end() -> None:
     assert 300 / (pushing.RETRY_MAX_S + 2.0) <= len(times) < 60
     node.pushes_fail = False
     world.until(lambda: same(world) and world.in_rank(), 120)
+
+
+def test_why_one_path_does_not_get_to_a_node_is_said_while_others_do() -> None:
+    """It makes progress with the others, so it is never converged, which would say it."""
+    world = fleet(lag_grace_s=10.0)
+    late = world["node-03"]
+    late.unmakeable = {key_of("immutable")}
+    world["node-01"].put("photos", "immutable", file_of("new"))
+
+    def go_on(seconds: int) -> None:
+        for turn in range(seconds):
+            world["node-01"].put("photos", "c.txt", file_of(turn))
+            world.run(1.0)
+
+    go_on(5)
+    assert world.view("node-03").waiting is None, "whoever is late for some seconds has no trouble"
+    go_on(15)
+    assert world.view("node-03").waiting == "photos: no"
+    late.unmakeable = set()
+    world.until(lambda: same(world) and world.in_rank())
+    assert world.view("node-03").waiting is None

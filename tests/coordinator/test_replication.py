@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from closeranks_coordinator.core.model import (
     Connected,
     QuarantineAsked,
@@ -338,6 +340,43 @@ def test_the_first_truth_is_the_union_of_the_writers() -> None:
     assert files[key_of("c.txt")] == FILES[key_of("c.txt")]
     (found,) = conflicts(world)
     assert files[key_of(found.kept_path)] == file_of("differs")
+
+
+@pytest.mark.parametrize("policy", ["writers", "any-writer"])
+def test_a_writer_that_still_reads_its_tree_is_waited_for(policy: str) -> None:
+    """Empty trees are read at once, the one that has the site's files may take hours."""
+    world = FakeWorld(
+        names(3),
+        [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
+        {"photos": {}},
+    )
+    world["node-01"].put("photos", "only/here", file_of("1"))
+    world["node-01"].connect()
+    world.start("node-02", "node-03")
+    world.run(600)
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is None
+    world["node-01"].start()
+    world.until(lambda: same(world) and world.in_rank())
+    assert world["node-03"].disk["photos"][key_of("only/here")] == file_of("1")
+    assert not world["node-01"].trash
+
+
+@pytest.mark.parametrize("ends", ["gone", "in trouble"])
+def test_a_writer_that_will_not_read_its_tree_is_not_waited_for_without_end(ends: str) -> None:
+    world = FakeWorld(
+        names(3), [volume_config(policy="any-writer", nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
+        {"photos": FILES},
+    )  # fmt: skip
+    world["node-01"].connect()
+    world.start("node-02", "node-03")
+    world.run(60)
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is None
+    if ends == "gone":
+        world["node-01"].disconnect()
+    else:
+        world["node-01"].problem("photos", "not_mounted")
+    world.run(10)
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is not None
 
 
 def test_a_rename_moves_no_content() -> None:

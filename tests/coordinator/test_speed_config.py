@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,12 @@ def test_a_mistake_in_a_window_has_its_line(tmp_path: Path) -> None:
 
 def test_how_many_returns_escalate_is_configured(tmp_path: Path) -> None:
     assert load(tmp_path, "").fleet.recurrence_max == 3
+
+
+def test_the_schedule_of_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = [text for text in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[speed]" in text]
+    speed = load(tmp_path, example).fleet.speed
+    assert speed.fleet_bytes_s == 20_000_000
+    (window,) = speed.windows
+    assert (window.days, window.fleet_bytes_s) == ((0, 1, 2, 3, 4, 5, 6), None)

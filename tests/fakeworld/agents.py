@@ -52,6 +52,7 @@ class FakeAgent:
     storm: bool = False  # it listens in samples: what it commits is only the beginning
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
+    unmakeable: set[bytes] = field(default_factory=set)  # what its disk does not take
     push_problem: wire.Problem | None = None  # why they do
     hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
     # How it answers them; None: honestly.
@@ -330,19 +331,24 @@ class FakeAgent:
         ]:
             if files.get(edit.key) != edit.before:
                 skipped += 1
-            elif self.pushes_fail or not self._can_make(push, edit, files, local):
+            elif (
+                self.pushes_fail
+                or edit.key in self.unmakeable
+                or not self._can_make(push, edit, files, local)
+            ):
                 failed += 1
             else:
                 applied += 1
-                made[edit.key] = edit.after
                 if edit.before is not None:
                     self.trash.append((push.volume, edit.key, edit.before))
                 if edit.after is None:
                     del files[edit.key]
                 else:
                     moved += 0 if content_of(edit.after) in local else decode_entry(edit.after, WIDTH).size
-                    files[edit.key] = edit.after
+                    is_bare = self.withholds and _special(edit.after)
+                    files[edit.key] = _without_special(edit.after) if is_bare else edit.after
                     self.taken += decode_entry(edit.after, WIDTH).size
+                made[edit.key] = files.get(edit.key)
         self.bytes_moved += moved
         if made:
             self._made(push.volume, made)

@@ -342,8 +342,13 @@ MUTATIONS = (
     ),
     Mutation(
         "founding: the first writer's tree is the truth", f"{CORE}/sequencing.py",
-        "if not heard and world.now.mono < due:",
-        "if len(roots) < least and world.now.mono < due:", "--policy any-writer",
+        "    if not heard and world.now.mono < due:\n        world.wake(due)\n        return\n"
+        "    if not heard and any(",
+        "    if False and any(", "--policy any-writer",
+    ),
+    Mutation(
+        "founding: who still reads its tree is not waited for", f"{CORE}/sequencing.py",
+        "if not heard and any(_is_reading", "if False and any(_is_reading", "--policy any-writer",
     ),
     Mutation(
         "requests: a person's release needs no proof", f"{CORE}/requests.py",

@@ -434,6 +434,14 @@ class Oracle:
             "founded_by_all", not missing or waited >= config.settle_s,
             f"founded {waited:.3f} s after the first root, and {missing} were not heard",
         )  # fmt: skip
+        reading = [one for one in missing if self._reads(one)]
+        hold("founded_by_all", not reading, f"founded while {reading} are connected and read their trees")
+
+    def _reads(self, name: str) -> bool:
+        node = self.world.core.nodes[name]
+        status = node.volume(self.volume).status
+        is_well = status is None or status.problem is None
+        return node.session is not None and not node.fenced and self.volume in (node.offers or ()) and is_well
 
     def _founded_sound(self, contents: set[bytes]) -> None:
         """Of nodes that this process has heard of: what a writer's scrub found and told, another has sound."""

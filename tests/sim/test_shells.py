@@ -53,5 +53,19 @@ def test_each_planted_bug_still_has_its_place(planted: Mutation) -> None:
     assert (ROOT / planted.file).read_text().count(planted.old) == 1
 
 
+def test_the_room_that_others_take_on_the_disk_below_is_not_the_simulated_ones() -> None:
+    """With 512 MB more or less in /dev/shm an agent told of its disk once more, and seed 64 was another one."""
+    code = (
+        "import os\nfrom sim.shells import kernel\nfrom sim.shells.loop import Loop\n"
+        "before = os.statvfs('/dev/shm').f_fsid\nkernel.install(Loop(1), 1, {})\nfound = os.statvfs('/dev/shm')\n"
+        "print(found.f_blocks * found.f_frsize, 9 * found.f_blocks // 10 - found.f_bavail, found.f_fsid == before)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(TESTS)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True
+    )
+    assert ran.stdout.split() == [str(10**12), "0", "True"]
+
+
 def test_a_seed_of_whole_programs_is_the_same_each_time() -> None:
     assert played(64, "0")["digest"] == played(64, "1")["digest"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from closeranks_proto.entries import Entry, Kind, encode_entry
+from closeranks_proto.entries import Entry, Kind, aspects, encode_entry
 
 from .. import beneath
 from ..beneath import Spot
@@ -17,7 +17,7 @@ from ..disk.records import Record, StatSignature
 from ..disk.volume import Volume
 from . import attributes
 from .lift import Lifts
-from .plan import Saw, Step, Verb, entry_of
+from .plan import Saw, Step, Verb, entry_of, is_withheld
 from .recheck import is_same
 from .stage import stage_name_of
 from .swap import Surprise, Taken, move_within, put_new, swap_in, take_out
@@ -60,10 +60,7 @@ class Maker:
             now = beneath.status(where)
         if now is None:
             raise Surprise
-        record = self.made[step.key] = self._record(step.key, target, now)
-        if record.value != step.target:
-            self.unlike[step.key] = record.value
-        return Result(step, Outcome.DONE, trashed=taken is not None)
+        return self._made(step, target, now, trashed=taken is not None)
 
     def _move(self, work: Work, source: Saw) -> Result:
         """Give a file its new name. What a third party slipped under the old one goes back there."""
@@ -79,8 +76,7 @@ class Maker:
         self.made[source.key] = None
         if now is None:
             raise Surprise
-        self.made[step.key] = self._record(step.key, entry_of(step.target, self._width), now)
-        return Result(step, Outcome.DONE)
+        return self._made(step, entry_of(step.target, self._width), now)
 
     def _staged(self, step: Step, target: Entry, where: Spot) -> bytes:
         """The name in the stage of what will appear; directories and symlinks are made here."""
@@ -120,6 +116,22 @@ class Maker:
         if target.kind is Kind.DIRECTORY:
             self._lifts.forget(work.step.key)
 
+    def _made(self, step: Step, target: Entry, now: os.stat_result, trashed: bool = False) -> Result:
+        """Record what lies there now, and say where it is not what it was to be."""
+        record = self.made[step.key] = self._record(step.key, target, now)
+        if record.value == step.target:
+            return Result(step, Outcome.DONE, trashed=trashed)
+        self.unlike[step.key] = record.value
+        made = entry_of(record.value, self._width)
+        if is_withheld(made, target, self._special_bits) or _is_left_open(made, target):
+            return Result(step, Outcome.DONE, trashed=trashed)
+        what = " and ".join(aspects(target, made))
+        detail = (
+            f"it was made, and has another {what} than it was given: this filesystem does not keep it as the others' "
+            "do, or a program changed it at once"
+        )
+        return Result(step, Outcome.UNLIKE, "unsupported", detail, trashed)
+
     def _record(self, key: bytes, target: Entry, now: os.stat_result) -> Record:
         value = encode_entry(attributes.entry_now(target, now))
         chunks = None
@@ -128,6 +140,13 @@ class Maker:
             assert chunks is not None, "the plan had the chunk list"
         # Not settled: the next scan reads a file once more, so nobody can hide a write behind ours.
         return Record(key, value, StatSignature.of(now), chunks, target.kind is Kind.DIRECTORY)
+
+
+def _is_left_open(made: Entry, target: Entry) -> bool:
+    """Whether this is a directory in which there is work to do yet: a later step gives it its mode."""
+    if made.kind is not Kind.DIRECTORY or os.geteuid() == 0:
+        return False
+    return aspects(made, target) == ("mode",) and made.mode == (target.mode or 0) | 0o700
 
 
 def _drop_staged(name: bytes, stage_fd: int) -> None:

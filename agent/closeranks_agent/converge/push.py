@@ -279,6 +279,12 @@ class Pusher:
                     count.again = True
                 case Outcome.HEIRLESS if count.again:
                     pass  # it is planned again with the path that it waits for
+                case Outcome.UNLIKE:
+                    # Nothing is left to be done; but were it counted as done, it would be sent again at once, for ever.
+                    count.goes_on()
+                    count.fail(step.key, Outcome.UNLIKE, result.detail)
+                    for key in keys:
+                        count.end(key, count.done)
                 case Outcome.WAITS | Outcome.OVER:
                     pass  # what it waits for, or what the truth has by then, comes with a later push
                 case Outcome.STALE:

@@ -87,7 +87,7 @@ class Tally:
                         "busy",
                         "it was changed again each time it was repaired",
                     )
-            case Outcome.CHANGED | Outcome.STALE | Outcome.WAITS | Outcome.OVER:
+            case Outcome.CHANGED | Outcome.STALE | Outcome.WAITS | Outcome.OVER | Outcome.UNLIKE:
                 self.stale |= result.outcome is Outcome.STALE
                 tried = self._attempts[key] = self._attempts.get(key, 0) + 1
                 if tried >= ATTEMPTS_MAX:

@@ -28,6 +28,7 @@ class Outcome(Enum):
     WAITS = auto()  # for other steps below the same directory
     HEIRLESS = auto()  # its content is to be at another path first, and is not there
     OVER = auto()  # the push that asked for it is not good any more
+    UNLIKE = auto()  # made, but what lies there now is not what it was to be
     BLOCKED = auto()  # can not be applied; `why` and `detail` say so
     NO_ROOM = auto()
     NO_SOURCE = auto()  # no healthy peer has the bytes

@@ -93,16 +93,18 @@ class VolumeRoot:
         if isinstance(stored, dict) and not Identity(**stored).is_of(Identity.of(fd)):
             return self._gone(
                 f"is not the directory that volume {self.name} was read from: its device or inode changed",
-                "replaced",
+                f"it was replaced on purpose, stop the agent, remove {self.index_path} and start it again",
             )
         with os.scandir(fd) as entries:
             if any(entry.name != os.fsdecode(PRIVATE_NAME) for entry in entries):
                 return None
-        return self._gone(f"is empty, but volume {self.name} had files when it was last read", "emptied")
+        return self._gone(
+            f"is empty, but volume {self.name} had files when it was last read",
+            "all was deleted, make a file in it: then it counts as deleted, and is let through or brought back",
+        )
 
-    def _gone(self, what: str, how: str) -> Problem:
+    def _gone(self, what: str, otherwise: str) -> Problem:
         return Problem(
             "not_mounted",
-            f"{escape(self.path)} {what}. Nothing is written. Mount the filesystem that belongs there; if it was "
-            f"{how} on purpose, stop the agent, remove {self.index_path} and start it again.",
+            f"{escape(self.path)} {what}. Nothing is written. Mount the filesystem that belongs there; if {otherwise}.",
         )

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from closeranks_proto import programs
 from closeranks_proto.messages import Hand
 from closeranks_proto.paths import parent_key
 
@@ -39,11 +40,13 @@ SAMPLED: Final = "seen in a sample, for very much was written at once"
 UNSEEN: Final = unknown_hand(
     "very much was written at once, so the agent listened in short samples, and this change was in none of them"
 )
-SHOWN: Final = (
-    "very much is being written at once. So that watching slows down nobody, the agent listens in short samples, and "
-    "a scan finds the rest when it is over; until then that is on no other node, and of most changes it is not known "
-    "whose hand it was. It ends by itself: nothing has to be done"
+_SAYS_EVERY_S: Final = 5.0  # each saying goes to the coordinator
+_TOLD: Final = (
+    "very much is being written at once{so_far}. So that watching slows down nobody, the agent listens in short "
+    "samples, and a scan finds the rest when it is over; until then that is on no other node, and of most changes it "
+    "is not known whose hand it was. It ends by itself: nothing has to be done"
 )
+SHOWN: Final = _TOLD.format(so_far="")
 
 
 class Sampling:
@@ -52,6 +55,10 @@ class Sampling:
     def __init__(self, volume: Volume, source: Source, written: Written) -> None:
         self.lasts = False  # from the beginning of a storm to the end of the scan behind it
         self.scan_asked = False
+        self.shown = SHOWN  # what is told of it to people
+        self._since = ""
+        self._says_at = 0.0
+        self._by: Counter[Hand] = Counter()  # names that samples have shown, by hand
         self._volume, self._source, self._written = volume, source, written
         self._storm, self._flood = Storm(), Flood(volume, written)
         self._weight = self._names = 0
@@ -118,6 +125,9 @@ class Sampling:
         self._storm.begin(now, self._volume.settings.scan_interval_s)
         self.lasts, self.scan_asked = True, False
         self._names, self._some = 0, []
+        self._since = time.strftime("%H:%M:%S UTC", time.gmtime())
+        self._says_at, self._by = now + _SAYS_EVERY_S, Counter()
+        self.shown = _TOLD.format(so_far=f", since {self._since}")
         self.keep(dirty, "")
         self._flood.begin(self._some)
         self._volume.storms(True)
@@ -138,6 +148,7 @@ class Sampling:
         dirty.clear()
         while len(self._seen) > SEEN_MAX:
             del self._seen[next(iter(self._seen))]
+        self._by.update(files)
         for hand, count in files.items():
             self._written.note(self._volume.name, count, 0, hand)
         return files.total()
@@ -166,11 +177,29 @@ class Sampling:
             names += self.keep(dirty)
             if not self._storm.is_calm(self._weight, took):
                 self._source.pause()
-                self._storm.sampled(names, took, time.monotonic())
+                now = time.monotonic()
+                self._storm.sampled(names, took, now)
+                if now >= self._says_at:
+                    self._says_at = now + _SAYS_EVERY_S
+                    self.shown = _TOLD.format(so_far=self._so_far(now))
                 self._flood.sampled(self._some, self._names, took)
                 return False
         self._flood.sampled(self._some, self._names, took)
         return True
+
+    def _so_far(self, now: float) -> str:
+        """Since when, how much, and by whom as far as samples have shown."""
+        pace, unseen = _about(self._storm.pace), _about(self._storm.unseen(now))
+        most = self._by.most_common(1)
+        by = (
+            f", most by {programs.words(most[0][0].exe, most[0][0].command)} (pid {most[0][0].pid})"
+            if most
+            else ""
+        )
+        return (
+            f", since {self._since}: by the last sample {pace} changed names a second{by}; {unseen} that no scan has "
+            "seen yet"
+        )
 
     def end(self, now: float) -> None:
         """All is told again, and a scan finds what no sample has shown."""
@@ -205,3 +234,9 @@ class Sampling:
             dirty.note(key, now, self._seen.get(key, (None, False))[0], open=True)
         self._seen.clear()
         self._marked.clear()
+
+
+def _about(count: float) -> str:
+    """Two digits of it: a sample does not know more."""
+    digits = len(str(int(count))) - 2
+    return f"some {round(int(count), -max(0, digits)):,}"

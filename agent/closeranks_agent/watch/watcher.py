@@ -175,6 +175,11 @@ class Watcher:
         return self._sampling.lasts
 
     @property
+    def storm_shown(self) -> str:
+        """What is told of a storm to people."""
+        return self._sampling.shown
+
+    @property
     def hushed(self) -> bool:
         """Writes are not told: whoever has files open is asked, and scans prove."""
         return self._hush.active

@@ -33,14 +33,16 @@ def is_unpinned(volume: VolumeView) -> bool:
 
 def print_headline(screen: Screen, fleet: FleetView, incidents: list[IncidentView]) -> None:
     """One line, and what else must be known before anything below is believed."""
-    screen.line(*_headline(fleet, incidents))
+    screen.folded(*_headline(fleet, incidents))
     if fleet.problem is not None:
-        screen.line(f"The coordinator can store nothing, and shows what it knew before: {fleet.problem}", BAD)
+        screen.folded(
+            f"The coordinator can store nothing, and shows what it knew before: {fleet.problem}", BAD
+        )
     coverage = fleet.coverage
     if coverage.compared < coverage.expected:
         missing = [node.node for node in fleet.nodes if any(not held.compared for held in node.volumes)]
         who = f": not {join(missing, NODES_NAMED)}" if missing else "; the rest has not reported"
-        screen.line(f"Compared {coverage.compared} of {plural(coverage.expected, 'node')}{who}.", CARE)
+        screen.folded(f"Compared {coverage.compared} of {plural(coverage.expected, 'node')}{who}.", CARE)
 
 
 def _headline(fleet: FleetView, incidents: list[IncidentView]) -> tuple[str, str]:

@@ -83,10 +83,10 @@ def held(args: argparse.Namespace, screen: Screen) -> int:
 
 def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     if not found:
-        screen.line("Nothing is held.", GOOD)
+        screen.folded("Nothing is held.", GOOD)
         return
     if all(one.state == "allowed" for one in found):
-        screen.line("Nothing is held; a guard looks away:", CARE)
+        screen.folded("Nothing is held; a guard looks away:", CARE)
     screen.table(
         ("ID", "STATE", "FOR", "NODE", "VOLUME", "GUARD", "KEPT BACK", "SIZE", "INCIDENT"),
         [_row(one, now) for one in found],
@@ -95,34 +95,34 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
     for one in found:
         if one.state == "allowed":
             screen.line()
-            screen.line(allowance(one), CARE)
+            screen.folded(allowance(one), CARE)
         if one.state == "held":
             screen.line()
-            screen.line(f"{one.id}  {one.reason}", BAD)
+            screen.folded(f"{one.id}  {one.reason}", BAD)
             for hand in one.writers:
                 if hand.exe or hand.command:
-                    screen.line(
+                    screen.folded(
                         f"  {_whether(hand)} {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}"
                     )
             for reaction in one.reactions:
-                screen.line(f"  done  {reaction}")
+                screen.folded(f"  done  {reaction}")
             if one.ends_by_itself:
-                screen.line(
+                screen.folded(
                     "  note  its cause is gone: it ends by itself in half a minute, unless it begins again",
                     GOOD,
                 )
                 continue
             if one.wants_room:
-                screen.line(f"  next  {room_there(one.node)}", CARE)
+                screen.folded(f"  next  {room_there(one.node)}", CARE)
                 continue
-            screen.line(
+            screen.folded(
                 f"  next  closeranks allow {one.id}    (it is wanted; for a while {one.guard} does not hold it again)"
             )
-            screen.line(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
+            screen.folded(f"  next  closeranks reject {one.id}   (bring {one.node} back to the truth)")
             if one.merged_changes:
-                screen.line(f"  note  {got_through(one.node, one.merged_changes)}", CARE)
+                screen.folded(f"  note  {got_through(one.node, one.merged_changes)}", CARE)
             if one.guard == "disk_full":
-                screen.line(f"  first {trash_first(one.node)}", CARE)
+                screen.folded(f"  first {trash_first(one.node)}", CARE)
 
 
 def _who(hand: HandView) -> str:
@@ -179,5 +179,5 @@ def _order(args: argparse.Namespace, screen: Screen, verb: str, body: dict[str, 
     if args.json:
         screen.raw_json(answer)
     else:
-        screen.line(f"{verb} of {args.id} accepted (action {accepted.action}); {then}")
+        screen.folded(f"{verb} of {args.id} accepted (action {accepted.action}); {then}")
     return OK

@@ -68,7 +68,7 @@ def nodes(args: argparse.Namespace, screen: Screen) -> int:
         away = [node.node for node in every if not node.in_service]
         if away:
             screen.line()
-            screen.line(f"{join(away, AWAY_NAMED)}  {out_of_service(away)}", CARE)
+            screen.folded(f"{join(away, AWAY_NAMED)}  {out_of_service(away)}", CARE)
     return OK
 
 
@@ -109,7 +109,7 @@ def _row(node: NodeView, now: int) -> list[Cell]:
 
 def _print_node(screen: Screen, node: NodeView, now: int) -> None:
     since = f" for {age(node.since, now)}" if node.since else ""
-    screen.line(f"{node.node}  {node.state.upper()}{since}", STATE_STYLES.get(node.state, ""))
+    screen.folded(f"{node.node}  {node.state.upper()}{since}", STATE_STYLES.get(node.state, ""))
     contact = (
         "connected"
         if node.connected
@@ -117,14 +117,14 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
         if node.last_contact
         else "never"
     )
-    screen.line(f"  contact    {contact}")
-    screen.line(f"  address    {node.address or NONE}")
+    screen.folded(f"  contact    {contact}")
+    screen.folded(f"  address    {node.address or NONE}")
     if not node.in_service:
-        screen.line(f"  serves     no, {out_of_service([node.node])}", CARE)
+        screen.folded(f"  serves     no, {out_of_service([node.node])}", CARE)
     if node.blocked_by is not None:
-        screen.line(f"  blocked by {node.blocked_by}", CARE)
+        screen.folded(f"  blocked by {node.blocked_by}", CARE)
     if node.waiting is not None:
-        screen.line(f"  waits for  {node.waiting}", CARE)
+        screen.folded(f"  waits for  {node.waiting}", CARE)
     if node.quarantine is not None:
         fence = node.quarantine
         how = "by hand" if fence.by_hand else "by the judge"
@@ -133,17 +133,17 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
             if fence.acknowledged
             else "the node has not confirmed its fence yet; its peers refuse it all the same"
         )
-        screen.line(
+        screen.folded(
             f"  fenced     {how}, {age(fence.since, now)} ago, token {fence.fence_token}: {fence.reason}", BAD
         )
-        screen.line(
+        screen.folded(
             f"             {held}; release {'by itself' if fence.release == 'automatic' else 'by hand'}"
         )
-        screen.line(
+        screen.folded(
             f"             incident {fence.incident or NONE}, {'verified' if fence.verified else 'not verified'}"
         )
         for remark in fence.remarks:
-            screen.line(f"  note       {remark}", CARE)
+            screen.folded(f"  note       {remark}", CARE)
     for volume in node.volumes:
         screen.line()
         _print_volume(screen, volume, now)
@@ -154,13 +154,13 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
             else ""
         )
         trash = f"; {size(disk.trash_bytes)} of the disk are trash" if disk.trash_bytes else ""
-        screen.line(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}{trash}")
+        screen.folded(f"  disk       {disk.volume}: {size(disk.free_bytes)} free{share}{trash}")
     for care in node.cares:
-        screen.line(f"  note       {care.text}", CARE)
-        screen.line(f"  next       {care.next}")
+        screen.folded(f"  note       {care.text}", CARE)
+        screen.folded(f"  next       {care.next}")
     _print_writers(screen, node, now)
     for step in [] if node.state == "in_rank" else next_steps(node, []):
-        screen.line(f"  next       {step}")
+        screen.folded(f"  next       {step}")
 
 
 def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
@@ -168,26 +168,26 @@ def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
     if not node.writers:
         return
     screen.line()
-    screen.line("written in the last hour, most bytes first")
+    screen.folded("written in the last hour, most bytes first")
     by_bytes = sorted(node.writers, key=lambda one: (-one.bytes, -one.files))
     for hand in by_bytes[:WRITERS_SHOWN]:
         _print_hand(screen, hand, now)
     by_files = sorted((one for one in node.writers if one.files), key=lambda one: (-one.files, -one.bytes))
     if by_files and by_files[:WRITERS_SHOWN] != by_bytes[:WRITERS_SHOWN]:
-        screen.line("written in the last hour, most files first")
+        screen.folded("written in the last hour, most files first")
         for hand in by_files[:WRITERS_SHOWN]:
-            screen.line(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
+            screen.folded(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
     if len(by_bytes) > WRITERS_SHOWN:
-        screen.line(f"  and {len(by_bytes) - WRITERS_SHOWN} more: closeranks nodes {node.node} --json")
+        screen.folded(f"  and {len(by_bytes) - WRITERS_SHOWN} more: closeranks nodes {node.node} --json")
 
 
 def _print_hand(screen: Screen, hand: HandView, now: int) -> None:
     files, seen = plural(hand.files, "file"), age(hand.last_seen, now)
-    screen.line(f"  {size(hand.bytes):>14}  {_hand_name(hand)}, {files}, last {seen} ago")
+    screen.folded(f"  {size(hand.bytes):>14}  {_hand_name(hand)}, {files}, last {seen} ago")
     if hand.command:
-        screen.line(f"  {'':>14}  {hand.command}", FAINT)
+        screen.folded(f"  {'':>14}  {hand.command}", FAINT)
     if hand.parents:
-        screen.line(f"  {'':>14}  started by {', '.join(hand.parents)}", FAINT)
+        screen.folded(f"  {'':>14}  started by {', '.join(hand.parents)}", FAINT)
 
 
 def _hand_name(hand: HandView) -> str:
@@ -203,46 +203,46 @@ def _hand_name(hand: HandView) -> str:
 
 
 def _print_volume(screen: Screen, volume: NodeVolumeView, now: int) -> None:
-    screen.line(f"volume {volume.name}")
-    screen.line(f"  root       {volume.root or NONE}")
-    screen.line(f"  holds      {count(volume.files)} files, {size(volume.bytes)}")
+    screen.folded(f"volume {volume.name}")
+    screen.folded(f"  root       {volume.root or NONE}")
+    screen.folded(f"  holds      {count(volume.files)} files, {size(volume.bytes)}")
     paths = NONE if volume.differing_paths is None else plural(volume.differing_paths, "path")
     differing = f"{paths} ({size(volume.differing_bytes)})"
     differing += f", {count(volume.unconfirmed_paths)} unconfirmed"
-    screen.line(f"  differs    {differing}", BAD if volume.differing_paths else "")
+    screen.folded(f"  differs    {differing}", BAD if volume.differing_paths else "")
     if volume.lagging_paths:
         behind = ("at least " if volume.lag_at_least and volume.lag_s else "") + lag(volume.lag_s, False)
-        screen.line(f"  lags       {behind}, {plural(volume.lagging_paths, 'path')}", CARE)
-    screen.line(
+        screen.folded(f"  lags       {behind}, {plural(volume.lagging_paths, 'path')}", CARE)
+    screen.folded(
         f"  last scan  {age(volume.last_full_scan, now) + ' ago' if volume.last_full_scan else 'none yet'}"
     )
     print_scrub(screen, volume, now)
     if volume.watch:
         detail = f": {volume.watch_detail}" if volume.watch_detail else ""
-        screen.line(f"  watched    {volume.watch}{detail}", CARE if volume.watch == "rescan" else "")
+        screen.folded(f"  watched    {volume.watch}{detail}", CARE if volume.watch == "rescan" else "")
     if volume.watch_dropped:
-        screen.line(
+        screen.folded(
             f"  lost       events {plural(volume.watch_dropped, 'time')}; each was answered by a scan", CARE
         )
     if volume.hard_links:
-        screen.line(f"  hard links {plural(volume.hard_links, 'name')}, each a file of its own here")
+        screen.folded(f"  hard links {plural(volume.hard_links, 'name')}, each a file of its own here")
     if is_going_on(volume) and volume.progress:
-        screen.line(f"  progress   {progress_text(volume.progress)}")
+        screen.folded(f"  progress   {progress_text(volume.progress)}")
     if volume.problem is not None:
         problem = volume.problem
         room = ""
         if problem.needed_bytes is not None and problem.free_bytes is not None:
             room = f" (needs {size(problem.needed_bytes)}, {size(problem.free_bytes)} free)"
-        screen.line(f"  problem    {problem.code}: {problem.message}{room}", BAD)
+        screen.folded(f"  problem    {problem.code}: {problem.message}{room}", BAD)
     if volume.withheld:
-        screen.line(
+        screen.folded(
             f"  withheld   {plural(volume.withheld, 'path')} whose set-uid, set-gid or sticky bits are not written",
             CARE,
         )
     if volume.unreadable:
-        screen.line(f"  left out   {plural(volume.unreadable, 'path')} that could not be compared", CARE)
+        screen.folded(f"  left out   {plural(volume.unreadable, 'path')} that could not be compared", CARE)
         for path in volume.unreadable_paths:
             detail = f" ({path['detail']})" if path.get("detail") else ""
-            screen.line(f"             {path.get('path', '?')}: {path.get('why', '?')}{detail}")
+            screen.folded(f"             {path.get('path', '?')}: {path.get('why', '?')}{detail}")
         if volume.unreadable > len(volume.unreadable_paths):
-            screen.line(f"             and {volume.unreadable - len(volume.unreadable_paths)} more")
+            screen.folded(f"             and {volume.unreadable - len(volume.unreadable_paths)} more")

@@ -132,7 +132,7 @@ def next_steps(node: NodeView, incidents: list[IncidentView]) -> list[str]:
             return [*look, _make_room(name, short)]
         case "joining" if not node.connected:
             return [f"on {name}: start the agent; the coordinator waits for it"]
-        case "resyncing" | "verifying" | "joining" if node.waiting is not None:
+        case "resyncing" | "verifying" | "joining" | "lagging" if node.waiting is not None:
             return [*look, f"on {name}: put right what is said above; it goes on by itself then"]
         case "resyncing" | "verifying" | "joining":
             return [*look, f"nothing: it goes on by itself; follow it with: closeranks nodes {name}"]

@@ -137,7 +137,11 @@ class Screen:
         from rich.console import Console
 
         system: Literal["auto"] | None = "auto" if self.colours else None
-        return Console(file=self.out, color_system=system, highlight=False, markup=False, emoji=False)
+        # Both are given: of a dumb terminal rich knows no other width than 80.
+        return Console(
+            file=self.out, color_system=system, highlight=False, markup=False, emoji=False, width=self.width,
+            height=shutil.get_terminal_size().lines,
+        )  # fmt: skip
 
 
 def _widths(headers: Sequence[str], rows: list[list[Cell]]) -> list[int]:

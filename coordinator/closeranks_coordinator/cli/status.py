@@ -39,6 +39,7 @@ _URGENCY = (
 )
 
 _NO_VOTE = ("quarantined", "resyncing", "verifying", "unreachable", "joining")
+FETCHING = ("joining", "lagging", "resyncing")
 CARES_SHOWN = 5
 VOLUMES_NAMED = 5
 OUTSIDERS_SHOWN = 20
@@ -76,7 +77,7 @@ def status(args: argparse.Namespace, screen: Screen) -> int:
         _print_cares(screen, fleet)
         _print_also_open(screen, fleet, open_incidents)
         if fleet.allowed:
-            screen.line(allowances(fleet.allowed), CARE)
+            screen.folded(allowances(fleet.allowed), CARE)
         screen.line()
         _print_volumes(screen, fleet)
         screen.line()
@@ -97,29 +98,32 @@ def _open_incidents(api: Api, screen: Screen) -> list[IncidentView]:
 def _print_outsiders(screen: Screen, fleet: FleetView, incidents: list[IncidentView], now: int) -> None:
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
     outside.sort(key=lambda node: (_URGENCY.index(node.state), node.node))
-    for node, reasons_of, steps, alike in _alike(outside[:OUTSIDERS_SHOWN], incidents, now):
+    for node, reasons_of, steps, alike in _alike(fleet, outside[:OUTSIDERS_SHOWN], incidents, now):
         since = f" for {age(node.since, now)}" if node.since else ""
         head = f"{node.node}  {node.state.upper()}{since}"
         if alike:
             head += f", and {plural(len(alike), 'more node')} for the same reason: {join(alike, NODES_NAMED)}"
         screen.line()
-        screen.line(head, STATE_STYLES.get(node.state, STRONG))
+        screen.folded(head, STATE_STYLES.get(node.state, STRONG))
         for reason in reasons_of:
-            screen.line(f"  why   {reason}")
+            screen.folded(f"  why   {reason}")
         for step in steps:
-            screen.line(f"  next  {step}")
+            screen.folded(f"  next  {step}")
     if len(outside) > OUTSIDERS_SHOWN:
-        screen.line(f"and {len(outside) - OUTSIDERS_SHOWN} more: see the table below")
+        screen.folded(f"and {len(outside) - OUTSIDERS_SHOWN} more: see the table below")
 
 
 def _alike(
-    outside: list[NodeView], incidents: list[IncidentView], now: int
+    fleet: FleetView, outside: list[NodeView], incidents: list[IncidentView], now: int
 ) -> list[tuple[NodeView, list[str], list[str], list[str]]]:
     """(node, its reasons, its next steps, names of others of which the very same is to be said), in order."""
     groups: dict[tuple[str, ...], tuple[NodeView, list[str], list[str], list[str]]] = {}
     for node in outside:
         own = [one for one in incidents if one.node == node.node and one.kind not in NO_REASON]
         why, steps = reasons(node, own, now), next_steps(node, own)
+        limit = fleet.limits.get(node.node) if node.state in FETCHING else None
+        if limit is not None:
+            why.append(f"it fetches {limit}; see: closeranks speed")
         key = (node.state, *(text.replace(node.node, "") for text in (*why, "", *steps)))
         if key in groups:
             groups[key][3].append(node.node)
@@ -134,26 +138,26 @@ def _print_volume_troubles(screen: Screen, fleet: FleetView, incidents: list[Inc
             own = [i for i in incidents if i.volume == volume.name and i.kind == "undetermined"]
             since = f" for {age(own[0].opened_at, now)}" if own else ""
             screen.line()
-            screen.line(f"volume {volume.name}  UNDETERMINED{since}", BAD)
-            screen.line(
+            screen.folded(f"volume {volume.name}  UNDETERMINED{since}", BAD)
+            screen.folded(
                 f"  why   no entry of {plural(volume.undetermined, 'path')} is held by {volume.quorum} of "
                 f"{len(volume.nodes)} nodes, so nobody is accused; a person must say what is right"
             )
             look = f"closeranks incident {own[0].id}" if own else "closeranks incidents"
-            screen.line(f"  next  {look}")
+            screen.folded(f"  next  {look}")
             sides = _sides(fleet, volume, own)
             if sides is not None:
                 first, second = sides
-                screen.line(f"  next  closeranks diff {volume.name} {first} --against {second}")
+                screen.folded(f"  next  closeranks diff {volume.name} {first} --against {second}")
         elif volume.truth_root is None:
             screen.line()
-            screen.line(f"volume {volume.name}  NO TRUTH YET", CARE)
-            screen.line(f"  why   {_no_truth(volume)}")
+            screen.folded(f"volume {volume.name}  NO TRUTH YET", CARE)
+            screen.folded(f"  why   {_no_truth(volume)}")
     for incident in incidents:
         if incident.node is None and incident.kind != "undetermined":
             screen.line()
-            screen.line(f"{incident.kind}  for {age(incident.opened_at, now)}: {incident.summary}", BAD)
-            screen.line(f"  next  closeranks incident {incident.id}")
+            screen.folded(f"{incident.kind}  for {age(incident.opened_at, now)}: {incident.summary}", BAD)
+            screen.folded(f"  next  closeranks incident {incident.id}")
 
 
 def _sides(fleet: FleetView, volume: VolumeView, undetermined: list[IncidentView]) -> tuple[str, str] | None:
@@ -198,10 +202,10 @@ def _print_cares(screen: Screen, fleet: FleetView) -> None:
     found += _stormy(fleet)
     for text, step in found[:CARES_SHOWN]:
         screen.line()
-        screen.line(text, CARE)
-        screen.line(f"  next  {step}")
+        screen.folded(text, CARE)
+        screen.folded(f"  next  {step}")
     if len(found) > CARES_SHOWN:
-        screen.line(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
+        screen.folded(f"and {len(found) - CARES_SHOWN} more like these: closeranks nodes NODE")
 
 
 def _print_also_open(screen: Screen, fleet: FleetView, incidents: list[IncidentView]) -> None:
@@ -223,8 +227,8 @@ def _print_also_open(screen: Screen, fleet: FleetView, incidents: list[IncidentV
             [kind if times == 1 else f"{kind} ({times})" for kind, times in kinds.items()], len(kinds)
         )
         screen.line()
-        screen.line(f"also open: {plural(kinds.total(), 'incident')}: {names}", CARE)
-        screen.line("  next  closeranks incidents --open")
+        screen.folded(f"also open: {plural(kinds.total(), 'incident')}: {names}", CARE)
+        screen.folded("  next  closeranks incidents --open")
 
 
 def _in_the_air(fleet: FleetView) -> list[tuple[str, str]]:

@@ -11,9 +11,13 @@ from closeranks_proto.errors import UserError
 
 from ..core.shapes import IncidentView
 from .client import Api, segment
-from .screen import GOOD, Cell, Screen
+from .screen import FAINT, GOOD, Cell, Screen
 from .session import OK, asking, now_ms, open_api
 from .words import NONE, age, plural, size
+
+ENTRIES_SHOWN = 30  # more are counted by directory on a terminal
+DIRECTORIES_SHOWN = 15
+NEWEST_SHOWN = 5
 
 
 class TrashEntry(msgspec.Struct):
@@ -42,6 +46,14 @@ def add_trash(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("node", metavar="NODE")
     listing.add_argument("volume", metavar="VOLUME", nargs="?", help="only this volume's")
     listing.add_argument("--incident", metavar="ID", help="only what this incident set aside")
+    listing.add_argument(
+        "--under", metavar="DIR", help="only what lay in or below this directory of the volume"
+    )
+    listing.add_argument(
+        "--all",
+        action="store_true",
+        help="on a terminal, too, each entry where there are many, not counts by directory",
+    )
     asking(listing, "print the API's answer unchanged (the first 1000, with next_cursor)")
     listing.set_defaults(run=list_trash)
     restore = verbs.add_parser("restore", help="bring entries back", allow_abbrev=False)
@@ -69,17 +81,55 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
         screen.raw_json(api.get(where, {**query, "limit": "1000"}))
         return OK
     found = [entry for page in api.pages(where, query, TrashPage) for entry in page.items]
-    if not found:
-        screen.line(_why_empty(api, args.node, args.volume, args.incident))
+    under = None if args.under is None else args.under.strip("/") + "/"
+    shown = [one for one in found if under is None or under == "/" or f"{one.path}/".startswith(under)]
+    if not shown:
+        why = f"Nothing of {args.under} in the trash of {args.node}." if found else ""
+        screen.line(why or _why_empty(api, args.node, args.volume, args.incident))
         return OK
+    summed = screen.terminal and not args.all and len(shown) > ENTRIES_SHOWN
+    if summed:
+        _print_directories(screen, shown, now_ms(api))
     headers = ("ID", "VOLUME", "KIND", "SIZE", "TRASHED", "WHY", "INCIDENT", "PATH")
-    screen.table(headers, [_row(entry, now_ms(api)) for entry in found], ("KIND", "INCIDENT", "TRASHED"))
-    total = sum(entry.bytes for entry in found)
+    rows = sorted(shown, key=_newest)[-NEWEST_SHOWN:] if summed else shown
+    screen.table(headers, [_row(entry, now_ms(api)) for entry in rows], ("KIND", "INCIDENT", "TRASHED"))
+    total = plural(len(shown), "entry", "entries")
     screen.line(
-        f"{plural(len(found), 'entry', 'entries')}, {size(total)}; "
+        f"{total}, {size(sum(entry.bytes for entry in shown))}; "
         f"restore with: closeranks trash restore {args.node} VOLUME ID --to DIR"
     )
+    if summed:
+        again = " ".join(["closeranks trash list", args.node, *([args.volume] if args.volume else [])])
+        screen.line(f"each of them: {again} --all   (or --under DIR: those of one directory)", FAINT)
     return OK
+
+
+def _print_directories(screen: Screen, entries: list[TrashEntry], now: int) -> None:
+    """Where they lay, the directories with most of them first; behind it come the newest entries."""
+    found: dict[tuple[str, str], list[TrashEntry]] = {}
+    for entry in entries:
+        found.setdefault((entry.volume, entry.path.rpartition("/")[0]), []).append(entry)
+    most = sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))
+    rows = [
+        [
+            Cell(volume),
+            Cell(str(len(of_it)), right=True),
+            Cell(size(sum(entry.bytes for entry in of_it)), right=True),
+            Cell(f"{age(max(of_it, key=_newest).trashed_at, now)} ago", right=True),
+            Cell(f"{directory}/" if directory else "(the volume itself)"),
+        ]
+        for (volume, directory), of_it in most[:DIRECTORIES_SHOWN]
+    ]
+    screen.table(("VOLUME", "ENTRIES", "SIZE", "NEWEST", "DIRECTORY"), rows, ("SIZE",))
+    if len(most) > DIRECTORIES_SHOWN:
+        left = sum(len(of_it) for _, of_it in most[DIRECTORIES_SHOWN:])
+        screen.line(f"and {left} more in {plural(len(most) - DIRECTORIES_SHOWN, 'directory', 'directories')}")
+    screen.line()
+    screen.line(f"the newest {NEWEST_SHOWN}:")
+
+
+def _newest(entry: TrashEntry) -> tuple[str, str]:
+    return entry.trashed_at or "", entry.id
 
 
 def _why_empty(api: Api, node: str, volume: str | None, incident: str | None) -> str:

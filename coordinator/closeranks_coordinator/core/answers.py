@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from closeranks_proto import messages as wire
 
-from .judge import same_but_special_bits
+from .judge import excused_of, same_but_special_bits
 from .nodes import Node, Recovery, Volume
 from .records import RecoveryRecord
 from .recovery import NO_SOURCE_RETRY_S, note, trouble
@@ -96,6 +96,13 @@ def _excuse(world: World, node: Node, volume: Volume) -> None:
         world.touch_node(node)
 
 
+def _still_withheld(world: World, node: Node, message: wire.VerifyResult) -> tuple[bytes, ...]:
+    """What its converges left, which the node tells, and what pushes did, of which it keeps no list."""
+    analysis, stored = node.view(message.volume).analysis, node.volume(message.volume)
+    by_pushes = () if analysis is None else excused_of(analysis.raw, stored.withheld, world.algorithm.width)
+    return tuple(sorted({*message.withheld, *by_pushes}))
+
+
 def _words(message: wire.ConvergeResult) -> str:
     problem = message.problem
     text = problem.message if problem is not None else message.detail
@@ -151,9 +158,9 @@ def verified(world: World, node: Node, message: wire.VerifyResult) -> None:
     if work.stage != "verify" or work.asked != message.volume or volume is None:
         return
     work.asked = None
-    stored = node.volume(message.volume)
-    if message.withheld != stored.withheld:
-        stored.withheld = message.withheld
+    stored, withheld = node.volume(message.volume), _still_withheld(world, node, message)
+    if withheld != stored.withheld:
+        stored.withheld = withheld
         world.touch_node(node)
     if message.root is None or not message.probes_ok:
         text = f"Verification failed: {message.detail or 'the volume could not be read'}"

@@ -80,7 +80,8 @@ class Pushing:
     starved: bool = False  # what is left can be had from nobody now
     problem: wire.Problem | None = None  # that the last answer told of
     problem_since_ms: int | None = None
-    noted: str = ""  # why something could not be made, as it was logged last
+    failed: str = ""  # why something could not be made, by the last answer
+    noted: str = ""  # the same, as it was logged last
     noted_at: float = -math.inf
     todo: list[bytes] = field(default_factory=list)
     sent: Mapping[bytes, Values] = field(default_factory=dict)

@@ -96,7 +96,7 @@ def answered(world: World, node: Node, result: wire.PushResult) -> None:
         state.problem_since_ms = None
     elif state.problem is None or state.problem.code != result.problem.code:
         state.problem_since_ms = world.now.wall_ms
-    state.problem = result.problem
+    state.problem, state.failed = result.problem, result.detail if result.failed else ""
     if result.applied:
         state.attempt, state.not_before, state.progress_at = 0, world.now.mono, world.now.mono
         if not result.failed:
@@ -142,6 +142,15 @@ def forget(node: Node) -> None:
     for view in node.views.values():
         old = view.pushing
         view.pushing = Pushing(number=old.number, sent=old.sent, sent_before=old.sent_before)
+
+
+def trouble(world: World, volume: Volume, node: Node) -> str:
+    """Why some path does not get to this node, while others do; "" where it is no longer behind than usual."""
+    view = node.view(volume.name)
+    if not view.behind or view.lag_since is None or not view.pushing.failed:
+        return ""
+    is_due = world.now.mono >= view.lag_since + volume.config.lag_grace_s
+    return f"{volume.name}: {view.pushing.failed}" if is_due else ""
 
 
 def is_stuck(world: World, volume: Volume, node: Node) -> bool:

@@ -72,7 +72,7 @@ class Questions:
         return None if stored is None else stored.root
 
     def fleet_view(self, now: Now) -> FleetView:
-        found = views.fleet_view(self._at(now))
+        found = msgspec.structs.replace(views.fleet_view(self._at(now)), limits=speed.limits(self._at(now)))
         allowed = [holds.view(self._world, one) for one in self._still.live_holds if one.state == "allowed"]
         return msgspec.structs.replace(found, allowed=tuple(allowed)) if allowed else found
 

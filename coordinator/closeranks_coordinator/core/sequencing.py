@@ -215,6 +215,8 @@ def _found(world: World, volume: Volume) -> None:
     if not heard and world.now.mono < due:
         world.wake(due)
         return
+    if not heard and any(_is_reading(world, volume, world.nodes[name]) for name in config.writers):
+        return  # its end is an event
     sound = {name: decay.sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
     union = unite(world.tree, sound, world.now.wall_ms, world.keep)
     movement.move(world, volume, Decision(union.root, pages=union.pages))
@@ -225,6 +227,19 @@ def _found(world: World, volume: Volume) -> None:
     for clash, loser, winner in union.clashes:
         conflicts.add(world, volume, world.nodes[loser], clash, winner)
     conflicts.close_resolved(world, volume)
+
+
+def _is_reading(world: World, volume: Volume, node: Node) -> bool:
+    """Whether this writer is there and still reads its tree for the first time, or by new rules.
+
+    It may take hours, and empty trees are read at once: founded on those, all that it has would go to its trash.
+    """
+    stored = node.volume(volume.name)
+    if node.session is None or node.fenced or volume.name not in (node.offers or ()):
+        return False
+    if stored.status is not None and stored.status.problem is not None:
+        return False  # nobody knows when it ends: it is told by name
+    return stored.root is None or stored.settings != volume.settings or volume.name not in node.scanned
 
 
 def _is_somebody_unheard(world: World, volume: Volume) -> bool:

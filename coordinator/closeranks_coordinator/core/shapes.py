@@ -177,6 +177,7 @@ class FleetView(View, frozen=True):
     nodes: tuple[NodeView, ...]
     allowed: tuple[HoldView, ...] = ()  # allowances that run
     problem: str | None = None  # why the coordinator can store nothing: what is shown may be long past
+    limits: dict[str, str] = {}  # of nodes whose fetches are limited: to how much, and why
 
 
 class PathView(View, frozen=True):

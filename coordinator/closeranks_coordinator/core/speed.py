@@ -26,6 +26,7 @@ LEAST_BYTES_S = 1024  # of a node, however many share: below it nothing would ev
 MOST_BYTES_S = 2**50
 LINGER_S = 2.0  # a node counts as fetching for so long after it did
 TELL_EVERY_S = 1.0
+FETCHING = ", fetching now"
 BY_HAND = "by hand"
 Limit = int | None
 
@@ -182,7 +183,16 @@ def view(world: World) -> SpeedView:
                 "node": node.name,
                 "receive_bytes_s": take,
                 "serve_bytes_s": give,
-                "why": why + (", fetching now" if is_one else ""),
+                "why": why + (FETCHING if is_one else ""),
             }
         )
     return SpeedView(force.fleet, force.why, tuple(shown))
+
+
+def limits(world: World) -> dict[str, str]:
+    """In words, of each node whose fetches are limited now: `2.0 MB/s at most (by hand)`."""
+    return {
+        str(one["node"]): f"{rate_words(take)} at most ({str(one['why']).removesuffix(FETCHING)})"
+        for one in view(world).nodes
+        if isinstance(take := one["receive_bytes_s"], int)
+    }

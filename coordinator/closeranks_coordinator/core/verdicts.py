@@ -123,6 +123,13 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             world.keep(after.pages)
             stored.held = after.held
             world.touch("node", node.name)
+        if (
+            stored.withheld
+            and (withheld := tuple(key for key in stored.withheld if key in after.raw)) != stored.withheld
+        ):
+            # The truth gave these bits up, or somebody set them here: what sets them another time is a change.
+            stored.withheld = withheld
+            world.touch("node", node.name)
         view.analysis, view.by_us, view.by_another = after, False, False
         view.brought = frozenset()
         if stored.anew and not after.divergent:

@@ -10,7 +10,7 @@ from closeranks_proto.lines import timestamp
 from closeranks_proto.messages import PlanStep, Unreadable
 from closeranks_proto.paths import escape, path_of
 
-from . import cares, kept, remarks, scrubbing, unclear
+from . import cares, kept, pushing, remarks, scrubbing, unclear
 from .nodes import Node, View, Volume
 from .records import ActionRecord, BaselineRecord, NodeVolume
 from .shapes import (
@@ -106,7 +106,9 @@ def _waiting(world: World, node: Node) -> str | None:
         it = "it" if len(missing) == 1 else "them"
         return f"{node.name} has no {names}: add {it} to its agent.toml and reload its agent (SIGHUP)"
     if node.recovery is None or node.record.recovery is None:
-        return None
+        return next(
+            (text for one in world.volumes_of(node) if (text := pushing.trouble(world, one, node))), None
+        )
     for name in node.record.recovery.volumes:
         problem = _problem(node, name, node.volume(name))
         if problem is not None:

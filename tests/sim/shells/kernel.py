@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import queue
 import random
 import secrets
@@ -53,6 +54,7 @@ def install(loop: Loop, seed: int, skew_s: dict[str, float]) -> None:
     for module in (look, hashing, signature):
         _put(module, is_settled=lambda _ctime_ns, _read_at_ns: False)
     _put(disks, _look=lambda path: (Path(path).stat().st_dev, 10**12, 9 * 10**11))
+    _put(os, statvfs=_of_a_fixed_size(os.statvfs), fstatvfs=_of_a_fixed_size(os.fstatvfs))
     _put(saying, threading=types.SimpleNamespace(Thread=_Thread, Lock=threading.Lock))
     _put(disks, threading=types.SimpleNamespace(Thread=_Thread, Lock=threading.Lock))
     _put(scrubber, threading=_threads_that_do_nothing())
@@ -72,6 +74,18 @@ def _put(place: object, **what: object) -> None:
     for name, value in what.items():
         assert hasattr(place, name), f"{place} has no {name} to be replaced"
         setattr(place, name, value)
+
+
+def _of_a_fixed_size(real: Callable[..., os.statvfs_result]) -> Callable[..., os.statvfs_result]:
+    """The disk below is everybody's: an agent tells of its room when that changes by a hundredth, whoever took it."""
+
+    def look(path: Any) -> os.statvfs_result:
+        is_so = real(path)
+        blocks = 10**12 // is_so.f_frsize
+        free = blocks * 9 // 10
+        return os.statvfs_result((*is_so[:2], blocks, free, free, *is_so[5:], is_so.f_fsid))
+
+    return look
 
 
 def _seed_unseeded(seed: int) -> None:
