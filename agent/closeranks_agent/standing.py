@@ -33,6 +33,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 UNKNOWN_HOST = "the host name is not known"  # how a probe begins to say so
 _ALONE = "without it nothing is compared, and nobody notices if this node breaks ranks"
 _NO_VOTE = "this node has no vote in the volume, nothing of it is compared and nothing is written there"
+_STAYS = "the node can not be brought to the truth: it stays behind, or fenced if it was"
+_MATTERS = {
+    "not_mounted": _NO_VOTE,
+    "no_space": _STAYS,
+    "trash_full": _STAYS,
+}  # why a problem matters, by its code
 
 
 class Asking(Protocol):
@@ -168,7 +174,7 @@ def examine_agent_itself(config: AgentConfig, probes: Asking) -> list[Finding]:
         ]
     absent = {one.name for one in config.volumes if not os.path.isdir(one.path)}  # which is said elsewhere
     found = [
-        fail(f"volume {name}", message, _NO_VOTE if code == "not_mounted" else "the agent says so", _as_it_says(code))
+        fail(f"volume {name}", message, _MATTERS.get(code, "the agent says so"), _as_it_says(code))
         for name, code, message in said.problems
         if name not in absent
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from closeranks_coordinator.core.fleet import FleetDiff
 from closeranks_coordinator.core.model import (
     BaselineCreateAsked,
     DuplicateRefused,
+    Log,
     Persist,
     PinAsked,
     QuarantineAsked,
@@ -305,9 +306,12 @@ def test_a_want_of_room_that_a_person_ended_by_hand_is_not_told_while_the_node_i
     world = FakeWorld(names(5)).started()
     late = world["node-04"]
     late.fails = wire.Problem("trash_full", "the trash has no room for old.txt", 100, 0)
+    world.keep_steps = True
     world.everywhere("new.txt", file_of("new"), but=["node-04"])
     world.until_state("node-04", "resyncing")
     world.until(lambda: world.volume("node-04").problem is not None)
+    logged = [one.text for step in world.steps for one in step.effects if isinstance(one, Log)]
+    assert any("The resync of node-04 can not go on: the trash has no room" in text for text in logged)
     (order, *_) = world.sent("node-04", wire.Converge)
     assert isinstance(order, wire.Converge)
     assert not order.ordinary, "where a majority is the truth, nobody is authorised"

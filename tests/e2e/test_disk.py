@@ -37,6 +37,7 @@ def test_a_full_disk_is_reported_and_fenced_and_heals_when_there_is_room(make_fl
         assert problem["needed_bytes"] > problem["free_bytes"]
         said = fleet.run("doctor", "--config", str(node.config)).stdout
         assert "volume photos: The volume's filesystem has" in said, "a converge waits for it"
+        assert "it stays behind, or fenced if it was" in said
         said = fleet.run("status").stdout
         assert "about to be brought back" not in said, "it waits"
         assert seen["quarantine"] is not None

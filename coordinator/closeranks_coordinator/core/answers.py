@@ -58,7 +58,7 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
         return
     if message.problem is not None:
         work.problem[message.volume] = message.problem
-    trouble(world, record, work, _words(message))
+    trouble(world, record, work, _words(node.name, message))
     world.publish("node", node.name)
     work.attempt = 1 if message.steps_done else min(work.attempt + 1, RETRY_DOUBLINGS)
     pause_s = RETRY_MAX_S if message.state == "failed" else min(RETRY_MAX_S, RETRY_MIN_S * 2**work.attempt)
@@ -103,12 +103,12 @@ def _still_withheld(world: World, node: Node, message: wire.VerifyResult) -> tup
     return tuple(sorted({*message.withheld, *by_pushes}))
 
 
-def _words(message: wire.ConvergeResult) -> str:
+def _words(node: str, message: wire.ConvergeResult) -> str:
     problem = message.problem
     text = problem.message if problem is not None else message.detail
     if message.state == "failed":
-        return f"The resync can not go on: {text or 'the node gave no reason'}"
-    return f"Some steps have to be repeated: {text or 'files changed while they were worked on'}"
+        return f"The resync of {node} can not go on: {text or 'the node gave no reason'}"
+    return f"Some steps on {node} have to be repeated: {text or 'files changed while they were worked on'}"
 
 
 def _account(
