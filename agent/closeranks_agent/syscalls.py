@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 import sys
+from functools import lru_cache
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -39,6 +40,19 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+@lru_cache(maxsize=64)
+def _how(flags: int, mode: int) -> _OpenHow:
+    """The kernel only reads it."""
+    return _OpenHow(flags, mode, _RESOLVE)
+
+
+# With its types told once: to make each argument an object of its own took more than the call itself.
+_openat2 = ctypes.CFUNCTYPE(
+    ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_OpenHow), ctypes.c_size_t,
+    use_errno=True,
+)(("syscall", _libc))  # fmt: skip
+
+
 def _check(result: int, path: bytes | None = None) -> int:
     if result < 0:
         number = ctypes.get_errno()
@@ -53,19 +67,10 @@ def openat2_beneath(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
     """
     if not _OPENAT2_KNOWN:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE)
+    how = _how(flags | os.O_CLOEXEC, mode)
     while True:
         try:
-            return _check(
-                _libc.syscall(
-                    ctypes.c_long(_SYS_OPENAT2),
-                    ctypes.c_int(dir_fd),
-                    ctypes.c_char_p(path),
-                    ctypes.byref(how),
-                    ctypes.c_size_t(ctypes.sizeof(how)),
-                ),
-                path,
-            )
+            return _check(_openat2(_SYS_OPENAT2, dir_fd, path, how, ctypes.sizeof(_OpenHow)), path)
         except InterruptedError:
             continue
         except (
@@ -76,16 +81,7 @@ def openat2_beneath(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
 
 def rename_flags(old: bytes, new: bytes, old_dir_fd: int, new_dir_fd: int, flags: int) -> None:
     """renameat2: RENAME_NOREPLACE raises FileExistsError, RENAME_EXCHANGE swaps the two atomically."""
-    _check(
-        _libc.renameat2(
-            ctypes.c_int(old_dir_fd),
-            ctypes.c_char_p(old),
-            ctypes.c_int(new_dir_fd),
-            ctypes.c_char_p(new),
-            ctypes.c_uint(flags),
-        ),
-        new,
-    )
+    _check(_libc.renameat2(old_dir_fd, old, new_dir_fd, new, flags), new)
 
 
 def allocate(fd: int, offset: int, length: int, keep_size: bool) -> bool:

@@ -72,6 +72,33 @@ def the_commit(volume: Volume) -> Commit:
     return step
 
 
+def test_many_names_cost_the_index_few_questions(
+    volume: Volume, tree_dir: Path, expected_root: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many files are moved by a loop of `mv`, one after the other."""
+    names = [b"n%04d" % number for number in range(1000)]
+    for name in names:
+        (tree_dir / os.fsdecode(name)).write_bytes(name)
+    tick()
+    volume.scan()
+    (tree_dir / "to").mkdir()
+    for name in names:
+        os.rename(tree_dir / os.fsdecode(name), tree_dir / "to" / os.fsdecode(name))
+    tick()
+    asked: list[str] = []
+    database = volume.history.index.database
+    rows = database.rows
+
+    def counted(statement: str, bindings: Any = ()) -> Any:
+        asked.append(statement)
+        return rows(statement, bindings)
+
+    monkeypatch.setattr(database, "rows", counted)
+    look(volume, *((b"", name) for name in names), (b"", b"to"), *((b"to", name) for name in names))
+    assert volume.root == expected_root(volume)
+    assert len(asked) < len(names) / 8
+
+
 class Reads:
     """Counts the files that are read."""
 

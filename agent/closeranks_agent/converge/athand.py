@@ -7,17 +7,20 @@ that is little against fetching. Runs on the volume's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from closeranks_proto.content import ChunkList, decode_chunk_list
+from closeranks_proto.difference import Difference
 from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size
 
+from ..disk.records import StatSignature
 from ..disk.volume import Volume
 from .plan import LocalContent, Place, Rules, Saw
 from .trash import Trash
 
 WINDOW = 32_768  # about 1 KB each while they are planned
+ROWS_AT_ONCE = 2048
 CHUNKS_MAX = 100_000  # chunk digests of local files kept for comparison: files of 100 GB in all
 # Walking reads some 300,000 entries a second, peers give some 100 MB/s: 300 bytes to fetch for each entry.
 WALK_ALWAYS_ENTRIES = 50_000
@@ -40,16 +43,28 @@ def windows(volume: Volume, target: bytes, skip: Collection[bytes], size: int = 
     """All differences of the volume's present root and the target, in windows."""
     root = volume.root
     assert root is not None, "a volume is scanned before it is converged"
-    saws: list[Saw] = []
+    found: list[Difference] = []
     for one in volume.tree.diff(root, target):
         if one.key in skip:
             continue
-        if len(saws) == size:
-            yield Window(tuple(saws), saws[-1].key)
-            saws = []
-        record = volume.record(one.key) if one.ours is not None else None
-        saws.append(Saw(one.key, one.ours, one.theirs, record.stat if record is not None else None))
-    yield Window(tuple(saws), None)
+        if len(found) == size:
+            yield Window(_seen(volume, found), found[-1].key)
+            found = []
+        found.append(one)
+    yield Window(_seen(volume, found), None)
+
+
+def _seen(volume: Volume, found: Sequence[Difference]) -> tuple[Saw, ...]:
+    """Each with what the index knows of its path."""
+    saws: list[Saw] = []
+    for start in range(0, len(found), ROWS_AT_ONCE):
+        part = found[start : start + ROWS_AT_ONCE]
+        rows = volume.rows(one.key for one in part if one.ours is not None)
+        for one in part:
+            row = rows.get(one.key)
+            seen = None if row is None else StatSignature.unpack(row.stat)
+            saws.append(Saw(one.key, one.ours, one.theirs, seen))
+    return tuple(saws)
 
 
 def local_content(

@@ -30,6 +30,7 @@ from closeranks_proto.paths import escape, parent_key
 
 from ..chunks.fetch import Fetcher
 from ..chunks.peers import Peers
+from ..disk.records import StatSignature
 from .athand import local_content, rules_of
 from .contents import Contents
 from .parts import Part, Parts, parts_of, stage_bytes_of
@@ -192,15 +193,18 @@ class Pusher:
         if self._volume.root is None:
             count.detail = "the volume was not scanned yet"
             return saws
+        rows = self._volume.rows(count.open)
         for key, edit in list(count.open.items()):
-            record = self._volume.record(key)
-            own = None if record is None else record.value
+            row = rows.get(key)
+            own = None if row is None else row.value
             if own == edit.after:
                 count.end(key, count.done)
             elif own != edit.before:
                 count.end(key, count.skipped)
             else:
-                saws.append(Saw(key, own, edit.after, None if record is None else record.stat))
+                saws.append(
+                    Saw(key, own, edit.after, None if row is None else StatSignature.unpack(row.stat))
+                )
         return saws
 
     def _at_hand(self, saws: Sequence[Saw], came: Collection[bytes]) -> LocalContent:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -28,9 +29,21 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 from closeranks_proto.entries import DIGEST_AT, entry_size
 
 from .database import Damaged, Database
-from .packs import PACK_ROWS, PackedRow, items_of, names_of, row_of, rows_of
+from .packs import PACK_ROWS, PackedRow, items_of, names_of, row_of, rows_of, together
 from .records import Record, StatSignature
-from .rows import DIRECTORY, Delta, FreshPack, Listing, Row, directory_id, is_directory, place_of
+from .rows import (
+    DIRECTORY,
+    NAMES_MAX,
+    Delta,
+    FreshPack,
+    Listing,
+    Row,
+    by_directory,
+    directory_id,
+    filled_up,
+    is_directory,
+    place_of,
+)  # fmt: skip
 from .schema import FORMAT, SCHEMA, UPGRADES
 
 T = TypeVar("T")
@@ -43,6 +56,7 @@ LONG_LIST_BYTES = 64 * 1024  # of a chunk list: of a file of 4 GiB
 _LISTINGS = (
     f"SELECT dir, digest, ignored, hard_links FROM listings WHERE dir IN ({','.join('?' * LISTINGS_MAX)})"
 )
+_NAMED = f"FROM entries WHERE dir = ? AND name IN ({','.join('?' * NAMES_MAX)})"
 
 
 class _Pack(NamedTuple):
@@ -95,7 +109,7 @@ class Index:
             packed = [row for pack in packs for row in self._open(pack, unpack)]
             if packed and packed[0][0] <= last:
                 packed = [row for row in packed if row[0] > last]
-            page, more = _beside(rows, len(rows) == page_rows, packed, len(packs) == count)
+            page, more = together(rows, len(rows) == page_rows, packed, len(packs) == count)
             if len(page) > page_rows:  # of a deep directory, where each level keeps what is left of a page
                 page, more = page[:page_rows], True
             if (more and not page) or (page and page[-1][0] <= last):
@@ -156,6 +170,38 @@ class Index:
         if pack is not None:
             found = self._open(pack, lambda blob: row_of(blob, name))
         return None if found is None else Row(*found[:3], bool(found[3]))
+
+    def rows_at(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        """The rows of these keys, as far as they have any: what many single questions would answer, and much sooner."""
+        found: dict[bytes, Row] = {}
+        for directory, names in by_directory(keys).items():
+            prefix = directory and directory + b"\0"
+            found |= {prefix + name: row for name, row in self.named(directory, names).items()}
+        return found
+
+    def named(self, directory: bytes, names: Iterable[bytes]) -> dict[bytes, Row]:
+        """The rows of these names in one directory: a statement for NAMES_MAX of them, and one for each pack."""
+        wanted = sorted(set(names))
+        place = directory_id(directory)
+        found: dict[bytes, Row] = {}
+        with self.database.lock:
+            for part in filled_up(wanted):
+                rows = self.database.rows(f"SELECT name, value, stat, settled {_NAMED}", (place, *part))
+                found |= {row[0]: Row(*row[:3], bool(row[3])) for row in cast(list[PackedRow], rows)}
+            left = [name for name in wanted if name not in found]
+            while left and (pack := self._pack(place, left[0])) is not None:
+                end = bisect_right(left, pack.last)
+                found |= {row[0]: Row(*row[:3], bool(row[3])) for row in self._among(pack, left[:end])}
+                left = left[end:]
+        return found
+
+    def _among(self, pack: _Pack, names: Sequence[bytes]) -> list[PackedRow]:
+        """The rows of those of these names that stand in the pack."""
+        if len(names) == 1:
+            one = self._open(pack, lambda blob: row_of(blob, names[0]))
+            return [] if one is None else [one]
+        wanted = set(names)
+        return [row for row in self._open(pack, rows_of) if row[0] in wanted]
 
     def record(self, key: bytes, chunk_bytes: int) -> Record | None:
         """What is known of `key`, with its chunk list."""
@@ -322,12 +368,16 @@ class Index:
         """The content digests of long files that stand at these places now."""
         if self.database.row("SELECT 1 FROM chunk_lists LIMIT 1") is None:
             return set()
-        found: set[bytes] = set()
-        for place in places:
-            row = self.database.row("SELECT content FROM entries WHERE dir = ? AND name = ?", place)
-            if row is not None and row[0] is not None:
-                found.add(cast(bytes, row[0]))
-        return found
+        named: dict[bytes, list[bytes]] = {}
+        for place, name in places:
+            named.setdefault(place, []).append(name)
+        statement = f"SELECT content {_NAMED} AND content IS NOT NULL"
+        return {
+            cast(bytes, row[0])
+            for place, names in named.items()
+            for part in filled_up(names)
+            for row in self.database.rows(statement, (place, *part))
+        }
 
     def _write_listings(self, delta: Delta) -> None:
         gone = [(directory_id(key),) for key, listing in delta.listings.items() if listing is None]
@@ -356,16 +406,6 @@ class Index:
 
     def drop_orphans(self) -> None:
         self.database.execute("DELETE FROM chunk_lists WHERE orphan")
-
-
-def _beside(rows: list[Any], more_rows: bool, packed: list[Any], more_packs: bool) -> tuple[list[Any], bool]:
-    """Rows and what stands in packs, as far as both are known, names ascending; whether more may follow."""
-    page = sorted([*rows, *packed]) if rows and packed else rows or packed
-    ends = [part[-1][0] for part, more in ((rows, more_rows), (packed, more_packs)) if more]
-    if rows and packed and ends:
-        end = min(ends)
-        page = [row for row in page if row[0] <= end]
-    return page, bool(ends)
 
 
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"

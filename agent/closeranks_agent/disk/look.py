@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Final
@@ -48,6 +48,7 @@ PATIENCE_S: Final = 0.1  # of one look with files that hardly rest
 COSTS_TOLD_S: Final = 0.005  # files that take less to read are not worth remembering
 COSTS_MAX: Final = 1024
 SIZES_MAX: Final = 8192
+ROWS_AT_ONCE: Final = 1024
 AGAIN_MAX: Final = 4096  # fresh files that are left for later
 
 Names = Mapping[bytes, "frozenset[bytes] | None"]  # by directory; None: everything below it
@@ -203,10 +204,9 @@ class Look(Scan):
         there: list[_Asked] = []
         here = OpenDirectory(key, fd, key and key + b"\0", True, 0, 0, [], [])
         try:
-            for name in sorted(names):
+            for name, row in self._with_rows(key, names):
                 if not key and name == PRIVATE_NAME:
                     continue
-                row = self._index.row(here.child(name))
                 try:
                     status: Status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
@@ -221,6 +221,14 @@ class Look(Scan):
         finally:
             os.close(fd)
         return there
+
+    def _with_rows(self, key: bytes, names: set[bytes]) -> Iterator[tuple[bytes, Row | None]]:
+        """Each name, ascending, with its row. None of them lies below another, so what is found of one stays true."""
+        wanted = sorted(names)
+        for start in range(0, len(wanted), ROWS_AT_ONCE):
+            part = wanted[start : start + ROWS_AT_ONCE]
+            rows = self._index.named(key, part)
+            yield from ((name, rows.get(name)) for name in part)
 
     def _passed_by(self) -> None:
         """A name came and went unseen: it may have been another name of some file, and written through."""

@@ -15,7 +15,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Final
+from typing import Any, Final
 
 PACK_ROWS: Final = 256  # about 22 KB, taken apart in 0.2 ms
 VALUE_MAX_BYTES: Final = 0xFFFF  # of one path; what is longer becomes a row
@@ -83,3 +83,13 @@ def _values_of(blob: bytes, count: int) -> list[bytes]:
     if 0 in lengths:
         raise ValueError("a pack with a path that has no entry")
     return [blob[start:end] for start, end in pairwise(accumulate(lengths, initial=begin))]
+
+
+def together(rows: list[Any], more_rows: bool, packed: list[Any], more_packs: bool) -> tuple[list[Any], bool]:
+    """Rows and what stands in packs, as far as both are known, names ascending; whether more may follow."""
+    page = sorted([*rows, *packed]) if rows and packed else rows or packed
+    ends = [part[-1][0] for part, more in ((rows, more_rows), (packed, more_packs)) if more]
+    if rows and packed and ends:
+        end = min(ends)
+        page = [row for row in page if row[0] <= end]
+    return page, bool(ends)

@@ -213,8 +213,9 @@ def unpacked(pack: ReadPack) -> Iterator[ReadRow]:
 def changes_of(index: Index, changes: Sequence[Change]) -> tuple[Delta, dict[bytes, Edit]]:
     """What rows and edits known changes make. Beneath a directory that is one no more, everything goes."""
     delta, edits = Delta(), dict[bytes, Edit]()
+    rows = index.rows_at(change.key for change in changes)
     for change in changes:
-        row, record = index.row(change.key), change.record
+        row, record = rows.get(change.key), change.record
         if row is not None and is_directory(row.value) and (record is None or not is_directory(record.value)):
             for key, value in index.items(change.key):
                 delta.rows.setdefault(key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from closeranks_proto.entries import Kind
 
 from .records import Record
 
+NAMES_MAX = 64  # of one directory that are asked for at once
 DIRECTORY = int(Kind.DIRECTORY)  # an enumeration's member is looked up in a tenth of a microsecond
 
 
@@ -71,3 +73,19 @@ def place_of(key: bytes) -> tuple[bytes, bytes]:
     """The (directory id, name) under which `key` stands."""
     parent, _, name = key.rpartition(b"\0")
     return _recent_directory_id(parent), name
+
+
+def by_directory(keys: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+    """The names of these keys, by the directory that they stand in."""
+    found: dict[bytes, list[bytes]] = {}
+    for key in keys:
+        directory, _, name = key.rpartition(b"\0")
+        found.setdefault(directory, []).append(name)
+    return found
+
+
+def filled_up(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """NAMES_MAX each, the last one filled up: one statement, compiled once."""
+    for start in range(0, len(names), NAMES_MAX):
+        part = names[start : start + NAMES_MAX]
+        yield (*part, *[part[-1]] * (NAMES_MAX - len(part)))

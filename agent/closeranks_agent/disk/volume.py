@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -52,6 +52,7 @@ from .records import (
     problem_of,
 )
 from .root import VolumeRoot, index_path
+from .rows import Row
 from .taken import Taken
 from .worker import P, R, Worker
 
@@ -189,6 +190,10 @@ class Volume:
 
     def record(self, key: bytes) -> Record | None:
         return self.history.index.record(key, self.chunk_bytes)
+
+    def rows(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        """What is known of many keys, without their chunk lists; those that are not there are left out."""
+        return self.history.index.rows_at(keys)
 
     def chunk_list(self, digest: bytes) -> bytes | None:
         """The encoded chunk list with that content digest."""
