@@ -40,6 +40,19 @@ def test_processes_of_one_program_unit_and_user_are_one_hand() -> None:
     assert [(one.files, one.bytes, one.pid) for one in found] == [(20, 200, 119)]
 
 
+def test_a_loop_that_starts_a_program_for_each_file_is_one_hand() -> None:
+    found: list[HandRecord] = []
+    for number in range(40):
+        writers.add_to(
+            found, hand(exe="/usr/bin/rm", pid=100 + number, command=f"rm /srv/photos/{number}.jpg")
+        )
+        writers.add_to(found, hand(exe="/usr/bin/rm", pid=200 + number, command=f"rm {number}.jpg"))
+    assert [(one.files, one.pid) for one in found] == [(80, 239)]
+    for does in ("checkout", "gc"):
+        writers.add_to(found, hand(exe="/usr/bin/git", command=f"git {does} main"))
+    assert [one.command for one in found[1:]] == ["git checkout main", "git gc main"]
+
+
 def test_another_script_of_the_same_interpreter_is_another_hand() -> None:
     found: list[HandRecord] = []
     for script in ("a.php", "b.php"):

@@ -1,15 +1,17 @@
 """Who wrote how much, counted within bounds: the sums of one incident, and of the last hour.
 
 A *hand* is what an agent tells of one process. Processes come and go, so hands are added up under what stays
-the same from one to the next: executable, unit, uid, and an interpreter's script, else the first words of the
-command line. The newest pid and parents stand for all of them. Whatever a node tells, a sum holds at most a
-fixed number of hands; what is beyond is added up as one hand that nobody is accused by.
+the same from one to the next: executable, unit, uid, and an interpreter's script, else the first word of the
+command line, and the second if it says what is done (`git checkout`) and not to which file (`rm FILE`). The newest
+pid and parents stand for all of them. Whatever a node tells, a sum holds at most a fixed number of hands; what is
+beyond is added up as one hand that nobody is accused by.
 
 Rejected: counting every process by itself (a shell loop makes a new one for each file).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,7 +28,7 @@ WINDOW_S = 3600.0
 BUCKETS = 12  # of five minutes each
 BUCKET_HANDS = 64  # 12 x 64 hands of about 1 KB: under 1 MB a node, and only while so many write
 SUM_HANDS = 16
-COMMAND_WORDS = 2
+DOES = re.compile("-{0,2}[a-z][a-z-]*")  # a second word of a command line that says what is done
 PARENTS_SHOWN = 3
 COMMAND_SHOWN = 200  # characters of a command line
 UNTOLD = "more writers than are kept apart"
@@ -60,7 +62,8 @@ class HandRecord(msgspec.Struct):
             return "", "", None, self.detail
         words_of_it = programs.key_of(self.exe, self.command)
         if words_of_it is None:
-            words_of_it = " ".join(self.command.split()[:COMMAND_WORDS])
+            first = self.command.split()[:2]
+            words_of_it = " ".join(first if DOES.fullmatch(first[-1]) else first[:1]) if first else ""
         return self.exe, self.unit, self.uid, f"{words_of_it}\n{OUTSIDE}" if self.outside else words_of_it
 
     @property
