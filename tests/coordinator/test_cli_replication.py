@@ -300,4 +300,21 @@ def test_writers_outside_the_volumes_are_told_as_such_and_none_is_left_out_silen
         "/usr/bin/dd (pid 12, unit apache2.service, uid 33, login uid 1000), outside the volumes, 41 files"
         in out
     )
-    assert "  and 3 more: closeranks nodes n2 --json\n" in out
+    assert "  and 2 more: closeranks nodes n2 --json\n" in out
+
+
+def test_who_writes_beside_the_volumes_is_told_behind_who_writes_in_them(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five busy programs that have nothing to do with a volume were all that was seen of who writes most."""
+    beside = [
+        msgspec.structs.replace(OUTSIDE, exe=f"/usr/bin/dd{n}", bytes=10**10 + n, files=0) for n in range(7)
+    ]
+    writers = (*beside, msgspec.structs.replace(PHP, bytes=5, files=1))
+    api.routes["GET /api/v1/nodes/n2"] = msgspec.structs.replace(clifake.node("n2"), writers=writers)
+    assert main(["nodes", "n2"]) == 0
+    inside, outside = capsys.readouterr().out.split("beside the volumes, most bytes first")
+    assert "/usr/bin/php" in inside.split("most bytes first")[1]
+    assert "/usr/bin/dd" not in inside
+    assert outside.count("/usr/bin/dd") == 2
+    assert "and 5 more: closeranks nodes n2 --json" in outside

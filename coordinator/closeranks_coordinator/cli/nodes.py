@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from closeranks_proto import programs
-from closeranks_proto.parts import OUTSIDE
+from closeranks_proto.parts import OUTSIDE, is_outside
 
 from ..core.shapes import HandView, NodeView, NodeVolumeView
 from ..core.words import join
@@ -21,6 +21,7 @@ from .status import STATE_STYLES
 from .words import NONE, age, count, lag, plural, short_root, size
 
 WRITERS_SHOWN = 5
+OUTSIDERS_SHOWN = 2  # writers beside the volumes: only a disk that fills concerns them
 AWAY_NAMED = 20
 
 
@@ -164,21 +165,29 @@ def _print_node(screen: Screen, node: NodeView, now: int) -> None:
 
 
 def _print_writers(screen: Screen, node: NodeView, now: int) -> None:
-    """Who wrote most in the last hour: by bytes, then who is among the first only by files."""
+    """Who wrote most in the last hour: by bytes, by files where that is another order, then who wrote elsewhere."""
     if not node.writers:
         return
-    screen.line()
-    screen.folded("written in the last hour, most bytes first")
     by_bytes = sorted(node.writers, key=lambda one: (-one.bytes, -one.files))
-    for hand in by_bytes[:WRITERS_SHOWN]:
+    inside = [one for one in by_bytes if not is_outside(one.detail)]
+    outside = [one for one in by_bytes if is_outside(one.detail)]
+    by_files = sorted((one for one in inside if one.files), key=lambda one: (-one.files, -one.bytes))
+    screen.line()
+    if inside:
+        screen.folded("written in the last hour, most bytes first")
+    for hand in inside[:WRITERS_SHOWN]:
         _print_hand(screen, hand, now)
-    by_files = sorted((one for one in node.writers if one.files), key=lambda one: (-one.files, -one.bytes))
-    if by_files and by_files[:WRITERS_SHOWN] != by_bytes[:WRITERS_SHOWN]:
+    if by_files and by_files[:WRITERS_SHOWN] != inside[:WRITERS_SHOWN]:
         screen.folded("written in the last hour, most files first")
         for hand in by_files[:WRITERS_SHOWN]:
             screen.folded(f"  {plural(hand.files, 'file'):>14}  {_hand_name(hand)}")
-    if len(by_bytes) > WRITERS_SHOWN:
-        screen.folded(f"  and {len(by_bytes) - WRITERS_SHOWN} more: closeranks nodes {node.node} --json")
+    if outside:
+        screen.folded("written in the last hour beside the volumes, most bytes first")
+    for hand in outside[:OUTSIDERS_SHOWN]:
+        _print_hand(screen, hand, now)
+    left = len(inside[WRITERS_SHOWN:]) + len(outside[OUTSIDERS_SHOWN:])
+    if left:
+        screen.folded(f"  and {left} more: closeranks nodes {node.node} --json")
 
 
 def _print_hand(screen: Screen, hand: HandView, now: int) -> None:
