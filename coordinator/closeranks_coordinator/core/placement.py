@@ -91,6 +91,8 @@ def _look_anew(world: World, volume: Volume) -> None:
 
 def _found_again(world: World, volume: Volume) -> None:
     """Other rules make another tree: nobody is accused of it, and a new truth is founded (RULES 3.5)."""
+    if volume.config.replicated and volume.truth is not None:
+        volume.record.before = volume.truth
     volume.record.settings, volume.record.roots = volume.settings, []
     volume.history.clear()
     volume.undetermined, volume.votes_since = frozenset(), None
@@ -98,6 +100,8 @@ def _found_again(world: World, volume: Volume) -> None:
     world.log("info", f"{volume.name}: its settings have changed; a new truth is founded")
     for node in (world.nodes[name] for name in volume.config.nodes):
         stored = node.volume(volume.name)
+        if stored.held is not None and volume.record.before is not None:
+            stored.before = stored.held
         stored.held, stored.withheld, stored.anew = None, (), False
         node.views[volume.name] = View(seen=node.view(volume.name).seen)
         node.scanned.pop(volume.name, None)

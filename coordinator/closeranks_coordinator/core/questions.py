@@ -226,9 +226,10 @@ class Questions:
             if volume.record.roots and volume.record.roots[0][0] < first:
                 volume.record.roots = [one for one in volume.record.roots if one[0] >= first]
                 world.touch("volume", volume.name)
-            live += [root for _, root in volume.history.roots]
+            live += [volume.record.before, *(root for _, root in volume.history.roots)]
         for node in world.nodes.values():
-            live += [root for stored in node.record.volumes.values() for root in (stored.root, stored.held)]
+            for stored in node.record.volumes.values():
+                live += [stored.root, stored.held, stored.before]
             live.append(None if node.recovery is None else node.recovery.target)
             live += [root for view in node.views.values() for order in view.orders for root in order]
             live += [view.analysis.truth for view in node.views.values() if view.analysis is not None]

@@ -51,6 +51,7 @@ class NodeVolume(msgspec.Struct):
 
     `settings` are those that `root` was scanned by; "" until the first scan. `agent_id` is whose word `root` is.
     `anew`: the tree was told anew (a new agent, index or root), and has not been equal to the truth since.
+    `before`: what `held` was when other settings took the truth away, until there is another (see `succession`).
     `decayed`: on a writer, files of `root` whose bytes nobody wrote, with their entries of before (see `decay`).
     """
 
@@ -65,6 +66,7 @@ class NodeVolume(msgspec.Struct):
     agent_id: str = ""
     anew: bool = False
     decayed: dict[bytes, bytes] = {}
+    before: bytes | None = None
 
 
 class NodeRecord(msgspec.Struct):
@@ -85,12 +87,14 @@ class VolumeRecord(msgspec.Struct):
     """`roots`: (order, root, since ms) of the truth, oldest first; `settings`: what founded it.
 
     `authors`: whose change a step of the truth was, by its order, where closeranks carries the writes.
+    `before`: where it does, the last truth by other settings, until there is one by these.
     """
 
     roots: list[tuple[int, bytes, int]] = []
     settings: str = ""
     pinned: str | None = None
     authors: dict[int, str] = {}
+    before: bytes | None = None
 
 
 class ActionRecord(msgspec.Struct):

@@ -18,7 +18,9 @@ from .holders import somebody_gives
 from .judge import Analysis
 from .merging import Merged, merge
 from .nodes import Node, Volume
+from .records import NodeVolume
 from .stepping import parts
+from .succession import Heir, up_to_date
 from .truth import Decision, Values, quorum_of
 from .values import is_file
 from .world import World
@@ -218,11 +220,12 @@ def _found(world: World, volume: Volume) -> None:
     if not heard and any(_is_reading(world, volume, world.nodes[name]) for name in config.writers):
         return  # its end is an event
     sound = {name: decay.sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
-    union = unite(world.tree, sound, world.now.wall_ms, world.keep)
+    founders = _going_on(world, volume, sound)
+    union = unite(world.tree, founders, world.now.wall_ms, world.keep)
     movement.move(world, volume, Decision(union.root, pages=union.pages))
-    for name, root in roots.items():
+    for name in founders:
         node = world.nodes[name]
-        node.volume(volume.name).held = root  # what it lacks of the others' is on its way to it
+        node.volume(volume.name).held = roots[name]  # what it lacks of the others' is on its way to it
         world.touch_node(node)
     for clash, loser, winner in union.clashes:
         conflicts.add(world, volume, world.nodes[loser], clash, winner)
@@ -240,6 +243,38 @@ def _is_reading(world: World, volume: Volume, node: Node) -> bool:
     if stored.status is not None and stored.status.problem is not None:
         return False  # nobody knows when it ends: it is told by name
     return stored.root is None or stored.settings != volume.settings or volume.name not in node.scanned
+
+
+def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """The writers' trees as far as they go on from the truth of before, where there was one.
+
+    Who had not joined that joins this one as well, and so does a machine that was built anew since; unless all have.
+    """
+    before, volume.record.before = volume.record.before, None
+    heirs: dict[str, Heir] = {}
+    for name in volume.config.nodes:
+        node = world.nodes[name]
+        stored = node.volume(volume.name)
+        base, stored.before = stored.before, None
+        if base is None:
+            continue
+        world.touch_node(node)
+        heir = None if name not in roots else _heir(world, volume, stored, roots[name], base)
+        if heir is not None:
+            heirs[name] = heir
+    if before is None or not heirs:
+        return roots
+    return up_to_date(world.tree, heirs, before, world.keep)
+
+
+def _heir(world: World, volume: Volume, stored: NodeVolume, root: bytes, base: bytes) -> Heir | None:
+    """None for a machine that was built anew. As many removals are believed as no guard would hold."""
+    entries, rules = world.tree.summary(base).entries, volume.config.guards
+    if stored.anew:
+        gone = sum(ours is None for ours, _ in world.differ.diff(root, base).values())
+        return None if 2 * gone > entries else Heir(root, base, 0)
+    share = max(rules.share_min_paths, int(rules.deleted_share * entries))
+    return Heir(root, base, min(share, entries - 1))
 
 
 def _is_somebody_unheard(world: World, volume: Volume) -> bool:

@@ -54,6 +54,21 @@ def has_same_body(one: bytes, other: bytes, width: int) -> bool:
     return first.kind is second.kind and _body(first) == _body(second)
 
 
+def is_alike(one: Value, other: Value, width: int) -> bool:
+    """Whether two values, perhaps of other settings, are the same by what both of them tell."""
+    if one is None or other is None:
+        return one is other
+    if one == other:
+        return True
+    first, second = decode_entry(one, width), decode_entry(other, width)
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ATTRIBUTES)
+    return (
+        first.kind is second.kind
+        and _body(first) == _body(second)
+        and all(a is None or b is None or a == b for a, b in pairs)
+    )
+
+
 def settle(base: Value, ours: bytes, theirs: bytes, width: int) -> tuple[bytes, frozenset[str]]:
     """Theirs with the attributes that only we changed, and the names of those that both did, otherwise."""
     mine, other = decode_entry(ours, width), decode_entry(theirs, width)

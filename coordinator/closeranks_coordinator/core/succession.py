@@ -1,0 +1,127 @@
+"""A first truth that follows another one, as when `ignore` was changed: what of its writers' trees is only late. Pure.
+
+Other settings make another tree, so a truth is founded from what the writers have then. Their union alone would bring
+back whatever was deleted while one of them was behind, and make a conflict of each file that it had as it once was,
+or that somebody wrote while the others were still scanning. So what each writer held of the old truth (its *base*) is
+kept until the new one is founded, and its tree is taken there as if it had been brought up to date before:
+
+- what it has as it held it is no version of its own: it follows those who changed that path, else the old truth;
+- what it has otherwise is its own change. Of the old truth it follows that; of something older it clashes with that;
+- what it lacks is its own removal, unless that is so much that it looks like another disk.
+
+Entries of different settings are compared by what both of them tell. Where contents are cut into other chunks they tell
+nothing of each other, and all is as if there had been no truth.
+
+Only paths in which the trees, or a base and the old truth, differ are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from closeranks_proto.paths import parent_key, subtree_range
+from closeranks_proto.tree import Tree
+
+from .values import Value, is_alike, is_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """One writer: its tree now, the tree that it held of the old truth, and how many removals are believed."""
+
+    root: bytes
+    base: bytes
+    removals_max: int
+
+
+@dataclass(slots=True)
+class _Path:
+    """One path in all trees."""
+
+    now: dict[str, Value]
+    own: set[str] = field(default_factory=set)  # who has changed it
+    ahead: set[str] = field(default_factory=set)  # those of them who changed what was the truth
+
+
+def up_to_date(
+    tree: Tree, heirs: Mapping[str, Heir], truth: bytes, keep: Callable[[dict[bytes, bytes]], None]
+) -> dict[str, bytes]:
+    """Each writer's root as it would be, were it late in nothing of the old truth. `keep` makes new pages readable."""
+    paths = _looked_at(tree, heirs, truth)
+    edits: dict[str, dict[bytes, Value]] = {name: {} for name in heirs}
+    for key, path in paths.items():
+        for name, value in _followed(path, tree.lookup(truth, key), tree.algorithm.width).items():
+            edits[name][key] = value
+    found: dict[str, bytes] = {}
+    for name, heir in heirs.items():
+        changes = _possible(tree, heir.root, edits[name])
+        edited = tree.edit(heir.root, sorted(changes.items()))
+        keep(edited.pages)
+        found[name] = edited.root
+    return found
+
+
+def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[bytes, _Path]:
+    """The paths in question, with who has changed them."""
+    roots, bases = {heir.root: None for heir in heirs.values()}, {heir.base: None for heir in heirs.values()}
+    first, *others = roots
+    keys = {one.key for root in others for one in tree.diff(root, first)}
+    keys |= {one.key for base in bases for one in tree.diff(base, truth)}
+    width, paths = tree.algorithm.width, dict[bytes, _Path]()
+    removed: dict[str, list[bytes]] = {name: [] for name in heirs}
+    for key in sorted(keys):
+        was_truth = tree.lookup(truth, key)
+        path = paths[key] = _Path({})
+        for name, heir in heirs.items():
+            now, base = tree.lookup(heir.root, key), tree.lookup(heir.base, key)
+            path.now[name] = now
+            if is_alike(now, base, width):
+                continue
+            path.own.add(name)
+            if is_alike(base, was_truth, width):
+                path.ahead.add(name)
+            if now is None:
+                removed[name].append(key)
+    for name, keys_removed in removed.items():
+        if len(keys_removed) > heirs[name].removals_max:
+            for key in keys_removed:
+                paths[key].own.discard(name)
+                paths[key].ahead.discard(name)
+    return paths
+
+
+def _followed(path: _Path, was_truth: Value, width: int) -> dict[str, Value]:
+    """What those who have not changed the path take over: nothing where others clash, so that it is nobody's vote."""
+    rest = [name for name in path.now if name not in path.own]
+    value: Value = None
+    if path.ahead:
+        versions = {one for name in path.ahead if (one := path.now[name]) is not None}
+        if len(versions) == 1 and path.own == path.ahead:
+            (value,) = versions
+    elif was_truth is not None:
+        holders = [name for name in rest if is_alike(path.now[name], was_truth, width)]
+        if not holders:
+            return {}  # nobody can say how it looks by the new settings
+        value = None if path.own else path.now[holders[0]]
+        rest = [name for name in rest if name not in holders]
+    return {name: value for name in rest if path.now[name] != value}
+
+
+def _possible(tree: Tree, root: bytes, wanted: Mapping[bytes, Value]) -> dict[bytes, Value]:
+    """Those of the edits that leave a tree which a disk can hold."""
+    changes: dict[bytes, Value] = {}
+    for key in sorted(wanted, reverse=True):
+        stays = is_directory(tree.lookup(root, key)) and not is_directory(wanted[key])
+        if not (stays and _has_below(tree, root, key, changes)):
+            changes[key] = wanted[key]
+    for key in sorted(changes):
+        parent = parent_key(key)
+        above = changes[parent] if parent in changes else tree.lookup(root, parent) if parent else b""
+        if changes[key] is not None and parent and not is_directory(above):
+            del changes[key]
+    return changes
+
+
+def _has_below(tree: Tree, root: bytes, key: bytes, changes: Mapping[bytes, Value]) -> bool:
+    return any(changes.get(below, b"") is not None for below, _ in tree.walk(root, *subtree_range(key)))

@@ -1,0 +1,218 @@
+"""A first truth that follows another one: who was only late in that, brings nothing back and clashes with nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from closeranks_coordinator.core.succession import Heir, up_to_date
+from closeranks_proto.digests import XXH3_128
+from closeranks_proto.entries import decode_entry, encode_entry
+from closeranks_proto.tree import Tree
+from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld.agents import DIRECTORY, Files
+from fakeworld.trees import is_tree, tree
+
+OLD = tree("d/x", "d/y", "f")
+NODES = ("node-01", "node-02", "node-03")
+
+
+def caught_up(
+    truth: Files, heirs: dict[str, tuple[Files, Files]], removals_max: int = 100
+) -> dict[str, Files]:
+    """What each writer's tree counts as; `heirs` are (its base, its tree)."""
+    objects: dict[bytes, bytes] = {}
+    trees = Tree(XXH3_128, objects.__getitem__)
+    objects.update(trees.empty.pages)
+
+    def root(files: Files) -> bytes:
+        made = trees.build(sorted(files.items()))
+        objects.update(made.pages)
+        return made.root
+
+    roots = {name: Heir(root(tree), root(base), removals_max) for name, (base, tree) in heirs.items()}
+    found = up_to_date(trees, roots, root(truth), objects.update)
+    return {name: dict(trees.walk(one)) for name, one in found.items()}
+
+
+def with_owner(value: bytes, owner: tuple[int, int] | None, mode: int = 0o644) -> bytes:
+    return encode_entry(replace(decode_entry(value, 16), owner=owner, mode=mode))
+
+
+def without(files: Files, *paths: str) -> Files:
+    return {key: value for key, value in files.items() if key not in map(key_of, paths)}
+
+
+def test_what_was_deleted_meanwhile_is_not_brought_back_by_who_was_late() -> None:
+    truth = without(OLD, "d/x", "d/y", "d")
+    found = caught_up(truth, {"a": (truth, truth), "b": (OLD, OLD)})
+    assert found == {"a": truth, "b": truth}
+
+
+def test_a_new_file_keeps_the_directory_that_was_deleted_meanwhile() -> None:
+    truth = without(OLD, "d/x", "d/y", "d")
+    late = {**OLD, **tree("d/new")}
+    found = caught_up(truth, {"a": (truth, truth), "b": (OLD, late)})
+    assert found["b"] == {**without(OLD, "d/x", "d/y"), **tree("d/new")}
+
+
+def test_an_older_version_follows_the_newer_one() -> None:
+    truth = {**OLD, b"f": file_of("newer")}
+    assert caught_up(truth, {"a": (truth, truth), "b": (OLD, OLD)})["b"] == truth
+
+
+def test_an_older_version_stays_where_nobody_is_heard_who_has_the_newer_one() -> None:
+    truth = {**OLD, b"f": file_of("newer")}
+    assert caught_up(truth, {"a": (OLD, OLD), "b": (OLD, OLD)})["b"] == OLD
+
+
+def test_what_one_writer_has_changed_since_is_followed_by_the_others() -> None:
+    changed = {**without(OLD, "d/y"), b"f": file_of("mine"), b"n": file_of("new")}
+    found = caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, changed), "c": (OLD, OLD)})
+    assert list(found.values()) == [changed] * 3
+
+
+def test_who_changed_an_older_version_clashes_with_the_truth_alone() -> None:
+    """Who is only late has no vote between the two."""
+    truth, mine = {**OLD, b"f": file_of("newer")}, {**OLD, b"f": file_of("mine")}
+    found = caught_up(truth, {"a": (truth, truth), "b": (OLD, mine), "c": (OLD, OLD)})
+    assert found == {"a": truth, "b": mine, "c": without(OLD, "f")}
+
+
+def test_two_that_changed_it_clash_and_the_third_has_no_vote() -> None:
+    one, two = {**OLD, b"f": file_of("one")}, {**OLD, b"f": file_of("two")}
+    found = caught_up(OLD, {"a": (OLD, one), "b": (OLD, two), "c": (OLD, OLD)})
+    assert found == {"a": one, "b": two, "c": without(OLD, "f")}
+
+
+def test_so_many_removals_that_it_looks_like_another_disk_are_none() -> None:
+    empty = without(OLD, "d/x", "d/y", "d", "f")
+    assert caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, empty)}, 3)["a"] == OLD
+    assert caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, empty)}, 4)["a"] == empty
+
+
+def test_what_the_new_settings_alone_show_is_nobodys_change() -> None:
+    """Owners are tracked from now on: who holds an older version has not written it again."""
+    truth = {**OLD, b"f": file_of("newer")}
+    now = {key: with_owner(value, (0, 0)) if value != DIRECTORY else value for key, value in truth.items()}
+    late = {**now, b"f": with_owner(OLD[b"f"], (0, 0))}
+    assert caught_up(truth, {"a": (truth, now), "b": (OLD, late)})["b"] == now
+
+
+def test_a_changed_mode_is_a_change() -> None:
+    changed = {**OLD, b"f": with_owner(OLD[b"f"], None, 0o600)}
+    assert caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, changed)})["a"] == changed
+
+
+PATHS = ("a", "a/b", "a/b/c", "a/d", "e")
+trees_of = st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from("123")), max_size=6).map(
+    lambda found: _tree_of(dict(found))
+)
+
+
+def _tree_of(found: dict[str, str]) -> Files:
+    files: Files = {}
+    for path in sorted(found):
+        parts = path.split("/")
+        above = ["\0".join(parts[:count]).encode() for count in range(1, len(parts))]
+        if any(files.get(one, DIRECTORY) != DIRECTORY for one in above):
+            continue
+        files |= dict.fromkeys(above, DIRECTORY)
+        files[key_of(path)] = file_of(found[path])
+    return files
+
+
+@given(
+    truth=trees_of,
+    bases=st.lists(trees_of, min_size=3, max_size=3),
+    now=st.lists(trees_of, min_size=3, max_size=3),
+)
+def test_any_trees_give_trees_that_a_disk_can_hold_and_lose_no_change(
+    truth: Files, bases: list[Files], now: list[Files]
+) -> None:
+    heirs = dict(zip("abc", zip(bases, now, strict=True), strict=True))
+    found = caught_up(truth, heirs)
+    for name, (base, own) in heirs.items():
+        assert is_tree(found[name].items())
+        for key, value in own.items():
+            if value != DIRECTORY and value != base.get(key):
+                assert found[name].get(key) == value, "what a writer has changed stands in its tree"
+
+
+# --- in a fleet -----------------------------------------------------------------------------------
+
+
+def fleet() -> FakeWorld:
+    files = tree(*(f"d/{number:03}" for number in range(50)))
+    config = volume_config(policy="any-writer", nodes=NODES, writers=NODES, settle_s=1.0)
+    world = FakeWorld(NODES, [config], {"photos": files})
+    for agent in world.agents.values():
+        agent.watches = True
+    return world.started()
+
+
+def ignore(world: FakeWorld, pattern: str) -> None:
+    """Every agent dials again, and scans by the new settings."""
+    (volume,) = world.config.volumes
+    world.configure(replace(world.config, volumes=(replace(volume, ignore=(pattern,)),)))
+    for agent in world.agents.values():
+        if agent.session:
+            agent.drop(0.1)
+
+
+def truth(world: FakeWorld) -> dict[bytes, bytes]:
+    root = world.fleet._world.volumes["photos"].truth
+    return {} if root is None else dict(world.tree.walk(root))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("late", ["behind", "asleep"])
+def test_other_settings_bring_no_deleted_file_back_and_make_no_conflict(late: str, restart: bool) -> None:
+    world = fleet()
+    node = world["node-03"]
+    if late == "asleep":
+        node.stop()
+    node.pushes_fail = True
+    world["node-01"].put("photos", "d/001", None)
+    world["node-02"].put("photos", "d/002", file_of("newer"))
+    world.run(2)
+    ignore(world, "*.tmp")
+    if restart:
+        world.restart()
+    if late == "asleep":
+        node.start()
+    node.pushes_fail = False
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert key_of("d/001") not in truth(world)
+    assert truth(world)[key_of("d/002")] == file_of("newer")
+    assert node.disk["photos"] == world["node-01"].disk["photos"] == truth(world)
+    assert not world.incidents("conflict")
+
+
+def test_what_is_written_while_others_scan_by_other_settings_stands() -> None:
+    world = fleet()
+    ignore(world, "*.tmp")
+    world["node-01"].put("photos", "d/002", file_of("newer"))
+    world["node-02"].put("photos", "d/003", None)
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert truth(world)[key_of("d/002")] == file_of("newer")
+    assert key_of("d/003") not in truth(world)
+    assert not world.incidents("conflict")
+
+
+def test_who_had_not_joined_joins_the_new_truth_as_well() -> None:
+    """A machine from a backup has files that were removed long ago."""
+    world = fleet()
+    node = world["node-03"]
+    node.stop()
+    world.run(2)
+    node.agent_id, node.disk["photos"] = "id-of-another-machine", tree("long/gone")
+    world.node_roots.pop(("node-03", "photos"))
+    ignore(world, "*.tmp")
+    node.start()
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert key_of("long/gone") not in truth(world)
+    assert len(truth(world)) == 51, "nor does what it lacks count as removed"
