@@ -216,3 +216,28 @@ def test_who_had_not_joined_joins_the_new_truth_as_well() -> None:
     world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
     assert key_of("long/gone") not in truth(world)
     assert len(truth(world)) == 51, "nor does what it lacks count as removed"
+
+
+def test_a_writer_that_was_away_while_settings_changed_is_merged_path_by_path() -> None:
+    world = fleet()
+    away = world["node-03"]
+    away.stop()
+    world["node-01"].put("photos", "d/001", None)
+    world["node-02"].put("photos", "d/002", file_of("newer"))
+    world["node-01"].put("photos", "d/003", file_of("first"))
+    world.run(2)
+    ignore(world, "*.tmp")
+    world.until(lambda: bool(truth(world)) and world.state("node-01") == "in_rank", 60)
+    own = {key_of("mine"): file_of("mine"), key_of("d/003"): file_of("second")}
+    away.disk["photos"] |= own
+    del away.disk["photos"][key_of("d/004")]
+    away.start()
+    world.until(lambda: key_of("mine") in truth(world), 60)
+    world.until(world.in_rank, 60)
+    found = truth(world)
+    assert key_of("d/001") not in found
+    assert found[key_of("d/002")] == file_of("newer")
+    assert key_of("d/004") not in found
+    assert found[key_of("d/003")] == file_of("first")
+    assert sum(value == file_of("second") for value in found.values()) == 1, "kept under a conflict name"
+    assert away.disk["photos"] == found

@@ -252,14 +252,10 @@ def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mappi
     """
     before, volume.record.before = volume.record.before, None
     heirs: dict[str, Heir] = {}
-    for name in volume.config.nodes:
-        node = world.nodes[name]
-        stored = node.volume(volume.name)
+    for name, root in roots.items():
+        stored = world.nodes[name].volume(volume.name)
         base, stored.before = stored.before, None
-        if base is None:
-            continue
-        world.touch_node(node)
-        heir = None if name not in roots else _heir(world, volume, stored, roots[name], base)
+        heir = None if base is None else _heir(world, volume, stored, root, base)
         if heir is not None:
             heirs[name] = heir
     if before is None or not heirs:
@@ -269,12 +265,19 @@ def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mappi
 
 def _heir(world: World, volume: Volume, stored: NodeVolume, root: bytes, base: bytes) -> Heir | None:
     """None for a machine that was built anew. As many removals are believed as no guard would hold."""
+    if is_built_anew(world, stored, root, base):
+        return None
     entries, rules = world.tree.summary(base).entries, volume.config.guards
-    if stored.anew:
-        gone = sum(ours is None for ours, _ in world.differ.diff(root, base).values())
-        return None if 2 * gone > entries else Heir(root, base, 0)
     share = max(rules.share_min_paths, int(rules.deleted_share * entries))
-    return Heir(root, base, min(share, entries - 1))
+    return Heir(root, base, 0 if stored.anew else min(share, entries - 1))
+
+
+def is_built_anew(world: World, stored: NodeVolume, root: bytes, base: bytes) -> bool:
+    """Whether this tree, told by another agent or index than held `base`, lacks more than half of that."""
+    if not stored.anew:
+        return False
+    gone = sum(ours is None for ours, _ in world.differ.diff(root, base).values())
+    return 2 * gone > world.tree.summary(base).entries
 
 
 def _is_somebody_unheard(world: World, volume: Volume) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from closeranks_proto.paths import parent_key, subtree_range
-from closeranks_proto.tree import Tree
+from closeranks_proto.tree import Edited, Tree
 
 from .values import Value, is_alike, is_directory
 
@@ -60,6 +60,22 @@ def up_to_date(
         keep(edited.pages)
         found[name] = edited.root
     return found
+
+
+def base_by_new_settings(tree: Tree, root: bytes, base: bytes, truth: bytes) -> Edited:
+    """What a writer that comes after the founding held of the old truth, for its tree by the new settings (`root`).
+
+    Held against the new truth, what it has as it held it is late, and the rest is its own change: as if nothing had
+    happened to the settings while it was away.
+    """
+    held: list[tuple[bytes, Value]] = []
+    for one in tree.diff(root, truth):
+        was = tree.lookup(base, one.key)
+        if is_alike(one.ours, was, tree.algorithm.width):
+            held.append((one.key, one.ours))
+        elif not is_alike(was, one.theirs, tree.algorithm.width):
+            held.append((one.key, was))
+    return tree.edit(truth, held)
 
 
 def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[bytes, _Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 
-from . import currency, decay, movement, naming, rolling, sequencing, unclear
+from . import currency, decay, movement, naming, rolling, sequencing, succession, unclear
 from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
@@ -93,6 +93,24 @@ def _may_found(world: World, volume: Volume, votes: dict[str, bytes]) -> bool:
 # --- nodes against it -----------------------------------------------------------------------------
 
 
+def _go_on(world: World, volume: Volume, node: Node, writes: bool) -> None:
+    """A writer that was away while other settings had a new truth founded goes on from what it held before."""
+    stored, truth = node.volume(volume.name), volume.truth
+    assert stored.root is not None, "there is something to look at"
+    assert stored.before is not None, "it had held something"
+    assert truth is not None, "a new truth is founded"
+    if (
+        writes
+        and stored.held is None
+        and not sequencing.is_built_anew(world, stored, stored.root, stored.before)
+    ):
+        base = succession.base_by_new_settings(world.tree, stored.root, stored.before, truth)
+        world.keep(base.pages)
+        stored.held = base.root
+    stored.before = None
+    world.touch_node(node)
+
+
 def _look(world: World, volume: Volume, node: Node) -> None:
     """Hold one node's root against the truth."""
     truth, stored, view = volume.truth, node.volume(volume.name), node.view(volume.name)
@@ -102,6 +120,8 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         return
     before = view.analysis
     writes = node.name in volume.config.writers
+    if stored.before is not None and stored.settings == volume.settings:
+        _go_on(world, volume, node, writes)
     passed = _passed(world, volume, view, not writes)
     known = before is not None and view.stand is not None and not _has_moved(stored, truth, view.stand)
     if before is None or not known or view.by_us or passed:
