@@ -280,7 +280,10 @@ async def test_a_directory_with_ignored_content_stays_and_is_named(tmp_path: Pat
         await pair(nodes, tmp_path, {"d/a": b"1", "d/keep.tmp": b"2", "x": b"3"}, {})
         result = await nodes.push("n2", "n1")
         assert (result.applied, result.skipped, result.failed) == (2, 0, 1)
-        assert "d: the directory holds 1 ignored or special entries" in result.detail
+        assert "d: the directory holds 1 ignored or special entries (keep.tmp)" in result.detail
+        assert (
+            "so it stays: remove them on this node, or have the directory again on a writer" in result.detail
+        )
         assert (tmp_path / "n2/d/keep.tmp").read_bytes() == b"2"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closeranks_coordinator.core.succession import Heir, up_to_date
+from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import decode_entry, encode_entry
 from closeranks_proto.tree import Tree
@@ -21,7 +22,7 @@ NODES = ("node-01", "node-02", "node-03")
 
 
 def caught_up(
-    truth: Files, heirs: dict[str, tuple[Files, Files]], removals_max: int = 100
+    truth: Files, heirs: dict[str, tuple[Files, Files]], removals_max: int = 100, anew: str = ""
 ) -> dict[str, Files]:
     """What each writer's tree counts as; `heirs` are (its base, its tree)."""
     objects: dict[bytes, bytes] = {}
@@ -33,7 +34,9 @@ def caught_up(
         objects.update(made.pages)
         return made.root
 
-    roots = {name: Heir(root(tree), root(base), removals_max) for name, (base, tree) in heirs.items()}
+    roots = {
+        name: Heir(root(tree), root(base), removals_max, name == anew) for name, (base, tree) in heirs.items()
+    }
     found = up_to_date(trees, roots, root(truth), objects.update)
     return {name: dict(trees.walk(one)) for name, one in found.items()}
 
@@ -94,6 +97,13 @@ def test_so_many_removals_that_it_looks_like_another_disk_are_none() -> None:
     assert caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, empty)}, 4)["a"] == empty
 
 
+def test_what_a_tree_out_of_a_backup_has_otherwise_is_followed_by_nobody() -> None:
+    """It may be older than what it held last. It clashes, so that it is kept whatever it is."""
+    restored = {**OLD, b"f": file_of("of last year")}
+    found = caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, restored), "c": (OLD, OLD)}, anew="b")
+    assert found == {"a": OLD, "b": restored, "c": OLD}
+
+
 def test_what_the_new_settings_alone_show_is_nobodys_change() -> None:
     """Owners are tracked from now on: who holds an older version has not written it again."""
     truth = {**OLD, b"f": file_of("newer")}
@@ -125,6 +135,7 @@ def _tree_of(found: dict[str, str]) -> Files:
     return files
 
 
+@settings(deadline=None)
 @given(
     truth=trees_of,
     bases=st.lists(trees_of, min_size=3, max_size=3),
@@ -241,3 +252,20 @@ def test_a_writer_that_was_away_while_settings_changed_is_merged_path_by_path() 
     assert found[key_of("d/003")] == file_of("first")
     assert sum(value == file_of("second") for value in found.values()) == 1, "kept under a conflict name"
     assert away.disk["photos"] == found
+
+
+def test_a_machine_that_was_put_back_while_settings_changed_joins_anew() -> None:
+    world = fleet()
+    node = world["node-03"]
+    world["node-01"].put("photos", "d/002", file_of("newer"))
+    world.until(lambda: node.disk["photos"][key_of("d/002")] == file_of("newer") and world.in_rank(), 20)
+    node.stop()
+    ignore(world, "*.tmp")
+    node.disk["photos"] |= tree("d/002")
+    world.node_roots.pop(("node-03", "photos"))
+    node.connect()
+    node._commit("photos", world.plant(node.disk["photos"]), wire.PUT_BACK)
+    node.start()
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert truth(world)[key_of("d/002")] == file_of("newer")
+    assert not [key for key in truth(world) if b"conflict" in key]

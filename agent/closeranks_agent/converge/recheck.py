@@ -13,7 +13,7 @@ import stat
 from dataclasses import replace
 
 from closeranks_proto.entries import Kind, encode_entry, entry_kind
-from closeranks_proto.paths import parent_key, path_of
+from closeranks_proto.paths import escape, parent_key, path_of
 
 from .. import beneath
 from ..beneath import Spot
@@ -27,6 +27,7 @@ from .stage import stage_name_of
 from .work import Outcome, Result, Work, failed
 from .workroom import Workroom
 
+LEFT_SHOWN = 3  # names of what keeps a directory
 _CHANGED = "it was changed while converge worked"
 _NOT_YET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -159,7 +160,11 @@ class Recheck:
         except OSError as error:
             return failed(step, error)
         if len(ignored) == len(names):
-            detail = f"the directory holds {len(names)} ignored or special entries, so it stays"
+            shown = ", ".join(escape(name) for name in sorted(names)[:LEFT_SHOWN])
+            detail = (
+                f"the directory holds {len(names)} ignored or special entries ({shown}), so it stays: remove them on "
+                "this node, or have the directory again on a writer"
+            )
             return Result(step, Outcome.BLOCKED, "ignored_content", detail)
         if any(self._volume.record(step.key + b"\0" + name) is not None for name in names):
             return Result(

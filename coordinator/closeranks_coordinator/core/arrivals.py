@@ -85,6 +85,8 @@ def root_stored(world: World, event: RootStored) -> None:
     hands.note(world, node, event)
     view = node.view(event.volume)
     stored.anew = stored.anew or before is None or another or event.cause == wire.PUT_BACK
+    if event.cause == wire.PUT_BACK:
+        stored.before = None  # it joins, however little it lacks
     view.by_another = view.by_another or (another and world.volumes[event.volume].config.replicated)
     ours = event.cause in ("converge", "push")
     view.by_us = ours

@@ -255,6 +255,7 @@ def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mappi
     for name, root in roots.items():
         stored = world.nodes[name].volume(volume.name)
         base, stored.before = stored.before, None
+        world.touch_node(world.nodes[name])
         heir = None if base is None else _heir(world, volume, stored, root, base)
         if heir is not None:
             heirs[name] = heir
@@ -269,7 +270,7 @@ def _heir(world: World, volume: Volume, stored: NodeVolume, root: bytes, base: b
         return None
     entries, rules = world.tree.summary(base).entries, volume.config.guards
     share = max(rules.share_min_paths, int(rules.deleted_share * entries))
-    return Heir(root, base, 0 if stored.anew else min(share, entries - 1))
+    return Heir(root, base, 0 if stored.anew else min(share, entries - 1), stored.anew)
 
 
 def is_built_anew(world: World, stored: NodeVolume, root: bytes, base: bytes) -> bool:

@@ -28,17 +28,22 @@ from .values import Value, is_alike, is_directory
 
 @dataclass(frozen=True, slots=True)
 class Heir:
-    """One writer: its tree now, the tree that it held of the old truth, and how many removals are believed."""
+    """One writer: its tree now, the tree that it held of the old truth, and how many removals are believed.
+
+    `is_anew`: told by another agent or index, so it may be out of a backup: nobody follows what it has otherwise.
+    """
 
     root: bytes
     base: bytes
     removals_max: int
+    is_anew: bool = False
 
 
 @dataclass(slots=True)
 class _Path:
     """One path in all trees."""
 
+    was_truth: Value
     now: dict[str, Value]
     own: set[str] = field(default_factory=set)  # who has changed it
     ahead: set[str] = field(default_factory=set)  # those of them who changed what was the truth
@@ -48,10 +53,9 @@ def up_to_date(
     tree: Tree, heirs: Mapping[str, Heir], truth: bytes, keep: Callable[[dict[bytes, bytes]], None]
 ) -> dict[str, bytes]:
     """Each writer's root as it would be, were it late in nothing of the old truth. `keep` makes new pages readable."""
-    paths = _looked_at(tree, heirs, truth)
     edits: dict[str, dict[bytes, Value]] = {name: {} for name in heirs}
-    for key, path in paths.items():
-        for name, value in _followed(path, tree.lookup(truth, key), tree.algorithm.width).items():
+    for key, path in _looked_at(tree, heirs, truth).items():
+        for name, value in _followed(path, tree.algorithm.width).items():
             edits[name][key] = value
     found: dict[str, bytes] = {}
     for name, heir in heirs.items():
@@ -85,17 +89,17 @@ def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[byte
     keys = {one.key for root in others for one in tree.diff(root, first)}
     keys |= {one.key for base in bases for one in tree.diff(base, truth)}
     width, paths = tree.algorithm.width, dict[bytes, _Path]()
+    values = {root: tree.lookup_many(root, keys) for root in {**roots, **bases, truth: None}}
     removed: dict[str, list[bytes]] = {name: [] for name in heirs}
     for key in sorted(keys):
-        was_truth = tree.lookup(truth, key)
-        path = paths[key] = _Path({})
+        path = paths[key] = _Path(values[truth].get(key), {})
         for name, heir in heirs.items():
-            now, base = tree.lookup(heir.root, key), tree.lookup(heir.base, key)
+            now, base = values[heir.root].get(key), values[heir.base].get(key)
             path.now[name] = now
             if is_alike(now, base, width):
                 continue
             path.own.add(name)
-            if is_alike(base, was_truth, width):
+            if not heir.is_anew and is_alike(base, path.was_truth, width):
                 path.ahead.add(name)
             if now is None:
                 removed[name].append(key)
@@ -107,7 +111,7 @@ def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[byte
     return paths
 
 
-def _followed(path: _Path, was_truth: Value, width: int) -> dict[str, Value]:
+def _followed(path: _Path, width: int) -> dict[str, Value]:
     """What those who have not changed the path take over: nothing where others clash, so that it is nobody's vote."""
     rest = [name for name in path.now if name not in path.own]
     value: Value = None
@@ -115,8 +119,8 @@ def _followed(path: _Path, was_truth: Value, width: int) -> dict[str, Value]:
         versions = {one for name in path.ahead if (one := path.now[name]) is not None}
         if len(versions) == 1 and path.own == path.ahead:
             (value,) = versions
-    elif was_truth is not None:
-        holders = [name for name in rest if is_alike(path.now[name], was_truth, width)]
+    elif path.was_truth is not None:
+        holders = [name for name in rest if is_alike(path.now[name], path.was_truth, width)]
         if not holders:
             return {}  # nobody can say how it looks by the new settings
         value = None if path.own else path.now[holders[0]]
