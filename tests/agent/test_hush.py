@@ -156,6 +156,15 @@ class TestBudget:
         assert self.rounds(loud, 340_000, set(), 10 * SCAN_SHARE - 1, 1001.0) is None
         assert self.rounds(loud, 340_000, set(), 1, 1000.0 + 10 * SCAN_SHARE) is not None
 
+    def test_what_a_process_calls_for_between_two_rare_events_may_have_gone_elsewhere(
+        self, loud: tuple[Hush, Counted]
+    ) -> None:
+        """A server that writes a line into its log now and then, and all the time to sockets."""
+        hush, counted = loud
+        for second in range(60):
+            counted.calls[5] = 500_000
+            assert not hush.told({5}, (), 1000.0 + second)
+
     def test_writers_without_number_are_not_counted_all(self, loud: tuple[Hush, Counted]) -> None:
         hush, _ = loud
         hush.told(range(-5, 10 * WRITERS_MAX), (), 1000.0)

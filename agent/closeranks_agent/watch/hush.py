@@ -43,11 +43,12 @@ CALM_S: Final = 5.0
 COUNT_EVERY_S: Final = 0.01
 COUNT_SHARE: Final = 50.0  # counting waits so many times as long as it takes
 WRITERS_MAX: Final = 64
-FORGET_S: Final = 1.0
+# Not told of for so long: what a process has called for since may have gone to a socket.
+FORGET_S: Final = 0.25
 LOOK_EVERY_S: Final = 0.1  # at those who have written of late
 LOOK_RARELY_S: Final = 1.0
 ALL_EVERY_S: Final = 0.5  # at all processes
-ALL_RARELY_S: Final = 30.0
+ALL_RARELY_S: Final = 120.0
 LOOK_SHARE: Final = 100.0  # the next waits so many times as long as one takes
 LATELY_S: Final = 2.0
 SCAN_SHARE: Final = 20.0  # after the scan behind a hush the next waits so many times as long as that took
@@ -89,6 +90,8 @@ class Hush:
         began = time.thread_time()
         counted = self._counters.since({*self._writers, *muted})
         cost_s = sum(writes * (MUTED_S if pid in muted else TOLD_S) for pid, writes in counted.items())
+        if elapsed_s > FORGET_S:
+            cost_s = 0.0
         self._left = max(-BURST_S, min(BURST_S, self._left + elapsed_s * BUDGET) - cost_s)
         self._count_due = now + max(COUNT_EVERY_S, (time.thread_time() - began) * COUNT_SHARE)
         return self._left < 0 and now >= self._allowed and self._source.can_hush
