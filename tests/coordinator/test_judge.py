@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +58,27 @@ def test_equal_to_the_truth_is_nothing_at_all() -> None:
 def test_what_it_held_before_the_truth_moved_on_is_lag() -> None:
     found = Bench({b"a": OLD}, {b"a": NEW, b"b": NEW}).look({b"a": OLD}, {b"a": OLD})
     assert (set(found.lagging), found.divergent) == ({b"a", b"b"}, 0)
+
+
+def test_one_more_node_that_is_late_costs_its_place_in_a_dictionary_for_each_path() -> None:
+    """Behind a writer faster than all replicas each lacks what the others lack: the entries are kept once for all."""
+    bench = Bench({b"first": OLD})
+    roots = [bench.truth]
+    late: list[Analysis | None] = [None, None, None]
+    for step in range(1, 21):
+        bench.move({b"first": OLD} | {b"%04d" % number: NEW for number in range(step * 100)})
+        roots.append(bench.truth)
+        for node, at in enumerate((0, 1, 2)):
+            root = roots[min(at, step)]
+            late[node], _ = bench.judge.analyse(
+                bench.history, Stand(root, bench.truth, root, ()), late[node], replays=True
+            )
+    first, *others = [found for found in late if found is not None]
+    assert [len(found.lagging) for found in (first, *others)] == [2000, 1900, 1800]
+    for found in others:
+        own = [values for key, values in found.raw.items() if values is not first.raw[key]]
+        taken = sum(map(sys.getsizeof, (found.raw, found.lagging, *own)))
+        assert taken / len(found.raw) < 80, "a tuple or a set's place of its own for each path"
 
 
 def test_lag_needs_no_history() -> None:

@@ -272,6 +272,26 @@ def test_a_push_carries_no_more_than_its_bound_but_for_a_single_file(
     assert node.disk["photos"] == writer.disk["photos"]
 
 
+def test_no_push_ends_between_a_new_name_and_the_one_that_its_content_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the file is copied, its old name looked for among all of its directory, and trashed by the next push."""
+    monkeypatch.setattr(pushing, "PUSH_MAX_EDITS", 8)
+    names = [f"old/{number:02}" for number in range(30)]
+    world = fleet(*names)
+    writer = world["node-01"]
+    for name in names:
+        writer.disk["photos"][key_of(f"new/{name[4:]}")] = writer.disk["photos"].pop(key_of(name))
+    writer.disk["photos"][b"new"] = writer.disk["photos"].pop(b"old")
+    world.until(lambda: same(world) and world.in_rank())
+    sent = [push for push in pushes(world, "node-03") if any(b"new" in edit.key for edit in push.edits)]
+    assert len(sent) > 7
+    for push in sent:
+        made = {edit.key[4:] for edit in push.edits if edit.key.startswith(b"new\0")}
+        gone = {edit.key[4:] for edit in push.edits if edit.key.startswith(b"old\0")}
+        assert made == gone
+
+
 def test_every_push_has_a_number_of_its_own() -> None:
     """By it an answer is known for that of the push under way."""
     world = fleet()

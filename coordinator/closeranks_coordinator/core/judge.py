@@ -181,11 +181,12 @@ class Judge:
         ours: Differing = {}
         if stand.by_us and before is not None:
             ours = self._differ.diff(before.root, root)
-        known = before is not None and touched is not None
+        known = before if touched is not None else None
+        was_late = known is not None and not known.divergent  # in all that differed: nobody need list it
         sorting = _Sorting(
             history, differing, behind, ours,
-            set(before.lagging) if known and before is not None else set(),
-            set(before.regressed) if known and before is not None else set(),
+            set() if known is None or was_late else set(known.lagging),
+            set() if known is None else set(known.regressed),
             made, frozenset(stand.withheld), self._width, passed, replays,
         )  # fmt: skip
         keys: Iterable[bytes] = touched or ()
@@ -195,8 +196,12 @@ class Judge:
             keys = (*differing, *(key for key in behind if key not in differing))
         for key in keys:
             sorting.place(key)
+        lagging: Keys = sorting.lagging
+        if was_late:
+            others = {key for key in keys if key in differing and key not in lagging}
+            lagging = differing.keys() - others if others else differing.keys()
         pages: dict[bytes, bytes] = {}
-        if differing is raw and len(sorting.lagging) == len(differing):
+        if differing is raw and len(lagging) == len(differing):
             held, behind = root, raw  # nothing of its own: what it has is what it has held
         elif sorting.moved:
             edited = self._differ.tree.edit(held, sorted(sorting.moved.items()))
@@ -209,7 +214,7 @@ class Judge:
             raw,
             behind,
             differing,
-            sorting.lagging,
+            lagging,
             sorting.regressed,
             pages,
         )

@@ -306,7 +306,7 @@ def _choose(
 ) -> tuple[list[wire.PushEdit], int]:
     """The edits of one push, taken off what is to be sent, and the bytes that have to be fetched for them."""
     edits: list[wire.PushEdit] = []
-    size = fetch = 0
+    size = fetch = last = 0
     width, raw, lagging = world.algorithm.width, analysis.raw, analysis.lagging
     lacked = lacked_by(volume, peers)
     while state.todo and len(edits) < PUSH_MAX_EDITS:
@@ -333,8 +333,25 @@ def _choose(
             break
         size += cost
         fetch += new
+        last = new
         edits.append(wire.PushEdit(key, before, after, chunks))
+    if len(edits) > 1 and state.todo and _is_source(edits[-1], raw.get(state.todo[-1]), width):
+        state.todo.append(edits.pop().key)  # by itself it would be copied, and its old name searched for
+        fetch -= last
     return edits, fetch
+
+
+def _is_source(edit: wire.PushEdit, values: Values | None, width: int) -> bool:
+    """Whether what goes there, of which these are the values, is what the edit's new file may be made of."""
+    if (
+        values is None
+        or values[0] is None
+        or values[1] is not None
+        or edit.after is None
+        or edit.before is not None
+    ):
+        return False
+    return _size(edit.after) > 0 and same_content(values[0], edit.after, width)
 
 
 def _kept_here(world: World, volume: Volume, node: Node) -> tuple[bytes, ...]:

@@ -150,7 +150,8 @@ def _step(known: Values | None, ours: Values | None, theirs: Values | None) -> V
     else:
         mine_before = mine = theirs[0] if known is None and theirs is not None else (known or (None, None))[0]
     if theirs is not None:
-        return mine, theirs[1]
+        # Most of what a node lacks it never had: then the truth's own step says it, one for all that lack it.
+        return theirs if mine == theirs[0] else (mine, theirs[1])
     return mine, mine_before if known is None else known[1]
 
 
