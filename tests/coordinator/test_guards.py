@@ -252,7 +252,7 @@ def test_a_checkout_of_five_thousand_files_flows_after_an_observation() -> None:
     volume = volume_config(policy="writers", writers=("n1",), guards=WARM)
     world = FakeWorld(("n1", "n2"), [volume], {"photos": files})
     for agent in world.agents.values():
-        agent.watches, agent.scan_interval_s, agent.deaf = True, 50.0, True
+        agent.watches, agent.scan_interval_s, agent.deaf = True, 50.0, agent is not world["n1"]
     world.started()
     disk = world["n1"].disk["photos"]
     for batch in range(5):
@@ -855,6 +855,47 @@ def test_a_disk_that_has_room_again_ends_its_hold() -> None:
     assert world.state("n3") == "in_rank"
     assert world.sent("n3", wire.Unhold) == [wire.Unhold(hold.id)]
     assert not world.incidents("runaway", "open")
+
+
+def test_what_was_foreseen_is_told_as_past_when_it_is_over() -> None:
+    """A closed incident went on saying that the disk will be full in nine minutes."""
+    world = writing()
+    for step in range(4):
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0))
+    hold = the_hold(world)
+    assert "will be full in 8 min: 48 GB of 100 GB are free" in hold.reason
+    report(world, "n3", files=0, disk=disk(50 * GB, None))
+    world.run(40.0)
+    (incident,) = world.incidents("runaway", "closed")
+    for text in (look(world, hold.id).reason, incident.summary):
+        assert "was to be full in 8 min: 48 GB of 100 GB were free" in text
+        assert "will" not in text
+
+
+def test_a_deletion_took_as_long_as_it_took_whatever_was_done_before() -> None:
+    """It was told to have lasted from the first change of any kind on."""
+    world = writing()
+    disk_now = world["n1"].disk["photos"]
+    for number in range(60):
+        disk_now[key_of("page")] = file_of(f"page {number}")
+        commit(world, "n1")
+        world.run(1.0)
+    delete(world, "n1", 160)
+    commit(world, "n1")
+    assert "in 1.0 s; more than 20%" in the_hold(world).reason
+
+
+@pytest.mark.parametrize("free", [48 * GB, 20 * GB])
+def test_a_disk_that_several_nodes_at_one_address_tell_of_may_be_one(free: int) -> None:
+    world = writing()
+    for name in NODES:
+        world.fleet._world.nodes[name].record.address = f"10.0.0.1:{7000 + int(name[1:])}"
+    for step in range(4):
+        report(world, "n4", files=0, disk=disk(free, None))
+        report(world, "n3", files=0, disk=disk(50 * GB - step * GB, 500.0))
+    told = "; n4 at the same address tells of a disk as large and as full, which may be this one"
+    (hold,) = held(world)
+    assert (told in hold.reason) is (free == 48 * GB)
 
 
 def test_room_that_the_truth_takes_is_no_alarm() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from braked import FILES, Writer, some, without
 from closeranks_coordinator.core import meters
 from closeranks_coordinator.core.meters import Meter
 from closeranks_coordinator.core.rules import GuardRules
@@ -13,48 +14,6 @@ from closeranks_coordinator.core.truth import Values
 from closeranks_coordinator.core.windows import Usual
 from closeranks_proto.parts import VolumeActivity
 from fakeworld import file_of
-
-FILES = 100
-Tree = dict[bytes, bytes]
-
-
-class Writer:
-    """A writer whose changes are all let through, one commit after the other."""
-
-    def __init__(self) -> None:
-        self.meter = Meter.new(Usual(0), GuardRules())
-        self.truth: Tree = {}
-        self.now = 1000.0
-        self.commit({b"file-%03d" % number: file_of(number) for number in range(FILES)})
-        self.now += 3600.0  # all that is long ago
-
-    def commit(self, tree: Tree, let_through: bool = True) -> None:
-        self.now += 1.0
-        own: dict[bytes, Values] = {
-            key: (tree.get(key), self.truth.get(key))
-            for key in sorted(tree.keys() | self.truth.keys())
-            if tree.get(key) != self.truth.get(key)
-        }
-        self.meter.count(own, len(self.truth), self.now, lambda _key, _before, _after: 0)
-        if let_through:
-            self.meter.let_through(own, self.now)
-            self.truth = tree
-
-    @property
-    def lost(self) -> int:
-        return self.meter.shares.lost(self.now)
-
-    @property
-    def altered(self) -> int:
-        return self.meter.shares.altered(self.now)
-
-
-def some(tree: Tree, count: int) -> list[bytes]:
-    return sorted(tree)[:count]
-
-
-def without(tree: Tree, keys: list[bytes]) -> Tree:
-    return {key: value for key, value in tree.items() if key not in keys}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +73,7 @@ def test_what_was_made_a_moment_ago_may_be_rewritten_and_removed() -> None:
     for version in range(5):
         made = {key: file_of(f"{key!r} {version}") for key in made}
         writer.commit(old | made)
+        assert writer.altered == 0, "nobody else has ever had them otherwise"
     writer.commit(old)
     assert writer.lost == 0
 

@@ -6,18 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from closeranks_coordinator.core.rules import GuardRules
+from braked import KEYS, LINK, NODES, TREE, a_world, commit, guards_that_hold, truth
 from closeranks_coordinator.core.sprees import DOUBLINGS_MAX, HANDFUL, HANDFUL_REST_S, REST_S, Spree
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import Entry, Kind, encode_entry
-from fakeworld import FakeWorld, file_of, key_of, volume_config
+from fakeworld import FakeWorld, file_of, key_of
 
-NODES = ("n1", "n2", "n3")
-KEYS = [key_of(f"d{number % 4}/f{number:04}") for number in range(1200)]
-TREE = {key: file_of(number) for number, key in enumerate(KEYS)} | {
-    key_of(f"d{number}"): encode_entry(Entry(Kind.DIRECTORY, mode=0o755)) for number in range(4)
-}
-LINK = encode_entry(Entry(Kind.SYMLINK, 7, target=b"/evil/x"))
 PHP = wire.Hand(4711, "/usr/bin/php", "php index.php", 33, None, "apache2", ("1 systemd",), 0, 0)
 
 
@@ -52,36 +45,12 @@ RUNAWAYS = {
 }
 
 
-def a_world(rules: GuardRules | None = None) -> FakeWorld:
-    volume = volume_config(policy="writers", writers=("n1",), guards=rules or GuardRules())
-    world = FakeWorld(NODES, [volume], {"photos": TREE})
-    for agent in world.agents.values():
-        agent.watches, agent.scan_interval_s, agent.disk_bytes = True, 300.0, (2 * 10**12, 10**12)
-    return world.started()
-
-
-def commit(world: FakeWorld) -> None:
-    world["n1"]._stream("photos", "watch")
-
-
-def truth(world: FakeWorld) -> dict[bytes, bytes]:
-    view = world.fleet.volume_view(world.now(), "photos")
-    assert view is not None
-    assert view.truth_root is not None
-    return dict(world.tree.walk(bytes.fromhex(view.truth_root)))
-
-
 def spread(world: FakeWorld) -> int:
     """Files of which the others have another version than in the beginning."""
     changed = [
         key for key in KEYS if any(world[node].disk["photos"].get(key) != TREE[key] for node in NODES[1:])
     ]
     return len(changed)
-
-
-def guards_that_hold(world: FakeWorld) -> list[str]:
-    found = [world.fleet.hold_view(one) for one in world.fleet.hold_ids()]
-    return [one.guard for one in found if one is not None and one.state == "held"]
 
 
 def replace(world: FakeWorld, keys: list[bytes], value: bytes | None = None) -> None:

@@ -244,7 +244,7 @@ class FakeAgent:
         self._say(
             wire.VolumeStatus(
                 volume, self.problems.get(volume), len(files), len(files), 0, (), 0, *self.disk_bytes, 5,
-                storm=self.storm,
+                watch="inotify" if self.watches else "", storm=self.storm,
             )
         )  # fmt: skip
 

@@ -37,6 +37,17 @@ def ask(world: World, volume: Volume, node: Node) -> None:
     world.send(node, wire.Ask(volume.name))
 
 
+def is_watched(node: Node, volume: Volume) -> bool:
+    """Whether a watcher answers a question, and not a scan."""
+    status = node.volume(volume.name).status
+    return status is not None and status.watch in ("fanotify", "inotify")
+
+
+def is_current(node: Node, volume: Volume, since: float) -> bool:
+    """Whether everything that had happened there by then has come."""
+    return (node.current(volume.name) or 0.0) > since
+
+
 def ask_voters(world: World, volume: Volume, waiting: Iterable[tuple[str, float]]) -> None:
     """Ask the voters that have not looked since a difference was first seen: (accused node, when).
 

@@ -24,6 +24,7 @@ from .world import World
 GAUGES_MAX = 64  # disks of one node
 DISK_CALM = 10.0  # times disk_full_in_s: a forecast beyond it is no burst
 REPORT_S = 3.0  # reports come each second while there is news: the next two are there by then
+ALIKE_SHARE = 0.02  # of a disk: what is lost of it between two nodes' reports
 MINUTE_S, PAST_S = 60.0, 1800.0  # moments of a disk that are remembered: 31 at most
 
 
@@ -108,6 +109,24 @@ def calm_bytes_s(world: World, volume: Volume, node: Node) -> float | None:
         return float("inf")
     meter = world.brake.meters.get((node.name, volume.name))
     return max(min(free) / full_in_s, 0.0 if meter is None else meter.usual.pace()[1])
+
+
+def alike(world: World, node: Node, gauge: Gauge) -> list[str]:
+    """Other nodes at its address that tell of a disk as large with as much room: it may be the same one."""
+    state, host = gauge.state, _host(node)
+    found: list[str] = []
+    for name, gauges in world.brake.gauges.items():
+        other = world.nodes.get(name)
+        if other is None or other is node or _host(other) != host or other.session is None:
+            continue
+        same = (one.state for one in gauges.values() if one.state.total_bytes == state.total_bytes)
+        if any(abs(one.free_bytes - state.free_bytes) <= ALIKE_SHARE * state.total_bytes for one in same):
+            found.append(name)
+    return sorted(found)
+
+
+def _host(node: Node) -> str:
+    return node.record.address.rpartition(":")[0]
 
 
 def written(world: World, node: Node, state: wire.DiskState) -> int:

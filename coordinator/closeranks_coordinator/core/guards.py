@@ -20,7 +20,7 @@ from closeranks_proto import messages as wire
 from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
-from . import blame, filling, holding, holds, losses, sprees, tripping, whose
+from . import blame, currency, filling, holding, holds, losses, sprees, tripping, whose
 from .diffs import row
 from .meters import QUIET_S, Change, Gauge, Meter
 from .model import AllowAsked, Refusal, RejectAsked
@@ -29,7 +29,7 @@ from .rules import GuardRules
 from .shapes import ActionView
 from .truth import Values
 from .windows import Usual
-from .words import human_duration
+from .words import human_duration, join
 from .world import World
 from .writers import record_of
 
@@ -145,7 +145,7 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
 def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether no more files get another content, or become something else, than may be spread: see `sprees`."""
     rules, now = volume.config.guards, world.now.mono
-    least = max(rules.share_min_paths, rules.changed_share * meter.shares.entries(now))
+    least = max(rules.share_min_paths, rules.changed_share * meter.shares.singles(now))
     found: list[float] = []
     for guard, changing, most in (
         ("changed_share", meter.altering, least),
@@ -153,8 +153,12 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
     ):
         if not changing.waiting or _is_allowed(world, node, volume, guard):
             continue
-        if now - changing.since < losses.STORM_MAX_S and losses.is_storm(node, volume):
+        waited_s = now - changing.since
+        if waited_s < losses.STORM_MAX_S and losses.is_storm(node, volume):
             found.append(now + QUIET_S)
+            continue
+        if changing.waiting > sprees.HANDFUL and not _is_told(world, volume, node, changing.at):
+            found.append(changing.at + rules.observe_s)
             continue
         due = changing.spree.due(
             now,
@@ -201,7 +205,7 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
         rules.observe_bytes_s, 2 * meter.cleared[1], usual_bytes
     ):
         meter.observing = None
-        return _has_begun(world, rules, meter)
+        return _has_begun(world, volume, node, meter)
     meter.glancing = None
     if meter.observing is None:
         totals = meter.totals()
@@ -211,37 +215,58 @@ def _is_clear(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     if passed < losses.STORM_MAX_S and losses.is_storm(node, volume):
         world.wake(now + QUIET_S)
         return False
-    quiet = now - meter.changed_at >= QUIET_S
+    quiet = now - meter.changed_at >= QUIET_S and _is_told(world, volume, node, meter.changed_at)
     if quiet or (passed >= rules.observe_s and not _is_near(world, volume, node, meter, passed)):
         files_now, bytes_now = meter.totals()
         seconds = max(1.0, passed)
         meter.cleared = ((files_now - meter.observed[0]) / seconds, (bytes_now - meter.observed[1]) / seconds)
-        meter.observing = None
+        meter.observing, meter.ordinary = None, not quiet
         return True
     due = [meter.changed_at + QUIET_S, meter.observing + rules.observe_s]
     world.wake(min((at for at in due if at > now), default=now + QUIET_S))
     return False
 
 
-def _has_begun(world: World, rules: GuardRules, meter: Meter) -> bool:
+def _has_begun(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether this is all of it, or no beginning of a burst: what is more than a handful is glanced at for a moment.
 
     So is what is nothing but new directories: whoever makes one is about to write there.
     """
-    now, changes = world.now.mono, meter.pending
+    rules, now, changes = volume.config.guards, world.now.mono, meter.pending
     few = len(changes) <= sprees.HANDFUL and not all(map(_is_new_directory, changes.values()))
-    if few or meter.cleared[0] or meter.ordinary:
+    if few or meter.ordinary:
         meter.glancing = None
         return True
     if meter.glancing is None:
         meter.glancing = now
-    ends = meter.glancing + min(GLANCE_S, rules.observe_s)
-    due = min(meter.changed_at + sprees.HANDFUL_REST_S, ends)
-    if now < due:
-        world.wake(due)
+    if losses.is_storm(node, volume) and now < meter.glancing + losses.STORM_MAX_S:
+        world.wake(now + QUIET_S)
         return False
-    meter.ordinary, meter.glancing = now >= ends, None  # until nothing comes for a while
-    return True
+    ends = meter.glancing + min(GLANCE_S, rules.observe_s)
+    rested = meter.changed_at + sprees.HANDFUL_REST_S
+    goes_on = now >= ends and _is_told(world, volume, node, ends - sprees.HANDFUL_REST_S)
+    if goes_on or (now >= rested and _is_told(world, volume, node, meter.changed_at)):
+        meter.ordinary, meter.glancing = goes_on, None  # until nothing comes for a while
+        return True
+    world.wake(
+        min(at for at in (rested, ends, meter.changed_at + rules.observe_s, now + QUIET_S) if at > now)
+    )
+    return False
+
+
+def _is_told(world: World, volume: Volume, node: Node, by: float) -> bool:
+    """Whether a node has said that all which had happened by then has come: it is asked, and waited for `observe_s`.
+
+    That nothing follows for a while says nothing of a node whose processors are busy: of a flood it had told the first
+    forty files, and then nothing for a third of a second. Where no watcher answers, silence has to do.
+    """
+    is_watched = currency.is_watched(node, volume)
+    if not is_watched or currency.is_current(node, volume, by):
+        return True
+    if world.now.mono >= by + volume.config.guards.observe_s:
+        return True
+    currency.ask(world, volume, node)
+    return False
 
 
 def _is_new_directory(change: Change) -> bool:
@@ -387,9 +412,18 @@ def _check_disks(world: World, node: Node) -> None:
         if trip is not None and not _is_allowed(world, node, volume, "disk_full"):
             # Whoever fills the disk may write beside the volumes on it.
             hands = blame.hands(world, node, gauge, whose.WRITERS_MAX)
-            by = blame.by_words(world, node, gauge, rules, hands)
+            by = blame.by_words(world, node, gauge, rules, hands) + _alike_words(world, node, gauge)
             holds.begin(world, node, volume, trip, rules, hands, by)
             return
+
+
+def _alike_words(world: World, node: Node, gauge: Gauge) -> str:
+    """That other nodes have seen the same, where it may be one disk: each has to be held, but it is one fact."""
+    found = filling.alike(world, node, gauge)
+    if not found:
+        return ""
+    tell = "tells" if len(found) == 1 else "tell"
+    return f"; {join(found)} at the same address {tell} of a disk as large and as full, which may be this one"
 
 
 def _tell_filling(world: World, node: Node, gauge: Gauge, rules: GuardRules) -> None:

@@ -28,7 +28,7 @@ from .records import HoldRecord
 from .rules import GuardRules
 from .shapes import ActionView, HoldView
 from .sizes import differing_bytes
-from .tripping import Trip
+from .tripping import Trip, past
 from .views import action_of
 from .words import human_duration, join, line
 from .world import World
@@ -204,6 +204,7 @@ def end(world: World, hold: HoldRecord, text: str) -> None:
         _unhold(world, hold)
     if was != "rejected":
         hold.state = "over"
+    hold.reason = past(hold.reason)
     _close(world, hold, "released" if was == "rejected" else "note", text)
     world.touch_hold(hold)
     world.log("info", f"{hold.id} of {hold.node} is over: {text}")
@@ -230,6 +231,7 @@ def _close(world: World, hold: HoldRecord, event: incidents.EventName, text: str
     if any(one.state == "held" for one in others):
         return  # it tells of them, too
     if incident is not None and incident.is_open:
+        incident.summary = past(incident.summary)
         world.close(incident)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from . import currency
 from .meters import Meter
 from .nodes import Node, Volume
+from .sprees import HANDFUL
 from .world import World
 
 LOSS_QUIET_S = 0.5  # after the last path that went, until deletions are spread
@@ -32,7 +33,7 @@ def are_proven(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     now = world.now.mono
     if meter.over_loss is None:
         meter.over_loss = now
-    if now - meter.over_loss >= PROOF_MAX_S or _is_current(node, volume, meter.over_loss):
+    if now - meter.over_loss >= PROOF_MAX_S or currency.is_current(node, volume, meter.over_loss):
         return True
     currency.ask(world, volume, node)
     world.wake(meter.over_loss + PROOF_MAX_S)
@@ -42,7 +43,8 @@ def are_proven(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
 def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether nothing is going, or what went has gone: a deletion that has only begun looks like a small one.
 
-    Deletions wait for LOSS_QUIET_S after the last, much of them for a proof too, for `observe_s` at most; from then on
+    Deletions wait for LOSS_QUIET_S after the last, more than a handful for a proof too where somebody watches, much of
+    them everywhere, for `observe_s` at most; from then on
     they flow as long as they are no faster than twice that. Who deletes faster than could never trip the guard has to
     rest as well, or to have paid (`sprees`): a loop of single deletions had spread a fifth of a volume before it was
     held. What is only renamed is no loss once its other half has come.
@@ -66,7 +68,10 @@ def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     if now - meter.lost_at < min(LOSS_QUIET_S, observe_s):
         world.wake(min(meter.lost_at + LOSS_QUIET_S, meter.losing + observe_s))
         return False
-    if lost < rules.share_min_paths or _is_current(node, volume, meter.lost_at):
+    is_much = lost >= rules.share_min_paths
+    if not (is_much or (lost > HANDFUL and currency.is_watched(node, volume))) or currency.is_current(
+        node, volume, meter.lost_at
+    ):
         return _is_paid(world, volume, meter)
     currency.ask(world, volume, node)
     world.wake(meter.losing + observe_s)
@@ -82,8 +87,3 @@ def _is_paid(world: World, volume: Volume, meter: Meter) -> bool:
     if due is not None:
         world.wake(due)
     return due is None
-
-
-def _is_current(node: Node, volume: Volume, since: float) -> bool:
-    """Whether everything that had happened by then has come."""
-    return (node.current(volume.name) or 0.0) > since

@@ -23,7 +23,7 @@ from .rules import GuardRules
 from .runs import Run
 from .sprees import Spree
 from .truth import Values
-from .windows import MADE, USUAL_BUCKET_S, Rolling, Shares, Usual
+from .windows import LEFT, MADE, USUAL_BUCKET_S, Rolling, Shares, Usual, kind_in, what_is
 from .writers import HandRecord
 
 QUIET_S = 1.0  # a burst is over when nothing was written for so long
@@ -37,8 +37,8 @@ COUNTED_MAX = 4096  # paths; 0.6 MB of a node's volume that is written to
 COUNTED_S = 3600.0  # a path that changes again within that is no other path
 BLOCK_BYTES, INODE_BYTES = 4096, 256  # of ext4 and its like
 # value, the truth's, bytes that were written, how contents moved with it (`Shares.rewrite`), whether it was news that
-# this path is altered, and that it is retyped, and whether it was made lately
-Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool], bool]
+# this path is altered, and that it is retyped
+Change = tuple[bytes | None, bytes | None, int, int, tuple[bool, bool]]
 SizeOf = Callable[[bytes, bytes | None, bytes | None], int]  # key, before, after: bytes that were written
 
 
@@ -175,7 +175,7 @@ class Meter:
             before, was = truth, (False, False)
             if known is not None:
                 self._undo(key, self.pending.pop(key), now)
-                before, was = known[0], _sprees(known)
+                before, was = known[0], known[4]
             if known is not None and known[0] == value:
                 news.append((key, value, truth, known[2], was))
                 continue
@@ -334,23 +334,27 @@ class Meter:
         now: float,
     ) -> None:
         """`was`: of which sprees what this one follows was one, and was undone for it."""
-        how, shares, altered, retyped, is_fresh = 0, self.shares, False, False, False
+        how, shares, altered, retyped = 0, self.shares, False, False
         if value is not None and truth is not None:
-            altered = shares.alter(now, key)
+            how = shares.rewrite(now, content_mark(truth), content_mark(value))
+            if how != MADE or not shares.is_made(key):  # who has just made a file goes on writing it
+                altered = shares.alter(now, key, is_doubled=how == MADE)
             if entry_kind(value) is not entry_kind(truth):
                 retyped = shares.retype(now, key)
-            how = shares.rewrite(now, content_mark(truth), content_mark(value))
-            is_fresh = how == MADE and shares.is_made(key)
         elif value is not None:
             shares.gain(now, content_mark(value))
-            shares.make(now, key)
+            former, is_now = shares.former(key), what_is(value)
+            if not former:
+                shares.make(now, key)
+            elif former != is_now:
+                altered = shares.alter(now, key, is_doubled=True)
+                retyped = kind_in(former) is not kind_in(is_now) and shares.retype(now, key)
         elif truth is not None:
             shares.lose(now, content_mark(truth))
             shares.restore(key)  # it is gone, which counts for more than that it was changed before
-        change = value, truth, size, how, (altered, retyped), is_fresh
-        for changing, is_one, was_one in zip(
-            (self.altering, self.retyping), _sprees(change), was, strict=True
-        ):
+            how = LEFT if shares.leave(now, key, truth) else how
+        change = value, truth, size, how, (altered, retyped)
+        for changing, is_one, was_one in zip((self.altering, self.retyping), change[4], was, strict=True):
             changing.add(is_one, was_one, now)
         self.pending[key] = change
         self.waiting_bytes += size
@@ -358,8 +362,8 @@ class Meter:
         self._grow(_room(value) - _room(truth))
 
     def _undo(self, key: bytes, change: Change, now: float) -> None:
-        value, truth, size, how, news, _ = change
-        for changing, was_one in zip((self.altering, self.retyping), _sprees(change), strict=True):
+        value, truth, size, how, news = change
+        for changing, was_one in zip((self.altering, self.retyping), change[4], strict=True):
             changing.take_back(was_one)
         self.waiting_bytes -= size
         self.gone -= value is None
@@ -369,8 +373,11 @@ class Meter:
             self.shares.restore(key, *news)
         elif value is not None:
             self.shares.lose(now, content_mark(value))
+            self.shares.restore(key, *news)
         elif truth is not None:
             self.shares.gain(now, content_mark(truth))
+            if how == LEFT:
+                self.shares.stay(key)
 
     def _grow(self, size: int) -> None:
         self.waiting_room += size
@@ -381,12 +388,6 @@ class Meter:
         for place, amount in enumerate((files, size)):
             total[place] += amount
             bucket[place] += amount
-
-
-def _sprees(change: Change) -> tuple[bool, bool]:
-    """Whether it counts among the altered and among the retyped. Who has just made a file goes on writing it."""
-    altered, retyped = change[4]
-    return altered and not change[5], retyped
 
 
 def _room(value: bytes | None) -> int:

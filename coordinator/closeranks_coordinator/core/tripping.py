@@ -25,7 +25,7 @@ from .filling import MINUTE_S
 from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .rules import GuardRules
-from .windows import USUAL_BUCKET_S, deviation, middle
+from .windows import ALTERED, LOST, RETYPED, USUAL_BUCKET_S, deviation, middle
 from .words import human_bytes, human_duration, plural
 from .world import World
 
@@ -40,6 +40,13 @@ TRICKLE_STEPS = 3  # minutes
 RUNAWAY_BYTES = 2 * 10**9  # or a tenth of its disk: what a runaway may write before it is held
 REACH_S = 0.15  # from what an agent has seen to a hold that stands: two looks, and what is written for it
 FULL_S = 2.0  # a disk that is full, or will be before a second report could come
+
+# How what was foreseen is told when it is over.
+_PAST = (
+    ("will be full in", "was to be full in"), ("; disk full in", "; its disk was to be full in"),
+    ("and goes on: at this pace", "and went on: at that pace"), (" and is full: ", " and was full: "),
+    (" by now, ", " by then, "), (" are free", " were free"),
+)  # fmt: skip
 
 SHARE_GUARDS = ("deleted_share", "changed_share", "type_changes")
 GUARDS = (*SHARE_GUARDS, "write_rate", "disk_full")
@@ -74,11 +81,10 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[
     """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others."""
     found, most = meter.shares, max(1, meter.shares.entries(now))
     entries = max(1, min(found.present, most))
-    began = found.since(now)
-    if began is None:
+    if found.since(now) is None:
         return
-    took = human_duration(max(1.0, now - began))
     lost = found.lost(now)
+    began, took = _took(found.began(now, LOST), now)
     emptied = lost >= most >= EMPTIED_MIN
     if emptied or (lost >= rules.share_min_paths and lost > rules.deleted_share * entries):
         of = entries if lost <= entries else max(most, lost)  # what it had before most of it went
@@ -88,7 +94,8 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[
             f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
         )
         yield Trip("deleted_share", reason, lost, 0, began)
-    altered = found.altered(now)
+    altered, entries = found.altered(now), max(1, found.singles(now))
+    began, took = _took(found.began(now, ALTERED), now)
     if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
         of = entries if altered <= entries else max(most, altered)
         reason = (
@@ -98,12 +105,18 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[
         )
         yield Trip("changed_share", reason, altered, meter.waiting_bytes, began)
     retyped = found.retyped(now)
+    began, took = _took(found.began(now, RETYPED), now)
     if retyped > rules.type_changes:
         reason = (
             f"{node.name} made something else of {plural(retyped, 'path')} in {took} (files became links or "
             f"directories, or the other way round); more than {rules.type_changes} at once is unusual"
         )
         yield Trip("type_changes", reason, retyped, 0, began)
+
+
+def _took(began: float | None, now: float) -> tuple[float, str]:
+    began = now if began is None else began
+    return began, human_duration(max(1.0, now - began))
 
 
 def limits(world: World, volume: Volume, node: Node, meter: Meter) -> Limits:
@@ -250,6 +263,13 @@ def disk_words(node: Node, gauge: Gauge, start_free: int, held_s: float) -> str:
         f"now, {human_duration(max(1.0, held_s))} after it was held, and {soon}: {human_bytes(state.free_bytes)} of "
         f"{human_bytes(state.total_bytes)} are free"
     )
+
+
+def past(reason: str) -> str:
+    """A reason of a hold that is over: nothing in it is foreseen any more."""
+    for now, then in _PAST:
+        reason = reason.replace(now, then)
+    return reason
 
 
 def by_us(node: Node, gauge: Gauge, rules: GuardRules) -> str:

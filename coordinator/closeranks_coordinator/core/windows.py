@@ -16,21 +16,26 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import inf
 from statistics import median
 
 import msgspec
+
+from closeranks_proto.entries import Kind, entry_kind
 
 from .tally import Tally
 
 BUCKETS_MAX = 600
 GENERATIONS = 6  # a window is covered by five; the sixth is being filled
 # Contents and paths remembered by one generation; beyond it they are only counted. Six generations of
-# 100,000 contents at 18 to 36 bytes (`tally`), and of new paths as many: 40 MB, of a node that changes 600,000
-# files in ten minutes; and as many paths as were rewritten, not made, at about 120 where nobody else holds
-# them: 72 MB.
+# 100,000 contents at 18 to 36 bytes (`tally`), and of new paths and of those that went as many: 60 MB, of a node that
+# changes 600,000 files in ten minutes; and as many paths as were rewritten, not made, at about 120 where nobody else
+# holds them: 72 MB.
 REMEMBERED_MAX = 100_000
-# What a changed file's content counts as: nothing, it was made lately, it was moved here.
-_NOTHING, MADE, _MOVED = range(3)
+# What a changed file's content counts as: nothing, it was made lately, it was moved here. And of a path that went: that
+# it may come back as another.
+_NOTHING, MADE, _MOVED, LEFT = range(4)
+LOST, ALTERED, RETYPED, _DOUBLED = range(4)  # places in what a generation counts
 USUAL_BUCKET_S = 300
 USUAL_BUCKETS = 7 * 86400 // USUAL_BUCKET_S
 
@@ -92,13 +97,22 @@ class _Generation:
 
     began: float
     entries: int = 0
+    least: int = 1 << 62  # entries
     balance: Tally = field(default_factory=Tally)
     lost: int = 0  # sum of the positive balances
     altered: set[bytes] = field(default_factory=set)
     retyped: set[bytes] = field(default_factory=set)
+    doubled: set[bytes] = field(default_factory=set)  # of the altered: what they were stands beside them
     made: Tally = field(default_factory=Tally)  # paths
-    # Lost, altered, retyped beyond what is remembered.
-    untold: list[int] = field(default_factory=lambda: [0, 0, 0])
+    went: Tally = field(default_factory=Tally)  # paths, and for a count what each was (`what_is`)
+    # Lost, altered, retyped, doubled beyond what is remembered.
+    untold: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    firsts: list[float] = field(default_factory=lambda: [inf, inf, inf])  # when the first of each came
+
+    def add(self, now: float, place: int, is_first: bool) -> None:
+        """One of a kind was told."""
+        if is_first or self.firsts[place] == inf:
+            self.firsts[place] = now
 
 
 class Shares:
@@ -110,6 +124,10 @@ class Shares:
     So what was gained lately may be lost again: a temporary file comes and goes. A file that was only changed
     is none of that: what `rm` makes writable or `shred` overwrites is as lost as anything when it goes. The new
     content of a file counts as gained where the former one did, or where it was moved here.
+
+    A path that went and comes back as something else is altered, by whatever steps: `mv f f.bak` and then a new `f`
+    is a rename and a new file otherwise. Its former content takes a path of its own then, which does not make the
+    volume larger (`doubled`).
     """
 
     def __init__(self, window_s: float) -> None:
@@ -134,14 +152,40 @@ class Shares:
         name = _name(key)
         return any(one.made.get(name) for one in self._generations)
 
-    def alter(self, now: float, key: bytes) -> bool:
-        """A path is other than it was. Whether that is news within the window."""
+    def leave(self, now: float, key: bytes, value: bytes) -> bool:
+        """A path goes. Whether that is remembered now: not of what was made lately, and what it was first stands."""
+        went, name = self._turn(now).went, _name(key)
+        if len(went) >= REMEMBERED_MAX or any(
+            one.went.get(name) or one.made.get(name) for one in self._generations
+        ):
+            return False
+        went.add(name, what_is(value))
+        return True
+
+    def stay(self, key: bytes) -> None:
+        """That it went was undone."""
+        name = _name(key)
+        for one in self._generations:
+            one.went.add(name, -one.went.get(name))
+
+    def former(self, key: bytes) -> int:
+        """What a path was that went within the window, as `what_is` tells it; 0 where none did, and after `stay`."""
+        name = _name(key)
+        return next((found for one in self._generations if (found := one.went.get(name))), 0)
+
+    def alter(self, now: float, key: bytes, is_doubled: bool = False) -> bool:
+        """A path is other than it was. Whether that is news within the window. `is_doubled`: what it was is kept."""
         newest = self._turn(now)
+        newest.add(now, ALTERED, not newest.altered)
         is_news = not any(key in one.altered for one in self._generations)
-        if len(newest.altered) < REMEMBERED_MAX:
-            newest.altered.add(key)
-        else:
-            newest.untold[1] += 1
+        for names, place in (
+            (newest.altered, ALTERED),
+            *(((newest.doubled, _DOUBLED),) if is_doubled else ()),
+        ):
+            if len(names) < REMEMBERED_MAX:
+                names.add(key)
+            else:
+                newest.untold[place] += 1
         return is_news
 
     def rewrite(self, now: float, before: int, after: int) -> int:
@@ -168,11 +212,12 @@ class Shares:
     def retype(self, now: float, key: bytes) -> bool:
         """A path is something else than it was. Whether that is news within the window."""
         newest = self._turn(now)
+        newest.add(now, RETYPED, not newest.retyped)
         is_news = not any(key in one.retyped for one in self._generations)
         if len(newest.retyped) < REMEMBERED_MAX:
             newest.retyped.add(key)
         else:
-            newest.untold[2] += 1
+            newest.untold[RETYPED] += 1
         return is_news
 
     def restore(self, key: bytes, altered: bool = True, retyped: bool = True) -> None:
@@ -180,28 +225,41 @@ class Shares:
         for one in self._generations:
             if altered:
                 one.altered.discard(key)
+                one.doubled.discard(key)
             if retyped:
                 one.retyped.discard(key)
 
     def reach(self, now: float, entries: int) -> None:
         """So many entries the volume has now. The most within the window tells whether it was emptied."""
         newest, self.present = self._turn(now), entries
-        newest.entries = max(newest.entries, entries)
+        newest.entries, newest.least = max(newest.entries, entries), min(newest.least, entries)
 
     def lost(self, now: float) -> int:
         self._forget(now)
-        return sum(one.lost + one.untold[0] for one in self._generations)
+        return sum(one.lost + one.untold[LOST] for one in self._generations)
 
     def altered(self, now: float) -> int:
         self._forget(now)
         return self._distinct([one.altered for one in self._generations]) + sum(
-            one.untold[1] for one in self._generations
+            one.untold[ALTERED] for one in self._generations
         )
+
+    def singles(self, now: float) -> int:
+        """Entries, without those that are what the altered ones were before: the volume seems larger by them.
+
+        What is pending is not among the entries, and may be among the doubled: so no less than there were once.
+        """
+        self._forget(now)
+        doubled = self._distinct([one.doubled for one in self._generations]) + sum(
+            one.untold[_DOUBLED] for one in self._generations
+        )
+        present = min(self.present, self.entries(now))
+        return max(present - doubled, min(present, *(one.least for one in self._generations)))
 
     def retyped(self, now: float) -> int:
         self._forget(now)
         return self._distinct([one.retyped for one in self._generations]) + sum(
-            one.untold[2] for one in self._generations
+            one.untold[RETYPED] for one in self._generations
         )
 
     def entries(self, now: float) -> int:
@@ -212,12 +270,23 @@ class Shares:
         self._forget(now)
         return self._generations[0].began if self._generations else None
 
+    def began(self, now: float, place: int) -> float | None:
+        """When the first of those that are LOST, ALTERED or RETYPED came."""
+        self._forget(now)
+        return next((one.firsts[place] for one in self._generations if self._has(one, place)), None)
+
+    @staticmethod
+    def _has(one: _Generation, place: int) -> bool:
+        return bool((one.lost, one.altered, one.retyped)[place] or one.untold[place])
+
     def clear(self) -> None:
         self._generations.clear()
 
     def _move(self, now: float, name: int, step: int) -> None:
         """Settle it with what went the other way before, else count it."""
         newest = self._turn(now)
+        if step > 0:
+            newest.add(now, LOST, not newest.lost)
         for one in self._generations:
             known = one.balance.get(name)
             if known * step < 0:
@@ -229,7 +298,7 @@ class Shares:
             newest.balance.add(name, step)
             newest.lost += step > 0
         elif step > 0:
-            newest.untold[0] += 1
+            newest.untold[LOST] += 1
 
     def _turn(self, now: float) -> _Generation:
         self._forget(now)
@@ -247,6 +316,15 @@ class Shares:
     def _distinct(sets: list[set[bytes]]) -> int:
         filled = [one for one in sets if one]
         return len(filled[0]) if len(filled) == 1 else len(set().union(*filled))
+
+
+def what_is(value: bytes) -> int:
+    """29 bits of all that an entry says, and its kind: never 0, and a count of a `Tally`."""
+    return int.from_bytes(blake2b(value, digest_size=4).digest(), "big") >> 3 << 2 | entry_kind(value)
+
+
+def kind_in(what: int) -> Kind:
+    return Kind(what & 3)
 
 
 def _name(key: bytes) -> int:
