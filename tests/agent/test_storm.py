@@ -17,7 +17,7 @@ import pytest
 from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.syscalls import is_open_to_write
-from closeranks_agent.watch import fanotify, sampling
+from closeranks_agent.watch import fanotify, inotify, sampling
 from closeranks_agent.watch import storm as storm_module
 from closeranks_agent.watch.sampling import SAMPLED, SHOWN, UNSEEN
 from closeranks_agent.watch.storm import (
@@ -174,6 +174,17 @@ def watched(make_volume: MakeVolume, tree_dir: Path) -> Iterator[WatchedVolume]:
     for name in ("small", "long", "e/file"):
         (tree_dir / "d" / name).write_bytes(os.urandom(9000))
     one = WatchedVolume(make_volume(scan_interval_s=0.1), "fanotify")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def unnamed(make_volume: MakeVolume, tree_dir: Path) -> Iterator[WatchedVolume]:
+    """The same, watched by inotify."""
+    for name in ("d/small", "d/e/file", "far/away/file"):
+        (tree_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree_dir / name).write_bytes(os.urandom(9000))
+    one = WatchedVolume(make_volume(scan_interval_s=0.1), "inotify")
     yield one
     one.close()
 
@@ -412,6 +423,91 @@ with open("d/log", "ab", buffering=0) as file:
         until(lambda: watched.tally.storms and not watched.watcher.stormy)
         watched.settle()
         assert watched.volume.root == expected_root(watched.volume)
+
+
+class TestWithoutMarks:
+    """inotify: its queue is left unread, and where that was too much, all is watched anew."""
+
+    SCRIPT = """
+import os, shutil
+for n in range(COUNT):
+    os.makedirs(f"many/{n // 100}", exist_ok=True)
+    open(f"many/{n // 100}/{n}", "w").write("x")
+os.rename("far", "many/near")
+os.makedirs("far/away"); open("far/away/file", "w").write("another directory of that name")
+shutil.rmtree("many/3"); os.rename("many/1", "d/one")
+"""
+
+    @pytest.mark.parametrize("unread", [0, inotify.UNREAD_MAX_BYTES])
+    def test_what_happened_in_one_is_known_after_it_and_told_from_then_on(
+        self, tree_dir: Path, unnamed: WatchedVolume, weather: Weather, expected_root: Expected,
+        monkeypatch: pytest.MonkeyPatch, unread: int,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", unread)
+        weather.rise(unnamed, tree_dir)
+        assert python(tree_dir, self.SCRIPT.replace("COUNT", "1000")).wait() == 0
+        weather.fall(unnamed)
+        unnamed.settle()
+        assert unnamed.volume.root == expected_root(unnamed.volume)
+        assert unnamed.scan(full=True).changed == 0
+        scans = len(unnamed.wanted)
+        for path in (tree_dir, *tree_dir.rglob("*")):
+            if path.is_dir() and ".closeranks" not in path.parts:
+                (path / "after").write_bytes(b"in each directory, wherever it is by now")
+        unnamed.settle()
+        assert unnamed.volume.root == expected_root(unnamed.volume)
+        assert len(unnamed.wanted) == scans, "told, and not found by a scan"
+        assert unnamed.tally.storms == 1
+        assert not unnamed.ended
+
+    def test_what_is_written_in_new_directories_keeps_one_going(
+        self, tree_dir: Path, unnamed: WatchedVolume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those made since the last sample are watched by the next, or it would seem calm, over and over again."""
+        script = """
+import os, time
+n = 0
+while True:
+    os.makedirs(f"many/{n // 1000}", exist_ok=True)
+    open(f"many/{n // 1000}/{n}", "w").write("x"); n += 1
+    if n % 20 == 0: time.sleep(0.001)
+"""
+        monkeypatch.setattr(storm_module, "BUDGET_S", 1000.0)
+        monkeypatch.setattr(storm_module, "BURST", 1000.0)
+        writer = python(tree_dir, script)
+        try:
+            until(lambda: unnamed.watcher._sampling.active)
+            ends = time.monotonic() + 3.0  # six samples
+            while time.monotonic() < ends:
+                assert unnamed.watcher._sampling.active
+                time.sleep(0.01)
+        finally:
+            writer.kill()
+            writer.wait()
+        assert unnamed.watcher._sampling._storm.pace > 0
+
+    @pytest.mark.parametrize("unread", [0, inotify.UNREAD_MAX_BYTES])
+    def test_a_root_that_was_moved_in_one_ends_the_watcher(
+        self, tree_dir: Path, unnamed: WatchedVolume, weather: Weather, monkeypatch: pytest.MonkeyPatch, unread: int
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", unread)
+        weather.rise(unnamed, tree_dir)
+        tree_dir.rename(tree_dir.parent / "elsewhere")
+        tree_dir.mkdir()
+        until(lambda: unnamed.ended)
+        assert "root" in unnamed.ended[0]
+        tree_dir.rmdir()
+        (tree_dir.parent / "elsewhere").rename(tree_dir)
+
+    def test_no_hand_is_promised_where_nobody_tells_of_any(
+        self, tree_dir: Path, unnamed: WatchedVolume, weather: Weather
+    ) -> None:
+        weather.rise(unnamed, tree_dir)
+        (tree_dir / "d/new").write_bytes(b"x")
+        hand = unnamed.watcher.hand_of(b"d\0new")
+        assert hand is not None
+        assert "fanotify would" in hand.detail
+        weather.fall(unnamed)
 
 
 def test_it_is_told_that_nothing_has_to_be_done() -> None:

@@ -51,8 +51,8 @@ class FanotifySource:
     watches = 1
     unwatched = 0
     can_mute = True
-    can_pause = True
     can_hush = True
+    stale = False
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None

@@ -1,5 +1,9 @@
 """inotify: a watch on every directory, for where fanotify is not permitted. It never knows who wrote.
 
+In a storm the queue is left unread: what is beyond its limit the kernel drops at once, which costs whoever writes
+next to nothing, and new directories have no watch. Where so much was queued between two samples that it was thrown
+away, the tree of watches is stale: what a sample tells is only counted, and all is watched anew before a storm can end.
+
 The kernel's events drive a tree of watches (`watched`), which `spread` keeps true to the disk. New directories are
 told of only once all that lies below them is watched, so whoever then looks at the subtree misses nothing. The canary
 waits for that, too: when it is told, nothing older is on its way. After an overflow every directory is listed again,
@@ -10,15 +14,18 @@ A descriptor of the root is never kept: the filesystem can be unmounted, and a r
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
+import termios
 import time
 from collections.abc import Callable
 from typing import Final
 
 from ..disk.private import PRIVATE_NAME
 from . import calls
-from .events import CANARY, CANARY_NAME, Event, Lost, SourceBroken, SourceKind, What
+from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
 from .records import InotifyBatch, parse_inotify, what_of
 from .spread import RootGone, Spread, Task
 from .watched import Confused, Node
@@ -28,6 +35,12 @@ BUFFER_BYTES: Final = 64 * 1024
 DIRECTORIES_A_READ: Final = 512
 LIMBO_MAX: Final = 4096
 CONFUSIONS_MAX: Final = 8
+# Of what was left unread in a storm, so much is read: 5,000 events and more, as many as are told between two samples
+# of half of its budget. Beyond that it goes on anyway.
+UNREAD_MAX_BYTES: Final = 256 * 1024
+ANEW_REST_SHARE: Final = (
+    20.0  # after all was watched anew in a storm, the next time waits so many times as long
+)
 _LARGEST_EVENT_BYTES: Final = 16 + 256
 _LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORGOTTEN: Final = calls.IGNORED | calls.UNMOUNT | calls.DELETE_SELF
@@ -44,8 +57,6 @@ class InotifySource:
     kind: SourceKind = "inotify"
     tells_hands = False
     can_mute = False
-    # A watch for each directory: what was taken back takes as long to be had again as a scan.
-    can_pause = False
     can_hush = False
     writers: frozenset[int] = frozenset()
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
@@ -60,6 +71,8 @@ class InotifySource:
         self._confusions = 0
         self._root_gone = False
         self.drained = True
+        self.stale = self._deaf = False
+        self._anew_due = 0.0
         self._fd = calls.inotify_init()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
@@ -95,10 +108,49 @@ class InotifySource:
         pass
 
     def pause(self) -> None:
-        pass
+        if not self._deaf and self._fd >= 0:
+            self._deaf = True
+            self._poll.unregister(self._fd)
 
     def resume(self) -> None:
-        pass
+        try:
+            if self._deaf:
+                self._deaf = False
+                self._poll.register(self._fd, select.EPOLLIN)
+            if not self._throw_away() and self.stale:
+                self._watch_anew()
+        except RootGone as error:
+            raise SourceBroken(ROOT_GONE) from error
+        except OSError as error:
+            raise SourceBroken(f"inotify stopped working: {error.strerror}") from error
+
+    def _throw_away(self) -> bool:
+        """Whether so much is queued that it is not worth reading."""
+        queued = array.array("i", [0])
+        fcntl.ioctl(self._fd, termios.FIONREAD, queued)
+        left = queued[0]
+        if left <= UNREAD_MAX_BYTES:
+            return False
+        while left > 0:
+            left -= len(os.read(self._fd, BUFFER_BYTES))
+        self.stale = True
+        self._limbo.clear()
+        self._canaries.clear()
+        self._spread.forget_tasks()
+        return True
+
+    def _watch_anew(self) -> None:
+        """Every directory, at once; not again soon where that took long. Raises RootGone, OSError."""
+        began = time.monotonic()
+        if began < self._anew_due:
+            return
+        self._watch_private()
+        self.stale = False
+        try:
+            self._spread.cover(self._spread.tree.root)
+        except Confused:
+            self._start_over()
+        self._anew_due = time.monotonic() + ANEW_REST_SHARE * (time.monotonic() - began)
 
     def hush(self) -> None:
         pass
@@ -118,8 +170,8 @@ class InotifySource:
         self._fd = -1
 
     def watch(self, key: bytes) -> list[Lost]:
-        if self._root_gone:
-            return []
+        if self._root_gone or self.stale:
+            return []  # with a stale tree: all is watched anew soon
         try:
             self._watch_private()
             node = self._spread.tree.find(key)
@@ -140,22 +192,34 @@ class InotifySource:
     def read(self) -> list[Event | Lost]:
         try:
             try:
-                data = os.read(self._fd, BUFFER_BYTES)
-            except BlockingIOError:
-                data = b""
-            try:
                 os.eventfd_read(self._wake)
             except BlockingIOError:
                 pass  # nothing was left to do from the last time
+            if self._deaf:
+                return []
+            try:
+                data = os.read(self._fd, BUFFER_BYTES)
+            except BlockingIOError:
+                data = b""
             batch = parse_inotify(data)
             drained = len(data) < BUFFER_BYTES - _LARGEST_EVENT_BYTES
-            out = [] if self._root_gone else self._take(batch, drained)
+            out = [] if self._root_gone else self._count(batch) if self.stale else self._take(batch, drained)
             self.drained = drained and not (self._spread.tasks or self._spread.unsure or self._canaries)
         except RootGone:
             out = self._lose_root(What.MOVED_FROM)
         except OSError as error:
             raise SourceBroken(f"inotify stopped working: {error.strerror}") from error
         self._wake_if_busy()
+        return out
+
+    def _count(self, batch: InotifyBatch) -> list[Event | Lost]:
+        """What is told while directories may be others than their watches say: good for counting."""
+        root = self._spread.tree.root.watch
+        for watch, mask, _, _ in batch.structure:
+            if watch == root and mask & (_FORGOTTEN | calls.MOVE_SELF):
+                return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
+        out: list[Event | Lost] = []
+        self._tell(batch, out)
         return out
 
     def _take(self, batch: InotifyBatch, drained: bool) -> list[Event | Lost]:

@@ -13,7 +13,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Final
 
 import msgspec
@@ -67,6 +66,7 @@ class Sampling:
         self._ended = False
         self._seen: dict[bytes, tuple[Hand | None, bool]] = {}
         self._marked: dict[Hand, Hand] = {}
+        self._unseen = UNSEEN if source.tells_hands else unknown_hand(source.why_unknown)
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -87,12 +87,12 @@ class Sampling:
     @property
     def looks_due(self) -> float:
         """Until then a storm may be about to begin, which no look is to run ahead of."""
-        return self._storm.looks_due if self._source.can_pause else 0.0
+        return self._storm.looks_due
 
     @property
     def begins_at(self) -> float:
         """When a storm begins, if as much is told as of late."""
-        return self._storm.due if self._source.can_pause else inf
+        return self._storm.due
 
     @property
     def pending(self) -> int:
@@ -108,7 +108,7 @@ class Sampling:
             key = parent_key(key)
             hand, whole = self._seen.get(key, (None, False))
             hand = hand if whole else None
-        return UNSEEN if hand is None else hand
+        return self._unseen if hand is None else hand
 
     # --- what happens --------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Sampling:
         """These were read."""
         weight = sum((one.what.value & _COUNTED).bit_count() for one in events if isinstance(one, Event))
         self._weight += weight
-        self._over = self._storm.told(weight, now) and self._source.can_pause
+        self._over = self._storm.told(weight, now)
 
     def begin(self, dirty: Dirty, now: float) -> None:
         """The mark comes off. Raises SourceBroken."""
@@ -141,7 +141,7 @@ class Sampling:
         self._some = [*self._some, *(key for key, _, tree in known[-ASKED_MAX:] if not tree)][-ASKED_MAX:]
         for key, hand, tree in known:
             if hand is not None and detail:
-                hand = self._mark(hand, detail)
+                hand = self._mark(hand, detail) if self._source.tells_hands else hand
                 files[hand] += 1
             self._seen.pop(key, None)
             self._seen[key] = hand, tree
@@ -164,18 +164,16 @@ class Sampling:
 
     def sample(self, read: Callable[[], int], dirty: Dirty) -> bool:
         """Listen for a moment; whether it is calm: then the mark stays, and `end` follows. Raises SourceBroken."""
+        self._source.resume()
+        self._read_all(read, dirty)  # what was queued before
         self._weight = self._names = names = 0
         self._some = []
-        self._source.resume()
         began = time.monotonic()
         for seconds in (SAMPLE_S, CALM_S):
             time.sleep(seconds)
             took = time.monotonic() - began
-            for _ in range(READS_MAX):
-                if not read() and self._source.drained:
-                    break
-            names += self.keep(dirty)
-            if not self._storm.is_calm(self._weight, took):
+            names += self._read_all(read, dirty)
+            if self._source.stale or not self._storm.is_calm(self._weight, took):
                 self._source.pause()
                 now = time.monotonic()
                 self._storm.sampled(names, took, now)
@@ -193,13 +191,20 @@ class Sampling:
         most = self._by.most_common(1)
         by = (
             f", most by {programs.words(most[0][0].exe, most[0][0].command)} (pid {most[0][0].pid})"
-            if most
+            if most and most[0][0].pid
             else ""
         )
         return (
             f", since {self._since}: by the last sample {pace} changed names a second{by}; {unseen} that no scan has "
             "seen yet"
         )
+
+    def _read_all(self, read: Callable[[], int], dirty: Dirty) -> int:
+        """What is queued, or as much as is read at once; how many paths that were."""
+        for _ in range(READS_MAX):
+            if not read() and self._source.drained:
+                break
+        return self.keep(dirty)
 
     def end(self, now: float) -> None:
         """All is told again, and a scan finds what no sample has shown."""

@@ -108,15 +108,18 @@ class Source(Protocol):
     def key_of(self, fd: int) -> bytes | None:
         """The key of an open file (O_PATH will do); None for one that is not the volume's, or is not compared."""
 
-    @property
-    def can_pause(self) -> bool:
-        """Whether `pause` keeps the kernel from telling anything, which costs those who write, at next to no cost."""
-
     def pause(self) -> None:
-        """Be told of nothing until `resume`; what is queued can be read. Raises SourceBroken."""
+        """Until `resume` be told of nothing, which costs those who write next to nothing. Raises SourceBroken."""
 
     def resume(self) -> None:
-        """Be told again, of what happens from now on. Raises SourceBroken, also where the root is another one."""
+        """Be told again, of what happens from now on. Raises SourceBroken, also where the root is another one.
+
+        Events from before may be told, too: read them first, and count what comes then.
+        """
+
+    @property
+    def stale(self) -> bool:
+        """What is told since `resume` is good for counting only: `pause` and `resume` until it is not."""
 
     def fileno(self) -> int:
         """What to poll for readability; closed with the source."""

@@ -138,6 +138,11 @@ class Spread:
             return  # one is under way, and another waits to see what happened behind its back
         self.tasks.append(Task(None, b"", 0, again=True, lost=lost, stack=[self.tree.root]))
 
+    def forget_tasks(self) -> None:
+        """All is about to be looked at anew."""
+        self.tasks.clear()
+        self.unsure.clear()
+
     def cover(self, node: Node) -> None:
         """Look at everything below a directory at once, however long it takes."""
         task = Task(None, b"", 0, again=True, stack=[node])
