@@ -8,6 +8,7 @@ that object. Size and chunk length stand in the object, so equal content digests
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,25 @@ def changed_bytes(before: bytes, now: bytes) -> int:
         if mine != theirs:
             count += sum(mine[i : i + width] != theirs[i : i + width] for i in range(0, len(mine), width))
     return min(count * new.chunk_bytes, new.size)
+
+
+@functools.lru_cache(maxsize=8)
+def hole_digest(algorithm: DigestAlgorithm, chunk_bytes: int) -> bytes:
+    """The digest of a chunk of zeros, as a hole in a sparse file reads."""
+    return algorithm.of(bytes(chunk_bytes))
+
+
+def filled_bytes(now: bytes, hole: bytes) -> int:
+    """How many bytes of a file, by its chunk list, lie in chunks that are not all zeros (`hole_digest`).
+
+    Raises CodecError.
+    """
+    chunks = decode_chunk_list(now)
+    width, digests = chunks.width, chunks.digests
+    if hole not in digests:
+        return chunks.size
+    holes = sum(digests[at : at + width] == hole for at in range(0, len(digests), width))
+    return max(0, chunks.size - holes * chunks.chunk_bytes)
 
 
 def _digest_list(content: ChunkList | bytes | None) -> list[bytes]:

@@ -336,6 +336,17 @@ def test_of_a_long_file_only_the_chunks_that_changed_count(tree_dir: Path, volum
     assert hand.bytes == volume.chunk_bytes
 
 
+def test_of_a_sparse_file_the_holes_do_not_count(tree_dir: Path, volume: Volume) -> None:
+    with (tree_dir / "d" / "disk").open("wb") as file:
+        file.truncate(20 * volume.chunk_bytes)
+        file.seek(7 * volume.chunk_bytes)
+        file.write(b"data")
+    tick()
+    volume.look({b"d": frozenset([b"disk"])}, {b"d\0disk": ANNA})
+    (hand,) = the_commit(volume).hands
+    assert hand.bytes == volume.chunk_bytes
+
+
 def test_what_a_scan_finds_is_of_an_unknown_hand_with_the_reason(tree_dir: Path, volume: Volume) -> None:
     (tree_dir / "d" / "f").write_bytes(b"12345")
     assert volume.scan().changed == 1

@@ -13,6 +13,8 @@ from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, Rejec
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
 from closeranks_proto import messages as wire
+from closeranks_proto.content import ChunkList, encode_chunk_list, hole_digest
+from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
 from closeranks_proto.parts import OUTSIDE
 from fakeworld import FakeWorld, file_of, key_of, volume_config
@@ -341,6 +343,23 @@ def run_away(world: FakeWorld, node: str, speed: int, seconds: int) -> float:
         if held(world):
             return second
     raise AssertionError(f"not held within {seconds} s")
+
+
+@pytest.mark.parametrize(("filled", "is_held"), [(5, False), (5000, True)])
+def test_the_holes_of_a_sparse_file_were_not_written(filled: int, is_held: bool) -> None:
+    """A virtual machine's new disk of 5 GB that holds 5 MB was held as 5 GB, and the number was not true."""
+    world = writing(disk_bytes=(400 * GB, 390 * GB))
+    count, short = 5120, 1 << 20
+    hole, data = hole_digest(XXH3_128, short), XXH3_128.of(b"data")
+    chunks = encode_chunk_list(ChunkList(count * short, short, 16, data * filled + hole * (count - filled)))
+    digest = XXH3_128.of(chunks)
+    world.objects[digest] = chunks
+    world["n1"].disk["photos"][key_of("d0/vm.img")] = encode_entry(
+        Entry(Kind.FILE, count * short, digest, 0o644)
+    )
+    commit(world, "n1")
+    world.run(10.0)
+    assert bool(held(world)) is is_held
 
 
 @pytest.mark.parametrize("speed", [GB // 3, GB // 2, GB, 3 * GB])

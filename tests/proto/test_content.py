@@ -19,6 +19,8 @@ from closeranks_proto.content import (
     decode_chunk_list,
     differing_chunks,
     encode_chunk_list,
+    filled_bytes,
+    hole_digest,
     max_file_bytes,
 )
 from closeranks_proto.digests import ALGORITHMS, BLAKE3, XXH3_128, DigestAlgorithm, algorithm_named
@@ -168,3 +170,24 @@ def test_incremental_digests_are_the_digest_of_the_whole() -> None:
         assert algorithm_named(algorithm.name) is algorithm
     with pytest.raises(CodecError, match="known are"):
         algorithm_named("md5")
+
+
+@pytest.mark.parametrize("algorithm", [XXH3_128, BLAKE3])
+def test_filled_bytes_are_those_outside_of_holes(algorithm: DigestAlgorithm) -> None:
+    short = MIN_CHUNK_BYTES
+    hole, other = hole_digest(algorithm, short), algorithm.of(b"something")
+    assert hole == algorithm.of(bytes(short))
+    for digests, filled in (
+        ([other, other, other], 2 * short + 5),
+        ([hole, other, other], short + 5),
+        ([hole, hole, other], 5),
+        ([other, hole, hole], 5),
+    ):
+        blob = encode_chunk_list(ChunkList(2 * short + 5, short, algorithm.width, b"".join(digests)))
+        assert filled_bytes(blob, hole) == filled, digests
+
+
+def test_a_digest_across_two_others_is_no_hole() -> None:
+    short, hole = MIN_CHUNK_BYTES, hole_digest(XXH3_128, MIN_CHUNK_BYTES)
+    blob = encode_chunk_list(ChunkList(2 * short, short, 16, b"x" * 8 + hole + b"y" * 8))
+    assert filled_bytes(blob, hole) == 2 * short

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
-from closeranks_proto.content import changed_bytes
+from closeranks_proto.content import changed_bytes, filled_bytes, hole_digest
 from closeranks_proto.entries import Kind, entry_kind, entry_size
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, SNAPSHOT_EDITS
 from closeranks_proto.paths import parent_key
@@ -205,16 +205,18 @@ class Comparison:
             self._recorder.put(record, differs, self._written(record, row) if differs else None)
 
     def _written(self, record: Record, row: Row | None) -> int | None:
-        """How many bytes of a file are new: of a long one by its chunks; None: all of them."""
+        """How many bytes of a file are new: of a long one by its chunks, without holes; None: all of them."""
         chunk_bytes = self._reader.chunk_bytes
-        if row is None or entry_kind(row.value) is not entry_kind(record.value):
-            return None
-        if self._is_content(row.value, record.value):
+        is_same_kind = row is not None and entry_kind(row.value) is entry_kind(record.value)
+        if row is not None and is_same_kind and self._is_content(row.value, record.value):
             return 0  # whoever changes a mode, an owner or a time has written nothing
-        if record.chunks is None or entry_size(row.value) <= chunk_bytes:
+        if record.chunks is None:
             return None
+        filled = filled_bytes(record.chunks, hole_digest(self._reader.algorithm, chunk_bytes))
+        if row is None or not is_same_kind or entry_size(row.value) <= chunk_bytes:
+            return filled
         before = self._index.chunk_list(self._reader.digest_of(row.value))
-        return None if before is None else changed_bytes(before, record.chunks)
+        return filled if before is None else min(filled, changed_bytes(before, record.chunks))
 
     def _is_content(self, before: bytes, now: bytes) -> bool:
         """Whether two values are of files that hold the same."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 BLOCK_BYTES: Final = 512  # of st_blocks
+_INLINE_MAX_BYTES: Final = 4096  # so few may lie beside the inode, in no block
 
 
 class Taken:
@@ -40,3 +41,13 @@ class Taken:
 def room_of(fd: int) -> int:
     """The bytes of its disk that an open file takes, with what is on its way there. Raises OSError."""
     return os.fstat(fd).st_blocks * BLOCK_BYTES
+
+
+def written_bytes(status: os.stat_result) -> int:
+    """The bytes of a file without its holes, at most; a filesystem that compresses may say less.
+
+    ZFS knows the blocks of what was just written only seconds later, and says one until then: its size counts.
+    """
+    if status.st_blocks == 1:
+        return status.st_size
+    return min(status.st_size, max(status.st_blocks * BLOCK_BYTES, min(status.st_size, _INLINE_MAX_BYTES)))

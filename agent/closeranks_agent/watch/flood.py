@@ -23,6 +23,7 @@ from typing import Final
 
 from closeranks_proto.paths import path_of
 
+from ..disk.taken import written_bytes
 from ..disk.volume import Volume
 from ..hands.written import Written
 
@@ -120,4 +121,4 @@ def _size(root_fd: int, key: bytes) -> int:
         found = os.stat(path_of(key), dir_fd=root_fd, follow_symlinks=False)
     except OSError:
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return written_bytes(found) if stat.S_ISREG(found.st_mode) else 0

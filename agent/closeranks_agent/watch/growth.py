@@ -5,6 +5,8 @@ wait for their look; a guard must hear of them at once. So files of which someth
 twenty times a second while there are any, and what they grew is told; the commit then tells only what is left. A page
 cache takes gigabytes a second: what is asked for less often is told when a disk is half full.
 
+Of a sparse file only what takes room was written: a virtual machine's new disk has 500 GB and no bytes.
+
 A file counts once an hour as a file, however often it is written: who wrote one file 83 times has not written 83.
 
 A file that is closed is asked once for each time that something is heard of it. Where more were closed than can be
@@ -37,6 +39,7 @@ from closeranks_proto.paths import path_of
 
 from ..disk.attributed import hand_finder
 from ..disk.look import LookReport
+from ..disk.taken import written_bytes
 from ..disk.volume import Volume
 from ..hands.written import Written
 from .dirty import Batch, Dirty
@@ -139,15 +142,16 @@ class Growth:
             if base is None:
                 return 0
             known = _Told(base, base)
-        grown = found.st_size - known.until
+        size = written_bytes(found)
+        grown = size - known.until
         if grown < 0:  # it was cut: what was told stays told, and it may grow anew
-            known.base, known.until = known.base + grown, found.st_size
+            known.base, known.until = known.base + grown, size
         if grown <= 0:
             return 0
         count = counts.setdefault(hand, [0, 0])
         count[0] += not known.counted and self._count(key)
         count[1] += grown
-        known.until, known.counted = found.st_size, True
+        known.until, known.counted = size, True
         self._keep(key, known)
         return grown
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from closeranks_proto import messages as wire
-from closeranks_proto.entries import Kind, entry_kind, entry_size, same_content
+from closeranks_proto.content import filled_bytes, hole_digest
+from closeranks_proto.entries import DIGEST_AT, Kind, entry_kind, entry_size, same_content
 from closeranks_proto.errors import MissingObject
 
 from . import blame, currency, filling, holding, holds, losses, sprees, tripping, whose
@@ -125,16 +126,20 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
     width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
 
     def written(key: bytes, before: bytes | None, after: bytes | None) -> int:
-        """What of this file is new: of a large one the chunks that differ."""
+        """What of this file is new: of a large one the chunks that differ, and no holes."""
         size = 0 if after is None else entry_size(after)
-        if after is None or before is None or not size:
+        if after is None or not size:
             return size
-        if same_content(after, before, width):
+        if before is not None and same_content(after, before, width):
             return 0
-        if size <= chunk_bytes or entry_kind(before) is not Kind.FILE:
+        if size <= chunk_bytes:
             return size
         try:
-            return row(key, after, before, world.object, width, chunk_bytes).bytes
+            hole = hole_digest(world.algorithm, chunk_bytes)
+            size = filled_bytes(world.object(after[DIGEST_AT : DIGEST_AT + width]), hole)
+            if before is None or entry_kind(before) is not Kind.FILE:
+                return size
+            return min(size, row(key, after, before, world.object, width, chunk_bytes).bytes)
         except MissingObject:
             return size  # its former chunk list is gone: it may be all new
 
