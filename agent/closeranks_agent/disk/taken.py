@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 BLOCK_BYTES: Final = 512  # of st_blocks
-_INLINE_MAX_BYTES: Final = 4096  # so few may lie beside the inode, in no block
+_SPARSE_MIN_BYTES: Final = 1 << 20
 
 
 class Taken:
@@ -44,10 +44,10 @@ def room_of(fd: int) -> int:
 
 
 def written_bytes(status: os.stat_result) -> int:
-    """The bytes of a file without its holes, at most; a filesystem that compresses may say less.
+    """The bytes of a file; of a long one that is mostly holes those that take room.
 
-    ZFS knows the blocks of what was just written only seconds later, and says one until then: its size counts.
+    Only where that is plain: blocks come and go by some while a file is being written. ZFS knows those of what was just
+    written seconds later, and says one until then.
     """
-    if status.st_blocks == 1:
-        return status.st_size
-    return min(status.st_size, max(status.st_blocks * BLOCK_BYTES, min(status.st_size, _INLINE_MAX_BYTES)))
+    room, size = status.st_blocks * BLOCK_BYTES, status.st_size
+    return room if size >= _SPARSE_MIN_BYTES and room < size // 2 and status.st_blocks != 1 else size
