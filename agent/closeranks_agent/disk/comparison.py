@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from closeranks_proto.content import changed_bytes, filled_bytes, hole_digest
 from closeranks_proto.entries import Kind, entry_kind, entry_size
 from closeranks_proto.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, SNAPSHOT_EDITS
-from closeranks_proto.paths import parent_key
+from closeranks_proto.paths import parent_key, path_of
 
+from .. import beneath
 from ..hotpath.readers import Readers
 from ..syscalls import is_open_to_write
 from .busy import Busy
@@ -33,6 +34,7 @@ from .listing import Status
 from .recorder import Recorder
 from .records import Record, StatSignature, clock_ns, pack_signature
 from .rows import Row, is_directory
+from .taken import written_bytes
 
 if TYPE_CHECKING:
     from .listers import Lister
@@ -212,11 +214,26 @@ class Comparison:
             return 0  # whoever changes a mode, an owner or a time has written nothing
         if record.chunks is None:
             return None
+        before = None
+        if row is not None and is_same_kind and entry_size(row.value) > chunk_bytes:
+            before = self._index.chunk_list(self._reader.digest_of(row.value))
+        changed = None if before is None else changed_bytes(before, record.chunks)
         filled = filled_bytes(record.chunks, hole_digest(self._reader.algorithm, chunk_bytes))
-        if row is None or not is_same_kind or entry_size(row.value) <= chunk_bytes:
-            return filled
-        before = self._index.chunk_list(self._reader.digest_of(row.value))
-        return filled if before is None else min(filled, changed_bytes(before, record.chunks))
+        if filled < entry_size(record.value) and self._is_sparse(record.key):
+            return filled if changed is None else min(filled, changed)
+        return changed
+
+    def _is_sparse(self, key: bytes) -> bool:
+        """Whether what reads as zeros was not written."""
+        try:
+            fd = beneath.open_beneath(self._root_fd, path_of(key), os.O_PATH)
+        except OSError:
+            return False  # it went away since
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return written_bytes(status) < status.st_size
 
     def _is_content(self, before: bytes, now: bytes) -> bool:
         """Whether two values are of files that hold the same."""
