@@ -7,6 +7,7 @@ for that time. Windows are read in the file's order: the first that holds at a m
 from __future__ import annotations
 
 import re
+from zoneinfo import ZoneInfo
 
 from closeranks_proto import kinds
 from closeranks_proto.settings import Invalid, Kind, Table
@@ -16,7 +17,7 @@ from .core.speed import DAY_S, DAYS, LEAST_BYTES_S, MOST_BYTES_S, rate_words, to
 
 WINDOWS_MAX = 64
 OFFSET_MAX_S = 14 * 3600  # no clock on Earth is farther from UTC
-SPEED_KEYS = ("node_bytes_s", "fleet_bytes_s", "utc_offset", "window")
+SPEED_KEYS = ("node_bytes_s", "fleet_bytes_s", "utc_offset", "zone", "window")
 _CLOCK = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])")
 _SHORT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kMG])")
 _TIMES = {"k": 10**3, "M": 10**6, "G": 10**9}
@@ -29,11 +30,14 @@ def read_speed(root: Table) -> SpeedRules:
     node = table.read("node_bytes_s", _limit(), None)
     fleet = table.read("fleet_bytes_s", _limit(), None)
     offset_s = table.read("utc_offset", _offset(), 0)
+    zone = table.read("zone", _zone(), None)
+    if zone is not None and table.has("utc_offset"):
+        table.reject("zone", "either `zone` or `utc_offset` says what the windows' clock is, not both")
     windows = tuple(_read_window(one, node, fleet) for one in table.tables("window"))
     if len(windows) > WINDOWS_MAX:
         table.reject("window", f"{len(windows)} windows; at most {WINDOWS_MAX} are allowed")
     table.close()
-    return SpeedRules(node, fleet, offset_s, windows)
+    return SpeedRules(node, fleet, offset_s, windows, zone)
 
 
 def _read_window(table: Table, node: int | None, fleet: int | None) -> SpeedWindow:
@@ -60,16 +64,19 @@ def notes(rules: SpeedRules) -> list[str]:
     base = f"a node {rate_words(rules.node_bytes_s)}, the fleet {rate_words(rules.fleet_bytes_s)}"
     found = [f"[speed]: {base}" + (" outside of the windows" if rules.windows else "")]
     found += [
-        f"[speed]: {told(one)} (UTC{_offset_words(rules.utc_offset_s)}): a node {rate_words(one.node_bytes_s)}, "
+        f"[speed]: {told(one)} ({_clock_words(rules)}): a node {rate_words(one.node_bytes_s)}, "
         f"the fleet {rate_words(one.fleet_bytes_s)}"
         for one in rules.windows
     ]
     return found
 
 
-def _offset_words(offset_s: int) -> str:
+def _clock_words(rules: SpeedRules) -> str:
+    if rules.zone is not None:
+        return rules.zone
+    offset_s = rules.utc_offset_s
     sign, minutes = "-" if offset_s < 0 else "+", abs(offset_s) // 60
-    return f"{sign}{minutes // 60:02d}:{minutes % 60:02d}" if offset_s else ""
+    return f"UTC{sign}{minutes // 60:02d}:{minutes % 60:02d}" if offset_s else "UTC"
 
 
 def _limit() -> Kind[int | None]:
@@ -107,4 +114,16 @@ def _offset() -> Kind[int]:
             raise Invalid("not an offset from UTC")
         return -offset_s if found[1] == "-" else offset_s
 
-    return Kind('an offset like "+01:00"; it does not follow summer time', accept)
+    return Kind('an offset like "+01:00"; it does not follow summer time, `zone` does', accept)
+
+
+def _zone() -> Kind[str | None]:
+    """A name out of the machine's time zone database."""
+
+    def accept(value: object) -> str:
+        try:
+            return ZoneInfo(value if isinstance(value, str) else "").key
+        except (OSError, ValueError, KeyError) as error:  # a directory; a path; none of that name
+            raise Invalid("not a time zone that this machine knows") from error
+
+    return Kind('a name like "Europe/Berlin" (`ls /usr/share/zoneinfo`; the package tzdata has them)', accept)

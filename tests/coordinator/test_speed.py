@@ -62,6 +62,20 @@ def test_the_clock_is_the_sites(offset_s: int, moment: str, inside: bool) -> Non
     assert (found.node is not None) is inside
 
 
+@pytest.mark.parametrize(
+    ("moment", "inside"),
+    [
+        ("2026-03-02T10:59", False), ("2026-03-02T11:00", True), ("2026-03-02T12:00", False),  # winter: UTC+1
+        ("2026-07-06T09:59", False), ("2026-07-06T10:00", True), ("2026-07-06T11:00", False),  # summer: UTC+2
+        ("2026-10-26T10:30", False), ("2026-10-26T11:00", True),  # the day after the clock was put back
+    ],
+)  # fmt: skip
+def test_the_clock_of_a_zone_follows_summer_time(moment: str, inside: bool) -> None:
+    """With an offset alone a window was an hour off for half of the year."""
+    found = scheduled(SpeedRules(windows=(NOON,), zone="Europe/Berlin"), at(moment))
+    assert (found.node is not None) is inside
+
+
 def test_a_window_to_24_00_is_the_rest_of_the_day() -> None:
     whole = SpeedWindow(tuple(range(7)), 0, 86400, 1 * MB, None)
     for moment in ("2026-03-02T00:00:00", "2026-03-02T23:59:59"):

@@ -50,6 +50,26 @@ def test_windows_overrule_the_base(tmp_path: Path) -> None:
     assert load(tmp_path, WINDOW).fleet.speed == SpeedRules(10_000_000, None, 3600, (window,))
 
 
+def test_the_clock_of_the_windows_has_a_zone(tmp_path: Path) -> None:
+    config = load(tmp_path, WINDOW.replace('utc_offset = "+01:00"', 'zone = "Europe/Berlin"'))
+    assert config.fleet.speed.zone == "Europe/Berlin"
+    assert any("from 22:00 to 06:00 (Europe/Berlin): " in note for note in config.notes)
+
+
+@pytest.mark.parametrize(
+    "zone", ['"Europe/Nowhere"', '"Europe"', '"/etc/localtime"', '"../localtime"', '""', "1"]
+)
+def test_a_zone_that_the_machine_does_not_know_is_refused(tmp_path: Path, zone: str) -> None:
+    with pytest.raises(SettingsError, match="not a time zone that this machine knows") as caught:
+        load(tmp_path, WINDOW.replace('utc_offset = "+01:00"', f"zone = {zone}"))
+    assert "Europe/Berlin" in str(caught.value)
+
+
+def test_one_clock_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not both"):
+        load(tmp_path, WINDOW.replace("[[speed.window]]", 'zone = "Europe/Berlin"\n[[speed.window]]'))
+
+
 def test_what_a_window_leaves_out_is_the_bases(tmp_path: Path) -> None:
     text = WINDOW.replace('node_bytes_s = "none"\n', "")
     assert load(tmp_path, text).fleet.speed.windows[0].node_bytes_s == 10_000_000

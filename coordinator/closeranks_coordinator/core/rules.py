@@ -53,9 +53,13 @@ class SpeedWindow:
 
 @dataclass(frozen=True, slots=True)
 class SpeedRules:
-    """`[speed]`: how fast chunks may travel; None: as fast as they can. Windows overrule the base in their order."""
+    """`[speed]`: how fast chunks may travel; None: as fast as they can. Windows overrule the base in their order.
+
+    Their clock is that of `zone`, by the machine's time zone database, or else `utc_offset_s` east of UTC.
+    """
 
     node_bytes_s: int | None = None
     fleet_bytes_s: int | None = None
     utc_offset_s: int = 0
     windows: tuple[SpeedWindow, ...] = ()
+    zone: str | None = None

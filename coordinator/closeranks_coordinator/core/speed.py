@@ -9,6 +9,8 @@ node that fetched a moment ago still counts: small pushes come and go, and every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from closeranks_proto import messages as wire
 
@@ -45,7 +47,7 @@ class InForce:
 
 def scheduled(rules: SpeedRules, wall_ms: int) -> InForce:
     """What the configuration says for this moment."""
-    local_s = wall_ms // 1000 + rules.utc_offset_s
+    local_s = wall_ms // 1000 + _offset_s(rules, wall_ms)
     day, second = local_s // DAY_S, local_s % DAY_S
     for window in rules.windows:
         if _holds(window, (day + EPOCH_DAY) % 7, second):
@@ -54,6 +56,14 @@ def scheduled(rules: SpeedRules, wall_ms: int) -> InForce:
     return InForce(
         rules.node_bytes_s, rules.fleet_bytes_s, "the configuration" if limited else "no limit is set"
     )
+
+
+def _offset_s(rules: SpeedRules, wall_ms: int) -> int:
+    """How far the windows' clock is before UTC at this moment."""
+    if rules.zone is None:
+        return rules.utc_offset_s
+    offset = datetime.fromtimestamp(wall_ms // 1000, ZoneInfo(rules.zone)).utcoffset()
+    return 0 if offset is None else int(offset.total_seconds())
 
 
 def _holds(window: SpeedWindow, weekday: int, second: int) -> bool:
