@@ -361,6 +361,37 @@ def test_a_writer_that_still_reads_its_tree_is_waited_for(policy: str) -> None:
     assert not world["node-01"].trash
 
 
+@pytest.mark.parametrize("policy", ["writers", "any-writer"])
+def test_empty_trees_are_no_truth_while_a_writer_has_not_been_heard(policy: str) -> None:
+    """New servers that came up before the one with the files: it joined, and all its files went to its trash."""
+    world = FakeWorld(
+        names(3),
+        [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
+        {"photos": {}},
+    )
+    world["node-01"].put("photos", "only/here", file_of("1"))
+    world.start("node-02", "node-03")
+    world.run(600)
+    assert world.fleet.volume_view(world.now(), "photos").truth_root is None
+    world["node-01"].start()
+    world.until(lambda: same(world) and world.in_rank())
+    assert world["node-03"].disk["photos"][key_of("only/here")] == file_of("1")
+    assert not world["node-01"].trash
+
+
+def test_the_first_file_is_a_truth_although_a_writer_has_not_been_heard() -> None:
+    writers = tuple(names(3))
+    world = FakeWorld(
+        names(3),
+        [volume_config(policy="any-writer", nodes=names(3), writers=writers, settle_s=1.0)],
+        {"photos": {}},
+    )
+    world.start("node-02", "node-03")
+    world.run(60)
+    world["node-02"].put("photos", "first", file_of("1"))
+    world.until(lambda: key_of("first") in world["node-03"].disk["photos"])
+
+
 @pytest.mark.parametrize("ends", ["gone", "in trouble"])
 def test_a_writer_that_will_not_read_its_tree_is_not_waited_for_without_end(ends: str) -> None:
     world = FakeWorld(

@@ -182,7 +182,10 @@ def _no_truth(volume: VolumeView) -> str:
         return f"policy baseline and none is pinned; next: closeranks baseline pin {volume.name} NAME"
     if volume.policy in ("writers", "any-writer"):
         whose = "a writer's" if volume.policy == "writers" else "most nodes'"
-        return f"the first truth is made of the writers' trees; {whose} first scan is awaited"
+        return (
+            f"the first truth is made of the writers' trees; {whose} first scan is awaited "
+            "(empty trees make none while a writer was not heard)"
+        )
     return f"{volume.voters} of {len(volume.nodes)} nodes can vote; {volume.quorum} that agree make the first truth"
 
 

@@ -219,6 +219,8 @@ def _found(world: World, volume: Volume) -> None:
         return
     if not heard and any(_is_reading(world, volume, world.nodes[name]) for name in config.writers):
         return  # its end is an event
+    if not heard and all(root == world.tree.empty.root for root in roots.values()):
+        return  # nothing could be spread, and whoever comes with files would lose them to its trash
     sound = {name: decay.sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
     founders = _going_on(world, volume, sound)
     union = unite(world.tree, founders, world.now.wall_ms, world.keep)
