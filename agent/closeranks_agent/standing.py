@@ -34,11 +34,8 @@ UNKNOWN_HOST = "the host name is not known"  # how a probe begins to say so
 _ALONE = "without it nothing is compared, and nobody notices if this node breaks ranks"
 _NO_VOTE = "this node has no vote in the volume, nothing of it is compared and nothing is written there"
 _STAYS = "the node can not be brought to the truth: it stays behind, or fenced if it was"
-_MATTERS = {
-    "not_mounted": _NO_VOTE,
-    "no_space": _STAYS,
-    "trash_full": _STAYS,
-}  # why a problem matters, by its code
+# Why a problem matters, by its code.
+_MATTERS = {"not_mounted": _NO_VOTE, "no_space": _STAYS, "trash_full": _STAYS}
 
 
 class Asking(Protocol):

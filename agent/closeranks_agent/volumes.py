@@ -65,7 +65,8 @@ class _Kept:
     problem: wire.Problem | None = None
     looked: bool = False  # a scan has ended since the agent started
     asked: bool = False  # a scan is wanted soon
-    free_mono: float = 0.0  # from when on a scan that is wanted soon may begin
+    scanned_mono: float = 0.0  # when the last scan ended
+    scan_took_s: float | None = None  # None: there was none
     kick: asyncio.Event = field(default_factory=asyncio.Event)
     tried: asyncio.Event = field(default_factory=asyncio.Event)  # opening it has succeeded or failed once
     task: asyncio.Task[None] | None = None
@@ -248,7 +249,7 @@ class Volumes:
     async def _rest(self, kept: _Kept, until: float) -> None:
         """Until then, until the settings change, or until a scan that is wanted soon may begin."""
         while True:
-            due = min(until, max(kept.free_mono, 0.0)) if kept.asked else until
+            due = min(until, free_mono(kept)) if kept.asked else until
             if time.monotonic() >= due:
                 return
             try:
@@ -293,7 +294,7 @@ class Volumes:
             await kept.watching.close(report.problem.message)
         self._scanned(kept.own.name, report)
         now = time.monotonic()
-        kept.free_mono = now + asked_rest_s(report.duration_s, kept.watching.hushed)
+        kept.scanned_mono, kept.scan_took_s = now, report.duration_s
         interval_s = kept.settings.scan_interval_s
         if report.problem is not None:
             interval_s = min(interval_s, PROBLEM_RETRY_S)
@@ -357,6 +358,13 @@ class Volumes:
             volume.listener = None
             await volume.run(volume.close)
         log.info("%s %s", name, why)
+
+
+def free_mono(kept: _Kept) -> float:
+    """From when on a scan that is wanted soon may begin: behind a hush sooner than it was to while that lasted."""
+    if kept.scan_took_s is None:
+        return 0.0
+    return kept.scanned_mono + asked_rest_s(kept.scan_took_s, kept.watching.hushed)
 
 
 def asked_rest_s(took_s: float, hushed: bool) -> float:

@@ -21,7 +21,7 @@ import pytest
 
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hands.attribution import Attribution
-from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, asked_rest_s, scan_interval_s
+from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, asked_rest_s, free_mono, scan_interval_s
 from closeranks_agent.watch import hush as hush_module
 from closeranks_agent.watch.counters import Counters, writes_of
 from closeranks_agent.watch.events import What
@@ -156,6 +156,18 @@ class TestBudget:
         assert self.rounds(loud, 340_000, set(), 10 * SCAN_SHARE - 1, 1001.0) is None
         assert self.rounds(loud, 340_000, set(), 1, 1000.0 + 10 * SCAN_SHARE) is not None
 
+    def test_none_begins_before_the_scan_behind_the_last_one_has_ended(
+        self, loud: tuple[Hush, Counted]
+    ) -> None:
+        """No scan would end outside of a hush, where hushes follow each other closely: nothing were ever proven."""
+        hush, _ = loud
+        hush.begin(1000.0)
+        hush.end()
+        hush.forget()
+        assert self.rounds(loud, 340_000, set(), 5, 1006.0) is None
+        hush.scanned(1006.0, 1011.0)
+        assert self.rounds(loud, 340_000, set(), 1, 1011.0 + 5 * SCAN_SHARE) is not None
+
     def test_what_a_process_calls_for_between_two_rare_events_may_have_gone_elsewhere(
         self, loud: tuple[Hush, Counted]
     ) -> None:
@@ -233,6 +245,15 @@ class TestScans:
         assert scan_interval_s(60.0, 3.0, covered=False, hushed=False) == 60.0
         assert scan_interval_s(60.0, 3.0, covered=True, hushed=False) == 3000.0
         assert scan_interval_s(60.0, 300.0, covered=True, hushed=False) == WATCHED_SCAN_MAX_S
+
+    def test_the_scan_behind_it_waits_no_longer_than_any_other(self) -> None:
+        """A tree that takes ten minutes was scanned an hour later, and nothing was proven until then."""
+        kept: Any = SimpleNamespace(
+            scanned_mono=1000.0, scan_took_s=600.0, watching=SimpleNamespace(hushed=True)
+        )
+        assert free_mono(kept) >= 1000.0 + 40 * 600.0
+        kept.watching.hushed = False
+        assert free_mono(kept) <= 1000.0 + 600.0
 
     def test_it_is_said_in_words(self) -> None:
         nobody: Any = SimpleNamespace()

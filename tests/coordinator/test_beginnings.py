@@ -102,3 +102,23 @@ def test_a_burst_that_was_let_through_says_nothing_of_what_begins_after_a_rest()
     commit(world)
     world.run(2.5)
     assert truth(world) == before
+
+
+def test_a_few_dozen_deletions_amid_ordinary_writing_wait_for_its_word() -> None:
+    """Who goes on writing without becoming a burst is not glanced at again, and may begin to delete."""
+    world = a_world()
+    node = world["n1"]
+    for turn in range(16):
+        node.disk["photos"] |= {key_of(f"new{turn}-{at}"): file_of(f"{turn} {at}") for at in range(10)}
+        commit(world)
+        world.run(0.05)
+    world.run(0.05)
+    before = truth(world)
+    assert before == node.disk["photos"]
+    node.deaf = True
+    removes(30)(node.disk["photos"])
+    commit(world)
+    world.run(2.5)
+    assert truth(world) == before
+    node.deaf = False
+    world.until(lambda: truth(world) == node.disk["photos"], 3.0)

@@ -11,9 +11,11 @@ for promptness alone, and not complete: truncate(2) by a path opens nothing, a k
 and a descriptor under way in a socket stand in no process's table. So a hush is a gap: what is proven meanwhile is
 proven by scans, and one follows when all is told again.
 
-Begun only where a scan behind it is a small part of the time (SCAN_SHARE). It ends when what its writers call for would
-cost less than half of the budget for CALM_S. Rejected: an ignore mark for the whole filesystem (as costly as that
-for a file), samples of 10 ms with the mark on (the counters tell as much, for nothing), proofs by what holders show.
+Begun only where a scan behind it is a small part of the time (SCAN_SHARE), and never before the scan behind the last
+one has ended: hushes that follow each other closely would leave no scan that proves anything. It ends when what its
+writers call for would cost less than half of the budget for CALM_S. Rejected: an ignore mark for the whole filesystem
+(as costly as that for a file), samples of 10 ms with the mark on (the counters tell as much, for nothing), proofs by
+what holders show.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Hush:
             cost_s = 0.0
         self._left = max(-BURST_S, min(BURST_S, self._left + elapsed_s * BUDGET) - cost_s)
         self._count_due = now + max(COUNT_EVERY_S, (time.thread_time() - began) * COUNT_SHARE)
-        return self._left < 0 and now >= self._allowed and self._source.can_hush
+        return self._left < 0 and not self._owes_scan and now >= self._allowed and self._source.can_hush
 
     def scanned(self, started: float, now: float) -> None:
         """A scan that ends a gap has ended, which was begun then. Any thread."""

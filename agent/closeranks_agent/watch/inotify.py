@@ -38,9 +38,8 @@ CONFUSIONS_MAX: Final = 8
 # Of what was left unread in a storm, so much is read: 5,000 events and more, as many as are told between two samples
 # of half of its budget. Beyond that it goes on anyway.
 UNREAD_MAX_BYTES: Final = 256 * 1024
-ANEW_REST_SHARE: Final = (
-    20.0  # after all was watched anew in a storm, the next time waits so many times as long
-)
+# After all was watched anew in a storm, the next time waits so many times as long as that took.
+ANEW_REST_SHARE: Final = 20.0
 _LARGEST_EVENT_BYTES: Final = 16 + 256
 _LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORGOTTEN: Final = calls.IGNORED | calls.UNMOUNT | calls.DELETE_SELF

@@ -395,9 +395,8 @@ class Watcher:
         elif now < sampling.due:
             sampling.keep(self._dirty)
         elif sampling.sample(self._read, self._dirty):
-            with (
-                self._lock
-            ):  # as one: a scan that ends now began before the mark was back, and is not the last one
+            # As one: a scan that ends now began before the mark was back, and is not the last one.
+            with self._lock:
                 self._gap = time.monotonic()
                 sampling.end(self._gap)
             self._canary_due = now
