@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import stat
 import subprocess
@@ -224,6 +225,20 @@ class TestHolders:
                 assert again[inodes["one"]].stat.st_size == before + 5
                 reader.kill()
         assert holders.again({inodes["one"]: found[inodes["one"]]}) == {}
+
+    @pytest.mark.parametrize("left", [0, 1])
+    def test_where_no_more_files_may_be_opened_nobody_is_found(self, own: Path, left: int) -> None:
+        """That ended the watcher, by a fault."""
+        holders = Holders(os.fsencode(own))
+        free = [os.dup(0) for _ in range(left + 1)]
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for one in free:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], limits[1]))
+        try:
+            assert holders.find() == {}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     @pytest.mark.root
     @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

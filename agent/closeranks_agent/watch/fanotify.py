@@ -142,8 +142,8 @@ class FanotifySource:
     def key_of(self, fd: int) -> bytes | None:
         try:
             return self._directories.key_of(fd)
-        except RootGone:
-            return None  # the events say so
+        except (RootGone, OSError):
+            return None  # the events say so of a root that is gone; of all else a scan does
         finally:
             self._directories.release()
 

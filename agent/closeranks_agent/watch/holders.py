@@ -41,7 +41,11 @@ class Holders:
         """All files by inode that other processes have open to write."""
         found: dict[int, Held] = {}
         self._learn()
-        for name in os.listdir("/proc"):
+        try:
+            names = os.listdir("/proc")
+        except OSError:
+            return found  # this process may open no more files
+        for name in names:
             if name.isdigit() and int(name) != self._own:
                 self._look(int(name), found)
         return found
@@ -60,15 +64,15 @@ class Holders:
     def _learn(self) -> None:
         """The mounts as they are now: a number may be another's by now."""
         self._mounts.clear()
+        self._device = ""
         try:
             fd = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                info = _INFO.search(_read(f"/proc/self/fdinfo/{fd}"))
+            finally:
+                os.close(fd)
         except OSError:
-            self._device = ""
-            return
-        try:
-            info = _INFO.search(_read(f"/proc/self/fdinfo/{fd}"))
-        finally:
-            os.close(fd)
+            return  # it is gone, or this process may open no more files: nobody is found
         devices = _devices("self")
         self._device = "" if info is None else devices.get(int(info[2]), "")
         self._mounts.update((mount, device == self._device) for mount, device in devices.items())
