@@ -9,7 +9,9 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -359,6 +361,23 @@ class TestOnDisk:
             until(lambda: one.tally.events > before, 10.0)  # the canary would come after 30 s
         one.settle()
         self.now_on_disk(one)
+
+    def test_a_busy_server_with_a_log_open_does_not_keep_it_going(
+        self, one: WatchedVolume, tree_dir: Path
+    ) -> None:
+        """Its calls are counted whatever they are for: what it sends to its clients is no write into a file."""
+        serve = "import os, sys\nlog = open(sys.argv[1], 'a')\nwhile True: os.write(1, b'x' * 4096)"
+        with running(serve, tree_dir / "log") as server:
+            assert server.stdout is not None
+            pipe = server.stdout.fileno()
+            drain = threading.Thread(target=lambda: deque(iter(partial(os.read, pipe, 1 << 16), b""), 0))
+            drain.start()
+            with running(WRITE, tree_dir / "hot"):
+                until(lambda: self.is_hushed(one))
+                time.sleep(0.3)  # all holders are known by then
+            until(lambda: not self.is_hushed(one), 15.0)
+            server.kill()
+            drain.join()
 
     def test_a_write_into_a_file_that_was_open_before_is_committed_soon(
         self, one: WatchedVolume, tree_dir: Path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 
-from braked import KEYS, TREE, a_world, commit, truth
+from braked import KEYS, TREE, a_world, commit, guards_that_hold, truth
 from fakeworld import file_of, key_of
 
 Disk = dict[bytes, bytes]
@@ -122,3 +123,25 @@ def test_a_few_dozen_deletions_amid_ordinary_writing_wait_for_its_word() -> None
     assert truth(world) == before
     node.deaf = False
     world.until(lambda: truth(world) == node.disk["photos"], 3.0)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_rewrites_the_same_files_on_and_on_is_spread_on_and_on(answers: bool) -> None:
+    """Some are removed and come back, too. A silence that never comes is not waited for, once what is owed is paid."""
+    world, rng, keys = a_world(), random.Random(1), KEYS[:70]
+    writer = world["n1"]
+    writer.deaf, disk = not answers, writer.disk["photos"]
+    moves, last = 0, truth(world)
+    for number in range(900):
+        disk.update({key: file_of(f"{number} {key!r}") for key in rng.sample(keys, 4)})
+        gone = rng.choice(keys)
+        disk[gone] = file_of(number)
+        if number % 2:
+            del disk[gone]
+        commit(world)
+        world.run(0.4)
+        if number >= 600:
+            now = truth(world)
+            moves, last = moves + (now != last), now
+    assert not guards_that_hold(world)
+    assert moves > 200

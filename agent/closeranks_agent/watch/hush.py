@@ -137,7 +137,8 @@ class Hush:
             for inode, (one, at) in self._lately.items()
             if inode in held and now - at < LATELY_S
         }
-        calm = full and self._is_calm({pid for one in held.values() for pid in one.pids}, now)
+        # Who has a file open and has not written to it of late calls for writes into something else: a socket, mostly.
+        calm = full and self._is_calm({pid for one, _ in self._lately.values() for pid in one.pids}, now)
         rest_s = (time.thread_time() - began) * LOOK_SHARE
         if full:
             self._full_due = now + min(max(ALL_EVERY_S, rest_s), ALL_RARELY_S)
@@ -169,9 +170,9 @@ class Hush:
             f"{len(held.pids)} processes had it open to write while very much was written, and nobody knows which did"
         )
 
-    def _is_calm(self, holders: set[int], now: float) -> bool:
+    def _is_calm(self, active: set[int], now: float) -> bool:
         elapsed_s, self._counted = now - self._counted, now
-        counted = self._counters.since(holders | set(self._writers))
+        counted = self._counters.since(active | set(self._writers))
         cost_s = sum(writes * (MUTED_S if pid in self._inside else TOLD_S) for pid, writes in counted.items())
         if cost_s > CALM_SHARE * BUDGET * elapsed_s:
             self._loud = now

@@ -18,6 +18,7 @@ import array
 import fcntl
 import os
 import select
+import struct
 import termios
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ UNREAD_MAX_BYTES: Final = 256 * 1024
 # After all was watched anew in a storm, the next time waits so many times as long as that took.
 ANEW_REST_SHARE: Final = 20.0
 _LARGEST_EVENT_BYTES: Final = 16 + 256
+_OVERFLOW: Final = struct.pack("=iI", -1, calls.OVERFLOW)  # how the event of a full queue begins
 _LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORGOTTEN: Final = calls.IGNORED | calls.UNMOUNT | calls.DELETE_SELF
 OVERFLOWN: Final = (
@@ -130,8 +132,13 @@ class InotifySource:
         left = queued[0]
         if left <= UNREAD_MAX_BYTES:
             return False
+        was_full = False
         while left > 0:
-            left -= len(os.read(self._fd, BUFFER_BYTES))
+            data = os.read(self._fd, BUFFER_BYTES)
+            was_full = was_full or _OVERFLOW in data
+            left -= len(data)
+        if was_full and not self.stale:
+            self._spread.lost.append(Lost(OVERFLOWN, None))  # told once, however long it goes on
         self.stale = True
         self._limbo.clear()
         self._canaries.clear()
@@ -217,7 +224,8 @@ class InotifySource:
         for watch, mask, _, _ in batch.structure:
             if watch == root and mask & (_FORGOTTEN | calls.MOVE_SELF):
                 return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
-        out: list[Event | Lost] = []
+        out: list[Event | Lost] = [*self._spread.lost]
+        self._spread.lost = []
         self._tell(batch, out)
         return out
 

@@ -15,6 +15,7 @@ deletions of everything, and is held by the guard deleted_share.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from closeranks_proto import messages as wire
 from closeranks_proto.content import filled_bytes, hole_digest
@@ -162,22 +163,21 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
         if waited_s < losses.STORM_MAX_S and losses.is_storm(node, volume):
             found.append(now + QUIET_S)
             continue
-        if changing.waiting > sprees.HANDFUL and not _is_told(world, volume, node, changing.at):
-            found.append(changing.at + rules.observe_s)
-            continue
+        few, at = changing.waiting <= sprees.HANDFUL, changing.at
         due = changing.spree.due(
-            now,
-            changing.count,
-            most / rules.share_window_s,
-            changing.at,
-            rules.observe_s,
-            rules.share_window_s,
-        )
+            now, changing.count, most / rules.share_window_s, at, rules.observe_s, rules.share_window_s,
+            partial(_rests, world, volume, node, few, at),
+        )  # fmt: skip
         if due is not None:
             found.append(due)
     if found:
         world.wake(max(found))
     return not found
+
+
+def _rests(world: World, volume: Volume, node: Node, few: bool, at: float) -> bool:
+    """Whether a silence since then is the writer's, and not that of a node that tells late."""
+    return few or _is_told(world, volume, node, at)
 
 
 def _is_paid(world: World, volume: Volume, node: Node, meter: Meter) -> bool:

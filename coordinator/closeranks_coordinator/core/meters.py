@@ -351,7 +351,7 @@ class Meter:
                 retyped = kind_in(former) is not kind_in(is_now) and shares.retype(now, key)
         elif truth is not None:
             shares.lose(now, content_mark(truth))
-            shares.restore(key)  # it is gone, which counts for more than that it was changed before
+            shares.vanish(key)
             how = LEFT if shares.leave(now, key, truth) else how
         change = value, truth, size, how, (altered, retyped)
         for changing, is_one, was_one in zip((self.altering, self.retyping), change[4], was, strict=True):

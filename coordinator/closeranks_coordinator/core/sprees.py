@@ -23,6 +23,7 @@ reached), and a tenth of a second for all (a busy machine commits a burst in pie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -44,9 +45,13 @@ class Spree:
     until: float = -1e9  # when what was let through on credit would have been paid
 
     def due(
-        self, now: float, count: int, pace: float, changed_at: float, rest_max_s: float, window_s: float
-    ) -> float | None:
-        """When to ask again whether these changes may be spread; None: now. `pace` in paths a second."""
+        self, now: float, count: int, pace: float, changed_at: float, rest_max_s: float, window_s: float,
+        rests: Callable[[], bool] = lambda: True,
+    ) -> float | None:  # fmt: skip
+        """When to ask again whether these changes may be spread; None: now. `pace` in paths a second.
+
+        `rests` says of a silence that was long enough whether it is a rest, and not a node that tells late.
+        """
         if self.count - self.base <= pace * (now - self.began):
             # Nothing was owed: what came since is another one.
             self.began, self.base = (
@@ -64,9 +69,9 @@ class Spree:
         rest_s = HANDFUL_REST_S if is_handful else REST_S * (1 << self.credits)
         rested_at = changed_at + min(rest_max_s, rest_s)
         ends_at = self.began + window_s
-        if now >= min(rested_at, ends_at):
+        if now >= ends_at or (now >= rested_at and rests()):
             self.credits = min(DOUBLINGS_MAX, self.credits + 1)
             self.until = min(now + window_s, max(self.until, now) + (paid_at - now))
             self.began, self.base = now, count
             return None
-        return min(paid_at, rested_at, ends_at)
+        return min(paid_at, rested_at if now < rested_at else changed_at + rest_max_s, ends_at)

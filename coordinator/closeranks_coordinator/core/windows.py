@@ -104,6 +104,9 @@ class _Generation:
     retyped: set[bytes] = field(default_factory=set)
     doubled: set[bytes] = field(default_factory=set)  # of the altered: what they were stands beside them
     made: Tally = field(default_factory=Tally)  # paths
+    counted: Tally = field(
+        default_factory=Tally
+    )  # paths that were news as altered, also where they went since
     went: Tally = field(default_factory=Tally)  # paths, and for a count what each was (`what_is`)
     # Lost, altered, retyped, doubled beyond what is remembered.
     untold: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
@@ -177,7 +180,10 @@ class Shares:
         """A path is other than it was. Whether that is news within the window. `is_doubled`: what it was is kept."""
         newest = self._turn(now)
         newest.add(now, ALTERED, not newest.altered)
-        is_news = not any(key in one.altered for one in self._generations)
+        name = _name(key)
+        is_news = not any(key in one.altered or one.counted.get(name) for one in self._generations)
+        if not newest.counted.get(name) and len(newest.counted) < REMEMBERED_MAX:
+            newest.counted.add(name, 1)
         for names, place in (
             (newest.altered, ALTERED),
             *(((newest.doubled, _DOUBLED),) if is_doubled else ()),
@@ -222,12 +228,21 @@ class Shares:
 
     def restore(self, key: bytes, altered: bool = True, retyped: bool = True) -> None:
         """This path is again what it was before that was told."""
+        name = _name(key)
         for one in self._generations:
             if altered:
                 one.altered.discard(key)
                 one.doubled.discard(key)
+                one.counted.add(name, -one.counted.get(name))
             if retyped:
                 one.retyped.discard(key)
+
+    def vanish(self, key: bytes) -> None:
+        """This path is gone, which counts for more than that it was changed before. That it was counted stays known."""
+        for one in self._generations:
+            one.altered.discard(key)
+            one.doubled.discard(key)
+            one.retyped.discard(key)
 
     def reach(self, now: float, entries: int) -> None:
         """So many entries the volume has now. The most within the window tells whether it was emptied."""
