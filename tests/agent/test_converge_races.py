@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from closeranks_agent import beneath
+from closeranks_agent.converge import tally
 from closeranks_agent.converge.athand import local_content
 from closeranks_agent.converge.room import Room
 from closeranks_agent.converge.trash import Trash
@@ -192,7 +193,10 @@ async def test_nothing_is_taken_from_a_fenced_or_unknown_node(tmp_path: Path) ->
         assert nodes.nodes["n1"].served == {}
 
 
-async def test_cancelled_and_run_again_it_finishes_without_fetching_twice(tmp_path: Path) -> None:
+async def test_cancelled_and_run_again_it_finishes_without_fetching_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "PROGRESS_INTERVAL_S", 0.0)  # a fast machine is through between two of them
     async with nodes_in(tmp_path) as nodes:
         size = 1000 * CHUNK
         fill(tmp_path / "n1", {"large": os.urandom(size)})
@@ -200,7 +204,8 @@ async def test_cancelled_and_run_again_it_finishes_without_fetching_twice(tmp_pa
         task = asyncio.create_task(nodes.converge("n2", "n1"))
         # Not by what the source has sent: on a busy machine much of that is still in the sockets' buffers.
         while not any(0 < one.bytes_remaining <= size // 2 for one in nodes.progress):
-            await asyncio.sleep(0.001)
+            assert not task.done()
+            await asyncio.sleep(0.0005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
