@@ -342,34 +342,21 @@ def test_the_first_truth_is_the_union_of_the_writers() -> None:
     assert files[key_of(found.kept_path)] == file_of("differs")
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["still reads its tree", "was not heard"])
 @pytest.mark.parametrize("policy", ["writers", "any-writer"])
-def test_a_writer_that_still_reads_its_tree_is_waited_for(policy: str) -> None:
-    """Empty trees are read at once, the one that has the site's files may take hours."""
+def test_empty_trees_are_no_truth_while_a_writer_may_have_files(policy: str, is_there: bool) -> None:
+    """They are read at once, and the one that has the site's files may take hours, or come up last.
+
+    It joined what the empty ones had founded, and all its files went to its trash.
+    """
     world = FakeWorld(
         names(3),
         [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
         {"photos": {}},
     )
     world["node-01"].put("photos", "only/here", file_of("1"))
-    world["node-01"].connect()
-    world.start("node-02", "node-03")
-    world.run(600)
-    assert world.fleet.volume_view(world.now(), "photos").truth_root is None
-    world["node-01"].start()
-    world.until(lambda: same(world) and world.in_rank())
-    assert world["node-03"].disk["photos"][key_of("only/here")] == file_of("1")
-    assert not world["node-01"].trash
-
-
-@pytest.mark.parametrize("policy", ["writers", "any-writer"])
-def test_empty_trees_are_no_truth_while_a_writer_has_not_been_heard(policy: str) -> None:
-    """New servers that came up before the one with the files: it joined, and all its files went to its trash."""
-    world = FakeWorld(
-        names(3),
-        [volume_config(policy=policy, nodes=names(3), writers=tuple(names(3)), settle_s=1.0)],
-        {"photos": {}},
-    )
-    world["node-01"].put("photos", "only/here", file_of("1"))
+    if is_there:
+        world["node-01"].connect()
     world.start("node-02", "node-03")
     world.run(600)
     assert world.fleet.volume_view(world.now(), "photos").truth_root is None

@@ -159,8 +159,7 @@ def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) 
     ):
         if not changing.waiting or _is_allowed(world, node, volume, guard):
             continue
-        waited_s = now - changing.since
-        if waited_s < losses.STORM_MAX_S and losses.is_storm(node, volume):
+        if now - changing.since < losses.STORM_MAX_S and losses.is_storm(node, volume):
             found.append(now + QUIET_S)
             continue
         few, at = changing.waiting <= sprees.HANDFUL, changing.at
@@ -265,8 +264,7 @@ def _is_told(world: World, volume: Volume, node: Node, by: float) -> bool:
     That nothing follows for a while says nothing of a node whose processors are busy: of a flood it had told the first
     forty files, and then nothing for a third of a second. Where no watcher answers, silence has to do.
     """
-    is_watched = currency.is_watched(node, volume)
-    if not is_watched or currency.is_current(node, volume, by):
+    if not currency.is_watched(node, volume) or currency.is_current(node, volume, by):
         return True
     if world.now.mono >= by + volume.config.guards.observe_s:
         return True
