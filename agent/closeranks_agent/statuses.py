@@ -81,7 +81,7 @@ def _without_noise(status: wire.VolumeStatus) -> tuple[object, ...]:
     counts = (status.entries, status.files, status.bytes, status.unreadable_count, status.hard_links)
     return (
         steady, *counts, status.unreadable, status.watch, status.watch_detail, status.watch_dropped,
-        status.storm, status.unreached, _scrub_without_noise(status.scrub),
+        status.storm, status.hush, status.unreached, _scrub_without_noise(status.scrub),
     )  # fmt: skip
 
 

@@ -219,6 +219,7 @@ class Volumes:
                 watch_dropped=watching.tally.dropped + watching.tally.canary_misses,
                 scrub=None if kept.scrubber is None else kept.scrubber.state(),
                 storm=watching.stormy,
+                hush=watching.is_proven_by_scans,
             )
         if kept.problem is None:
             return None

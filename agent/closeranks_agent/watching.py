@@ -69,6 +69,11 @@ class Watching:
         return self._watcher is not None and self._watcher.hushed
 
     @property
+    def is_proven_by_scans(self) -> bool:
+        """In a hush, and until the scan behind it has ended."""
+        return self._watcher is not None and self._watcher.is_proven_by_scans
+
+    @property
     def pending(self) -> int:
         return 0 if self._watcher is None else self._watcher.pending
 

@@ -107,7 +107,7 @@ __all__ = [
 ]
 
 # Hello states the range that the agent speaks; 1 knew no replication, 2 no scrub and no audits, 3 no decay in Announce,
-# 4 neither hurried reports nor the trash of a disk nor storms nor peers that can not be reached.
+# 4 neither hurried reports nor the trash of a disk nor storms nor hushes nor peers that can not be reached.
 PROTOCOL = 5
 # Why a root is announced: what the agent knew of the volume is gone, so nothing says that its directory is the one that
 # it was. The other: the machine was put back to an earlier state, with its agent.
@@ -195,6 +195,7 @@ class VolumeStatus(Message, frozen=True, tag=5):
     scrub: ScrubState | None = None
     storm: bool = False  # so much is written that most of it comes with a scan when it is over
     unreached: Many[Unreached] = ()  # by name
+    hush: bool = False  # so much is written into open files that only scans prove what was written
 
 
 class FenceAnswer(Worded, frozen=True, tag=6):

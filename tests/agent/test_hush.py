@@ -20,11 +20,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hands.attribution import Attribution
-from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, asked_rest_s, free_mono, scan_interval_s
+from closeranks_agent.statuses import worth_telling
+from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, Volumes, asked_rest_s, free_mono, scan_interval_s
 from closeranks_agent.watch import hush as hush_module
 from closeranks_agent.watch.counters import Counters, writes_of
 from closeranks_agent.watch.events import What
@@ -41,6 +43,7 @@ from closeranks_agent.watch.hush import (
     Hush,
 )
 from closeranks_agent.watching import Watching
+from closeranks_proto import messages as wire
 from closeranks_proto.entries import entry_size
 from watched_volume import WatchedVolume, Weather, until
 
@@ -283,6 +286,20 @@ class TestScans:
         assert watching.shown_detail == SHOWN
         assert "nothing has to be done" in SHOWN
 
+    def test_the_coordinator_is_told_that_a_proof_takes_as_long_as_a_scan(self) -> None:
+        status = wire.VolumeStatus("photos", None, 1, 1, 1, (), 0, 100, 100, 1)
+        watching = SimpleNamespace(
+            kind="fanotify", shown_detail=SHOWN, stormy=False, is_proven_by_scans=True,
+            tally=SimpleNamespace(dropped=0, canary_misses=0),
+        )  # fmt: skip
+        volume = SimpleNamespace(root=b"root", status=lambda: status)
+        kept = SimpleNamespace(looked=True, volume=volume, watching=watching, problem=None, scrubber=None)
+        volumes: Any = SimpleNamespace(_kept={"photos": kept})
+        hushed = Volumes.status(volumes, "photos")
+        assert hushed is not None
+        assert hushed.hush
+        assert worth_telling(msgspec.structs.replace(hushed, hush=False), hushed)
+
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Path]:
@@ -361,6 +378,23 @@ class TestOnDisk:
             until(lambda: one.tally.events > before, 10.0)  # the canary would come after 30 s
         one.settle()
         self.now_on_disk(one)
+
+    def test_until_the_scan_behind_it_has_ended_it_is_told_that_scans_prove(
+        self, one: WatchedVolume, tree_dir: Path
+    ) -> None:
+        assert not one.watcher.is_proven_by_scans
+        scan = threading.Event()
+        with running(WRITE, tree_dir / "hot"):
+            until(lambda: self.is_hushed(one))
+            assert one.watcher.is_proven_by_scans
+            one.volume._worker._thread.submit(scan.wait)
+        try:
+            until(lambda: not self.is_hushed(one))
+            assert one.watcher.is_proven_by_scans
+        finally:
+            scan.set()
+        one.settle()
+        assert not one.watcher.is_proven_by_scans
 
     def test_a_busy_server_with_a_log_open_does_not_keep_it_going(
         self, one: WatchedVolume, tree_dir: Path

@@ -75,6 +75,18 @@ def test_where_nobody_watches_silence_has_to_do(name: str) -> None:
     world.until(lambda: truth(world) == node.disk["photos"], 1.5)
 
 
+@pytest.mark.parametrize("name", list(BEGINNINGS))
+def test_in_a_hush_silence_has_to_do(name: str) -> None:
+    """A proof takes as long as a scan then: each nine files that were saved together were late by 5 s."""
+    world = a_world()
+    node = world["n1"]
+    node.hush, node.deaf = True, True
+    node._status("photos")
+    BEGINNINGS[name](node.disk["photos"])
+    commit(world)
+    world.until(lambda: truth(world) == node.disk["photos"], 1.5)
+
+
 def test_the_few_that_were_told_before_a_storm_was_known_wait_for_its_end() -> None:
     world = a_world()
     node = world["n1"]

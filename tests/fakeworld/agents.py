@@ -50,6 +50,7 @@ class FakeAgent:
     watches: bool = False  # it sees changes at once, and proves it when it is asked
     disk_bytes: tuple[int, int] = (10**9, 10**8)  # in all, and free
     storm: bool = False  # it listens in samples: what it commits is only the beginning
+    hush: bool = False  # its watcher can prove nothing
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
     unmakeable: set[bytes] = field(default_factory=set)  # what its disk does not take
@@ -244,7 +245,7 @@ class FakeAgent:
         self._say(
             wire.VolumeStatus(
                 volume, self.problems.get(volume), len(files), len(files), 0, (), 0, *self.disk_bytes, 5,
-                watch="inotify" if self.watches else "", storm=self.storm,
+                watch="inotify" if self.watches else "", storm=self.storm, hush=self.hush,
             )
         )  # fmt: skip
 

@@ -123,6 +123,7 @@ class Watcher:
         self._poll.register(self._wake, select.POLLIN)
         self._closing = False
         self._gap: float | None = time.monotonic()
+        self._behind_hush = False  # the gap is one that a hush has left
         self._looking: tuple[Batch, Future[LookReport]] | None = None
         self._asked = False
         self._canary: Canary | None = None
@@ -185,6 +186,11 @@ class Watcher:
         return self._hush.active
 
     @property
+    def is_proven_by_scans(self) -> bool:
+        """In a hush, and until the scan behind it has ended: a proof takes as long as a scan."""
+        return self._hush.active or self._behind_hush
+
+    @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:
@@ -208,7 +214,7 @@ class Watcher:
             elif self._hush.active:
                 pass  # it lasts as long as nothing tells of writes
             elif self._gap is not None and self._gap <= started_mono:
-                self._gap, calm = None, True
+                self._gap, calm, self._behind_hush = None, True, False
                 self._sampling.close()
                 self._hush.scanned(started_mono, time.monotonic())
             covered = self._gap is None
@@ -422,7 +428,7 @@ class Watcher:
             self._hush.end()
             self._hush.look(self._dirty, now)
             with self._lock:
-                self._gap = time.monotonic()
+                self._gap, self._behind_hush = time.monotonic(), True
                 self._hush.forget()
             log.info("%s: no more is written into open files than usual: all is told again", self.volume.name)
             self._missed("writes into open files were not told for a while")

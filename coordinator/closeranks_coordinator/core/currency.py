@@ -38,9 +38,9 @@ def ask(world: World, volume: Volume, node: Node) -> None:
 
 
 def is_watched(node: Node, volume: Volume) -> bool:
-    """Whether a watcher answers a question, and not a scan."""
+    """Whether a watcher answers a question, and not a scan, as in a hush."""
     status = node.volume(volume.name).status
-    return status is not None and status.watch in ("fanotify", "inotify")
+    return status is not None and status.watch in ("fanotify", "inotify") and not status.hush
 
 
 def is_current(node: Node, volume: Volume, since: float) -> bool:
