@@ -191,6 +191,30 @@ def test_a_chain_of_new_directories_is_watched_and_told_by_its_top(tree: Path, o
     assert source.watches == 6  # with the root and the private directory
 
 
+def test_names_in_new_directories_are_counted_once_and_those_of_moved_ones_never(
+    tree: Path, tmp_path: Path, opened: Opener
+) -> None:
+    """`tar` is out of a directory before that has a watch: nothing else tells how much was written."""
+    source = opened(tree)
+
+    def found() -> int:
+        count = 0
+        wait(source)
+        for _ in range(3):
+            source.read()
+            count += source.found
+        return count
+
+    fill(tree / "new", 2, 50)
+    assert found() == 102
+    (tree / "new").rename(tree / "named")
+    assert found() == 0
+    fill(tmp_path / "outside", 1, 30)
+    (tmp_path / "outside").rename(tree / "inside")
+    assert found() == 0
+    assert unwatched_after_probe(source, tree) == set()
+
+
 def test_a_moved_directory_takes_its_subtree_along(tree: Path, opened: Opener) -> None:
     (tree / "a/b/c").mkdir(parents=True)
     (tree / "z").mkdir()

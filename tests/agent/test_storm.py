@@ -486,6 +486,18 @@ while True:
             writer.wait()
         assert unnamed.watcher._sampling._storm.pace > 0
 
+    def test_what_was_found_in_new_directories_counts_as_if_it_had_been_told(
+        self, unnamed: WatchedVolume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before, `tar` never made a storm where it is out of each directory before that is watched."""
+        watcher = unnamed.watcher
+        judge = sampling.Sampling(unnamed.volume, watcher.source, unnamed.notes)
+        judge.told([], 10.0)
+        monkeypatch.setattr(watcher.source, "found", int(BURST / sampling.FOUND_WEIGHT) + 1, raising=False)
+        assert not judge.begins
+        judge.told([], 10.01)
+        assert judge.begins
+
     @pytest.mark.parametrize("unread", [0, inotify.UNREAD_MAX_BYTES])
     def test_a_root_that_was_moved_in_one_ends_the_watcher(
         self, tree_dir: Path, unnamed: WatchedVolume, weather: Weather, monkeypatch: pytest.MonkeyPatch, unread: int

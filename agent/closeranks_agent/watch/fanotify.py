@@ -53,6 +53,7 @@ class FanotifySource:
     can_mute = True
     can_hush = True
     stale = False
+    found = 0
 
     def __init__(
         self, path: bytes, private: bytes, ignored: Callable[[bytes], bool], own_pid: int | None = None

@@ -60,6 +60,7 @@ class InotifySource:
     can_mute = False
     can_hush = False
     writers: frozenset[int] = frozenset()
+    found = 0
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
@@ -196,6 +197,7 @@ class InotifySource:
         return lost
 
     def read(self) -> list[Event | Lost]:
+        self.found = 0
         try:
             try:
                 os.eventfd_read(self._wake)
@@ -210,6 +212,7 @@ class InotifySource:
             batch = parse_inotify(data)
             drained = len(data) < BUFFER_BYTES - _LARGEST_EVENT_BYTES
             out = [] if self._root_gone else self._count(batch) if self.stale else self._take(batch, drained)
+            self.found, self._spread.found = self._spread.found, 0
             self.drained = drained and not (self._spread.tasks or self._spread.unsure or self._canaries)
         except RootGone:
             out = self._lose_root(What.MOVED_FROM)

@@ -33,6 +33,7 @@ from .storm import CALM_S, SAMPLE_S, Storm
 log = logging.getLogger("closeranks.watch")
 
 SEEN_MAX: Final = 20_000  # names of which the hand is kept, the latest
+FOUND_WEIGHT: Final = 4  # as many as a watch would have told of a file that `tar` makes
 _COUNTED: Final = ~(What.DELETED | What.MOVED_FROM | What.DIRECTORY).value
 READS_MAX: Final = 64  # of one sample; what is queued beyond is read later
 SAMPLED: Final = "seen in a sample, for very much was written at once"
@@ -115,6 +116,8 @@ class Sampling:
     def told(self, events: Sequence[Event | Lost], now: float) -> None:
         """These were read."""
         weight = sum((one.what.value & _COUNTED).bit_count() for one in events if isinstance(one, Event))
+        weight += self._source.found * FOUND_WEIGHT
+        self._names += self._source.found
         self._weight += weight
         self._over = self._storm.told(weight, now)
 
@@ -133,8 +136,8 @@ class Sampling:
         self._volume.storms(True)
         log.info("%s: %s", self._volume.name, SHOWN)
 
-    def keep(self, dirty: Dirty, detail: str = SAMPLED) -> int:
-        """What was heard of is left to scans; how many paths that were. With `detail`, their hands are told with it."""
+    def keep(self, dirty: Dirty, detail: str = SAMPLED) -> None:
+        """What was heard of is left to scans. With `detail`, their hands are told with it."""
         files: Counter[Hand] = Counter()
         known = dirty.known()
         self._names += len(known)
@@ -151,7 +154,6 @@ class Sampling:
         self._by.update(files)
         for hand, count in files.items():
             self._written.note(self._volume.name, count, 0, hand)
-        return files.total()
 
     def _mark(self, hand: Hand, detail: str) -> Hand:
         found = self._marked.get(hand)
@@ -166,17 +168,17 @@ class Sampling:
         """Listen for a moment; whether it is calm: then the mark stays, and `end` follows. Raises SourceBroken."""
         self._source.resume()
         self._read_all(read, dirty)  # what was queued before
-        self._weight = self._names = names = 0
+        self._weight = self._names = 0
         self._some = []
         began = time.monotonic()
         for seconds in (SAMPLE_S, CALM_S):
             time.sleep(seconds)
             took = time.monotonic() - began
-            names += self._read_all(read, dirty)
+            self._read_all(read, dirty)
             if self._source.stale or not self._storm.is_calm(self._weight, took):
                 self._source.pause()
                 now = time.monotonic()
-                self._storm.sampled(names, took, now)
+                self._storm.sampled(self._names, took, now)
                 if now >= self._says_at:
                     self._says_at = now + _SAYS_EVERY_S
                     self.shown = _TOLD.format(so_far=self._so_far(now))
@@ -199,12 +201,12 @@ class Sampling:
             "seen yet"
         )
 
-    def _read_all(self, read: Callable[[], int], dirty: Dirty) -> int:
-        """What is queued, or as much as is read at once; how many paths that were."""
+    def _read_all(self, read: Callable[[], int], dirty: Dirty) -> None:
+        """What is queued, or as much as is read at once."""
         for _ in range(READS_MAX):
             if not read() and self._source.drained:
                 break
-        return self.keep(dirty)
+        self.keep(dirty)
 
     def end(self, now: float) -> None:
         """All is told again, and a scan finds what no sample has shown."""

@@ -96,6 +96,10 @@ class Source(Protocol):
         """Processes of which the last read told that they wrote into a file, wherever on the volume's filesystem."""
 
     @property
+    def found(self) -> int:
+        """Names that the last read found in new directories, and that nothing tells of (inotify)."""
+
+    @property
     def can_hush(self) -> bool:
         """Whether `hush` makes writes cheap for all who write to the filesystem."""
 

@@ -75,6 +75,9 @@ class Spread:
         self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
         self.short: set[int] = set()  # directories with children that could not be watched
+        self.found = (
+            0  # names in new directories: they were made before there was a watch that could tell of them
+        )
         self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
         self._root_fd = -1
         self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
@@ -187,7 +190,10 @@ class Spread:
     def _list_open(self, task: Task, node: Node, fd: int) -> None:
         """Watch the subdirectories of an open directory, and leave it to the task to list them."""
         with os.scandir(fd) as entries:
-            names = [os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
+            all_of_it = list(entries)
+        names = [os.fsencode(one.name) for one in all_of_it if one.is_dir(follow_symlinks=False)]
+        if not node.listed and task.mask & calls.CREATE:
+            self.found += len(all_of_it)
         self.short.discard(node.watch)
         if node.children:
             present = set(names)

@@ -315,7 +315,7 @@ class Watcher:
     def _read(self) -> int:
         events = self.source.read()
         now = time.monotonic()
-        if not events:
+        if not (events or self.source.found):
             return 0
         self._tally.events += len(events)
         hands: dict[int, Hand | None] = {0: self._nobody}
