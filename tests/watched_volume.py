@@ -14,9 +14,10 @@ from closeranks_agent.disk.records import ScanReport
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.hands.attribution import Attribution
 from closeranks_agent.watch import storm
+from closeranks_agent.watch.owner import WatchTally
 from closeranks_agent.watch.source import Source, open_source
 from closeranks_agent.watch.storm import BUDGET_S, BURST
-from closeranks_agent.watch.watcher import Watcher, WatchTally
+from closeranks_agent.watch.watcher import Watcher
 from closeranks_proto.messages import Hand
 
 LIMIT_S = 30.0

@@ -19,8 +19,9 @@ from .disk.volume import Volume
 from .hands.attribution import Attribution
 from .hands.written import Written
 from .watch.hush import SHOWN
+from .watch.owner import WatchTally
 from .watch.source import open_source
-from .watch.watcher import Watcher, WatchTally
+from .watch.watcher import Watcher
 
 log = logging.getLogger("closeranks.watch")
 

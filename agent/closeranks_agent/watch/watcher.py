@@ -21,8 +21,7 @@ import select
 import threading
 import time
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
@@ -38,30 +37,16 @@ from .dirty import Batch, Dirty
 from .events import CANARY, ROOT_GONE, Event, Lost, SourceBroken, What
 from .growth import Growth
 from .hush import Hush
+from .owner import Owner, WatchTally
+from .pacing import PAUSE_MIN_S, Looks, Reads
 from .sampling import Sampling
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
 
 CANARY_EVERY_S: Final = 30.0
-# Between two reads, so that the kernel merges what repeats and whoever writes has the processor: a lone event is read
-# on at once, a stream of them less and less often. A full queue is emptied without much of a rest.
-PAUSE_MIN_S: Final = 0.001
-PAUSE_MAX_S: Final = 0.01
-STORM_PAUSE_MAX_S: Final = 0.05
-STORM_EVENTS: Final = 256  # in one read
-UNDRAINED_PAUSE_S: Final = 0.005
-CALM_S: Final = 0.02  # nothing was heard for so long: the next event is a lone one
 GROWTH_EVERY_S: Final = 0.05  # as often as a runaway is told of
 IDLE_S: Final = 5.0
-# After a look at many paths the next one waits and grows: each is a transaction that the disk must flush, and
-# flushing twenty times a second slows down whoever writes. A single path hardly waits.
-REST_A_PATH_S: Final = 0.001
-REST_MAX_S: Final = 0.5
-# The same where looks at single paths follow each other: each rest is twice the one before.
-REST_MIN_S: Final = 0.002
-REST_DOUBLINGS_MAX: Final = 5
-REST_CALM_S: Final = 0.1
 REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
 PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
@@ -72,32 +57,6 @@ _GIVEN_UP: Final = (What.DELETED | What.MOVED_FROM).value
 _MOVED_TO: Final = What.MOVED_TO.value
 _OPEN: Final = (What.CREATED | What.MODIFIED).value
 _CLOSED: Final = (What.CLOSED | What.DELETED | What.MOVED_FROM | What.MOVED_TO).value
-
-
-@dataclass(slots=True)
-class WatchTally:
-    """What a volume's watchers have done since the agent started."""
-
-    events: int = 0
-    looks: int = 0
-    changed: int = 0
-    dropped: int = 0  # times that events were lost
-    canary_misses: int = 0
-    storms: int = 0  # times that so much was written that it was only listened to in samples
-    hushes: int = 0  # times that so many writes went into open files that none of them was told
-
-
-class Owner(Protocol):
-    """Who is told. Called in the watcher's thread."""
-
-    def scan_needed(self, why: str) -> None:
-        """Something may have been missed: scan the volume soon."""
-
-    def proven(self) -> None:
-        """`Watcher.proven` has moved."""
-
-    def broken(self, watcher: Watcher, why: str) -> None:
-        """This watcher has ended by itself: open another, then scan."""
 
 
 class Watcher:
@@ -130,9 +89,8 @@ class Watcher:
         self._canaries = 0
         self._canary_due = 0.0
         self._proof_due = self._proof_cost = 0.0
-        self._idle = self._growth_due = self._mute_due = self._rested = 0.0
-        self._pause_s, self._read_at = PAUSE_MIN_S, 0.0
-        self._looked_at, self._looks_in_row, self._rest_s = 0.0, 0, 0.0
+        self._idle = self._growth_due = self._mute_due = 0.0
+        self._reads, self._looks = Reads(), Looks()
         self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
@@ -274,18 +232,12 @@ class Watcher:
             time.sleep(self._pause(count))
 
     def _pause(self, count: int) -> float:
-        """After a read that gave so many events of this volume."""
-        now, before = time.monotonic(), self._read_at
-        self._read_at = now
+        """After a read that gave so many events of this volume. What is told beyond the budget costs whoever writes."""
+        now = time.monotonic()
+        pause_s = self._reads.pause(count, self.source.drained, now)
         if not self.source.drained:
-            return UNDRAINED_PAUSE_S
-        if now - before > self._pause_s + CALM_S:
-            self._pause_s = PAUSE_MIN_S
-        else:
-            longest = STORM_PAUSE_MAX_S if count >= STORM_EVENTS else PAUSE_MAX_S
-            self._pause_s = min(2 * self._pause_s, longest)
-        # What is told beyond the budget costs whoever writes, until it is read.
-        return min(self._pause_s, max(PAUSE_MIN_S, self._sampling.begins_at - now))
+            return pause_s
+        return min(pause_s, max(PAUSE_MIN_S, self._sampling.begins_at - now))
 
     def _timeout_ms(self) -> float:
         now = time.monotonic()
@@ -295,7 +247,7 @@ class Watcher:
         if self._looking is None:
             found = self._dirty.due()
             if found is not None:
-                due.append(max(found, self._rested, self._sampling.looks_due))
+                due.append(max(found, self._looks.due, self._sampling.looks_due))
             if self._asked and self._canary is None:
                 due.append(self._proof_due)
         if self._canary is not None and self._canary.seen is None:
@@ -458,7 +410,7 @@ class Watcher:
         taken = seen is not None and self._take(now, seen)
         if seen is not None and not taken and not self._dirty.owes(seen):
             self._end_proof(now)
-        if not taken and now >= self._rested:
+        if not taken and now >= self._looks.due:
             self._take(now)
 
     def _take(self, now: float, since: float | None = None) -> bool:
@@ -476,7 +428,7 @@ class Watcher:
         if self._looking is None or not self._looking[1].done():
             return
         batch, future = self._looking
-        self._rested = now + self._rest(batch.size, now)
+        self._looks.ended(batch.size, now)
         try:
             report = future.result()
         except CancelledError:
@@ -496,15 +448,6 @@ class Watcher:
             self._looking = None
         self._give_up()
         self._proof_cost += report.duration_s
-
-    def _rest(self, size: int, now: float) -> float:
-        """How long no other look begins after one at so many paths."""
-        lone = now - self._looked_at > self._rest_s + REST_CALM_S
-        self._looked_at = now
-        self._looks_in_row = 0 if lone else min(self._looks_in_row + 1, REST_DOUBLINGS_MAX)
-        in_row = 0.0 if lone else REST_MIN_S * 2**self._looks_in_row
-        self._rest_s = min(max(size * REST_A_PATH_S, in_row), REST_MAX_S)
-        return self._rest_s
 
     # --- the canary ----------------------------------------------------------------------------
 
