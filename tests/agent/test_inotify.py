@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from churn import churn, directories
 from closeranks_agent.syscalls import RENAME_EXCHANGE, rename_flags
-from closeranks_agent.watch import calls
+from closeranks_agent.watch import calls, inotify
 from closeranks_agent.watch.events import CANARY, Event, Lost, What
 from closeranks_agent.watch.inotify import OVERFLOWN, InotifySource
 from closeranks_agent.watch.records import MalformedEvents, parse_inotify
@@ -244,6 +244,30 @@ def test_a_directory_moved_away_gives_its_watches_back(tree: Path, opened: Opene
     (tree.parent / "gone/b/f").write_text("")
     assert drain(source, private_of(tree)) == []
     assert source.watches == 2
+
+
+def test_a_directory_that_moved_away_before_all_was_thrown_away_gives_its_watches_back(
+    tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "a/b").mkdir(parents=True)
+    source = opened(tree)
+    before = source.watches
+    monkeypatch.setattr(inotify, "BUFFER_BYTES", 300)  # more may be queued, and with it where it arrived
+    (tree / "a").rename(tmp_path / "outside")
+    wait(source)
+    source.read()
+    source.pause()
+    monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", -1)
+    source.resume()
+    monkeypatch.undo()
+    assert source.stale
+    source.pause()
+    source.resume()
+    assert not source.stale
+    (tmp_path / "outside/b/f").write_text("x")
+    drain(source, private_of(tree))
+    assert source.watches == before - 2
+    assert unwatched_after_probe(source, tree) == set()
 
 
 def test_ignored_directories_and_the_private_one_cost_no_watch(tree: Path, opened: Opener) -> None:

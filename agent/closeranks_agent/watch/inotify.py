@@ -141,6 +141,8 @@ class InotifySource:
         if was_full and not self.stale:
             self._spread.lost.append(Lost(OVERFLOWN, None))  # told once, however long it goes on
         self.stale = True
+        for child, _, _ in self._limbo.values():
+            self._let_go(child)
         self._limbo.clear()
         self._canaries.clear()
         self._spread.forget_tasks()
@@ -330,11 +332,16 @@ class InotifySource:
         """Every event was read: what moved away and did not arrive lies outside now."""
         spread = self._spread
         for child, parent, name in self._limbo.values():
-            if child.parent is None and spread.tree.get(child.watch) is child:
-                spread.unwatch(spread.tree.drop(child))
+            self._let_go(child)
             if spread.tree.get(parent.watch) is parent:
                 spread.check(parent, name, calls.CREATE | calls.ON_DIRECTORY)
         self._limbo.clear()
+
+    def _let_go(self, child: Node) -> None:
+        """Give the watches of a directory back that moved away, unless it has arrived somewhere."""
+        tree = self._spread.tree
+        if child.parent is None and tree.get(child.watch) is child:
+            self._spread.unwatch(tree.drop(child))
 
     def _tell(self, batch: InotifyBatch, out: list[Event | Lost]) -> None:
         tree = self._spread.tree
