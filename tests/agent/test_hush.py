@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import resource
+import select
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -28,6 +30,7 @@ from closeranks_agent.hands.attribution import Attribution
 from closeranks_agent.statuses import worth_telling
 from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, Volumes, asked_rest_s, free_mono, scan_interval_s
 from closeranks_agent.watch import hush as hush_module
+from closeranks_agent.watch import writing
 from closeranks_agent.watch.counters import Counters, writes_of
 from closeranks_agent.watch.events import What
 from closeranks_agent.watch.fanotify import FanotifySource
@@ -42,6 +45,8 @@ from closeranks_agent.watch.hush import (
     WRITERS_MAX,
     Hush,
 )
+from closeranks_agent.watch.inotify import InotifySource
+from closeranks_agent.watch.writing import HOT_READS, Writing
 from closeranks_agent.watching import Watching
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import entry_size
@@ -231,6 +236,12 @@ class TestHolders:
                 reader.kill()
         assert holders.again({inodes["one"]: found[inodes["one"]]}) == {}
 
+    @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+    def test_a_volume_below_dev_has_files_there(self) -> None:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as name, obedient(Path(name, "log")) as process:
+            held = Holders(os.fsencode(name)).find()[Path(name, "log").stat().st_ino]
+            assert held.pids == {process.pid}
+
     @pytest.mark.parametrize("left", [0, 1])
     def test_where_no_more_files_may_be_opened_nobody_is_found(self, own: Path, left: int) -> None:
         """That ended the watcher, by a fault."""
@@ -320,9 +331,13 @@ class TestOnDisk:
         path.mkdir()
         return path
 
-    @pytest.fixture
+    @pytest.fixture(params=["fanotify", "inotify"])
     def one(
-        self, make_volume: MakeVolume, monkeypatch: pytest.MonkeyPatch, tree_dir: Path
+        self,
+        make_volume: MakeVolume,
+        monkeypatch: pytest.MonkeyPatch,
+        tree_dir: Path,
+        request: pytest.FixtureRequest,
     ) -> Iterator[WatchedVolume]:
         """Whoever writes is too fast for it, and calm is what a fifth of a second shows."""
         monkeypatch.setattr(hush_module, "BURST_S", 1e-6)
@@ -331,9 +346,11 @@ class TestOnDisk:
         monkeypatch.setattr(hush_module, "ALL_EVERY_S", 0.05)
         monkeypatch.setattr(hush_module, "LOOK_SHARE", 0.0)
         monkeypatch.setattr(hush_module, "SCAN_SHARE", 0.0)
-        watched = WatchedVolume(make_volume(path=tree_dir), "fanotify")
+        monkeypatch.setattr(writing, "FIND_SHARE", 0.0)
+        watched = WatchedVolume(make_volume(path=tree_dir), request.param)
         yield watched
         watched.close()
+        assert watched.ended == []
 
     def is_hushed(self, one: WatchedVolume) -> bool:
         return one.watcher.hushed
@@ -344,7 +361,11 @@ class TestOnDisk:
         one.scan(full=True)
         assert one.volume.root == root
 
-    @pytest.mark.parametrize("place", ["tree/hot", "hot"])
+    @pytest.mark.parametrize(
+        ("one", "place"),
+        [("fanotify", "tree/hot"), ("fanotify", "hot"), ("inotify", "tree/hot")],
+        indirect=["one"],
+    )
     def test_a_fast_writer_is_not_told_of_in_the_volume_or_beside_it(
         self, one: WatchedVolume, own: Path, place: str
     ) -> None:
@@ -463,6 +484,47 @@ class TestOnDisk:
                 until(partial(self.is_size, one, b"log", 7), 10.0)
                 assert self.is_hushed(one)
 
+    @pytest.mark.parametrize("one", ["inotify"], indirect=True)
+    def test_whoever_has_it_open_is_no_hand_where_writers_may_be_hidden(
+        self, one: WatchedVolume, tree_dir: Path
+    ) -> None:
+        with obedient(tree_dir / "alone") as process, running(WRITE, tree_dir / "hot"):
+            until(lambda: self.is_hushed(one))
+            one.scan()
+            tell(process, "x")
+            heard: list[Any] = []
+
+            def is_heard() -> bool:
+                heard.extend(filter(None, [one.watcher.hand_of(b"alone")]))
+                return bool(heard)
+
+            until(is_heard)
+        assert {(hand.pid, hand.detail) for hand in heard} == {(0, one.watcher.source.why_unknown)}
+
+    @pytest.mark.parametrize("one", ["inotify"], indirect=True)
+    def test_who_writes_beside_the_volume_keeps_none_going_where_that_costs_nothing(
+        self, one: WatchedVolume, tree_dir: Path
+    ) -> None:
+        with running(WRITE, tree_dir.parent / "beside"):
+            with running(WRITE, tree_dir / "hot"):
+                until(lambda: self.is_hushed(one))
+                time.sleep(0.3)  # all holders are known by then
+            until(lambda: not self.is_hushed(one), 15.0)
+
+    @pytest.mark.parametrize("one", ["inotify"], indirect=True)
+    def test_a_directory_that_becomes_hot_meanwhile_is_not_told_of_either(
+        self, one: WatchedVolume, tree_dir: Path
+    ) -> None:
+        (tree_dir / "b").mkdir()
+        one.settle()
+        spread = one.watcher.source._spread  # type: ignore[attr-defined]
+        with running(WRITE, tree_dir / "hot"), ExitStack() as stack:
+            until(lambda: self.is_hushed(one))
+            assert len(spread.quiet) == 1
+            stack.enter_context(running(WRITE, tree_dir / "b" / "hot"))
+            until(lambda: len(spread.quiet) == 2)
+
+    @pytest.mark.parametrize("one", ["fanotify"], indirect=True)
     def test_who_alone_has_it_open_is_the_hand_and_of_several_nobody(
         self, one: WatchedVolume, tree_dir: Path
     ) -> None:
@@ -538,6 +600,12 @@ class TestOnDisk:
             assert not self.is_hushed(one)
         weather.fall(one)
         one.settle()
+        with obedient(tree_dir / "log") as process:
+            one.settle()
+            before = one.tally.events
+            tell(process, "a line")
+            until(lambda: one.tally.events > before, 10.0)
+        one.settle()
         self.now_on_disk(one)
 
     @pytest.mark.parametrize("seed", range(3))
@@ -589,3 +657,123 @@ class TestOnDisk:
                 os.close(fd)
         finally:
             source.close()
+
+
+class TestInotify:
+    """What a hush takes away and gives back, of the directories with hot files alone."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Iterator[InotifySource]:
+        for name in ("a/below", "b", ".closeranks"):
+            (tmp_path / name).mkdir(parents=True)
+        source = InotifySource(
+            os.fsencode(tmp_path), os.fsencode(tmp_path / ".closeranks"), lambda key: False
+        )
+        yield source
+        source.close()
+
+    @pytest.fixture
+    def hot(self, source: InotifySource, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+        """A process that has a/below/hot and b/cold open; a hush, begun for the first."""
+        with obedient(tmp_path / "a" / "below" / "hot", tmp_path / "b" / "cold") as process:
+            self.told(source)
+            source._writing.hot[b"a\0below\0hot"] = time.monotonic()
+            source.hush()
+            yield process
+
+    def told(self, source: InotifySource) -> list[tuple[bytes, bytes, What]]:
+        """All that is queued, and what it leads to."""
+        found: list[Any] = []
+        while True:
+            found += source.read()
+            if source.drained and not select.select([source.fileno()], [], [], 0)[0]:
+                return [(event.directory, event.name, event.what) for event in found]
+
+    def test_writes_there_are_not_told_but_all_else_is(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        tell(hot, "into the hot one")
+        tell(hot, "into the cold one")
+        assert self.told(source) == [(b"b", b"cold", What.MODIFIED)]
+        (tmp_path / "a" / "new").touch()
+        (tmp_path / "b" / "file").write_text("x")
+        hot.kill()
+        hot.wait()
+        names = {(directory, name): what for directory, name, what in self.told(source)}
+        assert names[b"a\0below", b"hot"] == What.CLOSED
+        assert names[b"a", b"new"] & What.CREATED
+        assert names[b"b", b"file"] & What.MODIFIED
+
+    def test_afterwards_they_are(self, source: InotifySource, hot: subprocess.Popen[str]) -> None:
+        source.unhush()
+        tell(hot, "into the hot one")
+        assert self.told(source) == [(b"a\0below", b"hot", What.MODIFIED)]
+
+    def test_looking_at_all_directories_anew_ends_it_for_none(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "made").mkdir()
+        source.watch(b"")
+        self.told(source)
+        tell(hot, "into the hot one")
+        (tmp_path / "made" / "file").write_text("x")
+        told = self.told(source)
+        assert {(directory, name) for directory, name, _ in told} == {(b"made", b"file")}
+        assert told[0][2] & What.MODIFIED
+
+    def test_a_directory_that_moves_as_it_ends_is_told_of_as_a_whole(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        """Its events under way, its path leads nowhere: what is written until it is found is not told."""
+        (tmp_path / "b").rename(tmp_path / "c")
+        (tmp_path / "a").rename(tmp_path / "c" / "a")
+        source.unhush()
+        tell(hot, "into the hot one")
+        assert any(
+            name == b"a"
+            and directory in (b"b", b"c")
+            and what & What.DIRECTORY
+            and what & (What.CREATED | What.MOVED_TO)
+            for directory, name, what in self.told(source)
+        )
+        tell(hot, "into the cold one")
+        tell(hot, "into the hot one")
+        assert (b"c\0a\0below", b"hot", What.MODIFIED) in self.told(source)
+
+    def test_files_of_the_volume_are_known_by_their_paths_and_no_others(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / ".closeranks" / "own").touch()
+        (tmp_path.parent / "outside").touch()
+        paths = [
+            tmp_path / "a" / "below" / "hot",
+            tmp_path / ".closeranks" / "own",
+            tmp_path.parent / "outside",
+        ]
+        fds = [os.open(path, os.O_PATH) for path in paths]
+        try:
+            assert [source.key_of(fd) for fd in fds] == [b"a\0below\0hot", None, None]
+            (tmp_path / "a" / "below" / "hot").unlink()
+            assert source.key_of(fds[0]) is None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def test_who_writes_into_what_is_told_on_and_on_is_looked_up(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        writing = Writing(os.fsencode(tmp_path))
+        for read in range(HOT_READS):
+            assert writing.writers == set()
+            writing.told([b"a\0below\0hot"], 1000.0 + read * 0.01)
+        assert writing.writers == {hot.pid}
+        writing.told([b"other"], 1000.06)
+        assert writing.writers == set(), "of what this read told"
+        writing.told([b"a\0below\0hot"], 1000.07)
+        assert writing.writers == {hot.pid}
+
+    def test_a_log_with_some_lines_a_second_is_not_asked_for(self, tmp_path: Path) -> None:
+        writing = Writing(os.fsencode(tmp_path))
+        for second in range(100):
+            writing.told([b"log"], 1000.0 + second / 10)
+        assert (writing.hot, writing.writers) == ({}, set())

@@ -24,6 +24,7 @@ UNMOUNT: Final = 0x2000  # inotify
 OVERFLOW: Final = 0x4000
 IGNORED: Final = 0x8000  # inotify: the watch is gone
 ON_DIRECTORY: Final = 0x40000000
+ADD_TO_MASK: Final = 0x20000000  # inotify
 ONLY_DIRECTORY: Final = 0x01000000  # inotify
 EXCLUDE_UNLINKED: Final = 0x04000000  # inotify
 # OPEN and ACCESS are never among them: our own scans would flood the queue.

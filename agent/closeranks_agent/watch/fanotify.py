@@ -52,6 +52,7 @@ class FanotifySource:
     unwatched = 0
     can_mute = True
     can_hush = True
+    hears_beside = True
     stale = False
     found = 0
 

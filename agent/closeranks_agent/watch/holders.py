@@ -36,6 +36,8 @@ class Holders:
         self._device = ""
         self._mounts: dict[int, bool] = {}  # by mount: whether it is of that filesystem
         self._own = os.getpid()
+        here = os.fsdecode(path) + "/"  # a volume in /dev/shm has files there
+        self._no_files = tuple(place for place in _NO_FILES if not here.startswith(place))
 
     def find(self) -> dict[int, Held]:
         """All files by inode that other processes have open to write."""
@@ -96,7 +98,7 @@ class Holders:
         """None where it is not a regular file of this filesystem that is open to write and has a name."""
         try:
             target = os.readlink(link)
-            if target[0] != "/" or target.startswith(_NO_FILES):
+            if target[0] != "/" or target.startswith(self._no_files):
                 return None
             if not self._is_ours(pid, _read(f"/proc/{pid}/fdinfo/{number}")):
                 return None

@@ -6,6 +6,8 @@ hundreds of thousands a second. So where writes cost whoever makes them more tha
 a hush. All else is told as before. How much that is can not be counted by events, most of which are merged: it is what
 the writers themselves have called for (`counters`), also those that write elsewhere on the filesystem.
 
+inotify has no mark: there the directories of the files that are told of on and on lose it (`writing`, `inotify`).
+
 Until it is over, whoever holds a file open to write is looked for (`holders`), and what of it changed is noted. That is
 for promptness alone, and not complete: truncate(2) by a path opens nothing, a kernel's own writer (nfsd, a loop device)
 and a descriptor under way in a socket stand in no process's table. So a hush is a gap: what is proven meanwhile is
@@ -150,7 +152,8 @@ class Hush:
         if self._stamps.get(inode) == stamp:
             return
         self._stamps[inode] = settled(stamp)
-        self._lately[inode] = held, now
+        if self._source.hears_beside:
+            self._lately[inode] = held, now
         try:
             fd = os.open(held.link, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -160,10 +163,13 @@ class Hush:
         finally:
             os.close(fd)
         if key is not None:
+            self._lately[inode] = held, now
             self._inside.update(held.pids)
             dirty.note(key, now, self._hand(held), open=True)
 
     def _hand(self, held: Held) -> Hand | None:
+        if not self._source.tells_hands:  # there may be one whom this process can not see
+            return self._attribution.unknown(self._source.why_unknown)
         if len(held.pids) == 1:
             return self._attribution.of(next(iter(held.pids)))
         return self._attribution.unknown(
@@ -173,7 +179,8 @@ class Hush:
     def _is_calm(self, active: set[int], now: float) -> bool:
         elapsed_s, self._counted = now - self._counted, now
         counted = self._counters.since(active | set(self._writers))
-        cost_s = sum(writes * (MUTED_S if pid in self._inside else TOLD_S) for pid, writes in counted.items())
+        muted = self._inside if self._source.can_mute else ()
+        cost_s = sum(writes * (MUTED_S if pid in muted else TOLD_S) for pid, writes in counted.items())
         if cost_s > CALM_SHARE * BUDGET * elapsed_s:
             self._loud = now
         return now - self._loud >= CALM_S

@@ -24,12 +24,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from closeranks_proto.paths import key_of, parent_key
+
 from ..disk.private import PRIVATE_NAME
 from . import calls
 from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
 from .records import InotifyBatch, parse_inotify, what_of
 from .spread import RootGone, Spread, Task
 from .watched import Confused, Node
+from .writing import Writing, path_inside
 
 BUFFER_BYTES: Final = 64 * 1024
 # About 30 us each: a read takes some 20 ms of it at most.
@@ -58,8 +61,8 @@ class InotifySource:
     kind: SourceKind = "inotify"
     tells_hands = False
     can_mute = False
-    can_hush = False
-    writers: frozenset[int] = frozenset()
+    can_hush = True
+    hears_beside = False
     found = 0
     why_unknown = "inotify does not say who wrote; fanotify would, and needs root"
 
@@ -75,6 +78,8 @@ class InotifySource:
         self.drained = True
         self.stale = self._deaf = False
         self._anew_due = 0.0
+        self._writing = Writing(path)
+        self._hushed = False
         self._fd = calls.inotify_init()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
@@ -161,14 +166,35 @@ class InotifySource:
             self._start_over()
         self._anew_due = time.monotonic() + ANEW_REST_SHARE * (time.monotonic() - began)
 
+    @property
+    def writers(self) -> set[int]:
+        return self._writing.writers
+
     def hush(self) -> None:
-        pass
+        self._hushed = True
+        self._keep_hushed()
 
     def unhush(self) -> None:
-        pass
+        self._hushed = False
+        self._keep_hushed()
+        self._wake_if_busy()
+
+    def _keep_hushed(self) -> None:
+        """The directories of hot files tell of no writes, also of those that have become it in a hush."""
+        try:
+            if self._hushed:
+                self._spread.hush({parent_key(key) for key in self._writing.hot})
+            else:
+                self._spread.unhush()
+        except RootGone as error:
+            raise SourceBroken(ROOT_GONE) from error
+        except OSError as error:
+            raise SourceBroken(f"inotify's watches can not be changed: {error.strerror}") from error
 
     def key_of(self, fd: int) -> bytes | None:
-        return None
+        path = path_inside(self.path, fd)
+        key = b"" if path is None else key_of(path)
+        return key if key and self._spread.tree.find(parent_key(key)) is not None else None
 
     def close(self) -> None:
         if self._fd < 0:
@@ -346,6 +372,7 @@ class InotifySource:
     def _tell(self, batch: InotifyBatch, out: list[Event | Lost]) -> None:
         tree = self._spread.tree
         keys: dict[int, bytes | None] = {}
+        written: list[bytes] = []
         for (watch, name), mask in batch.masks.items():
             if watch not in keys:
                 node = tree.get(watch)
@@ -359,6 +386,11 @@ class InotifySource:
                     self._canaries.append(Event(CANARY, name[len(CANARY_NAME) :], What.CLOSED, 0))
             elif key or name != PRIVATE_NAME:
                 out.append(Event(key, name, what_of(mask), 0))
+                if mask & calls.MODIFY:
+                    written.append(key + b"\0" + name if key else name)
+        self._writing.told(written, time.monotonic())
+        if self._hushed:
+            self._keep_hushed()
 
     def _tell_one(self, parent: Node, name: bytes, mask: int, out: list[Event | Lost]) -> None:
         key = self._spread.tree.key(parent)

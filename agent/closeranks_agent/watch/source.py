@@ -93,7 +93,12 @@ class Source(Protocol):
 
     @property
     def writers(self) -> Collection[int]:
-        """Processes of which the last read told that they wrote into a file, wherever on the volume's filesystem."""
+        """Processes that write into files of which the last read told: those that it named, wherever on the volume's
+        filesystem, or, where it names none, those that have open what is told of on and on."""
+
+    @property
+    def hears_beside(self) -> bool:
+        """Whether who writes beside the volume on its filesystem is told of, too, and pays for it."""
 
     @property
     def found(self) -> int:
@@ -101,10 +106,13 @@ class Source(Protocol):
 
     @property
     def can_hush(self) -> bool:
-        """Whether `hush` makes writes cheap for all who write to the filesystem."""
+        """Whether `hush` makes writes cheap for those who write much."""
 
     def hush(self) -> None:
-        """Tell of no writes to any file until `unhush`, but of all else. Raises SourceBroken."""
+        """Tell of no writes until `unhush`, to any file or to those beside the hot ones, but of all else.
+
+        Raises SourceBroken.
+        """
 
     def unhush(self) -> None:
         """Tell of writes again, of those from now on. Raises SourceBroken."""

@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +36,7 @@ RETRY_S: Final = 2.0
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 MASK: Final = calls.CHANGES | calls.DELETE_SELF | calls.MOVE_SELF
+_QUIET: Final = MASK & ~calls.MODIFY
 # Gone, replaced by something else or by a mount: events tell, or another filesystem is none of ours.
 _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE})
 _WATCHES_SYSCTL: Final = "/proc/sys/fs/inotify/max_user_watches"
@@ -74,6 +75,7 @@ class Spread:
         # (watch of the parent, name): mask, put off since when, monotonic
         self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
+        self.quiet: set[int] = set()  # watches that tell of no writes for now
         self.short: set[int] = set()  # directories with children that could not be watched
         self.found = (
             0  # names in new directories: they were made before there was a watch that could tell of them
@@ -81,6 +83,26 @@ class Spread:
         self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
         self._root_fd = -1
         self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
+
+    def hush(self, keys: Iterable[bytes]) -> None:
+        """Tell of no writes into the files of these directories, but of all else there."""
+        self.release()
+        for key in keys:
+            node = self.tree.find(key)
+            if node is not None and node.watch not in self.quiet:
+                self.quiet.add(node.watch)
+                self._directory(node)  # one that moved meanwhile is told of as before until it is found
+        self.release()
+
+    def unhush(self) -> None:
+        """Tell of all writes again; what can not be found now is told of as a whole when it is."""
+        quiet, self.quiet = self.quiet, set()
+        self.release()
+        for watch in sorted(quiet):
+            node = self.tree.get(watch)
+            if node is not None and self._directory(node) is None:
+                self._put_off(node)
+        self.release()
 
     def release(self) -> None:
         """Close the directories that were kept open from one check to the next."""
@@ -176,16 +198,18 @@ class Spread:
             if fd is not None:
                 self._list_open(task, node, fd)
                 return
-            self.tree.owe(
-                node
-            )  # it moved meanwhile: what tells of that is queued, and it is looked at after it
-            if node.parent is not None:
-                put_off = self.unsure.get((node.parent.watch, node.name))
-                since = time.monotonic() if put_off is None else put_off[1]
-                self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, since
+            self._put_off(node)
         except OSError as error:
             if node.parent is not None:
                 self._not_watched(node.parent, node.name, error)
+
+    def _put_off(self, node: Node) -> None:
+        """It moved meanwhile: what tells of that is queued, and it is looked at as a whole after it."""
+        self.tree.owe(node)
+        if node.parent is not None:
+            put_off = self.unsure.get((node.parent.watch, node.name))
+            since = time.monotonic() if put_off is None else put_off[1]
+            self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, since
 
     def _list_open(self, task: Task, node: Node, fd: int) -> None:
         """Watch the subdirectories of an open directory, and leave it to the task to list them."""
@@ -228,7 +252,7 @@ class Spread:
                 return False
             # The watches displaced stay with the kernel: their directories may be somewhere else in the volume, and
             # the events that say so are under way. What comes for a watch without a place ends it.
-            node, _, _ = self.tree.attach(parent, name, calls.inotify_add(self._fd, fd, MASK))
+            node, _, _ = self.tree.attach(parent, name, self._watch(fd))
             owed = not node.listed  # new, or it was moved before its turn to be listed had come
             if owed and list_now:
                 self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
@@ -271,9 +295,16 @@ class Spread:
             self._root_fd = fd
         return self._root_fd
 
+    def _watch(self, fd: int) -> int:
+        """The watch of an open directory, a new one if it had none. It tells of writes unless it is a quiet one."""
+        if not self.quiet:
+            return calls.inotify_add(self._fd, fd, MASK)
+        watch = calls.inotify_add(self._fd, fd, _QUIET | calls.ADD_TO_MASK)
+        return calls.inotify_add(self._fd, fd, _QUIET if watch in self.quiet else MASK)
+
     def _is_watched_as(self, fd: int, node: Node) -> bool:
         try:
-            watch = calls.inotify_add(self._fd, fd, MASK)
+            watch = self._watch(fd)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return False  # it would have needed a new one

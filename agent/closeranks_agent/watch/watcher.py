@@ -342,6 +342,8 @@ class Watcher:
         sampling = self._sampling
         if sampling.begins:
             self._muted.speak(self._dirty, now)
+            if self._hush.active:
+                self.source.unhush()
             with self._lock:
                 sampling.begin(self._dirty, now)
                 self._gap, self._canary = now, None
