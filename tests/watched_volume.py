@@ -79,7 +79,7 @@ class WatchedVolume:
     def proven(self) -> None:
         self.proofs.set()
 
-    def broken(self, watcher: Watcher, why: str) -> None:
+    def broken(self, watcher: object, why: str) -> None:
         self.ended.append(why)
 
     def _scan(self, full: bool = False) -> ScanReport:

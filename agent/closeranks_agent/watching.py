@@ -162,9 +162,10 @@ class Watching:
         await self.close()
         self._retry = 0.0
 
-    def broke(self, watcher: Watcher, why: str) -> None:
+    def broke(self, watcher: object, why: str) -> None:
         """On the loop: it ended by itself."""
-        if watcher is not self._watcher:
+        ended = self._watcher
+        if ended is None or watcher is not ended:
             return
         self._watcher = None
         now = time.monotonic()
@@ -194,7 +195,7 @@ class _Told:
     def proven(self) -> None:
         self._call(self._watching.has_proven)
 
-    def broken(self, watcher: Watcher, why: str) -> None:
+    def broken(self, watcher: object, why: str) -> None:
         self._call(lambda: self._watching.broke(watcher, why))
 
     def _call(self, function: Callable[[], None]) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from .watcher import Watcher
+from typing import Protocol
 
 
 @dataclass(slots=True)
@@ -31,5 +28,5 @@ class Owner(Protocol):
     def proven(self) -> None:
         """`Watcher.proven` has moved."""
 
-    def broken(self, watcher: Watcher, why: str) -> None:
+    def broken(self, watcher: object, why: str) -> None:
         """This watcher has ended by itself: open another, then scan."""
