@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from frame.machine import describe, filesystem
 from frame.measured import Measured, compared, unmeasured
 from frame.peers import NotInstalled, command, find, shell
 from frame.registry import REGISTRY, Bench, Entry
+from replication import overhead
 
 
 def test_a_ratio_is_the_median_of_the_turns_own() -> None:
@@ -98,3 +101,19 @@ def test_a_measurements_directory_is_removed(tmp_path: Path, monkeypatch: pytest
     assert runner.run({"mine": Entry("measured_for_a_test", "a test")}, [], place=tmp_path) == 0
     assert seen[0].parent == tmp_path
     assert not seen[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("spread", "limit_s", "least", "most"), [(0.0, 1e9, 10, 10), (0.2, 1e9, 11, 500), (0.2, 0.0, 10, 10)]
+)
+def test_turns_go_on_until_they_can_tell_or_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, spread: float, limit_s: float, least: int, most: int
+) -> None:
+    rng = random.Random(1)
+    monkeypatch.setattr(overhead, "once", lambda *_: (1.0 + spread * rng.random(), 1.0))
+    nothing: Any = None
+    taken = overhead.turns(nothing, overhead.Writer("a", "", []), 10, limit_s)
+    counts = {len(runs) for runs in taken.values()}
+    assert len(counts) == 1
+    assert least <= counts.pop() <= most
+    assert overhead.is_narrow(taken) == (limit_s > 0)
