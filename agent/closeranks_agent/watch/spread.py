@@ -77,9 +77,8 @@ class Spread:
         self.lost: list[Lost] = []
         self.quiet: set[int] = set()  # watches that tell of no writes for now
         self.short: set[int] = set()  # directories with children that could not be watched
-        self.found = (
-            0  # names in new directories: they were made before there was a watch that could tell of them
-        )
+        # Names in new directories: they were made before there was a watch that could tell of them.
+        self.found = 0
         self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
         self._root_fd = -1
         self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
