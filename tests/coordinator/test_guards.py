@@ -107,6 +107,25 @@ def test_a_writer_that_deletes_forty_percent_is_held_and_nobody_follows() -> Non
     assert incident.path_count == 160
 
 
+@pytest.mark.parametrize("guard", ["deleted_share", "changed_share"])
+def test_a_flood_of_new_files_makes_no_share_smaller(guard: str) -> None:
+    world = writing()
+    disk = world["n1"].disk["photos"]
+    disk.update((key_of(f"junk{number:03}"), file_of(f"junk {number}")) for number in range(200))
+    commit(world, "n1")
+    world.until(lambda: truth(world) == disk, 10.0)
+    if guard == "deleted_share":
+        delete(world, "n1", 120)
+    else:
+        disk.update(
+            (key_of(f"d{number % 4}/f{number:03}"), file_of(f"new {number}")) for number in range(250)
+        )
+    commit(world, "n1")
+    hold = the_hold(world)
+    assert hold.guard == guard
+    assert f"{'120' if guard == 'deleted_share' else '250'} of 404 paths" in hold.reason
+
+
 def test_everything_deleted_while_the_root_stays_mounted_is_held() -> None:
     world = writing()
     world["n1"].disk["photos"].clear()
@@ -1402,7 +1421,7 @@ def test_what_had_been_merged_before_is_told_and_the_figures_are_those_of_now() 
     delete(world, "n1", 200)
     commit(world, "n1")
     hold = the_hold(world)
-    assert "200 of 344 paths" in hold.reason
+    assert "200 of 404 paths" in hold.reason
     (incident,) = world.incidents("runaway")
     assert "60 changes of n1 had been merged" in incident.advice
     assert "Nothing of it has reached" not in incident.advice

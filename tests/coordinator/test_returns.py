@@ -193,7 +193,7 @@ def test_a_path_that_comes_back_with_other_content_is_altered_once() -> None:
         writer.commit(away | {key: file_of(f"{version} {key!r}") for key in keys})
         assert (writer.lost, writer.altered) == (0, 30)
         assert len(writer.truth) == FILES + 30
-        assert writer.meter.shares.singles(writer.now) == FILES, "by their copies it is no larger"
+        assert writer.meter.shares.others(writer.now) == FILES, "by their copies it is no larger"
     writer.commit(away)
     assert (writer.lost, writer.altered) == (0, 0), "what is gone is not changed"
 
@@ -253,6 +253,5 @@ def test_a_path_that_went_is_forgotten_with_its_window_and_beyond_so_many(
     assert shares.former(b"f") == 0
     monkeypatch.setattr(windows, "REMEMBERED_MAX", 2)
     assert [shares.leave(722.0, b"%d" % number, value) for number in range(3)] == [True, True, False]
-    assert [shares.alter(722.0, b"%d" % number, is_doubled=True) for number in range(3)] == [True] * 3
-    shares.reach(722.0, 10)
-    assert (shares.altered(722.0), shares.singles(722.0)) == (3, 10 - 3)
+    assert [shares.alter(722.0, b"%d" % number) for number in range(3)] == [True] * 3
+    assert shares.altered(722.0) == 3

@@ -76,6 +76,31 @@ def test_shares_forget_after_the_window_and_not_before() -> None:
     assert (shares.lost(1721.0), shares.entries(1721.0)) == (0, 0)
 
 
+def test_shares_are_of_what_there_was_without_this_node() -> None:
+    """A flood of new files made any deletion a small one, and what had gone was no part of what it was a share of."""
+    shares = Shares(600.0)
+    shares.reach(1000.0, 500)
+    shares.grow(1001.0, 8000)
+    assert shares.others(1001.0) == 500
+    shares.reach(1200.0, 8500)
+    assert shares.others(1200.0) == 500
+    shares.grow(1201.0, -60)
+    assert shares.others(1201.0) == 500, "it took of its own, or of the others'"
+    shares.reach(1300.0, 9440)
+    assert shares.others(1300.0) == 1500, "others have added a thousand"
+    shares.reach(1400.0, 900)
+    assert shares.others(1400.0) == 500, "others have removed what it added"
+    assert shares.others(2200.0) == 900, "what it did was long ago"
+
+
+def test_what_has_gone_already_belongs_to_what_it_is_a_share_of() -> None:
+    shares = Shares(600.0)
+    shares.reach(1000.0, 3030)
+    shares.grow(1001.0, -97)
+    shares.reach(1002.0, 2933)
+    assert shares.others(1002.0) == 3030
+
+
 def test_beyond_what_is_remembered_losses_are_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "REMEMBERED_MAX", 10)
     shares = Shares(600.0)

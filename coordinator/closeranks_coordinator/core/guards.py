@@ -151,7 +151,7 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
 def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
     """Whether no more files get another content, or become something else, than may be spread: see `sprees`."""
     rules, now = volume.config.guards, world.now.mono
-    least = max(rules.share_min_paths, rules.changed_share * meter.shares.singles(now))
+    least = max(rules.share_min_paths, rules.changed_share * meter.shares.others(now))
     found: list[float] = []
     for guard, changing, most in (
         ("changed_share", meter.altering, least),

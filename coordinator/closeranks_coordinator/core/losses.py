@@ -81,7 +81,7 @@ def are_over(world: World, volume: Volume, node: Node, meter: Meter) -> bool:
 def _is_paid(world: World, volume: Volume, meter: Meter) -> bool:
     """Whether what went is no more than time has paid for, or whoever removed it rests."""
     rules, now = volume.config.guards, world.now.mono
-    most = max(rules.share_min_paths, rules.deleted_share * meter.shares.entries(now))
+    most = max(rules.share_min_paths, rules.deleted_share * meter.shares.others(now))
     pace = most / rules.share_window_s
     due = meter.going.due(now, meter.lost, pace, meter.lost_at, rules.observe_s, rules.share_window_s)
     if due is not None:

@@ -227,7 +227,9 @@ class Meter:
 
     def let_through(self, own: Mapping[bytes, Values], now: float) -> None:
         """What was pending becomes the truth."""
-        self.merged.add(now, sum(self.passed.get(key) != values for key, values in own.items()))
+        news = [values for key, values in own.items() if self.passed.get(key) != values]
+        self.merged.add(now, len(news))
+        self.shares.grow(now, sum((truth is None) - (value is None) for value, truth in news))
         self.lost_before, self.losing, self.passed_at = self.lost, None, now
         self.passed, self.pending = dict(own), {}
         self.altering.waiting = self.retyping.waiting = 0
@@ -338,7 +340,7 @@ class Meter:
         if value is not None and truth is not None:
             how = shares.rewrite(now, content_mark(truth), content_mark(value))
             if how != MADE or not shares.is_made(key):  # who has just made a file goes on writing it
-                altered = shares.alter(now, key, is_doubled=how == MADE)
+                altered = shares.alter(now, key)
             if entry_kind(value) is not entry_kind(truth):
                 retyped = shares.retype(now, key)
         elif value is not None:
@@ -347,7 +349,7 @@ class Meter:
             if not former:
                 shares.make(now, key)
             elif former != is_now:
-                altered = shares.alter(now, key, is_doubled=True)
+                altered = shares.alter(now, key)
                 retyped = kind_in(former) is not kind_in(is_now) and shares.retype(now, key)
         elif truth is not None:
             shares.lose(now, content_mark(truth))

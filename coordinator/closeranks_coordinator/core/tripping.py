@@ -80,7 +80,7 @@ class Limits:
 def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[Trip]:
     """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others."""
     found, most = meter.shares, max(1, meter.shares.entries(now))
-    entries = max(1, min(found.present, most))
+    entries = max(1, found.others(now))
     if found.since(now) is None:
         return
     lost = found.lost(now)
@@ -94,7 +94,7 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[
             f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
         )
         yield Trip("deleted_share", reason, lost, 0, began)
-    altered, entries = found.altered(now), max(1, found.singles(now))
+    altered = found.altered(now)
     began, took = _took(found.began(now, ALTERED), now)
     if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
         of = entries if altered <= entries else max(most, altered)

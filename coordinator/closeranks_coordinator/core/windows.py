@@ -35,7 +35,7 @@ REMEMBERED_MAX = 100_000
 # What a changed file's content counts as: nothing, it was made lately, it was moved here. And of a path that went: that
 # it may come back as another.
 _NOTHING, MADE, _MOVED, LEFT = range(4)
-LOST, ALTERED, RETYPED, _DOUBLED = range(4)  # places in what a generation counts
+LOST, ALTERED, RETYPED = range(3)  # places in what a generation counts
 USUAL_BUCKET_S = 300
 USUAL_BUCKETS = 7 * 86400 // USUAL_BUCKET_S
 
@@ -102,14 +102,14 @@ class _Generation:
     lost: int = 0  # sum of the positive balances
     altered: set[bytes] = field(default_factory=set)
     retyped: set[bytes] = field(default_factory=set)
-    doubled: set[bytes] = field(default_factory=set)  # of the altered: what they were stands beside them
+    grown: int = 0  # entries that this node added to the truth, less those that it took from it
     made: Tally = field(default_factory=Tally)  # paths
     counted: Tally = field(
         default_factory=Tally
     )  # paths that were news as altered, also where they went since
     went: Tally = field(default_factory=Tally)  # paths, and for a count what each was (`what_is`)
-    # Lost, altered, retyped, doubled beyond what is remembered.
-    untold: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    # Lost, altered, retyped beyond what is remembered.
+    untold: list[int] = field(default_factory=lambda: [0, 0, 0])
     firsts: list[float] = field(default_factory=lambda: [inf, inf, inf])  # when the first of each came
 
     def add(self, now: float, place: int, is_first: bool) -> None:
@@ -129,8 +129,10 @@ class Shares:
     content of a file counts as gained where the former one did, or where it was moved here.
 
     A path that went and comes back as something else is altered, by whatever steps: `mv f f.bak` and then a new `f`
-    is a rename and a new file otherwise. Its former content takes a path of its own then, which does not make the
-    volume larger (`doubled`).
+    is a rename and a new file otherwise.
+
+    Shares are of what there was without this node (`others`): neither what it adds makes a volume larger, nor what it
+    removed makes it smaller.
     """
 
     def __init__(self, window_s: float) -> None:
@@ -176,22 +178,18 @@ class Shares:
         name = _name(key)
         return next((found for one in self._generations if (found := one.went.get(name))), 0)
 
-    def alter(self, now: float, key: bytes, is_doubled: bool = False) -> bool:
-        """A path is other than it was. Whether that is news within the window. `is_doubled`: what it was is kept."""
+    def alter(self, now: float, key: bytes) -> bool:
+        """A path is other than it was. Whether that is news within the window."""
         newest = self._turn(now)
         newest.add(now, ALTERED, not newest.altered)
         name = _name(key)
         is_news = not any(key in one.altered or one.counted.get(name) for one in self._generations)
         if not newest.counted.get(name) and len(newest.counted) < REMEMBERED_MAX:
             newest.counted.add(name, 1)
-        for names, place in (
-            (newest.altered, ALTERED),
-            *(((newest.doubled, _DOUBLED),) if is_doubled else ()),
-        ):
-            if len(names) < REMEMBERED_MAX:
-                names.add(key)
-            else:
-                newest.untold[place] += 1
+        if len(newest.altered) < REMEMBERED_MAX:
+            newest.altered.add(key)
+        else:
+            newest.untold[ALTERED] += 1
         return is_news
 
     def rewrite(self, now: float, before: int, after: int) -> int:
@@ -232,7 +230,6 @@ class Shares:
         for one in self._generations:
             if altered:
                 one.altered.discard(key)
-                one.doubled.discard(key)
                 one.counted.add(name, -one.counted.get(name))
             if retyped:
                 one.retyped.discard(key)
@@ -241,7 +238,6 @@ class Shares:
         """This path is gone, which counts for more than that it was changed before. That it was counted stays known."""
         for one in self._generations:
             one.altered.discard(key)
-            one.doubled.discard(key)
             one.retyped.discard(key)
 
     def reach(self, now: float, entries: int) -> None:
@@ -259,17 +255,20 @@ class Shares:
             one.untold[ALTERED] for one in self._generations
         )
 
-    def singles(self, now: float) -> int:
-        """Entries, without those that are what the altered ones were before: the volume seems larger by them.
+    def grow(self, now: float, entries: int) -> None:
+        """This node's own changes have made the truth larger by so many entries, or smaller."""
+        self._turn(now).grown += entries
+        self.present += entries
 
-        What is pending is not among the entries, and may be among the doubled: so no less than there were once.
+    def others(self, now: float) -> int:
+        """Entries that there would be without what this node did within the window: what shares are taken of.
+
+        No less than there were once: what it had made others may have removed, and what it had removed made again.
         """
         self._forget(now)
-        doubled = self._distinct([one.doubled for one in self._generations]) + sum(
-            one.untold[_DOUBLED] for one in self._generations
-        )
-        present = min(self.present, self.entries(now))
-        return max(present - doubled, min(present, *(one.least for one in self._generations)))
+        grown = sum(one.grown for one in self._generations)
+        least = min((one.least for one in self._generations), default=0)
+        return max(self.present - grown, min(self.present, least))
 
     def retyped(self, now: float) -> int:
         self._forget(now)
