@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import keeper
 
 OUTPUT_MAX_BYTES = 500
+READ_BYTES = 1 << 16
 REAP_MAX_S = 5.0
 
 
@@ -28,6 +29,7 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
     """Run `argv` with `environment` added to ours; kill its whole group after `timeout_s`, or with us."""
     if not argv:
         return HookOutcome(True, "")
+    output = _Output()
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -37,45 +39,77 @@ async def run_hook(argv: Sequence[str], environment: Mapping[str, str], timeout_
             *argv,
             env={**os.environ, **environment},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output.write_end,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument or in the reason
+        output.close()
         return HookOutcome(False, f"hook {argv[0]} could not be started: {error}")
-    assert process.stdout is not None
+    except BaseException:
+        output.close()
+        raise
     try:
+        output.begin()
         async with asyncio.timeout(timeout_s):
-            output = await process.stdout.read(OUTPUT_MAX_BYTES)
-            while await process.stdout.read(65536):
-                pass  # the rest is not kept, but a full pipe must not stop the hook
             status = await process.wait()
     except TimeoutError:
         return HookOutcome(False, f"hook {argv[0]} did not end within {timeout_s:g} s and was killed")
     finally:
+        said = output.close()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.killpg(process.pid, signal.SIGKILL)
             await _reap(process)
-    if output.startswith(keeper.NOT_STARTED):
-        reason = os.strerror(int(output.removeprefix(keeper.NOT_STARTED)))
+    if said.startswith(keeper.NOT_STARTED):
+        reason = os.strerror(int(said.removeprefix(keeper.NOT_STARTED)))
         return HookOutcome(False, f"hook {argv[0]} could not be started: {reason}")
-    said = output.decode("utf-8", "replace").strip().replace("\n", " / ")
+    words = said.decode("utf-8", "replace").strip().replace("\n", " / ")
     if status:
         return HookOutcome(
-            False, f"hook {argv[0]} ended with status {status}" + (f": {said}" if said else "")
+            False, f"hook {argv[0]} ended with status {status}" + (f": {words}" if words else "")
         )
     return HookOutcome(True, f"hook {argv[0]} ran")
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:
-    """Collect a killed hook. Its exit is only seen once its pipe has been read to the end.
-
-    A grandchild that left the group may hold the pipe open: it is not waited for longer than REAP_MAX_S.
-    """
-    assert process.stdout is not None
+    """Collect a killed hook, unless it stands in the kernel for longer than REAP_MAX_S."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(REAP_MAX_S):
-            while await process.stdout.read(65536):
-                pass
             await process.wait()
+
+
+class _Output:
+    """What a hook says, its first OUTPUT_MAX_BYTES, by a pipe of our own.
+
+    What it leaves in the background may hold the pipe for ever: so the end of the program counts, not that of the pipe,
+    for which the standard library waits where it has made it.
+    """
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._said = b""
+
+    def begin(self) -> None:
+        """The program has its end: read on and on, for a full pipe must not stop it."""
+        os.close(self.write_end)
+        self.write_end = -1
+        asyncio.get_running_loop().add_reader(self._read_end, self._take)
+
+    def close(self) -> bytes:
+        """What it has said until now."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+        else:
+            self._take()
+            asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self._read_end)
+        return self._said
+
+    def _take(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            part = os.read(self._read_end, READ_BYTES)
+            self._said += part[: OUTPUT_MAX_BYTES - len(self._said)]
+            if not part:
+                asyncio.get_running_loop().remove_reader(self._read_end)

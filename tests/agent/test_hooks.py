@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,19 @@ async def test_a_missing_program_is_told_in_words() -> None:
     assert not outcome.ok
     assert "/nonexistent/hook" in outcome.text
     assert "No such file" in outcome.text
+
+
+async def test_what_a_hook_leaves_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
+    """It has the hook's output open, and was said to hang and killed."""
+    marker = tmp_path / "child"
+    program = f"echo told; sleep 100 & echo $! > {marker}; exit 3"
+    outcome = await run_hook(("sh", "-c", program), {}, 60.0)
+    child = int(marker.read_text())
+    try:
+        assert outcome.text == "hook sh ended with status 3: told"
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("program", ["import time; time.sleep(60)", "while True: print('x' * 1000)"])
