@@ -70,8 +70,34 @@ async def test_restore_to_a_directory_outside(tmp_path: Path) -> None:
         assert found[b"tool"] == ("file", 0o755, b"#!")
         assert found[b"d/sub"][0] == "directory"
         assert os.stat(to / "sparse").st_blocks * 512 < 1 << 19
-        with pytest.raises(UserError, match="never overwritten"):
-            await converger.restore_trash(order, [])
+
+
+async def test_a_restore_that_is_asked_for_again_goes_on_and_overwrites_nothing(tmp_path: Path) -> None:
+    async with nodes_in(tmp_path) as nodes:
+        (tmp_path / "n2").mkdir(exist_ok=True)
+        os.symlink("target", tmp_path / "n2/link")
+        items = await trashed(nodes, tmp_path, {"d/f": b"content", "g": b"g"})
+        converger, to = nodes.converger("n2"), tmp_path / "out"
+        order = TrashRestore(1, "v", tuple(item.id for item in items), str(to), False)
+        await converger.restore_trash(order, [])
+        (to / "g").unlink()
+        before = {name: os.lstat(to / name) for name in ("d", "d/f", "link")}
+        assert len(await converger.restore_trash(order, [])) == len(items) == 4
+        assert (to / "g").read_bytes() == b"g"
+        assert {name: os.lstat(to / name)[1:7] for name in before} == {
+            name: status[1:7] for name, status in before.items()
+        }, "what was there is the same file"
+        for name, spoil in (
+            ("g", lambda place: place.write_bytes(b"h")),
+            ("link", lambda place: (place.unlink(), os.symlink("elsewhere", place))),
+            ("d/f", lambda place: (place.unlink(), place.mkdir())),
+        ):
+            spoil(to / name)
+            found = describe(to)
+            with pytest.raises(UserError, match="never overwritten"):
+                await converger.restore_trash(order, [])
+            assert describe(to) == found
+            (to / name).rmdir() if (to / name).is_dir() else (to / name).unlink()
 
 
 async def test_restore_refuses_places_inside_volumes_unknown_items_and_relative_paths(tmp_path: Path) -> None:

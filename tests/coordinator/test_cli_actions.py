@@ -6,11 +6,12 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import clifake
 from clifake import Fake, Request
-from closeranks_coordinator.cli import actions
+from closeranks_coordinator.cli import actions, trash
 from closeranks_coordinator.cli.main import main
 
 GUARD = (
@@ -180,6 +181,48 @@ def test_trash(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trash", "restore", "n2", "photos", "t1", "--to", "relative"]) == 2
     with pytest.raises(SystemExit):
         main(["trash", "restore", "n2", "photos", "t1"])
+
+
+def test_all_that_an_incident_or_a_directory_lost_is_restored_at_once(
+    api: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file needed its ID."""
+    monkeypatch.setattr(trash, "ENTRIES_AT_ONCE", 2)
+    places = {"t1": "sea/b", "t2": "sea/a", "t3": "sea/b", "t4": "seals", "t5": "sea/c", "t6": "sea"}
+    api.routes["GET /api/v1/nodes/n2/trash"] = clifake.page(
+        [trashed(number) | {"path": place} for number, place in enumerate(places.values(), 1)]
+    )
+    api.routes["POST /api/v1/nodes/n2/trash/restore"] = {"node": "n2", "items": [{"id": "x"}]}
+    restore = ["trash", "restore", "n2", "photos"]
+
+    def asked() -> list[list[str]]:
+        found = [one.body["ids"] for one in api.requests if one.method == "POST"]
+        api.requests.clear()
+        return found
+
+    assert main([*restore, "t2", "--path", "/sea/", "--to", "/back"]) == 0
+    assert asked() == [["t2"], ["t6", "t1", "t3"], ["t5"]], "versions of one path are told apart by the node"
+    assert capsys.readouterr().out == "5 entries restored to /back on n2\n"
+    assert main([*restore, "--incident", "inc-1", "--to", "/back", "--json"]) == 0
+    assert api.requests[0].query["incident"] == "inc-1"
+    assert api.requests[0].query["volume"] == "photos"
+    assert sum(map(len, asked())) == 6
+    assert msgspec.json.decode(capsys.readouterr().out) == {"node": "n2", "items": [{"id": "x"}] * 3}
+    assert main([*restore, "--path", "lake", "--to", "/back"]) == 1
+    assert "Nothing of that lies in the trash of n2" in capsys.readouterr().err
+    assert main([*restore, "--to", "/back"]) == 2
+    assert "--path PREFIX or --incident ID" in capsys.readouterr().err
+    assert not asked()
+
+    answers = [
+        (200, {"node": "n2", "items": []}),
+        (409, clifake.error("trash_refused", "/back/sea/c exists")),
+    ]
+    api.routes["POST /api/v1/nodes/n2/trash/restore"] = lambda _: answers.pop(0)
+    assert main([*restore, "--path", "sea", "--to", "/back"]) == 1
+    assert capsys.readouterr().err == (
+        "2 entries had been restored to /back on n2 before this:\ncloseranks: /back/sea/c exists\n"
+    )
 
 
 def test_a_trash_of_very_many_is_counted_by_directory_on_a_terminal(

@@ -1,6 +1,7 @@
 """Giving back what lies in the trash: to a directory outside every volume, or to its place in the tree.
 
-Nothing is ever overwritten, and the trash keeps what it gives: a restore that goes wrong costs nothing.
+Nothing is ever overwritten, and the trash keeps what it gives: a restore that goes wrong costs nothing, and goes on
+when it is asked for again: what lies outside already as it would be written is left as it is.
 Outside a volume, files come without special mode bits. In place, a copy is staged, synced and moved to
 the free name; the volume's index learns of it as cause `restore`.
 """
@@ -28,6 +29,7 @@ from .workroom import Workroom
 IDS_MAX = 10_000
 ID_DIGITS = 12  # as `Kept.id` writes them
 COPY_BYTES = 1024 * 1024
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,7 +39,8 @@ def restore_to(
     """Copy items to their paths below the directory `to`, which is made if missing.
 
     `outside` are the roots of all volumes of this node and other directories that `to` must not lie in.
-    Raises UserError where that can not or must not be; what was copied before stays.
+    What is there already with the same content counts as copied. Raises UserError where that can not or must not be;
+    what was copied before stays.
     """
     target = os.fsencode(to)
     if not target.startswith(b"/"):
@@ -53,9 +56,9 @@ def restore_to(
         try:
             _refuse_inside(target, [volume.path, volume.private, *outside])
             names = _names(found)
-            for kept, path in zip(found, names, strict=True):
-                _refuse_existing(fd, path, target, kept)
-            for kept, path in zip(found, names, strict=True):
+            pairs = zip(found, names, strict=True)
+            missing = [(kept, path) for kept, path in pairs if not _is_there(room, fd, path, target, kept)]
+            for kept, path in missing:
                 _copy_out(room, kept, fd, path, target)
             os.fsync(fd)
         finally:
@@ -140,21 +143,50 @@ def _refuse_inside(target: bytes, roots: Sequence[bytes]) -> None:
         path = os.path.dirname(path)
 
 
-def _refuse_existing(fd: int, path: bytes, target: bytes, kept: Kept) -> None:
+def _is_there(room: Workroom, fd: int, path: bytes, target: bytes, kept: Kept) -> bool:
+    """Whether it was copied there before. Raises UserError where something else is."""
     try:
         there = os.open(path, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-            return
+            return False
         raise UserError(f"{escape(target + b'/' + path)}: {error.strerror}") from error
     try:
-        is_directory = stat.S_ISDIR(os.fstat(there).st_mode)
+        is_same = _is_same(room, kept, there)
+    except OSError as error:
+        raise UserError(f"{escape(target + b'/' + path)} could not be read: {error.strerror}") from error
     finally:
         os.close(there)
-    if not (is_directory and kept.discard.kind is Kind.DIRECTORY):
+    if not is_same:
         raise UserError(
             f"{escape(target + b'/' + path)} exists and is never overwritten. Name another directory."
         )
+    return True
+
+
+def _is_same(room: Workroom, kept: Kept, there: int) -> bool:
+    """Whether what is open there (O_PATH) has the kind and the content of the item."""
+    item, mode = kept.id.encode(), os.fstat(there).st_mode
+    match kept.discard.kind:
+        case Kind.DIRECTORY:
+            return stat.S_ISDIR(mode)
+        case Kind.SYMLINK:
+            return stat.S_ISLNK(mode) and os.readlink(b"", dir_fd=there) == os.readlink(
+                item, dir_fd=room.items_fd
+            )
+        case Kind.FILE:
+            if not stat.S_ISREG(mode):
+                return False
+    with (
+        open(os.open(item, _FILE, dir_fd=room.items_fd), "rb") as ours,
+        open(os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC), "rb") as theirs,
+    ):
+        if os.fstat(ours.fileno()).st_size != os.fstat(theirs.fileno()).st_size:
+            return False
+        while part := ours.read(COPY_BYTES):
+            if theirs.read(COPY_BYTES) != part:
+                return False
+        return True
 
 
 def _copy_out(room: Workroom, kept: Kept, fd: int, path: bytes, target: bytes) -> None:

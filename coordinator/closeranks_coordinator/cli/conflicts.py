@@ -68,7 +68,10 @@ def _print(screen: Screen, found: list[ConflictView], now: int) -> None:
 
 
 def _print_table(screen: Screen, found: list[ConflictView], now: int) -> None:
-    """Into a file one line a conflict; on a terminal the two names, which are long, stand below each other."""
+    """Into a file one line a conflict; on a terminal the two names, which are long, stand below each other.
+
+    Where they do not fit beside the rest each has a line of its own: a torn name can not be copied into a command.
+    """
     headers = ["VOLUME", "STATE", "WHEN", "FIRST", "SECOND", "WHAT"]
     if not screen.terminal:
         rows = [[*_about(one, now), Cell(one.path), Cell(_kept(one))] for one in found]
@@ -79,7 +82,16 @@ def _print_table(screen: Screen, found: list[ConflictView], now: int) -> None:
     for one in found:
         rows.append([*_about(one, now), Cell(one.path)])
         rows.append([*below, Cell(f"kept as {_kept(one)}", FAINT)])
-    screen.table([*headers, "PATH, KEPT AS"], rows, ("WHAT", "STATE", "WHEN", "VOLUME"))
+    headers.append("PATH, KEPT AS")
+    if screen.fits(headers, rows):
+        screen.table(headers, rows)
+        return
+    for one in found:
+        _, _, when, *_ = _about(one, now)
+        screen.line(one.path)
+        screen.line(f"    kept as {_kept(one)}")
+        words = f"    {one.volume}, {one.state}, {when.text}: {one.winner} was first, {one.loser} second: {one.what}"
+        screen.folded(words, CARE if one.state == "open" else FAINT)
 
 
 def _kept(one: ConflictView) -> str:

@@ -100,6 +100,12 @@ class Screen:
         if dropped:
             self.line(f"(no room for {', '.join(dropped)}: widen the terminal, or use --json)", FAINT)
 
+    def fits(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> bool:
+        """Whether a table of these has room on the terminal with nothing folded or left out."""
+        cells = [[Cell(printable(cell.text)) for cell in row] for row in rows]
+        widths = _widths(headers, cells)
+        return sum(widths) + 2 * (len(widths) - 1) <= self.width
+
     def raw_json(self, body: bytes) -> None:
         """An answer as it came; on a terminal, what could drive it is written as JSON escapes."""
         text = body.decode("utf-8", "replace")

@@ -7,17 +7,21 @@ from typing import Any
 
 import msgspec
 
-from closeranks_proto.errors import UserError
+from closeranks_proto.errors import CloseranksError, UserError
 
 from ..core.shapes import IncidentView
 from .client import Api, segment
 from .screen import FAINT, GOOD, Cell, Screen
-from .session import OK, asking, now_ms, open_api
+from .session import FOUND, OK, asking, now_ms, open_api
 from .words import NONE, age, plural, size
 
 ENTRIES_SHOWN = 30  # more are counted by directory on a terminal
 DIRECTORIES_SHOWN = 15
 NEWEST_SHOWN = 5
+# Of one request, each file of which is synced: seconds, also on a slow disk. The API takes RESTORE_MAX.
+ENTRIES_AT_ONCE = 200
+BYTES_AT_ONCE = 256 * 1024 * 1024
+RESTORE_MAX = 1000
 
 
 class TrashEntry(msgspec.Struct):
@@ -29,6 +33,10 @@ class TrashEntry(msgspec.Struct):
     trashed_at: str | None
     incident: str | None
     why: str
+
+
+class Restored(msgspec.Struct):
+    items: list[msgspec.Raw]
 
 
 class TrashPage(msgspec.Struct):
@@ -59,7 +67,15 @@ def add_trash(parser: argparse.ArgumentParser) -> None:
     restore = verbs.add_parser("restore", help="bring entries back", allow_abbrev=False)
     restore.add_argument("node", metavar="NODE")
     restore.add_argument("volume", metavar="VOLUME")
-    restore.add_argument("ids", metavar="ID", nargs="+", help="from `closeranks trash list`")
+    restore.add_argument("ids", metavar="ID", nargs="*", help="from `closeranks trash list`")
+    restore.add_argument(
+        "--path",
+        metavar="PREFIX",
+        help="all that lay at, in or below this path of the volume, beside any IDs",
+    )
+    restore.add_argument(
+        "--incident", metavar="ID", help="all that this incident set aside (with --path: below that)"
+    )
     target = restore.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--to",
@@ -81,8 +97,7 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
         screen.raw_json(api.get(where, {**query, "limit": "1000"}))
         return OK
     found = [entry for page in api.pages(where, query, TrashPage) for entry in page.items]
-    under = None if args.under is None else args.under.strip("/") + "/"
-    shown = [one for one in found if under is None or under == "/" or f"{one.path}/".startswith(under)]
+    shown = [one for one in found if _lay_under(one, args.under)]
     if not shown:
         why = f"Nothing of {args.under} in the trash of {args.node}." if found else ""
         screen.line(why or _why_empty(api, args.node, args.volume, args.incident))
@@ -102,6 +117,12 @@ def list_trash(args: argparse.Namespace, screen: Screen) -> int:
         again = " ".join(["closeranks trash list", args.node, *([args.volume] if args.volume else [])])
         screen.line(f"each of them: {again} --all   (or --under DIR: those of one directory)", FAINT)
     return OK
+
+
+def _lay_under(entry: TrashEntry, directory: str | None) -> bool:
+    """At this path of the volume, or below it. None and "/": anywhere."""
+    under = "" if directory is None else directory.strip("/")
+    return not under or f"{entry.path}/".startswith(f"{under}/")
 
 
 def _print_directories(screen: Screen, entries: list[TrashEntry], now: int) -> None:
@@ -161,16 +182,67 @@ def restore_trash(args: argparse.Namespace, screen: Screen) -> int:
         raise UserError(
             f"--to {args.to!r}: not an absolute path; it names a directory on {args.node}, not here"
         )
+    if not args.ids and args.path is None and args.incident is None:
+        raise UserError(
+            "say what to restore: IDs from `closeranks trash list`, --path PREFIX or --incident ID"
+        )
     api = open_api(args, screen)
-    body: dict[str, Any] = {"volume": args.volume, "ids": args.ids}
-    body |= {"in_place": True} if args.in_place else {"to": args.to}
-    answer = api.send("POST", f"/api/v1/nodes/{segment(args.node)}/trash/restore", body)
-    if args.json:
-        screen.raw_json(answer)
-    else:
-        where = "where they were" if args.in_place else f"to {args.to}"
-        screen.line(f"{plural(len(args.ids), 'entry', 'entries')} restored {where} on {args.node}", GOOD)
+    where = "where they were" if args.in_place else f"to {args.to}"
+    items: list[msgspec.Raw] = []
+    done, batches = 0, _batches(args.ids, _selected(api, args))
+    if not batches:
+        screen.say(f"Nothing of that lies in the trash of {args.node}: `closeranks trash list {args.node}`")
+        return FOUND
+    for ids in batches:
+        body: dict[str, Any] = {"volume": args.volume, "ids": ids}
+        body |= {"in_place": True} if args.in_place else {"to": args.to}
+        try:
+            answer = api.send("POST", f"/api/v1/nodes/{segment(args.node)}/trash/restore", body)
+        except CloseranksError:
+            if done:
+                screen.say(
+                    f"{plural(done, 'entry', 'entries')} had been restored {where} on {args.node} before this:"
+                )
+            raise
+        done += len(ids)
+        if args.json and len(batches) == 1:
+            screen.raw_json(answer)
+        elif args.json:
+            items += api.decode(answer, Restored).items
+    if not args.json:
+        screen.line(f"{plural(done, 'entry', 'entries')} restored {where} on {args.node}", GOOD)
+    elif len(batches) > 1:
+        screen.raw_json(msgspec.json.encode({"node": args.node, "items": items}))
     return OK
+
+
+def _selected(api: Api, args: argparse.Namespace) -> list[TrashEntry]:
+    """What --path and --incident name, besides what is named by its ID; nothing without them."""
+    if args.path is None and args.incident is None:
+        return []
+    query: dict[str, str | None] = {"volume": args.volume, "incident": args.incident}
+    pages = api.pages(f"/api/v1/nodes/{segment(args.node)}/trash", query, TrashPage)
+    return [
+        one for page in pages for one in page.items if _lay_under(one, args.path) and one.id not in args.ids
+    ]
+
+
+def _batches(ids: list[str], selected: list[TrashEntry]) -> list[list[str]]:
+    """What is asked for at once: as much as a node copies while it is waited for, and all versions of a path.
+
+    By path and age: whoever asks again after an interruption asks for the same.
+    """
+    batches = [list(ids)] if ids else []
+    batch: list[str] = []
+    size_bytes, before = 0, None
+    for entry in sorted(selected, key=lambda one: (one.path, *_newest(one))):
+        has_room = batch and len(batch) < ENTRIES_AT_ONCE and size_bytes + entry.bytes <= BYTES_AT_ONCE
+        if not has_room and not (entry.path == before and len(batch) < RESTORE_MAX):
+            batch, size_bytes = [], 0
+            batches.append(batch)
+        batch.append(entry.id)
+        size_bytes, before = size_bytes + entry.bytes, entry.path
+    return batches
 
 
 def _row(entry: TrashEntry, now: int) -> list[Cell]:

@@ -354,7 +354,7 @@ def put_back(*, id: str, node: str, now_ms: int) -> Incident:
         f"Its old files are nobody's change: they do not go to the other nodes. {node} is brought up to date by "
         f"itself, and does not serve before. What it had otherwise than the others goes to its trash, also what was "
         f"changed there since it was put back, or shortly before and reached nobody. See what that is: "
-        f"`closeranks trash list {node} --incident {id}`; `closeranks trash restore {node} VOLUME ID --to "
+        f"`closeranks trash list {node} --incident {id}`; `closeranks trash restore {node} VOLUME --incident {id} --to "
         f"DIRECTORY` gives it back. The incident closes when {node} is back in rank.",
     )  # fmt: skip
     incident.note(now_ms, "detected", f"A step that {node} told before is not known to it any more.")
