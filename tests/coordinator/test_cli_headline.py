@@ -160,3 +160,14 @@ def test_the_conflicts_footer_is_true_of_a_first_who_deleted(
     api.routes["GET /api/v1/volumes/photos/conflicts"] = clifake.page([one])
     assert main(["conflicts", "photos"]) == 1
     assert "PATH is as FIRST left it (not there, if FIRST deleted it)" in capsys.readouterr().out
+
+
+def test_a_fleet_in_a_storm_is_not_simply_in_rank(api: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    """Most of what is written there comes when it is over: what was compared is what was there before."""
+    detail = "very much is being written"
+    stormy = clifake.node_volume(watch="inotify", watch_detail=detail, storm=True)
+    api.routes["GET /api/v1/fleet"] = clifake.fleet([N1, clifake.node("n2", volume=stormy)])
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("All 2 nodes in rank, but for what is being written on n2 at this moment")
+    assert f"n2 photos: {detail}" in shown

@@ -624,6 +624,24 @@ def test_who_wrote_in_the_volumes_of_a_full_disk_comes_before_who_wrote_more_out
     assert [hand.exe for hand in hold.writers] == ["/usr/bin/php", "/usr/bin/tar"]
 
 
+def test_who_may_have_filled_a_disk_stands_behind_who_has_and_the_most_first() -> None:
+    """Who was known stays named, and stood behind whoever came later, however little that one wrote."""
+    world = writing(rules=replace(WARM, rate_min_bytes=100 * GB))
+    small = wire.Hand(98, "/usr/bin/cp", "cp a b", 0, None, "", (), 1, 10 * MB, TAR.detail)
+    for step in range(4):
+        report(world, "n1", GB, disk=disk(50 * GB - step * GB, 500.0), hands=(TAR, PHP))
+        world.run(1.0)
+    hold = the_hold(world)
+    for step in range(4, 8):
+        report(world, "n1", 0, 0, disk=disk(50 * GB - step * GB, 500.0), hands=(small,))
+        world.run(1.0)
+    assert [hand.exe for hand in look(world, hold.id).writers] == [
+        "/usr/bin/php",
+        "/usr/bin/tar",
+        "/usr/bin/cp",
+    ]
+
+
 def test_who_wrote_before_a_disk_began_to_fill_is_not_named_for_it() -> None:
     world = writing()
     report(world, "n3", MB, hands=(PHP,))

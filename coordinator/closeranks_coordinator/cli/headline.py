@@ -48,6 +48,13 @@ def print_headline(screen: Screen, fleet: FleetView, incidents: list[IncidentVie
 def _headline(fleet: FleetView, incidents: list[IncidentView]) -> tuple[str, str]:
     total = plural(len(fleet.nodes), "node")
     if all_in_rank(fleet):
+        stormy = [node.node for node in fleet.nodes if any(held.storm for held in node.volumes)]
+        if stormy:
+            return (
+                f"All {total} in rank, but for what is being written on {join(stormy, NODES_NAMED)} at this moment: it is "
+                "so much that it is compared when it is over.",
+                CARE,
+            )
         return f"All {total} in rank.", GOOD
     outside = [node for node in fleet.nodes if node.state != "in_rank"]
     if outside and all(_is_new(node) for node in fleet.nodes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -289,27 +290,31 @@ def _unwatched(fleet: FleetView) -> list[tuple[str, str]]:
             f"{join(names, NODES_NAMED)} {volume}: not watched, only scanned: {detail}",
             f"closeranks doctor --config AGENT.TOML   (on {names[0]})",
         )
-        for (volume, detail), names in _watched_less(fleet, "rescan").items()
+        for (volume, detail), names in _watched_less(fleet, lambda held: held.watch == "rescan").items()
     ]
 
 
 def _stormy(fleet: FleetView) -> list[tuple[str, str]]:
-    """One line for all nodes of a volume whose fanotify tells less than it could, as they say it: in a storm."""
+    """One line for all nodes of a volume whose watcher tells less than it could, as they say it: storms, hushes."""
     return [
         (
             f"{join(names, NODES_NAMED)} {volume}: {detail}",
             f"closeranks nodes {names[0]}   (says when it is over)",
         )
-        for (volume, detail), names in _watched_less(fleet, "fanotify").items()
+        for (volume, detail), names in _watched_less(
+            fleet, lambda held: held.storm or held.watch == "fanotify"
+        ).items()
     ]
 
 
-def _watched_less(fleet: FleetView, watch: str) -> dict[tuple[str, str], list[str]]:
-    """Nodes that watch in this way and say why not better, by volume and what they say."""
+def _watched_less(
+    fleet: FleetView, which: Callable[[NodeVolumeView], bool]
+) -> dict[tuple[str, str], list[str]]:
+    """Nodes with such volumes that say why they are not watched better, by volume and what they say."""
     nodes: dict[tuple[str, str], list[str]] = {}
     for node in fleet.nodes:
         for held in node.volumes:
-            if held.watch == watch and held.watch_detail and held.problem is None:
+            if which(held) and held.watch_detail and held.problem is None:
                 nodes.setdefault((held.name, held.watch_detail), []).append(node.node)
     return nodes
 

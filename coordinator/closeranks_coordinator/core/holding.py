@@ -200,7 +200,10 @@ def _name_anew(world: World, hold: HoldRecord, node: Node, gauge: Gauge) -> None
     """Whose a full disk is, with the figures of now. Who is known stays named."""
     found = blame.hands(world, node, gauge, whose.WRITERS_MAX)
     keys = {hand.key for hand in found}
-    found = [*found, *(hand for hand in hold.writers if hand.key not in keys)][: whose.WRITERS_MAX]
+    found += [hand for hand in hold.writers if hand.key not in keys]
+    # Who wrote in no volume stands behind all who did, the most first: he may have had no part in it.
+    found.sort(key=lambda hand: (hand.outside, -hand.bytes if hand.outside else 0))
+    del found[whose.WRITERS_MAX :]
     if found != hold.writers:
         whose.name(world, hold, found)
         world.touch_hold(hold)

@@ -69,6 +69,7 @@ class NodeVolumeView(View, frozen=True):
     progress: dict[str, int | str] | None
     watch: str = ""  # fanotify, inotify, rescan; "" while nobody knows
     watch_detail: str = ""  # why not a better one
+    storm: bool = False  # so much is written that most of it comes with a scan when it is over
     watch_dropped: int = 0  # times that events were lost, each answered by a scan
     hard_links: int = 0  # names of files that have more than one: each is a file of its own elsewhere
     last_scrub: str | None = None  # when every content had been read again

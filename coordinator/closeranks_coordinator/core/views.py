@@ -156,6 +156,7 @@ def _node_volume(world: World, node: Node, volume: Volume) -> NodeVolumeView:
         progress=_progress(node, name),
         watch="" if status is None else status.watch,
         watch_detail="" if status is None else status.watch_detail,
+        storm=status is not None and status.storm,
         watch_dropped=0 if status is None else status.watch_dropped,
         hard_links=0 if status is None else status.hard_links,
         last_scrub=None if scrub is None else scrub.ended,
