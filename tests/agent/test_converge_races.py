@@ -330,6 +330,24 @@ async def test_a_full_trash_stops_the_step_and_says_so(tmp_path: Path) -> None:
         assert nodes.converger("n2").waits_for is None
 
 
+async def test_what_pushes_have_brought_does_not_want_for_room_any_more(tmp_path: Path) -> None:
+    """`doctor` went on telling of it on that machine until another converge, of which there was none."""
+    async with nodes_in(tmp_path, trash_max_bytes=1000) as nodes:
+        fill(tmp_path / "n1", {"f": b"new", "g": b"new", "h": b"new"})
+        fill(tmp_path / "n2", {"f": b"o" * 900, "g": b"p" * 900, "h": b"q" * 900})
+        await two(nodes)
+        problem = (await nodes.converge("n2", "n1")).problem
+        waits = [nodes.converger("n2").waits_for]
+        for name in ("g", "h"):
+            (tmp_path / "n2" / name).unlink()
+            await nodes.scan("n2")
+            edits = tuple(one for one in nodes.edits("n2", "n1") if one.before is None)
+            assert (await nodes.push("n2", "n1", edits)).applied == len(edits) == 1
+            waits.append(nodes.converger("n2").waits_for)
+        assert problem is not None
+        assert waits == [problem, problem, None]
+
+
 async def test_a_file_whose_name_differs_only_in_case_is_reported_and_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

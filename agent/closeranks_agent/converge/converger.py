@@ -89,6 +89,7 @@ class Converger:
         self.lock = asyncio.Lock()
         self._pusher = Pusher(self)
         self._stopped_by: dict[str, Problem] = {}  # the last run, the last push
+        self._stuck: set[bytes] = set()  # keys of the last run's steps that had no room
 
     @property
     def waits_for(self) -> Problem | None:
@@ -107,6 +108,8 @@ class Converger:
         assert order.volume == self.volume.name
         async with self.lock:
             await self._pusher.close()
+            if not order.dry_run:
+                self._stuck = set()
             tally = Tally(order.action, progress, asyncio.get_running_loop().time)
             try:
                 result = await self._run(order, tally)
@@ -133,6 +136,10 @@ class Converger:
             self._stopped_by.pop("push", None)
             if result.problem is not None:
                 self._stopped_by["push"] = result.problem
+            elif self._stuck and result.applied == len(push.edits):
+                self._stuck.difference_update(edit.key for edit in push.edits)
+                if not self._stuck:  # pushes have brought what the run had no room for
+                    self._stopped_by.pop("run", None)
             return result
 
     async def close(self) -> None:
@@ -187,7 +194,10 @@ class Converger:
             await collect(self.volume, order.base, self.want)
         if order.dry_run:
             return await self.volume.run(self._dry_run, order, tally)
-        return await Rounds(self, order, tally).run()
+        rounds = Rounds(self, order, tally)
+        result = await rounds.run()
+        self._stuck = rounds.stuck
+        return result
 
     def _dry_run(self, order: Converge, tally: Tally) -> ConvergeResult:
         """What a run would do now. Changes nothing, not even in the private directory."""

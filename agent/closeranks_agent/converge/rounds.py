@@ -56,6 +56,11 @@ class Rounds:
         self._unfit: dict[bytes, Unfit] = {}  # what steps without room in the trash would move there
         self._ordinary = order.ordinary and not order.incident
 
+    @property
+    def stuck(self) -> set[bytes]:
+        """Keys of the steps that had no room on the disk or in the trash."""
+        return {*self._needed, *self._unfit}
+
     async def run(self) -> ConvergeResult:
         """Raises what stops everything; the tally then says how far it came."""
         async with AsyncExitStack() as stack:
