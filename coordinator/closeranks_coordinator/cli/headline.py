@@ -51,8 +51,8 @@ def _headline(fleet: FleetView, incidents: list[IncidentView]) -> tuple[str, str
         stormy = [node.node for node in fleet.nodes if any(held.storm for held in node.volumes)]
         if stormy:
             return (
-                f"All {total} in rank, but for what is being written on {join(stormy, NODES_NAMED)} at this moment: it is "
-                "so much that it is compared when it is over.",
+                f"All {total} in rank, but for what is being written on {join(stormy, NODES_NAMED)} at this moment: "
+                "it is so much that it is compared when it is over.",
                 CARE,
             )
         return f"All {total} in rank.", GOOD
