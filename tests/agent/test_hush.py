@@ -677,7 +677,7 @@ class TestInotify:
         """A process that has a/below/hot and b/cold open; a hush, begun for the first."""
         with obedient(tmp_path / "a" / "below" / "hot", tmp_path / "b" / "cold") as process:
             self.told(source)
-            source._writing.hot[b"a\0below\0hot"] = time.monotonic()
+            source._writing.known.add(b"a\0below\0hot")
             source.hush()
             yield process
 
@@ -771,6 +771,15 @@ class TestInotify:
         assert writing.writers == set(), "of what this read told"
         writing.told([b"a\0below\0hot"], 1000.07)
         assert writing.writers == {hot.pid}
+
+    def test_what_nobody_is_seen_to_have_open_is_told_as_before(self, tmp_path: Path) -> None:
+        """Another user's, for an agent that is not root: nobody would look at it."""
+        (tmp_path / "log").touch()
+        writing = Writing(os.fsencode(tmp_path))
+        for read in range(HOT_READS):
+            writing.told([b"log"], 1000.0 + read * 0.01)
+        assert list(writing.hot) == [b"log"]
+        assert (writing.known, writing.writers) == (set(), set())
 
     def test_a_log_with_some_lines_a_second_is_not_asked_for(self, tmp_path: Path) -> None:
         writing = Writing(os.fsencode(tmp_path))

@@ -180,10 +180,10 @@ class InotifySource:
         self._wake_if_busy()
 
     def _keep_hushed(self) -> None:
-        """The directories of hot files tell of no writes, also of those that have become it in a hush."""
+        """The directories of hot files that can be looked up tell of no writes, also of such as became it in a hush."""
         try:
             if self._hushed:
-                self._spread.hush({parent_key(key) for key in self._writing.hot})
+                self._spread.hush({parent_key(key) for key in self._writing.known})
             else:
                 self._spread.unhush()
         except RootGone as error:

@@ -2,7 +2,7 @@
 
 A file is hot that HOT_READS reads within WINDOW_S told of a write to. Who has one open to write stands in /proc
 (`holders`); whether that is too much, `hush` asks of those as of the processes that fanotify names. Of another user's
-processes an agent that is not root learns nothing: no hush begins for their sake, and their writes are told as before.
+processes an agent that is not root learns nothing: no hush is for their sake, and their writes are told as before.
 
 Rejected: the pace of events in place of processes (a write that follows one to the same file is merged with it, so
 a database makes no more of them than a log does).
@@ -35,6 +35,7 @@ class Writing:
 
     def __init__(self, path: bytes) -> None:
         self.hot: dict[bytes, float] = {}  # keys of files, and when each was found hot
+        self.known: set[bytes] = set()  # of these, those that somebody was found to have open
         self.writers: set[int] = set()  # of what the last read told
         self._path, self._holders = path, Holders(path)
         self._times: dict[bytes, int] = {}
@@ -47,6 +48,7 @@ class Writing:
         if now - self._window >= WINDOW_S:
             self._window, self._times = now, {}
             self.hot = {key: at for key, at in self.hot.items() if now - at < HOT_FOR_S}
+            self.known &= self.hot.keys()
         is_hot = False
         for key in keys:
             times = self._times.get(key, 0) + 1
@@ -65,9 +67,10 @@ class Writing:
 
     def _find(self, now: float) -> None:
         began = time.thread_time()
-        inodes = {inode for key in self.hot if (inode := self._inode(path_of(key))) is not None}
+        inodes = {key: inode for key in self.hot if (inode := self._inode(path_of(key))) is not None}
         held = self._holders.find()
-        self._found = {pid for inode in inodes & held.keys() for pid in held[inode].pids}
+        self.known = {key for key, inode in inodes.items() if inode in held}
+        self._found = {pid for key in self.known for pid in held[inodes[key]].pids}
         self._asked, self._found_at = set(self.hot), now
         self._due = now + (time.thread_time() - began) * FIND_SHARE
 
