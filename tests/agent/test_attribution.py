@@ -88,6 +88,19 @@ def test_a_process_that_has_ended_is_known_if_it_was_seen(start: Start) -> None:
     assert unseen.of(process.pid) == Attribution.unknown(ENDED)
 
 
+def test_a_process_that_is_ending_is_still_its_program(start: Start) -> None:
+    """Events come later than they happened: `chmod` of 1,530 files was told as two hands, chmod and [chmod]."""
+    process, clock = start(), Clock()
+    hands = Attribution(clock)
+    before = hands.of(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    clock.now += 10.0
+    assert before is not None
+    assert before.exe == os.path.realpath(sys.executable)
+    assert hands.of(process.pid) == before
+
+
 def test_a_process_that_became_another_program_is_seen_as_that(start: Start) -> None:
     clock = Clock()
     known = Attribution(clock)

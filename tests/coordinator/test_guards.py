@@ -504,6 +504,30 @@ def test_many_files_are_unusual_as_many_bytes_are() -> None:
     assert "n1 changed " in the_hold(world).reason
 
 
+@pytest.mark.parametrize("how", ["at once", "by steps", "copied"])
+def test_a_large_directory_that_gets_another_name_was_written_once(how: str) -> None:
+    """A directory of 100,000 files that was renamed had been held for writing 200,202 paths."""
+    world = writing(rules=replace(WARM, rate_min_files=300))
+    disk = world["n1"].disk["photos"]
+    moved = [key for key in disk if key.startswith((b"d0\0", b"d1\0"))]
+    assert len(moved) <= 300 < 2 * len(moved)
+    values = {key: disk[key] if how == "copied" else disk.pop(key) for key in moved}
+    if how == "by steps":
+        commit(world, "n1")
+    disk.update((b"moved-" + key, value) for key, value in values.items())
+    disk |= {b"moved-d0": TREE[b"d0"], b"moved-d1": TREE[b"d1"]}
+    if how == "copied":
+        disk.update((b"again-" + key, value) for key, value in values.items())
+        disk |= {b"again-d0": TREE[b"d0"], b"again-d1": TREE[b"d1"]}
+    if how != "by steps":
+        commit(world, "n1")
+    report(world, "n1", 1000, 2 * len(moved), pending=len(moved))
+    commit(world, "n1")
+    world.run(10.0)
+    assert bool(held(world)) is (how == "copied")
+    assert (truth(world) == disk) is (how != "copied")
+
+
 @pytest.mark.parametrize(("each_second", "at_last", "is_held"), [(20, 800, False), (300, 300, True)])
 def test_what_a_scan_finds_at_once_is_no_pace(each_second: int, at_last: int, is_held: bool) -> None:
     """A big archive that was unpacked within what is allowed, found by the scan behind its storm."""

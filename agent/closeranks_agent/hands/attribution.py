@@ -40,6 +40,7 @@ FOREIGN = "the kernel named no process: it runs in another pid namespace, or thi
 @dataclass(slots=True)
 class _Known:
     hand: Hand
+    name: str  # of the process, while it ends all that still tells its program
     started: int
     first_s: float
     due_s: float  # when it is held against the process again
@@ -97,11 +98,7 @@ class Attribution:
             with ProcessDirectory(pid) as process:
                 stat = process.stat()
                 exe = process.executable()
-                if (
-                    known is not None
-                    and known.started == stat.started
-                    and known.hand.exe == _shown(exe, stat)
-                ):
+                if known is not None and known.started == stat.started and _is_same(known, exe, stat):
                     known.due_s = now + min(CHECK_EVERY_S, max(CHECK_FIRST_S, now - known.first_s))
                     self._touch(pid)
                     return known.hand
@@ -112,7 +109,7 @@ class Attribution:
                 return known.hand
             self.unnamed += 1
             return self.unknown(ENDED)
-        self._keep(pid, _Known(hand, stat.started, now, now + CHECK_FIRST_S))
+        self._keep(pid, _Known(hand, stat.name, stat.started, now, now + CHECK_FIRST_S))
         return hand
 
     def _describe(self, process: ProcessDirectory, stat: Stat, exe: str | None, now: float) -> Hand:
@@ -177,6 +174,11 @@ class Attribution:
         with self._lock:
             if pid in self._known:
                 self._known.move_to_end(pid)
+
+
+def _is_same(known: _Known, exe: str | None, stat: Stat) -> bool:
+    """Whether it is still the program that is known. One that is ending has lost its executable, and not its name."""
+    return known.hand.exe == _shown(exe, stat) or (exe is None and known.name == stat.name)
 
 
 def _shown(exe: str | None, stat: Stat) -> str:

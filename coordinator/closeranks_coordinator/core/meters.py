@@ -89,7 +89,7 @@ class Report:
 
 @dataclass(slots=True)
 class Meter:
-    """One node's volume. Pairs of counters are (files, bytes).
+    """One node's volume. Pairs of counters are (files, bytes); `committed` has those of the files that went, too.
 
     `pending`: changes that were counted and not let through yet; `passed`: those that were let through last.
     `observing`: since when a burst is held back; `cleared`: the pace that was let through. The same for paths
@@ -144,14 +144,14 @@ class Meter:
     @classmethod
     def new(cls, usual: Usual, rules: GuardRules) -> Meter:
         return cls(
-            usual, Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2), Shares(rules.share_window_s),
+            usual, Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 3), Shares(rules.share_window_s),
             Rolling(rules.share_window_s, 1),
         )  # fmt: skip
 
     def fit(self, rules: GuardRules) -> None:
         """Windows that the configuration has changed begin anew."""
         if self.seen.window_s != rules.rate_window_s:
-            self.seen, self.committed = Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 2)
+            self.seen, self.committed = Rolling(rules.rate_window_s, 2), Rolling(rules.rate_window_s, 3)
         if self.shares.window_s != rules.share_window_s:
             self.shares = Shares(rules.share_window_s)
             self.merged = Rolling(rules.share_window_s, 1)
@@ -191,10 +191,11 @@ class Meter:
             self.lost_at = now
         self.lost, self.lost_before = lost, min(self.lost_before, lost)
         if changed:
-            files = sum(self._is_another(key, now) for key in changed)
+            others = [key for key in changed if self._is_another(key, now)]
+            files, gone = len(others), sum(own[key][0] is None for key in others)
             self._stir(now)
             self.growing = 0
-            self.committed.add(now, files, total)
+            self.committed.add(now, files, total, gone)
             self._total(self.committed_total, self.bucket.committed, files, total)
 
     def _is_another(self, key: bytes, now: float) -> bool:
@@ -273,9 +274,14 @@ class Meter:
     # --- figures -------------------------------------------------------------------------------
 
     def written(self, now: float) -> tuple[int, int]:
-        """Files and bytes in the window."""
-        seen, committed = self.seen.sums(now), self.committed.sums(now)
-        return max(seen[0], committed[0]), max(seen[1], committed[1])
+        """Files and bytes in the window.
+
+        A name that went was not written: a directory that gets another name is each of its files once, and what is
+        deleted is for its own guard. What the agent saw and has not committed yet is taken to be of the same kind.
+        """
+        seen, (files, size, gone) = self.seen.sums(now), self.committed.sums(now)
+        paths = max(seen[0], files)
+        return paths - (paths * gone // files if files else 0), max(seen[1], size)
 
     def totals(self) -> tuple[int, int]:
         return (
@@ -296,7 +302,9 @@ class Meter:
     def lasting(self, now: float) -> tuple[float, float]:
         """The lesser pace of the last two seconds: what a scan finds in one moment says nothing of what follows."""
         seconds = zip(self.seen.wholes(now), self.committed.wholes(now), strict=True)
-        paces = [(max(seen[0], done[0]), max(seen[1], done[1])) for seen, done in seconds]
+        files, _, gone = self.committed.sums(now)
+        written = 1.0 if not files else 1 - gone / files
+        paces = [(max(seen[0], done[0]) * written, max(seen[1], done[1])) for seen, done in seconds]
         return min(float(one[0]) for one in paces), min(float(one[1]) for one in paces)
 
     def rush_bytes_s(self, now: float) -> float:
