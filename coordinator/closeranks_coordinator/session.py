@@ -335,8 +335,8 @@ class Session:
         """Its tree is durable first, then the core is told; what the core makes of it is, then it is acknowledged."""
         if accepted.objects:
             await self._store(Batch(objects=accepted.objects))
-        if accepted.edits is None:
-            # Nothing else comes of an agent that has announced.
+        if accepted.base is None:
+            # Nothing else comes of an agent that has announced. A step is followed, also to a root that another has.
             await self._core.foreseen(volume, accepted.root)
 
         def durable() -> None:
