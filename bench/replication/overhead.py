@@ -41,7 +41,7 @@ STATES = ("rescan", "fanotify", "inotify")
 PAIRS = 10
 LONG_PAIRS = 20  # a few that lie close together by chance are no narrow interval
 NARROW_PERCENT = 2.5  # half of an interval's width, of all watched states
-NARROWED_S = 420.0
+NARROWED_S = 450.0
 Run = tuple[float, float]  # wall and processor seconds of the writer
 
 
