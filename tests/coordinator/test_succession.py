@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeranks_coordinator.core.succession import Heir, up_to_date
+from closeranks_coordinator.core.succession import Heir, base_by_new_settings, up_to_date
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import decode_entry, encode_entry
@@ -22,7 +22,11 @@ NODES = ("node-01", "node-02", "node-03")
 
 
 def caught_up(
-    truth: Files, heirs: dict[str, tuple[Files, Files]], removals_max: int = 100, anew: str = ""
+    truth: Files,
+    heirs: dict[str, tuple[Files, Files]],
+    removals_max: int = 100,
+    anew: str = "",
+    whole_bytes: int | None = None,
 ) -> dict[str, Files]:
     """What each writer's tree counts as; `heirs` are (its base, its tree)."""
     objects: dict[bytes, bytes] = {}
@@ -37,7 +41,7 @@ def caught_up(
     roots = {
         name: Heir(root(tree), root(base), removals_max, name == anew) for name, (base, tree) in heirs.items()
     }
-    found = up_to_date(trees, roots, root(truth), objects.update)
+    found = up_to_date(trees, roots, root(truth), objects.update, whole_bytes)
     return {name: dict(trees.walk(one)) for name, one in found.items()}
 
 
@@ -115,6 +119,67 @@ def test_what_the_new_settings_alone_show_is_nobodys_change() -> None:
 def test_a_changed_mode_is_a_change() -> None:
     changed = {**OLD, b"f": with_owner(OLD[b"f"], None, 0o600)}
     assert caught_up(OLD, {"a": (OLD, OLD), "b": (OLD, changed)})["a"] == changed
+
+
+# --- other chunks: everything beyond a byte is cut otherwise -------------------------------------
+
+
+def sized(text: str, size: int) -> bytes:
+    return encode_entry(replace(decode_entry(file_of(text), 16), size=size))
+
+
+def cut(files: Files) -> Files:
+    """The same contents in other chunks: of a longer file the digest is another one."""
+    found = dict(files)
+    for key, value in files.items():
+        entry = decode_entry(value, 16)
+        if value != DIRECTORY and entry.size > 1:
+            found[key] = encode_entry(replace(entry, digest=bytes(reversed(entry.digest))))
+    return found
+
+
+LONG = {**tree("d"), key_of("d/x"): sized("x", 900), key_of("d/y"): sized("y", 900), b"f": sized("f", 900)}
+
+
+def recut(truth: Files, heirs: dict[str, tuple[Files, Files]]) -> dict[str, Files]:
+    return caught_up(truth, {name: (base, cut(now)) for name, (base, now) in heirs.items()}, whole_bytes=1)
+
+
+def test_what_was_deleted_meanwhile_stays_so_where_contents_are_cut_otherwise() -> None:
+    truth = without(LONG, "d/x", "d/y")
+    assert recut(truth, {"a": (truth, truth), "b": (LONG, LONG)})["b"] == cut(truth)
+    assert recut(LONG, {"a": (LONG, truth), "b": (LONG, LONG)})["b"] == cut(truth), "and what was just now"
+
+
+@pytest.mark.parametrize("size", [900, 901])
+def test_an_older_version_follows_the_newer_one_where_contents_are_cut_otherwise(size: int) -> None:
+    truth = {**LONG, b"f": sized("newer", size)}
+    assert recut(truth, {"a": (truth, truth), "b": (LONG, LONG)})["b"] == cut(truth)
+    assert recut(truth, {"b": (truth, truth), "a": (LONG, LONG)})["a"] == cut(truth)
+
+
+def test_a_change_of_the_length_is_followed_and_any_other_clashes_where_contents_are_cut_otherwise() -> None:
+    longer, other = {**LONG, b"f": sized("longer", 901)}, {**LONG, b"f": sized("other", 900)}
+    assert list(recut(LONG, {"a": (LONG, LONG), "b": (LONG, longer)}).values()) == [cut(longer)] * 2
+    found = recut(LONG, {"a": (LONG, LONG), "b": (LONG, other)})
+    assert found == {"a": cut(LONG), "b": cut(other)}, "both are kept"
+
+
+def test_a_writer_that_comes_after_other_chunks_brings_nothing_back_and_loses_no_content() -> None:
+    truth = {**without(LONG, "d/x"), b"f": sized("newer", 900)}
+    objects: dict[bytes, bytes] = {}
+    trees = Tree(XXH3_128, objects.__getitem__)
+    objects.update(trees.empty.pages)
+    roots = []
+    for files in (cut(LONG), LONG, cut(truth)):
+        made = trees.build(sorted(files.items()))
+        objects.update(made.pages)
+        roots.append(made.root)
+    made_base = base_by_new_settings(trees, *roots, whole_bytes=1)
+    objects.update(made_base.pages)
+    held = dict(trees.walk(made_base.root))
+    assert held[key_of("d/x")] == cut(LONG)[key_of("d/x")], "it is as it was held: it is late there"
+    assert held[b"f"] not in (cut(LONG)[b"f"], cut(truth)[b"f"]), "who knows: both are kept"
 
 
 PATHS = ("a", "a/b", "a/b/c", "a/d", "e")
@@ -252,6 +317,32 @@ def test_a_writer_that_was_away_while_settings_changed_is_merged_path_by_path() 
     assert found[key_of("d/003")] == file_of("first")
     assert sum(value == file_of("second") for value in found.values()) == 1, "kept under a conflict name"
     assert away.disk["photos"] == found
+
+
+def test_how_long_contents_are_told_apart_by_all_settings_is_remembered_as_long_as_it_is_asked_for() -> None:
+    world = fleet()
+
+    def cut_at(chunk_bytes: int) -> int | None:
+        (volume,) = world.config.volumes
+        world.configure(replace(world.config, volumes=(replace(volume, chunk_bytes=chunk_bytes),)))
+        return world.fleet._world.volumes["photos"].record.whole_bytes
+
+    (volume,) = world.config.volumes
+    first = volume.chunk_bytes
+    world["node-03"].stop()
+    assert cut_at(4 * first) == first
+    for agent in world.agents.values():
+        if agent.session:
+            agent.drop(0.1)
+    world.until(lambda: bool(truth(world)) and world.state("node-01") == "in_rank", 60)
+    world.restart()
+    assert cut_at(8 * first) == first, "node-03 held a truth of then"
+    world["node-03"].start()
+    for agent in world.agents.values():
+        agent.drop(0.1)
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    ignore(world, "*.tmp")
+    assert world.fleet._world.volumes["photos"].record.whole_bytes is None
 
 
 def test_a_machine_that_was_put_back_while_settings_changed_joins_anew() -> None:

@@ -265,3 +265,8 @@ class Volume:
 def settings_of(config: VolumeConfig) -> str:
     """What decides which entries a tree has: a change of it is a new truth, never a divergence."""
     return repr((config.chunk_bytes, config.ignore, config.track))
+
+
+def chunk_bytes_in(settings: str) -> int:
+    """How long chunks are by what `settings_of` gave."""
+    return int(settings[1:].partition(",")[0])

@@ -11,7 +11,7 @@ from .fencing import drop_recovery
 from .history import TruthHistory
 from .lateness import Lateness
 from .model import FleetConfig, VolumeConfig
-from .nodes import Node, View, Volume, settings_of
+from .nodes import Node, View, Volume, chunk_bytes_in, settings_of
 from .records import NodeRecord, VolumeRecord
 from .world import World
 
@@ -91,6 +91,7 @@ def _look_anew(world: World, volume: Volume) -> None:
 
 def _found_again(world: World, volume: Volume) -> None:
     """Other rules make another tree: nobody is accused of it, and a new truth is founded (RULES 3.5)."""
+    _remember_cut(world, volume)
     if volume.config.replicated and volume.truth is not None:
         volume.record.before = volume.truth
     volume.record.settings, volume.record.roots = volume.settings, []
@@ -113,6 +114,16 @@ def _found_again(world: World, volume: Volume) -> None:
             if node.record.phase != "joining":
                 world.move(node, "joining")
         world.touch_node(node)
+
+
+def _remember_cut(world: World, volume: Volume) -> None:
+    """Up to which length contents have the same digest by all settings since the oldest that is remembered."""
+    record, cuts = volume.record, {chunk_bytes_in(volume.record.settings), volume.config.chunk_bytes}
+    stored = [world.nodes[name].volume(volume.name) for name in volume.config.nodes]
+    if record.before is None and all(one.before is None for one in stored):
+        record.whole_bytes = None
+    if len(cuts) > 1:
+        record.whole_bytes = min(*cuts, *(() if record.whole_bytes is None else (record.whole_bytes,)))
 
 
 def _unassign(world: World, node: Node) -> None:

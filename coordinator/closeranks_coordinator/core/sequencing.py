@@ -263,7 +263,7 @@ def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mappi
             heirs[name] = heir
     if before is None or not heirs:
         return roots
-    return up_to_date(world.tree, heirs, before, world.keep)
+    return up_to_date(world.tree, heirs, before, world.keep, volume.record.whole_bytes)
 
 
 def _heir(world: World, volume: Volume, stored: NodeVolume, root: bytes, base: bytes) -> Heir | None:

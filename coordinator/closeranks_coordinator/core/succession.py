@@ -9,8 +9,9 @@ kept until the new one is founded, and its tree is taken there as if it had been
 - what it has otherwise is its own change. Of the old truth it follows that; of something older it clashes with that;
 - what it lacks is its own removal, unless that is so much that it looks like another disk.
 
-Entries of different settings are compared by what both of them tell. Where contents are cut into other chunks they tell
-nothing of each other, and all is as if there had been no truth.
+Entries of different settings are compared by what both of them tell. Where contents are cut into other chunks (files
+longer than `whole_bytes`) that is their length: what is as long as it was is as it was held. So presence goes by the old
+truth, and where contents of one length differ in the end they clash, and both are kept.
 
 Only paths in which the trees, or a base and the old truth, differ are looked at.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from closeranks_proto.paths import parent_key, subtree_range
 from closeranks_proto.tree import Edited, Tree
 
-from .values import Value, is_alike, is_directory
+from .values import Value, is_alike, is_directory, tells_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,20 @@ class _Path:
     now: dict[str, Value]
     own: set[str] = field(default_factory=set)  # who has changed it
     ahead: set[str] = field(default_factory=set)  # those of them who changed what was the truth
+    held: set[str] = field(default_factory=set)  # who held what was the truth
 
 
 def up_to_date(
-    tree: Tree, heirs: Mapping[str, Heir], truth: bytes, keep: Callable[[dict[bytes, bytes]], None]
+    tree: Tree,
+    heirs: Mapping[str, Heir],
+    truth: bytes,
+    keep: Callable[[dict[bytes, bytes]], None],
+    whole_bytes: int | None = None,
 ) -> dict[str, bytes]:
     """Each writer's root as it would be, were it late in nothing of the old truth. `keep` makes new pages readable."""
     edits: dict[str, dict[bytes, Value]] = {name: {} for name in heirs}
-    for key, path in _looked_at(tree, heirs, truth).items():
-        for name, value in _followed(path, tree.algorithm.width).items():
+    for key, path in _looked_at(tree, heirs, truth, whole_bytes).items():
+        for name, value in _followed(path, tree.algorithm.width, whole_bytes).items():
             edits[name][key] = value
     found: dict[str, bytes] = {}
     for name, heir in heirs.items():
@@ -66,23 +72,30 @@ def up_to_date(
     return found
 
 
-def base_by_new_settings(tree: Tree, root: bytes, base: bytes, truth: bytes) -> Edited:
+def base_by_new_settings(
+    tree: Tree, root: bytes, base: bytes, truth: bytes, whole_bytes: int | None = None
+) -> Edited:
     """What a writer that comes after the founding held of the old truth, for its tree by the new settings (`root`).
 
     Held against the new truth, what it has as it held it is late, and the rest is its own change: as if nothing had
     happened to the settings while it was away.
     """
     held: list[tuple[bytes, Value]] = []
+    width = tree.algorithm.width
     for one in tree.diff(root, truth):
         was = tree.lookup(base, one.key)
-        if is_alike(one.ours, was, tree.algorithm.width):
+        # Of another content that may be its own, and as long by chance, only an absence makes it late.
+        is_known = one.theirs is None or tells_content(one.ours, whole_bytes)
+        if is_known and is_alike(one.ours, was, width, whole_bytes):
             held.append((one.key, one.ours))
-        elif not is_alike(was, one.theirs, tree.algorithm.width):
+        elif not is_known or not is_alike(was, one.theirs, width, whole_bytes):
             held.append((one.key, was))
     return tree.edit(truth, held)
 
 
-def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[bytes, _Path]:
+def _looked_at(
+    tree: Tree, heirs: Mapping[str, Heir], truth: bytes, whole_bytes: int | None
+) -> dict[bytes, _Path]:
     """The paths in question, with who has changed them."""
     roots, bases = {heir.root: None for heir in heirs.values()}, {heir.base: None for heir in heirs.values()}
     first, *others = roots
@@ -96,10 +109,13 @@ def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[byte
         for name, heir in heirs.items():
             now, base = values[heir.root].get(key), values[heir.base].get(key)
             path.now[name] = now
-            if is_alike(now, base, width):
+            has_held = not heir.is_anew and is_alike(base, path.was_truth, width)
+            if has_held:
+                path.held.add(name)
+            if is_alike(now, base, width, whole_bytes):
                 continue
             path.own.add(name)
-            if not heir.is_anew and is_alike(base, path.was_truth, width):
+            if has_held:
                 path.ahead.add(name)
             if now is None:
                 removed[name].append(key)
@@ -111,7 +127,7 @@ def _looked_at(tree: Tree, heirs: Mapping[str, Heir], truth: bytes) -> dict[byte
     return paths
 
 
-def _followed(path: _Path, width: int) -> dict[str, Value]:
+def _followed(path: _Path, width: int, whole_bytes: int | None) -> dict[str, Value]:
     """What those who have not changed the path take over: nothing where others clash, so that it is nobody's vote."""
     rest = [name for name in path.now if name not in path.own]
     value: Value = None
@@ -120,10 +136,18 @@ def _followed(path: _Path, width: int) -> dict[str, Value]:
         if len(versions) == 1 and path.own == path.ahead:
             (value,) = versions
     elif path.was_truth is not None:
-        holders = [name for name in rest if is_alike(path.now[name], path.was_truth, width)]
+        holders = [
+            name
+            for name in rest
+            if (name in path.held or tells_content(path.now[name], whole_bytes))
+            and is_alike(path.now[name], path.was_truth, width, whole_bytes)
+        ]
         if not holders:
             return {}  # nobody can say how it looks by the new settings
-        value = None if path.own else path.now[holders[0]]
+        is_clear = (
+            tells_content(path.was_truth, whole_bytes) or len({path.now[name] for name in holders}) == 1
+        )
+        value = path.now[holders[0]] if is_clear and not path.own else None
         rest = [name for name in rest if name not in holders]
     return {name: value for name in rest if path.now[name] != value}
 

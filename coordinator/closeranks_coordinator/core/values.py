@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind
+from closeranks_proto.entries import Entry, Kind, decode_entry, encode_entry, entry_kind, entry_size
 
 ATTRIBUTES = ("mode", "owner", "mtime_ns", "xattrs")
 Value = bytes | None
@@ -54,8 +54,12 @@ def has_same_body(one: bytes, other: bytes, width: int) -> bool:
     return first.kind is second.kind and _body(first) == _body(second)
 
 
-def is_alike(one: Value, other: Value, width: int) -> bool:
-    """Whether two values, perhaps of other settings, are the same by what both of them tell."""
+def is_alike(one: Value, other: Value, width: int, whole_bytes: int | None = None) -> bool:
+    """Whether two values, perhaps of other settings, are the same by what both of them tell.
+
+    `whole_bytes`: files that are longer are cut into other chunks by the one than by the other (None: none are). Of
+    their contents both tell the length alone.
+    """
     if one is None or other is None:
         return one is other
     if one == other:
@@ -64,9 +68,14 @@ def is_alike(one: Value, other: Value, width: int) -> bool:
     pairs = ((getattr(first, name), getattr(second, name)) for name in ATTRIBUTES)
     return (
         first.kind is second.kind
-        and _body(first) == _body(second)
+        and (_body(first) == _body(second) if tells_content(one, whole_bytes) else first.size == second.size)
         and all(a is None or b is None or a == b for a, b in pairs)
     )
+
+
+def tells_content(value: Value, whole_bytes: int | None) -> bool:
+    """Whether contents can be told apart by this value, held against one of other settings: see `is_alike`."""
+    return whole_bytes is None or not is_file(value) or entry_size(value or b"") <= whole_bytes
 
 
 def settle(base: Value, ours: bytes, theirs: bytes, width: int) -> tuple[bytes, frozenset[str]]:

@@ -104,7 +104,9 @@ def _go_on(world: World, volume: Volume, node: Node, writes: bool) -> None:
         and stored.held is None
         and not sequencing.is_built_anew(world, stored, stored.root, stored.before)
     ):
-        base = succession.base_by_new_settings(world.tree, stored.root, stored.before, truth)
+        base = succession.base_by_new_settings(
+            world.tree, stored.root, stored.before, truth, volume.record.whole_bytes
+        )
         world.keep(base.pages)
         stored.held = base.root
     stored.before = None
