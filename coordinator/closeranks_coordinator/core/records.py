@@ -87,8 +87,8 @@ class VolumeRecord(msgspec.Struct):
     """`roots`: (order, root, since ms) of the truth, oldest first; `settings`: what founded it.
 
     `authors`: whose change a step of the truth was, by its order, where closeranks carries the writes.
-    `before`: where it does, the last truth by other settings, until there is one by these. `whole_bytes`: files that are
-    longer were cut into other chunks then, or are now, so that their digests tell nothing; None: all are cut alike.
+    `before`: where it does, the last truth by other settings, until there is one by these. `whole_bytes`: files that
+    are longer were cut into other chunks then, or are now, so that their digests tell nothing; None: all are cut alike.
     """
 
     roots: list[tuple[int, bytes, int]] = []

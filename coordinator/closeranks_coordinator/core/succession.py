@@ -10,8 +10,8 @@ kept until the new one is founded, and its tree is taken there as if it had been
 - what it lacks is its own removal, unless that is so much that it looks like another disk.
 
 Entries of different settings are compared by what both of them tell. Where contents are cut into other chunks (files
-longer than `whole_bytes`) that is their length: what is as long as it was is as it was held. So presence goes by the old
-truth, and where contents of one length differ in the end they clash, and both are kept.
+longer than `whole_bytes`) that is their length: what is as long as it was is as it was held. So presence goes by the
+old truth, and where contents of one length differ in the end they clash, and both are kept.
 
 Only paths in which the trees, or a base and the old truth, differ are looked at.
 """
