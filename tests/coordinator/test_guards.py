@@ -528,6 +528,19 @@ def test_a_large_directory_that_gets_another_name_was_written_once(how: str) -> 
     assert (truth(world) == disk) is (how != "copied")
 
 
+@pytest.mark.parametrize("gone", [0, 1, 60])
+def test_what_went_says_nothing_of_what_is_written_and_not_committed_yet(gone: int) -> None:
+    """One `rm` before it, and a flood of files counted as none of them written until its commit."""
+    world = writing()
+    if gone:
+        delete(world, "n1", gone)
+        commit(world, "n1")
+    for _ in range(5):
+        world.run(1.0)
+        report(world, "n1", 1000, 50_000, pending=50_000)
+    assert "n1 changed " in the_hold(world).reason
+
+
 @pytest.mark.parametrize(("each_second", "at_last", "is_held"), [(20, 800, False), (300, 300, True)])
 def test_what_a_scan_finds_at_once_is_no_pace(each_second: int, at_last: int, is_held: bool) -> None:
     """A big archive that was unpacked within what is allowed, found by the scan behind its storm."""

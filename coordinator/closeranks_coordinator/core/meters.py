@@ -277,11 +277,20 @@ class Meter:
         """Files and bytes in the window.
 
         A name that went was not written: a directory that gets another name is each of its files once, and what is
-        deleted is for its own guard. What the agent saw and has not committed yet is taken to be of the same kind.
+        deleted is for its own guard.
         """
-        seen, (files, size, gone) = self.seen.sums(now), self.committed.sums(now)
-        paths = max(seen[0], files)
-        return paths - (paths * gone // files if files else 0), max(seen[1], size)
+        paths, gone = self._told(now)
+        return paths - gone, max(self.seen.sums(now)[1], self.committed.sums(now)[1])
+
+    def _told(self, now: float) -> tuple[int, int]:
+        """Paths in the window, and how many of them went.
+
+        What the agent saw and has not committed yet is taken to be of the same kind, as far as no more of it went than
+        went already: one removal says nothing of a flood behind it.
+        """
+        files, _, gone = self.committed.sums(now)
+        paths = max(self.seen.sums(now)[0], files)
+        return paths, min(paths * gone // files, 2 * gone) if files else 0
 
     def totals(self) -> tuple[int, int]:
         return (
@@ -302,8 +311,8 @@ class Meter:
     def lasting(self, now: float) -> tuple[float, float]:
         """The lesser pace of the last two seconds: what a scan finds in one moment says nothing of what follows."""
         seconds = zip(self.seen.wholes(now), self.committed.wholes(now), strict=True)
-        files, _, gone = self.committed.sums(now)
-        written = 1.0 if not files else 1 - gone / files
+        paths, gone = self._told(now)
+        written = 1 - gone / paths if paths else 1.0
         paces = [(max(seen[0], done[0]) * written, max(seen[1], done[1])) for seen, done in seconds]
         return min(float(one[0]) for one in paces), min(float(one[1]) for one in paces)
 
