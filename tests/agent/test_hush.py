@@ -740,6 +740,22 @@ class TestInotify:
         tell(hot, "into the hot one")
         assert (b"c\0a\0below", b"hot", What.MODIFIED) in self.told(source)
 
+    def test_what_is_found_again_is_not_found_as_new(
+        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        """A directory of 1,200 files that moved as a hush ended was a storm."""
+        for number in range(20):
+            (tmp_path / "a" / "below" / str(number)).touch()
+        self.told(source)
+        (tmp_path / "a").rename(tmp_path / "c")
+        source.unhush()
+        found = 0
+        for _ in range(10):
+            source.read()
+            found += source.found
+        assert source.drained
+        assert found == 0
+
     def test_files_of_the_volume_are_known_by_their_paths_and_no_others(
         self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
     ) -> None:

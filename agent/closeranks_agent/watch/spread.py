@@ -208,7 +208,8 @@ class Spread:
         if node.parent is not None:
             put_off = self.unsure.get((node.parent.watch, node.name))
             since = time.monotonic() if put_off is None else put_off[1]
-            self.unsure[node.parent.watch, node.name] = calls.CREATE | calls.ON_DIRECTORY, since
+            # Not as made: its names are none that were `found`.
+            self.unsure[node.parent.watch, node.name] = calls.MOVED_TO | calls.ON_DIRECTORY, since
 
     def _list_open(self, task: Task, node: Node, fd: int) -> None:
         """Watch the subdirectories of an open directory, and leave it to the task to list them."""
