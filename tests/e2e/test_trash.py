@@ -39,7 +39,13 @@ def test_replaced_and_removed_files_are_listed_and_restored(make_fleet: MakeFlee
     assert found == {"large.bin": b"the operator's own fix", "only here.txt": b"precious"}
     fleet.wait_in_rank()
     again = fleet.run("trash", "restore", node.name, "photos", *identities, "--to", str(target))
+    assert again.returncode == 0, "one that was interrupted goes on"
+    edited = next(target.rglob("only here.txt"))
+    edited.write_bytes(b"worked on since")
+    again = fleet.run("trash", "restore", node.name, "photos", *identities, "--to", str(target))
     assert again.returncode != 0, "a restore never overwrites"
+    assert "only here.txt" in again.stdout + again.stderr
+    assert edited.read_bytes() == b"worked on since"
     inside = fleet.run("trash", "restore", node.name, "photos", *identities, "--to", str(node.path() / "x"))
     assert inside.returncode != 0, "a restore never writes into a volume"
 
