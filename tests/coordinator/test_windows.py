@@ -76,10 +76,16 @@ def test_shares_forget_after_the_window_and_not_before() -> None:
     assert (shares.lost(1721.0), shares.entries(1721.0)) == (0, 0)
 
 
+def made(shares: Shares, now: float, count: int) -> None:
+    for number in range(count):
+        shares.make(now, b"%d" % number)
+
+
 def test_shares_are_of_what_there_was_without_this_node() -> None:
     """A flood of new files made any deletion a small one, and what had gone was no part of what it was a share of."""
     shares = Shares(600.0)
     shares.reach(1000.0, 500)
+    made(shares, 1001.0, 8000)
     shares.grow(1001.0, 8000)
     assert shares.others(1001.0) == 500
     shares.reach(1200.0, 8500)
@@ -91,6 +97,27 @@ def test_shares_are_of_what_there_was_without_this_node() -> None:
     shares.reach(1400.0, 900)
     assert shares.others(1400.0) == 500, "others have removed what it added"
     assert shares.others(2200.0) == 900, "what it did was long ago"
+
+
+def test_what_was_made_and_is_not_remembered_belongs_to_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an import of 300,000 files 200 that were removed again had been more than the volume had before."""
+    monkeypatch.setattr(windows, "REMEMBERED_MAX", 1000)
+    shares = Shares(600.0)
+    shares.reach(1000.0, 10)
+    made(shares, 1001.0, 3000)
+    shares.grow(1001.0, 3000)
+    assert shares.others(1002.0) == 2010
+
+
+def test_what_waited_from_one_generation_to_the_next_is_forgotten_as_made_and_as_grown_at_once() -> None:
+    shares = Shares(600.0)
+    shares.reach(1000.0, 50)
+    made(shares, 1000.0, 1000)
+    shares.reach(1125.0, 50)
+    shares.grow(1125.0, 1000)
+    shares.reach(1600.0, 1050)
+    assert shares.others(1719.0) == 50
+    assert shares.others(1721.0) == 1050
 
 
 def test_what_has_gone_already_belongs_to_what_it_is_a_share_of() -> None:

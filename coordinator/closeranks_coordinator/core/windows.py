@@ -263,10 +263,13 @@ class Shares:
     def others(self, now: float) -> int:
         """Entries that there would be without what this node did within the window: what shares are taken of.
 
-        No less than there were once: what it had made others may have removed, and what it had removed made again.
+        No less than there were once: what it had made others may have removed, and what it had removed made again. And
+        what it made and is not remembered is there like anything else, for its loss would count.
         """
         self._forget(now)
-        grown = sum(one.grown for one in self._generations)
+        grown = min(
+            sum(one.grown for one in self._generations), sum(len(one.made) for one in self._generations)
+        )
         least = min((one.least for one in self._generations), default=0)
         return max(self.present - grown, min(self.present, least))
 
