@@ -246,6 +246,31 @@ def test_a_directory_moved_away_gives_its_watches_back(tree: Path, opened: Opene
     assert source.watches == 2
 
 
+def test_a_directory_that_moved_away_before_all_was_watched_anew_gives_its_watches_back(
+    tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "a/b").mkdir(parents=True)
+    source = opened(tree)
+    before = source.watches
+    monkeypatch.setattr(inotify, "BUFFER_BYTES", 300)  # more may be queued, and with it where it arrived
+    (tree / "a").rename(tmp_path / "outside")
+    wait(source)
+    source.read()
+
+    def confused(*_: object) -> bool:
+        raise Confused("as if the events did not explain what is there")
+
+    monkeypatch.setattr(source._spread, "check", confused, raising=False)
+    (tree / "new").mkdir()
+    wait(source)
+    source.read()
+    monkeypatch.undo()
+    told = drain(source, private_of(tree))
+    assert losses(told)
+    assert source.watches == before - 2 + 1
+    assert unwatched_after_probe(source, tree) == set()
+
+
 def test_a_directory_that_moved_away_before_all_was_thrown_away_gives_its_watches_back(
     tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,9 +146,7 @@ class InotifySource:
         if was_full and not self.stale:
             self._spread.lost.append(Lost(OVERFLOWN, None))  # told once, however long it goes on
         self.stale = True
-        for child, _, _ in self._limbo.values():
-            self._let_go(child)
-        self._limbo.clear()
+        self._leave_limbo()
         self._canaries.clear()
         self._spread.forget_tasks()
         return True
@@ -351,7 +349,7 @@ class InotifySource:
         self._confusions += 1
         if self._confusions > CONFUSIONS_MAX:
             raise SourceBroken("inotify: " + CONFUSED)
-        self._limbo.clear()
+        self._leave_limbo()
         self._spread.start_over(Lost(CONFUSED, None))
 
     def _settle(self) -> None:
@@ -361,6 +359,12 @@ class InotifySource:
             self._let_go(child)
             if spread.tree.get(parent.watch) is parent:
                 spread.check(parent, name, calls.CREATE | calls.ON_DIRECTORY)
+        self._limbo.clear()
+
+    def _leave_limbo(self) -> None:
+        """What moved away and has not arrived gives its watches back: where it lies now is about to be looked at."""
+        for child, _, _ in self._limbo.values():
+            self._let_go(child)
         self._limbo.clear()
 
     def _let_go(self, child: Node) -> None:
