@@ -196,7 +196,7 @@ async def test_a_body_that_was_not_read_to_its_end_costs_the_connection() -> Non
 async def test_where_nobody_listens_it_says_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(ConnectionError, match="it can not be reached: Connection refused"):
+        with pytest.raises(ConnectionError, match="it can not be reached: connection refused"):
             await asked(f"127.0.0.1:{taken.getsockname()[1]}")
 
 

@@ -205,6 +205,10 @@ class Coordinator:
             if isinstance(effect, Persist):
                 assert not position, "what must be durable stands in front of everything"
                 self.unsaved.update(effect.objects)
+            elif isinstance(effect, WakeAt):
+                assert effect.mono > self.time.now - 60.0, (
+                    "the core asks to be woken in the past: it would never sleep"
+                )
         for check in self.after_step:
             check(event, step)
         return step
@@ -259,7 +263,6 @@ class Coordinator:
         self.later(1.0, run)
 
     def _wake_at(self, mono: float) -> None:
-        assert mono > self.time.now - 60.0, "the core asks to be woken in the past: it would never sleep"
         if self.wake is not None and self.time.now < self.wake <= mono:
             return
         self.wake = max(mono, self.time.now + 0.001)

@@ -219,7 +219,9 @@ async def _connected(address: str) -> socket.socket:
                 try:
                     return one.result()
                 except OSError as error:
-                    failure = f"it can not be reached: {os.strerror(error.errno) if error.errno else error}"
+                    failure = (
+                        f"it can not be reached: {os.strerror(error.errno).lower() if error.errno else error}"
+                    )
     finally:
         for one in trying:
             one.cancel()
