@@ -246,9 +246,10 @@ def test_a_directory_moved_away_gives_its_watches_back(tree: Path, opened: Opene
     assert source.watches == 2
 
 
-def test_a_directory_that_moved_away_before_all_was_watched_anew_gives_its_watches_back(
+def between_places(
     tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[InotifySource, int]:
+    """One that was told that `a` with a directory in it moved away, not yet where to; its watches before that."""
     (tree / "a/b").mkdir(parents=True)
     source = opened(tree)
     before = source.watches
@@ -256,6 +257,13 @@ def test_a_directory_that_moved_away_before_all_was_watched_anew_gives_its_watch
     (tree / "a").rename(tmp_path / "outside")
     wait(source)
     source.read()
+    return source, before
+
+
+def test_a_directory_that_moved_away_before_all_was_watched_anew_gives_its_watches_back(
+    tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, before = between_places(tree, tmp_path, opened, monkeypatch)
 
     def confused(*_: object) -> bool:
         raise Confused("as if the events did not explain what is there")
@@ -274,13 +282,7 @@ def test_a_directory_that_moved_away_before_all_was_watched_anew_gives_its_watch
 def test_a_directory_that_moved_away_before_all_was_thrown_away_gives_its_watches_back(
     tree: Path, tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tree / "a/b").mkdir(parents=True)
-    source = opened(tree)
-    before = source.watches
-    monkeypatch.setattr(inotify, "BUFFER_BYTES", 300)  # more may be queued, and with it where it arrived
-    (tree / "a").rename(tmp_path / "outside")
-    wait(source)
-    source.read()
+    source, before = between_places(tree, tmp_path, opened, monkeypatch)
     source.pause()
     monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", -1)
     source.resume()

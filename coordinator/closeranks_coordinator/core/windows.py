@@ -104,9 +104,8 @@ class _Generation:
     retyped: set[bytes] = field(default_factory=set)
     grown: int = 0  # entries that this node added to the truth, less those that it took from it
     made: Tally = field(default_factory=Tally)  # paths
-    counted: Tally = field(
-        default_factory=Tally
-    )  # paths that were news as altered, also where they went since
+    # Paths that were news as altered, also where they went since.
+    counted: Tally = field(default_factory=Tally)
     went: Tally = field(default_factory=Tally)  # paths, and for a count what each was (`what_is`)
     # Lost, altered, retyped beyond what is remembered.
     untold: list[int] = field(default_factory=lambda: [0, 0, 0])
