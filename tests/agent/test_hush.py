@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import resource
-import select
 import signal
 import stat
 import subprocess
@@ -15,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -45,62 +44,14 @@ from closeranks_agent.watch.hush import (
     WRITERS_MAX,
     Hush,
 )
-from closeranks_agent.watch.inotify import InotifySource
-from closeranks_agent.watch.writing import HOT_READS, Writing
 from closeranks_agent.watching import Watching
 from closeranks_proto import messages as wire
 from closeranks_proto.entries import entry_size
+from obedient import WRITE, obedient, running, tell
 from watched_volume import WatchedVolume, Weather, until
 
 MakeVolume = Callable[..., Volume]
 root_only = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="fanotify needs root")]
-
-# Writes 4 KiB into each of the files again and again until it is stopped for good; all stay open.
-WRITE = """
-import os, sys
-fds = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644) for path in sys.argv[1:]]
-number = 0
-while True:
-    number += 1
-    os.pwrite(fds[number % len(fds)], b"%08d" % number * 512, number % 16 * 4096)
-"""
-# Opens the files, and writes a line to the next of them for each line that it gets; answers when it is written.
-OBEY = """
-import os, sys
-fds = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644) for path in sys.argv[1:]]
-print("open", flush=True)
-for number, line in enumerate(sys.stdin):
-    os.write(fds[number % len(fds)], line.encode())
-    print("written", flush=True)
-"""
-
-
-@contextmanager
-def running(script: str, *paths: Path, wrapped: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    argv = [*wrapped, sys.executable, "-c", script, *map(str, paths)]
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def tell(process: subprocess.Popen[str], line: str) -> None:
-    """It has written that when this returns."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "written\n"
-
-
-@contextmanager
-def obedient(*paths: Path, wrapped: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    with running(OBEY, *paths, wrapped=wrapped) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        yield process
 
 
 class Counted(Counters):
@@ -378,7 +329,7 @@ class TestOnDisk:
                 assert one.tally.changed == changed == 0
             else:
                 until(lambda: one.tally.changed >= changed + 3)
-            assert one.tally.events - before < 10
+            assert one.tally.events - before < 100, "some a look at most, of some 100,000 writes a second"
         until(lambda: not self.is_hushed(one))
         one.settle()
         self.now_on_disk(one)
@@ -520,9 +471,9 @@ class TestOnDisk:
         spread = one.watcher.source._spread  # type: ignore[attr-defined]
         with running(WRITE, tree_dir / "hot"), ExitStack() as stack:
             until(lambda: self.is_hushed(one))
-            assert len(spread.quiet) == 1
+            assert len(spread.polled) == 1
             stack.enter_context(running(WRITE, tree_dir / "b" / "hot"))
-            until(lambda: len(spread.quiet) == 2)
+            until(lambda: len(spread.polled) == 2)
 
     @pytest.mark.parametrize("one", ["fanotify"], indirect=True)
     def test_who_alone_has_it_open_is_the_hand_and_of_several_nobody(
@@ -657,148 +608,3 @@ class TestOnDisk:
                 os.close(fd)
         finally:
             source.close()
-
-
-class TestInotify:
-    """What a hush takes away and gives back, of the directories with hot files alone."""
-
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> Iterator[InotifySource]:
-        for name in ("a/below", "b", ".closeranks"):
-            (tmp_path / name).mkdir(parents=True)
-        source = InotifySource(
-            os.fsencode(tmp_path), os.fsencode(tmp_path / ".closeranks"), lambda key: False
-        )
-        yield source
-        source.close()
-
-    @pytest.fixture
-    def hot(self, source: InotifySource, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-        """A process that has a/below/hot and b/cold open; a hush, begun for the first."""
-        with obedient(tmp_path / "a" / "below" / "hot", tmp_path / "b" / "cold") as process:
-            self.told(source)
-            source._writing.known.add(b"a\0below\0hot")
-            source.hush()
-            yield process
-
-    def told(self, source: InotifySource) -> list[tuple[bytes, bytes, What]]:
-        """All that is queued, and what it leads to."""
-        found: list[Any] = []
-        while True:
-            found += source.read()
-            if source.drained and not select.select([source.fileno()], [], [], 0)[0]:
-                return [(event.directory, event.name, event.what) for event in found]
-
-    def test_writes_there_are_not_told_but_all_else_is(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        tell(hot, "into the hot one")
-        tell(hot, "into the cold one")
-        assert self.told(source) == [(b"b", b"cold", What.MODIFIED)]
-        (tmp_path / "a" / "new").touch()
-        (tmp_path / "b" / "file").write_text("x")
-        hot.kill()
-        hot.wait()
-        names = {(directory, name): what for directory, name, what in self.told(source)}
-        assert names[b"a\0below", b"hot"] == What.CLOSED
-        assert names[b"a", b"new"] & What.CREATED
-        assert names[b"b", b"file"] & What.MODIFIED
-
-    def test_afterwards_they_are(self, source: InotifySource, hot: subprocess.Popen[str]) -> None:
-        source.unhush()
-        tell(hot, "into the hot one")
-        assert self.told(source) == [(b"a\0below", b"hot", What.MODIFIED)]
-
-    def test_looking_at_all_directories_anew_ends_it_for_none(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        (tmp_path / "made").mkdir()
-        source.watch(b"")
-        self.told(source)
-        tell(hot, "into the hot one")
-        (tmp_path / "made" / "file").write_text("x")
-        told = self.told(source)
-        assert {(directory, name) for directory, name, _ in told} == {(b"made", b"file")}
-        assert told[0][2] & What.MODIFIED
-
-    def test_a_directory_that_moves_as_it_ends_is_told_of_as_a_whole(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        """Its events under way, its path leads nowhere: what is written until it is found is not told."""
-        (tmp_path / "b").rename(tmp_path / "c")
-        (tmp_path / "a").rename(tmp_path / "c" / "a")
-        source.unhush()
-        tell(hot, "into the hot one")
-        assert any(
-            name == b"a"
-            and directory in (b"b", b"c")
-            and what & What.DIRECTORY
-            and what & (What.CREATED | What.MOVED_TO)
-            for directory, name, what in self.told(source)
-        )
-        tell(hot, "into the cold one")
-        tell(hot, "into the hot one")
-        assert (b"c\0a\0below", b"hot", What.MODIFIED) in self.told(source)
-
-    def test_what_is_found_again_is_not_found_as_new(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        """A directory of 1,200 files that moved as a hush ended was a storm."""
-        for number in range(20):
-            (tmp_path / "a" / "below" / str(number)).touch()
-        self.told(source)
-        (tmp_path / "a").rename(tmp_path / "c")
-        source.unhush()
-        found = 0
-        for _ in range(10):
-            source.read()
-            found += source.found
-        assert source.drained
-        assert found == 0
-
-    def test_files_of_the_volume_are_known_by_their_paths_and_no_others(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        (tmp_path / ".closeranks" / "own").touch()
-        (tmp_path.parent / "outside").touch()
-        paths = [
-            tmp_path / "a" / "below" / "hot",
-            tmp_path / ".closeranks" / "own",
-            tmp_path.parent / "outside",
-        ]
-        fds = [os.open(path, os.O_PATH) for path in paths]
-        try:
-            assert [source.key_of(fd) for fd in fds] == [b"a\0below\0hot", None, None]
-            (tmp_path / "a" / "below" / "hot").unlink()
-            assert source.key_of(fds[0]) is None
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def test_who_writes_into_what_is_told_on_and_on_is_looked_up(
-        self, source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
-    ) -> None:
-        writing = Writing(os.fsencode(tmp_path))
-        for read in range(HOT_READS):
-            assert writing.writers == set()
-            writing.told([b"a\0below\0hot"], 1000.0 + read * 0.01)
-        assert writing.writers == {hot.pid}
-        writing.told([b"other"], 1000.06)
-        assert writing.writers == set(), "of what this read told"
-        writing.told([b"a\0below\0hot"], 1000.07)
-        assert writing.writers == {hot.pid}
-
-    def test_what_nobody_is_seen_to_have_open_is_told_as_before(self, tmp_path: Path) -> None:
-        """Another user's, for an agent that is not root: nobody would look at it."""
-        (tmp_path / "log").touch()
-        writing = Writing(os.fsencode(tmp_path))
-        for read in range(HOT_READS):
-            writing.told([b"log"], 1000.0 + read * 0.01)
-        assert list(writing.hot) == [b"log"]
-        assert (writing.known, writing.writers) == (set(), set())
-
-    def test_a_log_with_some_lines_a_second_is_not_asked_for(self, tmp_path: Path) -> None:
-        writing = Writing(os.fsencode(tmp_path))
-        for second in range(100):
-            writing.told([b"log"], 1000.0 + second / 10)
-        assert (writing.hot, writing.writers) == ({}, set())

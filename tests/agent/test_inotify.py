@@ -158,9 +158,9 @@ def test_what_can_not_be_reached_is_waited_for_as_long_as_directories_move(
     monkeypatch.setattr("closeranks_agent.watch.inotify.time", fake)
     (tree / "p").mkdir()
     source = opened(tree)
-    found, ahead = source._spread._directory, [True]
+    found, ahead = source._spread.directory, [True]
     monkeypatch.setattr(
-        source._spread, "_directory", lambda node: None if node.name == b"p" and ahead[0] else found(node)
+        source._spread, "directory", lambda node: None if node.name == b"p" and ahead[0] else found(node)
     )
     (tree / "p/x").mkdir()
     for number in range(6):
@@ -475,14 +475,14 @@ def test_a_directory_that_is_behind_its_events_for_a_moment_is_waited_for(
     """Whoever moves it may stand still between the move and its event, however often something else is read."""
     (tree / "d").mkdir()
     source = opened(tree)
-    inner, ends = Spread._directory, time.monotonic() + 0.5
+    inner, ends = Spread.directory, time.monotonic() + 0.5
     asked: list[float] = []
 
     def late(spread: Spread, node: Node) -> int | None:
         asked.append(time.monotonic())
         return inner(spread, node) if time.monotonic() > ends else None
 
-    monkeypatch.setattr(Spread, "_directory", late)
+    monkeypatch.setattr(Spread, "directory", late)
     (tree / "d/new").mkdir()
     told = drain(source, private_of(tree))
     assert len(asked) > 20, "it is tried without another event"

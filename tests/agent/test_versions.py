@@ -243,6 +243,21 @@ def test_a_copy_is_made_anew_where_the_file_was_written_while_it_was_copied(
     assert _kept(volume, _committed(volume)) == (tree_dir / "hot.bin").read_bytes()
 
 
+def test_whoever_never_rests_is_not_made_to_wait_for_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes thousands of times a second, and each look whether it rests took the lock that each write takes."""
+    asked: list[int] = []
+    monkeypatch.setattr(module.os, "lseek", lambda fd, *_: asked.append(fd))
+    with (tmp_path / "file").open("wb") as file:
+        os.utime(file.fileno())
+        assert module._at_rest(file.fileno()) is None
+        assert asked == []
+        os.utime(file.fileno(), (1e9, 1e9))
+        assert module._at_rest(file.fileno()) is not None
+        assert asked == [file.fileno()]
+
+
 def test_a_version_that_comes_again_is_kept_once(volume: Volume, tree_dir: Path) -> None:
     """Its descriptor before is closed: what is not counted is let go of by nobody."""
     content = os.urandom(2 * MIB)

@@ -221,10 +221,18 @@ def _at_rest(fd: int) -> os.stat_result | None:
 
     Whatever is written from now on changes its mtime: that is stamped when a write begins, by a clock that ticks. What
     was begun before has ended: looking for data waits for the lock that a write holds (ext4, XFS, btrfs, F2FS, tmpfs).
+    Whose mtime is recent is not waited for: a writer that never rests would have to wait for its lock each time.
     """
+    if not _is_older(os.fstat(fd)):
+        return None
     os.lseek(fd, 0, os.SEEK_DATA)
     status = os.fstat(fd)
-    return status if abs(clock_ns() - status.st_mtime_ns) > CLOCK_TICK_NS else None
+    return status if _is_older(status) else None
+
+
+def _is_older(status: os.stat_result) -> bool:
+    """Whether it was written so long ago that the next write has another time stamp."""
+    return abs(clock_ns() - status.st_mtime_ns) > CLOCK_TICK_NS
 
 
 def _written(status: os.stat_result) -> tuple[int, int]:

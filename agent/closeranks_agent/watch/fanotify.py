@@ -130,6 +130,9 @@ class FanotifySource:
     def hush(self) -> None:
         self._ask_for_writes(False)
 
+    def ask(self) -> None:
+        pass  # the mark tells all but writes
+
     def unhush(self) -> None:
         self._ask_for_writes(True)
 

@@ -6,7 +6,8 @@ hundreds of thousands a second. So where writes cost whoever makes them more tha
 a hush. All else is told as before. How much that is can not be counted by events, most of which are merged: it is what
 the writers themselves have called for (`counters`), also those that write elsewhere on the filesystem.
 
-inotify has no mark: there the directories of the files that are told of on and on lose it (`writing`, `inotify`).
+inotify has no mark: there the directories of the files that are told of on and on lose their watches (`writing`,
+`hushed`), and `Source.ask` compares what lies in them.
 
 Until it is over, whoever holds a file open to write is looked for (`holders`), and what of it changed is noted. That is
 for promptness alone, and not complete: truncate(2) by a path opens nothing, a kernel's own writer (nfsd, a loop device)
@@ -41,7 +42,7 @@ from .stamps import Stamp, settled, stamp_of
 TOLD_S: Final = 1.0e-6
 MUTED_S: Final = 0.3e-6
 BUDGET: Final = 0.02  # of a second, each second
-BURST_S: Final = 0.012
+BURST_S: Final = 0.006
 CALM_SHARE: Final = 0.5
 CALM_S: Final = 5.0
 COUNT_EVERY_S: Final = 0.01
@@ -53,7 +54,7 @@ LOOK_EVERY_S: Final = 0.1  # at those who have written of late
 LOOK_RARELY_S: Final = 1.0
 ALL_EVERY_S: Final = 0.5  # at all processes
 ALL_RARELY_S: Final = 120.0
-LOOK_SHARE: Final = 100.0  # the next waits so many times as long as one takes
+LOOK_SHARE: Final = 200.0  # the next waits so many times as long as one takes
 LATELY_S: Final = 2.0
 SCAN_SHARE: Final = 20.0  # after the scan behind a hush the next waits so many times as long as that took
 SHOWN: Final = (
@@ -134,6 +135,7 @@ class Hush:
             held = self._holders.again({inode: one for inode, (one, _) in self._lately.items()})
         for inode, one in held.items():
             self._compare(inode, one, dirty, now)
+        self._source.ask()
         self._lately = {
             inode: (one, at)
             for inode, (one, at) in self._lately.items()

@@ -21,7 +21,8 @@ import select
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from closeranks_proto.paths import key_of, parent_key
@@ -29,6 +30,7 @@ from closeranks_proto.paths import key_of, parent_key
 from ..disk.private import PRIVATE_NAME
 from . import calls
 from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
+from .hushed import Hushed
 from .records import InotifyBatch, parse_inotify, what_of
 from .spread import RootGone, Spread, Task
 from .watched import Confused, Node
@@ -79,7 +81,7 @@ class InotifySource:
         self.stale = self._deaf = False
         self._anew_due = 0.0
         self._writing = Writing(path)
-        self._hushed = False
+        self._is_hushed = False
         self._fd = calls.inotify_init()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
@@ -87,6 +89,7 @@ class InotifySource:
             self._poll.register(self._fd, select.EPOLLIN)
             self._poll.register(self._wake, select.EPOLLIN)
             self._spread = Spread(self._fd, path, ignored)
+            self._hushed = Hushed(self._spread)
             self._watch_private()
             self._spread.cover(self._spread.tree.root)
             self._wake_if_busy()
@@ -169,21 +172,29 @@ class InotifySource:
         return self._writing.writers
 
     def hush(self) -> None:
-        self._hushed = True
+        self._is_hushed = True
         self._keep_hushed()
 
+    def ask(self) -> None:
+        with self._changing():
+            self._hushed.poll()
+        self._wake_if_busy()
+
     def unhush(self) -> None:
-        self._hushed = False
-        self._keep_hushed()
+        self._is_hushed = False
+        with self._changing():
+            self._hushed.unhush()
         self._wake_if_busy()
 
     def _keep_hushed(self) -> None:
-        """The directories of hot files that can be looked up tell of no writes, also of such as became it in a hush."""
+        """Of the directories of hot files that can be looked up, also of such as became it in a hush."""
+        with self._changing():
+            self._hushed.hush({parent_key(key) for key in self._writing.known})
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         try:
-            if self._hushed:
-                self._spread.hush({parent_key(key) for key in self._writing.known})
-            else:
-                self._spread.unhush()
+            yield
         except RootGone as error:
             raise SourceBroken(ROOT_GONE) from error
         except OSError as error:
@@ -236,6 +247,7 @@ class InotifySource:
             except BlockingIOError:
                 data = b""
             batch = parse_inotify(data)
+            self._hushed.join(batch)
             drained = len(data) < BUFFER_BYTES - _LARGEST_EVENT_BYTES
             out = [] if self._root_gone else self._count(batch) if self.stale else self._take(batch, drained)
             self.found, self._spread.found = self._spread.found, 0
@@ -298,6 +310,8 @@ class InotifySource:
         """Follow one change of directories; True where the root is gone."""
         spread = self._spread
         node = spread.tree.get(watch)
+        if watch in spread.polled and mask & calls.IGNORED:
+            return False  # it was taken away, and its directory is there
         if node is None:
             if watch == self._private_watch and mask & _FORGOTTEN:
                 self._private_watch = -1
@@ -393,7 +407,7 @@ class InotifySource:
                 if mask & calls.MODIFY:
                     written.append(key + b"\0" + name if key else name)
         self._writing.told(written, time.monotonic())
-        if self._hushed:
+        if self._is_hushed:
             self._keep_hushed()
 
     def _tell_one(self, parent: Node, name: bytes, mask: int, out: list[Event | Lost]) -> None:
@@ -417,5 +431,6 @@ class InotifySource:
             os.close(fd)
 
     def _wake_if_busy(self) -> None:
-        if not self._root_gone and (self._spread.tasks or self._spread.lost or self._spread.unsure):
+        spread = self._spread
+        if not self._root_gone and (spread.tasks or spread.lost or spread.unsure or self._hushed):
             os.eventfd_write(self._wake, 1)

@@ -109,10 +109,13 @@ class Source(Protocol):
         """Whether `hush` makes writes cheap for those who write much."""
 
     def hush(self) -> None:
-        """Tell of no writes until `unhush`, to any file or to those beside the hot ones, but of all else.
+        """Tell of no writes until `unhush`, to any file or to those beside the hot ones.
 
-        Raises SourceBroken.
+        What else happens there is told as ever, or when one has asked. Raises SourceBroken.
         """
+
+    def ask(self) -> None:
+        """In a hush, find out what is told by no event; the next `read` tells. Raises SourceBroken."""
 
     def unhush(self) -> None:
         """Tell of writes again, of those from now on. Raises SourceBroken."""

@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,7 @@ from ..beneath import open_beneath, open_directory
 from ..disk.private import PRIVATE_NAME
 from . import calls
 from .events import Lost
+from .polled import Polled
 from .watched import Node, Watched
 
 OPEN_MAX: Final = 32
@@ -36,7 +37,7 @@ RETRY_S: Final = 2.0
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 MASK: Final = calls.CHANGES | calls.DELETE_SELF | calls.MOVE_SELF
-_QUIET: Final = MASK & ~calls.MODIFY
+QUIET: Final = MASK & ~calls.MODIFY
 # Gone, replaced by something else or by a mount: events tell, or another filesystem is none of ours.
 _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE})
 _WATCHES_SYSCTL: Final = "/proc/sys/fs/inotify/max_user_watches"
@@ -62,7 +63,7 @@ class Spread:
     """The watches of one inotify instance below one root. Raises RootGone, OSError."""
 
     def __init__(self, fd: int, path: bytes, ignored: Callable[[bytes], bool]) -> None:
-        self._fd = fd
+        self.fd = fd
         self._path = path
         self._ignored = ignored
         root_fd = os.open(path, _DIRECTORY)
@@ -75,33 +76,16 @@ class Spread:
         # (watch of the parent, name): mask, put off since when, monotonic
         self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
-        self.quiet: set[int] = set()  # watches that tell of no writes for now
+        # What a hush has made of them (`hushed`): watches that tell of no writes, and directories without a watch, by
+        # the one that they had. Its number comes no second time.
+        self.quiet: set[int] = set()
+        self.polled: dict[int, Polled] = {}
         self.short: set[int] = set()  # directories with children that could not be watched
         # Names in new directories: they were made before there was a watch that could tell of them.
         self.found = 0
         self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
         self._root_fd = -1
         self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
-
-    def hush(self, keys: Iterable[bytes]) -> None:
-        """Tell of no writes into the files of these directories, but of all else there."""
-        self.release()
-        for key in keys:
-            node = self.tree.find(key)
-            if node is not None and node.watch not in self.quiet:
-                self.quiet.add(node.watch)
-                self._directory(node)  # one that moved meanwhile is told of as before until it is found
-        self.release()
-
-    def unhush(self) -> None:
-        """Tell of all writes again; what can not be found now is told of as a whole when it is."""
-        quiet, self.quiet = self.quiet, set()
-        self.release()
-        for watch in sorted(quiet):
-            node = self.tree.get(watch)
-            if node is not None and self._directory(node) is None:
-                self._put_off(node)
-        self.release()
 
     def release(self) -> None:
         """Close the directories that were kept open from one check to the next."""
@@ -121,7 +105,7 @@ class Spread:
             self._forget(self.tree.child(parent, name))
             return False
         try:
-            fd = self._directory(parent)
+            fd = self.directory(parent)
             if fd is None:
                 now = time.monotonic()
                 since = now if since is None else since
@@ -193,16 +177,16 @@ class Spread:
         if self.tree.get(node.watch) is not node:
             return
         try:
-            fd = self._directory(node)
+            fd = self.directory(node)
             if fd is not None:
                 self._list_open(task, node, fd)
                 return
-            self._put_off(node)
+            self.put_off(node)
         except OSError as error:
             if node.parent is not None:
                 self._not_watched(node.parent, node.name, error)
 
-    def _put_off(self, node: Node) -> None:
+    def put_off(self, node: Node) -> None:
         """It moved meanwhile: what tells of that is queued, and it is looked at as a whole after it."""
         self.tree.owe(node)
         if node.parent is not None:
@@ -252,7 +236,10 @@ class Spread:
                 return False
             # The watches displaced stay with the kernel: their directories may be somewhere else in the volume, and
             # the events that say so are under way. What comes for a watch without a place ends it.
-            node, _, _ = self.tree.attach(parent, name, self._watch(fd))
+            before = self.tree.child(parent, name)
+            is_polled = before is not None and before.watch in self.polled and self._is_watched_as(fd, before)
+            watch = before.watch if before is not None and is_polled else self._watch(fd)
+            node, _, _ = self.tree.attach(parent, name, watch)
             owed = not node.listed  # new, or it was moved before its turn to be listed had come
             if owed and list_now:
                 self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
@@ -262,7 +249,7 @@ class Spread:
             os.close(fd)
         return owed
 
-    def _directory(self, node: Node) -> int | None:
+    def directory(self, node: Node) -> int | None:
         """An open descriptor of a watched directory; None where its path leads somewhere else now."""
         if node in self._open:
             return self._open[node]
@@ -298,11 +285,32 @@ class Spread:
     def _watch(self, fd: int) -> int:
         """The watch of an open directory, a new one if it had none. It tells of writes unless it is a quiet one."""
         if not self.quiet:
-            return calls.inotify_add(self._fd, fd, MASK)
-        watch = calls.inotify_add(self._fd, fd, _QUIET | calls.ADD_TO_MASK)
-        return calls.inotify_add(self._fd, fd, _QUIET if watch in self.quiet else MASK)
+            return calls.inotify_add(self.fd, fd, MASK)
+        watch = calls.inotify_add(self.fd, fd, QUIET | calls.ADD_TO_MASK)
+        return calls.inotify_add(self.fd, fd, QUIET if watch in self.quiet else MASK)
+
+    def watch_again(self, node: Node, fd: int, mask: int) -> bool:
+        """Give a polled directory, which is open, a watch. False where there is none left: that is told."""
+        before = node.watch
+        try:
+            watch = calls.inotify_add(self.fd, fd, mask)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or node.parent is None:
+                raise
+            self._not_watched(node.parent, node.name, error)
+            return False
+        del self.polled[before]
+        self.tree.renew(node, watch)
+        if before in self.short:
+            self.short.remove(before)
+            self.short.add(watch)
+        for above, name in [one for one in self.unsure if one[0] == before]:
+            self.unsure[watch, name] = self.unsure.pop((above, name))
+        return True
 
     def _is_watched_as(self, fd: int, node: Node) -> bool:
+        if node.watch in self.polled:
+            return self.polled[node.watch].is_it(fd)
         try:
             watch = self._watch(fd)
         except OSError as error:
@@ -329,11 +337,16 @@ class Spread:
         """Give watches back; those of deleted directories are gone already."""
         for watch in watches:
             self.short.discard(watch)
-            try:
-                calls.inotify_remove(self._fd, watch)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
+            self.polled.pop(watch, None)
+            self.remove(watch)
+
+    def remove(self, watch: int) -> None:
+        """Take one watch from the kernel, and nothing else; it may be gone already."""
+        try:
+            calls.inotify_remove(self.fd, watch)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
     def _give_up(self, parent: Node) -> None:
         key = self.tree.key(parent)

@@ -92,6 +92,12 @@ class Watched:
         parent.children[name] = node
         return node, new, dropped
 
+    def renew(self, node: Node, watch: int) -> None:
+        """Another watch stands for the same directory."""
+        del self._nodes[node.watch]
+        node.watch = watch
+        self._nodes[watch] = node
+
     def owe(self, node: Node) -> None:
         """A directory and all that is known below it are to be listed once more."""
         stack = [node]
