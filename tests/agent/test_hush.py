@@ -31,12 +31,15 @@ from closeranks_agent.volumes import WATCHED_SCAN_MAX_S, Volumes, asked_rest_s, 
 from closeranks_agent.watch import hush as hush_module
 from closeranks_agent.watch import writing
 from closeranks_agent.watch.counters import Counters, writes_of
+from closeranks_agent.watch.dirty import Dirty
 from closeranks_agent.watch.events import What
 from closeranks_agent.watch.fanotify import FanotifySource
 from closeranks_agent.watch.holders import Holders
 from closeranks_agent.watch.hush import (
     BUDGET,
     BURST_S,
+    LOOK_RARELY_S,
+    LOOK_SHARE,
     MUTED_S,
     SCAN_SHARE,
     SHOWN,
@@ -69,7 +72,7 @@ class Counted(Counters):
 def loud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Hush, Counted]:
     monkeypatch.setattr(hush_module, "BURST_S", BURST_S)
     source: Any = SimpleNamespace(
-        path=os.fsencode(tmp_path), can_hush=True, hush=lambda: None, unhush=lambda: None
+        path=os.fsencode(tmp_path), can_hush=True, hush=lambda: None, ask=lambda: None, unhush=lambda: None
     )
     hush = Hush(source, Attribution())
     hush._counters = counted = Counted()
@@ -144,6 +147,26 @@ class TestBudget:
         hush.told(range(-5, 10 * WRITERS_MAX), (), 1000.0)
         assert len(hush._writers) == WRITERS_MAX
         assert 0 not in hush._writers
+
+
+class TestLooks:
+    def test_a_long_search_for_holders_puts_off_the_next_search_and_no_look(
+        self, loud: tuple[Hush, Counted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a server with many processes, a file beside a database was committed a second later."""
+        hush, _ = loud
+
+        def find() -> dict[int, Any]:
+            began = time.thread_time()
+            while time.thread_time() - began < 0.02:
+                pass
+            return {}
+
+        monkeypatch.setattr(hush._holders, "find", find)
+        hush.begin(1000.0)
+        hush.look(Dirty(), 1000.0)
+        assert hush.due - 1000.0 < LOOK_RARELY_S / 2
+        assert hush._full_due - 1000.0 >= 0.02 * LOOK_SHARE
 
 
 class TestCounters:

@@ -128,8 +128,10 @@ class Hush:
     def look(self, dirty: Dirty, now: float) -> bool:
         """Note what has changed of files that are open to write; whether no more than usual is written."""
         full, began = now >= self._full_due, time.thread_time()
+        searched_s = 0.0
         if full:
             held = self._holders.find()
+            searched_s = time.thread_time() - began
             self._stamps = {inode: stamp for inode, stamp in self._stamps.items() if inode in held}
         else:
             held = self._holders.again({inode: one for inode, (one, _) in self._lately.items()})
@@ -143,9 +145,9 @@ class Hush:
         }
         # Who has a file open and has not written to it of late calls for writes into something else: a socket, mostly.
         calm = full and self._is_calm({pid for one, _ in self._lately.values() for pid in one.pids}, now)
-        rest_s = (time.thread_time() - began) * LOOK_SHARE
         if full:
-            self._full_due = now + min(max(ALL_EVERY_S, rest_s), ALL_RARELY_S)
+            self._full_due = now + min(max(ALL_EVERY_S, searched_s * LOOK_SHARE), ALL_RARELY_S)
+        rest_s = (time.thread_time() - began - searched_s) * LOOK_SHARE
         self.due = now + min(max(LOOK_EVERY_S, rest_s), LOOK_RARELY_S)
         return calm
 
