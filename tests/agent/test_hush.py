@@ -72,7 +72,12 @@ class Counted(Counters):
 def loud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Hush, Counted]:
     monkeypatch.setattr(hush_module, "BURST_S", BURST_S)
     source: Any = SimpleNamespace(
-        path=os.fsencode(tmp_path), can_hush=True, hush=lambda: None, ask=lambda: None, unhush=lambda: None
+        path=os.fsencode(tmp_path),
+        can_hush=True,
+        can_mute=False,
+        hush=lambda: None,
+        ask=lambda: None,
+        unhush=lambda: None,
     )
     hush = Hush(source, Attribution())
     hush._counters = counted = Counted()
