@@ -645,6 +645,34 @@ def test_another_filesystem_below_the_root_is_reported_and_left_alone(
         assert report.entries == 1
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("by", ["scan", "scan of all", "look"])
+def test_what_a_filesystem_is_mounted_over_is_no_deletion(
+    tree_dir: Path, make_volume: MakeVolume, by: str
+) -> None:
+    """It is there again once that is gone; until then nobody can read it, and that is said."""
+    from fleet.tmpfs import Tmpfs
+
+    (tree_dir / "covered" / "deep").mkdir(parents=True)
+    (tree_dir / "covered" / "deep" / "f").write_bytes(b"x")
+    volume = make_volume()
+    volume.scan()
+    before = volume.root
+    with Tmpfs(tree_dir / "covered", 1 << 20):
+        if by == "look":
+            volume.look({b"": {b"covered"}, b"covered": None, b"covered\0deep": {b"f"}}, {})
+            assert volume.root == before
+        (tree_dir / "beside").write_bytes(b"x")
+        report = volume.scan(full=by == "scan of all")
+        assert [(found.key, found.why) for found in report.unreadable] == [(b"covered", "unreadable")]
+        assert "another filesystem is mounted over it" in report.unreadable[0].detail
+        (tree_dir / "beside").unlink()
+        volume.scan()
+        assert volume.root == before
+    report = volume.scan(full=True)
+    assert (volume.root, report.unreadable) == (before, ())
+
+
 def test_changes_that_a_scan_finds_are_one_step_where_nobody_waits(
     tree_dir: Path, make_volume: MakeVolume
 ) -> None:

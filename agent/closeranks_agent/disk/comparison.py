@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .listers import Lister
 
 READ_AHEAD_FILES: Final = 64
+MOUNTED_OVER: Final = "another filesystem is mounted over it: what the volume holds there counts as unchanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +137,10 @@ class Comparison:
         key = here.child(name)
         if status.st_dev != self._device:
             here.clean = False
-            self.findings.report(key, "other_filesystem", "another filesystem is mounted here")
-            if row is not None:
+            if row is not None and not is_directory(row.value):
                 self._remove(key, row)
+                row = None
+            self._mounted_over(key, row)
             return
         here.enter.append(name)
         try:
@@ -267,6 +269,13 @@ class Comparison:
                 self._parted(child, row)
             self._recorder.remove(child)
         self._recorder.listing(key, None)
+
+    def _mounted_over(self, key: bytes, row: Row | None) -> None:
+        """Another filesystem hides this directory. What the volume holds there is not deleted: it can not be read."""
+        if row is None:
+            self.findings.report(key, "other_filesystem", "another filesystem is mounted here")
+        else:
+            self.findings.report(key, "unreadable", MOUNTED_OVER)
 
     def _left_out(self, key: bytes, error: OSError) -> None:
         why = "too_large" if isinstance(error, TooLarge) else "unreadable"

@@ -147,7 +147,7 @@ class Scan(Comparison):
             if row is not None:
                 self._remove(key, row)
         elif error.errno == errno.EXDEV:
-            self.findings.report(key, "other_filesystem", "another filesystem is mounted here")
+            self._mounted_over(key, self._index.row(key))
         elif error.errno not in (errno.ENOTDIR, errno.ELOOP):  # something else took its name: the next scan
             self._left_out(key, error)
 
