@@ -101,6 +101,9 @@ class Deciding:
         self.problem: str | None = None  # why nothing that was decided can be made durable
         self._durable = asyncio.Event()  # set while nothing decided waits for the disk
         self._durable.set()
+        self._between = asyncio.Event()  # cleared while a step is under way
+        self._between.set()
+        self._looking = 0  # who waits for that
         self._looks = Rounds()  # of those who want to see what is durable
         self._queue: asyncio.Queue[_Fed] = asyncio.Queue()
         self._room = asyncio.Event()
@@ -156,7 +159,8 @@ class Deciding:
     async def settled(self) -> None:
         """Wait until what the core decided last is durable; whoever goes on at once sees that and nothing else.
 
-        At most SETTLED_MAX_S: with a full disk the coordinator must still be seen, and says so.
+        At most SETTLED_MAX_S: with a full disk the coordinator must still be seen, and says so. A step that is under
+        way then is waited for all the same: whoever looked would do the rest of it without a pause, for everybody.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLED_MAX_S):
@@ -165,6 +169,11 @@ class Deciding:
                     await self._looks.turn()
                     if self._durable.is_set():
                         return
+        self._looking += 1
+        try:
+            await self._between.wait()
+        finally:
+            self._looking -= 1
 
     async def run(self) -> None:
         """Decide and carry out, for ever."""
@@ -232,9 +241,15 @@ class Deciding:
         if event is None:
             return Step(())
         stepping = self.fleet.begin(clock(), event)
-        while stepping.go_on():
-            await piece.give()
-        step = stepping.end(clock())
+        self._between.clear()
+        try:
+            while stepping.go_on():
+                await piece.give()
+            step = stepping.end(clock())
+        finally:
+            self._between.set()
+        if self._looking:
+            await asyncio.sleep(0)  # before the next step begins
         self._note(step)
         return step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from closeranks_coordinator import deciding, main, runtime, slices
 from closeranks_coordinator.config import load_coordinator_config
 from closeranks_coordinator.core import pace
+from closeranks_coordinator.core.fleet import Fleet
 from closeranks_coordinator.core.model import (
     Disconnected,
     Effect,
+    Event,
     FromAgent,
+    Now,
     Observe,
     Persist,
     QuarantineAsked,
@@ -466,6 +469,42 @@ async def test_a_runaway_is_held_while_the_disk_keeps_what_came_before_waiting(
         monkeypatch.undo()
         for socket in sockets:
             await socket.close()
+
+
+async def test_whoever_looks_waits_for_the_end_of_a_long_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would else do the rest of it without a pause, and everybody would wait for that."""
+    write_config(tmp_path)
+    monkeypatch.setattr(deciding, "SETTLED_MAX_S", 0.01)
+    async with running(tmp_path) as one:
+        coordinator = one.coordinator
+        await coordinator.caught_up()
+        stepping, ended, begun = Fleet._stepping, False, 0
+
+        def long(fleet: Fleet, now: Now, event: Event) -> Generator[None, None, Callable[[Now], Step]]:
+            nonlocal begun
+            begun += 1
+            while not ended:
+                yield
+            return (yield from stepping(fleet, now, event))
+
+        monkeypatch.setattr(Fleet, "_stepping", long)
+        asking = [asyncio.create_task(coordinator.ask(SpeedAsked(None, 1_000_000 + n))) for n in range(2)]
+        async with asyncio.timeout(10):
+            while coordinator.fleet._under_way is None:
+                await asyncio.sleep(0)
+
+        async def look() -> tuple[int, object]:
+            await coordinator.settled()
+            return begun, coordinator.fleet._under_way
+
+        looking = asyncio.create_task(look())
+        await asyncio.sleep(0.05)
+        assert not looking.done(), "it was waited for longer than a disk is"
+        ended = True
+        assert await asyncio.wait_for(looking, 10) == (1, None), "before the next step of the same write"
+        await asyncio.wait_for(asyncio.gather(*asking), 10)
 
 
 async def test_readers_have_their_moment_behind_so_many_writes_that_were_overtaken(

@@ -207,7 +207,7 @@ class Fleet(Questions):
         recovery.start_due(world)
         recovery.drive(world)
         yield
-        pushing.drive(world)
+        yield from pushing.drive(world)
         yield
         speed.drive(world)
         scrubbing.drive(world)

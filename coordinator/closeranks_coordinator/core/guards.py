@@ -123,6 +123,8 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
     if analysis is not None and meter.basis is not None and meter.basis == (id(analysis), len(own)):
         return
     world.brake.unsettled[node.name, volume.name] = None
+    changes = node.view(volume.name).changes
+    news = None if changes is None or meter.basis is None else changes.moved
     meter.basis, meter.analysis = None if analysis is None else (id(analysis), len(own)), analysis
     width, chunk_bytes = world.algorithm.width, volume.config.chunk_bytes
 
@@ -145,7 +147,9 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
             return size  # its former chunk list is gone: it may be all new
 
     entries = 0 if volume.truth is None else world.tree.summary(volume.truth).entries
-    meter.count(own, entries, now, written)
+    meter.count(own, entries, now, written, news)
+    if changes is not None:
+        changes.counted()
 
 
 def _has_changed_enough(world: World, volume: Volume, node: Node, meter: Meter) -> bool:

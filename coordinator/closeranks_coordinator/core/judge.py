@@ -178,6 +178,11 @@ class Judge:
             return Analysis(
                 root, truth, now, stand.withheld, raw, {}, differing, differing.keys(), frozenset()
             )
+        if held == root and differing is raw:
+            # It has what it held, and nothing of its own: nobody need look at each of 200,000 paths for that.
+            return Analysis(
+                root, truth, held, stand.withheld, raw, raw, differing, differing.keys(), frozenset()
+            )
         ours: Differing = {}
         if stand.by_us and before is not None:
             ours = self._differ.diff(before.root, root)

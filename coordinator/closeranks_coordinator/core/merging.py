@@ -20,7 +20,7 @@ already is one order), and merging the contents of files (nobody would want it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from closeranks_proto.entries import decode_entry
@@ -30,6 +30,7 @@ from closeranks_proto.paths import parent_key, subtree_range
 from closeranks_proto.tree import Tree
 
 from .judge import Analysis
+from .stepping import PART_KEYS, key_parts, whole
 from .truth import Values
 from .values import Value, above_of, combine, has_same_body, is_directory, is_file, settle
 
@@ -59,29 +60,51 @@ def _never(_key: bytes) -> bool:
     return False
 
 
-def merge(
+def merging(
     tree: Tree,
     analysis: Analysis,
     own: Mapping[bytes, Values],
     node: str,
     wall_ms: int,
     is_lost: Callable[[bytes], bool] = _never,
-) -> Merged:
-    """Merge a writer's own changes (key to (ours, theirs)) into the truth that its analysis was made against.
+) -> Generator[None, None, Merged]:
+    """Merge a writer's own changes (key to (ours, theirs)) into the truth that its analysis was made against; in parts.
 
     `is_lost` tells of a path whether no node has the content of the truth's version any more: then ours stands, also
     where ours is that it is gone.
     """
     work = _Merge(tree, analysis, own, node, wall_ms, is_lost)
-    work.find_needed()
-    work.find_homeless()
-    for key in sorted(own):
-        work.add(key)
-    for key in sorted(own, reverse=True):
-        work.remove(key)
-    for key in work.contested():
-        work.contest(key)
+    keys = sorted(own)
+    yield
+    yield from work.find_needed(keys)
+    for part in key_parts(keys):
+        work.find_homeless(part)
+        yield
+    for part in key_parts(keys):
+        for key in part:
+            work.add(key)
+        yield
+    for part in key_parts(keys[::-1]):
+        for key in part:
+            work.remove(key)
+        yield
+    contested: list[bytes] = []
+    for part in key_parts(keys):
+        contested += work.contested(part)
+        yield
+    for part in key_parts(contested):
+        for key in part:
+            work.contest(key)
+        yield
     return work.done
+
+
+def merge(
+    tree: Tree, analysis: Analysis, own: Mapping[bytes, Values], node: str, wall_ms: int,
+    is_lost: Callable[[bytes], bool] = _never,
+) -> Merged:  # fmt: skip
+    """The same at once."""
+    return whole(merging(tree, analysis, own, node, wall_ms, is_lost))
 
 
 class _Merge:
@@ -126,35 +149,40 @@ class _Merge:
         """Whether the truth is still what the writer's change began from."""
         return key not in self.analysis.behind
 
-    def find_needed(self) -> None:
+    def find_needed(self, keys: Sequence[bytes]) -> Iterator[None]:
         """Directories of the truth that the writer no longer has, and in which something stays, or is still there."""
         walked: bytes | None = None
-        for key in sorted(self.own):
-            ours, theirs = self.own[key]
-            if not is_directory(theirs) or is_directory(ours):
-                continue
-            if walked is not None and key.startswith(walked):
-                continue  # below one that was walked
-            walked = key + b"\0"
-            for below, _ in self.tree.walk(self.analysis.truth, *subtree_range(key)):
-                values = self.analysis.raw.get(below)
-                if values is None or values[0] is not None:
-                    marks = self.put_off
-                elif below not in self.own or not (
-                    self.is_ahead(below) or self._is_nowhere(below, values[1])
-                ):
-                    marks = self.needed
-                else:
+        for part in key_parts(keys):
+            for key in part:
+                ours, theirs = self.own[key]
+                if not is_directory(theirs) or is_directory(ours):
                     continue
-                for above in above_of(below):
-                    if len(above) < len(key) or above in marks:
-                        break
-                    marks.add(above)
+                if walked is not None and key.startswith(walked):
+                    continue  # below one that was walked
+                walked = key + b"\0"
+                yield from self._find_needed_in(key)
+            yield
 
-    def find_homeless(self) -> None:
+    def _find_needed_in(self, key: bytes) -> Iterator[None]:
+        for count, (below, _) in enumerate(self.tree.walk(self.analysis.truth, *subtree_range(key)), 1):
+            if count % PART_KEYS == 0:
+                yield
+            values = self.analysis.raw.get(below)
+            if values is None or values[0] is not None:
+                marks = self.put_off
+            elif below not in self.own or not (self.is_ahead(below) or self._is_nowhere(below, values[1])):
+                marks = self.needed
+            else:
+                continue
+            for above in above_of(below):
+                if len(above) < len(key) or above in marks:
+                    break
+                marks.add(above)
+
+    def find_homeless(self, keys: Sequence[bytes]) -> None:
         """Entries whose directories the writer has already removed: they are on their way out."""
         known: dict[bytes, bool] = {}
-        for key in sorted(self.own):
+        for key in keys:
             parent = parent_key(key)
             if self.own[key][1] is not None and not any(
                 above in self.analysis.raw for above in above_of(key)
@@ -199,12 +227,12 @@ class _Merge:
 
     # --- what others changed, too --------------------------------------------------------------
 
-    def contested(self) -> list[bytes]:
+    def contested(self, keys: Sequence[bytes]) -> list[bytes]:
         """Keys that neither became the truth nor were put off, parents first."""
         done = self.done
         return [
             key
-            for key in sorted(self.own)
+            for key in keys
             if key not in self.put_off
             and key not in done.held
             and not (key in done.changes and done.changes[key] == self.own[key][0])

@@ -12,7 +12,7 @@ that differ, never with its whole size.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -158,15 +158,23 @@ class Meter:
 
     # --- counting ------------------------------------------------------------------------------
 
-    def count(self, own: Mapping[bytes, Values], entries: int, now: float, size_of: SizeOf) -> None:
-        """Take the present pending changes: those that are news are counted, those that are gone are undone."""
+    def count(
+        self, own: Mapping[bytes, Values], entries: int, now: float, size_of: SizeOf,
+        moved: Collection[bytes] | None = None,
+    ) -> None:  # fmt: skip
+        """Take the present pending changes: those that are news are counted, those that are gone are undone.
+
+        `moved`: of all others nothing is otherwise than when it was counted last.
+        """
         self.shares.reach(now, entries)
-        for key in [key for key in self.pending if key not in own]:
+        gone_from = self.pending if moved is None else [key for key in moved if key in self.pending]
+        for key in [key for key in gone_from if key not in own]:
             self._undo(key, self.pending.pop(key), now)
         total = 0
         changed: list[bytes] = []
         news: list[tuple[bytes, bytes | None, bytes | None, int, tuple[bool, bool]]] = []
-        for key, (value, truth) in own.items():
+        for key in own if moved is None else [key for key in moved if key in own]:
+            value, truth = own[key]
             passed, known = self.passed.get(key), self.pending.get(key)
             if (passed is not None and passed[0] == value) or (
                 known is not None and known[:2] == (value, truth)

@@ -14,6 +14,7 @@ from typing import Literal
 from closeranks_proto import messages as wire
 from closeranks_proto.limits import GONE_GRACE_S
 
+from .changes import Changes
 from .clocks import Clocks
 from .history import TruthHistory
 from .judge import Analysis, Stand
@@ -149,7 +150,7 @@ class View:
     looked_at: float = 0.0
     order: int = 0  # of the truth that it was looked at last
     fresh: list[bytes] = field(default_factory=list)  # own entries that are news, until holders are counted
-    changes: tuple[Analysis, dict[bytes, Values]] | None = None  # of a writer: what it changed itself
+    changes: Changes | None = None  # of a writer
     orders: list[tuple[bytes, bytes]] = field(default_factory=list)  # the newest converges: (from, to) roots
     late: Lateness = field(default_factory=Lateness)
     pushing: Pushing = field(default_factory=Pushing)

@@ -15,7 +15,7 @@ each node (unbounded, and a node that slept through a hundred versions of a file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from closeranks_proto import messages as wire
@@ -35,6 +35,7 @@ from .givers import givers_to, is_had, lacked_by, ranked
 from .holders import going
 from .judge import Analysis, same_but_special_bits
 from .nodes import Node, Pushing, View, Volume
+from .stepping import PART_KEYS, key_parts
 from .truth import Values
 from .values import above_of, is_directory
 from .world import World
@@ -67,8 +68,8 @@ class Batch:
 Alike = dict[int, Batch]
 
 
-def drive(world: World) -> None:
-    """Send what is due: at most one push for each node and volume is under way."""
+def drive(world: World) -> Iterator[None]:
+    """Send what is due: at most one push for each node and volume is under way; in parts."""
     for volume in world.volumes.values():
         if not volume.config.replicated or volume.truth is None:
             continue
@@ -76,7 +77,7 @@ def drive(world: World) -> None:
         for node in world.members(volume):
             view = node.view(volume.name)
             if view.behind and _may_push(world, volume, node, view):
-                _push(world, volume, node, view, alike)
+                yield from _push(world, volume, node, view, alike)
 
 
 def answered(world: World, node: Node, result: wire.PushResult) -> None:
@@ -204,12 +205,12 @@ def _retry_later(world: World, state: Pushing) -> None:
 # --- what -----------------------------------------------------------------------------------------
 
 
-def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) -> None:
+def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) -> Iterator[None]:
     """Make the next push of what the node lacks, and send it."""
     state, analysis = view.pushing, view.analysis
     assert analysis is not None, "a node that is behind was analysed"
     peers = givers_to(world, volume, node)
-    batch = _next(world, volume, node, state, analysis, peers, alike)
+    batch = yield from _next(world, volume, node, state, analysis, peers, alike)
     if not batch.edits:
         state.starved = not state.todo
         if state.starved:
@@ -236,7 +237,7 @@ def _push(world: World, volume: Volume, node: Node, view: View, alike: Alike) ->
 
 def _next(
     world: World, volume: Volume, node: Node, state: Pushing, analysis: Analysis, peers: list[Node], alike: Alike
-) -> Batch:  # fmt: skip
+) -> Generator[None, None, Batch]:  # fmt: skip
     """The next push, and in `state.todo` what is left."""
     held_back = seconds.held_back(world, volume, node, analysis)
     kept = _kept_here(world, volume, node)
@@ -246,7 +247,7 @@ def _next(
         state.todo = list(known.todo)
         return known
     if not state.todo:
-        state.todo = _ordered(world, analysis)
+        state.todo = yield from _ordered(world, analysis)
         state.todo.reverse()
     edits, fetch = _choose(world, volume, analysis, state, peers, held_back, kept)
     wanted = [edit.key for edit in edits if _size(edit.after)]
@@ -262,35 +263,47 @@ def _next(
     return batch
 
 
-def _ordered(world: World, analysis: Analysis) -> list[bytes]:
+def _ordered(world: World, analysis: Analysis) -> Generator[None, None, list[bytes]]:
     """All paths in which the node lags, in the order in which they are best sent."""
     raw, width = analysis.raw, world.algorithm.width
     keys = sorted(analysis.lagging)
+    if len(keys) > PART_KEYS:
+        yield
     if all(raw[key][1] is not None for key in keys):
         return keys
-    replaced = {key for key in keys if is_directory(raw[key][0]) and not is_directory(raw[key][1])}
+    replaced: set[bytes] = set()
+    for part in key_parts(keys):
+        replaced.update(key for key in part if is_directory(raw[key][0]) and not is_directory(raw[key][1]))
+        if len(part) == PART_KEYS:
+            yield
     first: list[bytes] = []
     adds: list[bytes] = []
     leaves: dict[bytes, bytes] = {}  # removals of files, by their content
     others: list[bytes] = []
-    for key in keys:
-        ours, theirs = raw[key]
-        if theirs is not None:
-            adds.append(key)
-        elif replaced and any(above in replaced and raw[above][1] is not None for above in above_of(key)):
-            first.append(key)
-        elif ours is not None and _size(ours) and content_digest(ours, width) not in leaves:
-            leaves[content_digest(ours, width)] = key
-        else:
-            others.append(key)
+    for part in key_parts(keys):
+        for key in part:
+            ours, theirs = raw[key]
+            if theirs is not None:
+                adds.append(key)
+            elif replaced and any(above in replaced and raw[above][1] is not None for above in above_of(key)):
+                first.append(key)
+            elif ours is not None and _size(ours) and content_digest(ours, width) not in leaves:
+                leaves[content_digest(ours, width)] = key
+            else:
+                others.append(key)
+        if len(part) == PART_KEYS:
+            yield
     order = first[::-1]
-    for key in adds:
-        order.append(key)
-        theirs = raw[key][1]
-        if leaves and theirs is not None and _size(theirs):
-            source = leaves.pop(content_digest(theirs, width), None)
-            if source is not None:
-                order.append(source)
+    for part in key_parts(adds):
+        for key in part:
+            order.append(key)
+            theirs = raw[key][1]
+            if leaves and theirs is not None and _size(theirs):
+                source = leaves.pop(content_digest(theirs, width), None)
+                if source is not None:
+                    order.append(source)
+        if len(part) == PART_KEYS:
+            yield
     rest = sorted((*leaves.values(), *others), reverse=True)
     return order + rest
 

@@ -8,18 +8,19 @@ trees (`founding`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterator, Mapping
 
 from closeranks_proto.paths import escape, path_of
 
 from . import conflicts, decay, guards, movement, recurrence, seconds
+from .changes import Changes
 from .founding import unite
 from .holders import somebody_gives
 from .judge import Analysis
-from .merging import Merged, merge
+from .merging import Merged, merging
 from .nodes import Node, Volume
 from .records import NodeVolume
-from .stepping import parts
+from .stepping import key_parts, parts
 from .succession import Heir, up_to_date
 from .truth import Decision, Values, quorum_of
 from .values import is_file
@@ -27,7 +28,7 @@ from .world import World
 
 FOUND_WAIT_S = 5.0  # beyond settle_s: how long a founding waits for the rest of the writers
 
-Look = Callable[[World, Volume, Node], None]
+Look = Callable[[World, Volume, Node], bool]
 
 
 def follow(world: World, volume: Volume, look: Look) -> Iterator[None]:
@@ -40,24 +41,28 @@ def follow(world: World, volume: Volume, look: Look) -> Iterator[None]:
     for part in parts(volume.config.writers):
         for writer in part:
             if may_write(world, volume, world.nodes[writer]):
-                _take_over(world, volume, world.nodes[writer], look)
+                yield from _take_over(world, volume, world.nodes[writer], look)
         yield
     if world.kept:
         _drop_lost(world, volume)
 
 
-def _take_over(world: World, volume: Volume, node: Node, look: Look) -> None:
-    """Merge what this writer has changed, if it may."""
-    look(world, volume, node)
+def _take_over(world: World, volume: Volume, node: Node, look: Look) -> Iterator[None]:
+    """Merge what this writer has changed, if it may; in parts."""
+    if look(world, volume, node):
+        yield
     view = node.view(volume.name)
     if view.analysis is None or not view.analysis.divergent:
         view.changes = None
         return
     own = own_of(node, volume)
     if guards.may_merge(world, volume, node, own):
+        yield
         recurrence.merged(world, volume, node, own)
-        _merge(world, volume, node, own)
+        yield from _merge(world, volume, node, own)
+        yield
         look(world, volume, node)
+        yield
 
 
 def may_write(world: World, volume: Volume, node: Node) -> bool:
@@ -82,18 +87,19 @@ def own_of(node: Node, volume: Volume) -> Mapping[bytes, Values]:
     view = node.view(volume.name)
     analysis = view.analysis
     assert analysis is not None, "asked of an analysed node"
-    if view.changes is None or view.changes[0] is not analysis:
-        view.changes = (analysis, {key: analysis.differing[key] for key in analysis.own_keys()})
-    return view.changes[1]
+    if view.changes is None or view.changes.analysis is not analysis:
+        view.changes = Changes(analysis)
+    return view.changes.own
 
 
-def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> None:
+def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> Iterator[None]:
     analysis, stored = node.view(volume.name).analysis, node.volume(volume.name)
     assert analysis is not None, "asked of an analysed node"
-    merged = _merged(world, volume, node, analysis, own)
+    merged = yield from _merged(world, volume, node, analysis, own)
     winners = [_author(volume, clash.key) for clash in merged.clashes]
     if merged.changes:
-        decision = _after(world, analysis, merged.changes)
+        decision = yield from _after(world, analysis, merged.changes)
+        yield
         movement.move(world, volume, decision, node.name)
     if merged.held:
         assert stored.held is not None, "who writes has joined"
@@ -109,12 +115,14 @@ def _merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
 
 def _merged(
     world: World, volume: Volume, node: Node, analysis: Analysis, own: Mapping[bytes, Values]
-) -> Merged:
+) -> Generator[None, None, Merged]:
     """What becomes of these changes. Of what has decayed after it was moved, what was there goes to the new name."""
 
-    def merge_with(moves: Mapping[bytes, decay.Moved], without: Container[bytes] = ()) -> Merged:
+    def merge_with(
+        moves: Mapping[bytes, decay.Moved], without: Container[bytes] = ()
+    ) -> Generator[None, None, Merged]:
         left = {key: values for key, values in own.items() if key not in without} if without else own
-        return merge(
+        return merging(
             world.tree,
             analysis,
             decay.taken_back(left, moves),
@@ -124,11 +132,11 @@ def _merged(
         )
 
     if not node.volume(volume.name).decayed:
-        return merge_with({})
+        return (yield from merge_with({}))
     moves = decay.moved(world, volume, node, own)
-    kept = decay.done(merge_with(moves), moves, world.algorithm.width)
+    kept = decay.done((yield from merge_with(moves)), moves, world.algorithm.width)
     dropped = decay.dropped(world, volume, node, own, kept)
-    merged = merge_with(kept, dropped)
+    merged = yield from merge_with(kept, dropped)
     for key in kept:
         if key in merged.changes or key in merged.held:
             merged.held[key] = own[key][0]  # it is late from what lies there now
@@ -142,7 +150,9 @@ def _merged(
     return merged
 
 
-def _after(world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]) -> Decision:
+def _after(
+    world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]
+) -> Generator[None, None, Decision]:
     """The truth with these changes: mostly it is the writer's whole tree, which need not be made again."""
     raw = analysis.raw
     if len(changes) == len(raw) and all(
@@ -153,20 +163,24 @@ def _after(world: World, analysis: Analysis, changes: Mapping[bytes, bytes | Non
         edited = world.tree.edit(analysis.truth, sorted(changes.items()))
         decision = Decision(edited.root, pages=edited.pages)
     assert decision.root is not None, "a tree was made"
-    world.differ.learn(analysis.truth, decision.root, _step_of(world, analysis, changes))
+    yield
+    step = yield from _step_of(world, analysis, changes)
+    world.differ.learn(analysis.truth, decision.root, step)
     return decision
 
 
 def _step_of(
     world: World, analysis: Analysis, changes: Mapping[bytes, bytes | None]
-) -> Mapping[bytes, Values]:
+) -> Generator[None, None, Mapping[bytes, Values]]:
     """What a merge made of the truth, path by path: (before, after)."""
     found: dict[bytes, Values] = {}
-    for key, after in changes.items():
-        values = analysis.raw.get(key)
-        before = world.tree.lookup(analysis.truth, key) if values is None else values[1]
-        if before != after:
-            found[key] = (before, after)
+    for part in key_parts(list(changes)):
+        for key in part:
+            values, after = analysis.raw.get(key), changes[key]
+            before = world.tree.lookup(analysis.truth, key) if values is None else values[1]
+            if before != after:
+                found[key] = (before, after)
+        yield
     return found
 
 

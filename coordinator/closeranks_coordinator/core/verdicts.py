@@ -10,10 +10,11 @@ import math
 from collections.abc import Generator, Iterator
 
 from . import currency, decay, movement, naming, rolling, sequencing, succession, unclear
+from .changes import followed
 from .judge import NOTHING_PASSED, Analysis, Differing, Made, Passed, Stand, Touched, nothing_made
 from .nodes import Node, View, Volume
 from .records import NodeVolume
-from .stepping import parts
+from .stepping import PART_KEYS, parts
 from .truth import Decision, Values, decide_quorum
 from .world import World
 
@@ -38,7 +39,8 @@ def judge_volume(world: World, volume: Volume) -> Iterator[None]:
     nodes = world.members(volume)
     for part in parts(nodes):
         for node in part:
-            _look(world, volume, node)
+            if _look(world, volume, node):
+                yield
         yield
     if volume.config.policy == "quorum":
         rolling.restart(volume, nodes, world.now.mono)
@@ -113,14 +115,14 @@ def _go_on(world: World, volume: Volume, node: Node, writes: bool) -> None:
     world.touch_node(node)
 
 
-def _look(world: World, volume: Volume, node: Node) -> None:
-    """Hold one node's root against the truth."""
+def _look(world: World, volume: Volume, node: Node) -> bool:
+    """Hold one node's root against the truth. Whether that was long work: it took a step in which much is otherwise."""
     truth, stored, view = volume.truth, node.volume(volume.name), node.view(volume.name)
     if truth is None or stored.root is None:
         if view.analysis is not None:
             node.views[volume.name] = View(seen=view.seen)
-        return
-    before = view.analysis
+        return False
+    before, is_long = view.analysis, False
     writes = node.name in volume.config.writers
     if stored.before is not None and stored.settings == volume.settings:
         _go_on(world, volume, node, writes)
@@ -128,7 +130,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
     known = before is not None and view.stand is not None and not _has_moved(stored, truth, view.stand)
     if before is None or not known or view.by_us or passed:
         if before is not None and not passed and _may_wait(world, volume, node, view):
-            return
+            return False
         view.looked_at = world.now.mono
         # Where writers' changes count, what is our doing is asked step by step: see `_made`. What another agent has
         # brought of the truth's past is no change either: a machine that was restored from a backup is only late.
@@ -152,8 +154,12 @@ def _look(world: World, volume: Volume, node: Node) -> None:
             # The truth gave these bits up, or somebody set them here: what sets them another time is a change.
             stored.withheld = withheld
             world.touch("node", node.name)
+        is_long = len(after.differing) > PART_KEYS or (
+            before is not None and len(before.differing) > PART_KEYS
+        )
         view.analysis, view.by_us, view.by_another = after, False, False
         view.brought = frozenset()
+        view.changes = followed(view.changes, before, after, touched)
         if stored.anew and not after.divergent:
             stored.anew = False
             world.touch("node", node.name)
@@ -176,6 +182,7 @@ def _look(world: World, volume: Volume, node: Node) -> None:
         view.lag_since, view.lag_at_least = None, False
     elif view.lag_since is None:
         view.lag_since, view.lag_at_least = world.now.mono, before is None
+    return is_long
 
 
 def _passed(world: World, volume: Volume, view: View, replays: bool) -> Passed:
