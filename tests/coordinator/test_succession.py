@@ -319,6 +319,104 @@ def test_a_writer_that_was_away_while_settings_changed_is_merged_path_by_path() 
     assert away.disk["photos"] == found
 
 
+@pytest.mark.parametrize("returns", ["before", "after"])
+def test_a_second_version_that_its_writer_alone_has_outlives_other_settings(returns: str) -> None:
+    """It lies under its plain name there: what came first was to take its place once it had been put aside."""
+    world = fleet()
+    loser = world["node-03"]
+    loser.stop()
+    world["node-01"].put("photos", "d/003", file_of("first"))
+    world.run(2)
+    loser.disk["photos"][key_of("d/003")] = file_of("second")
+    loser.pushes_fail = True
+    loser.start()
+    world.until(lambda: bool(world.incidents("conflict")), 60)
+    loser.stop()
+    ignore(world, "*.tmp")
+    if returns == "after":
+        world.until(lambda: bool(truth(world)), 60)
+    loser.pushes_fail = False
+    loser.start()
+    world.run(5)
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert truth(world)[key_of("d/003")] == file_of("first")
+    assert [*truth(world).values()].count(file_of("second")) == 1, "kept under a conflict name"
+    assert loser.disk["photos"] == world["node-01"].disk["photos"] == truth(world)
+
+
+@pytest.mark.parametrize("returns", ["before", "after"])
+def test_what_we_brought_and_nobody_had_heard_of_does_not_come_back_with_other_settings(returns: str) -> None:
+    world = fleet()
+    parted = world["node-03"]
+    parted.pushes_fail = True
+    world["node-01"].put("photos", "d/002", file_of("newer"))
+    world.run(1)
+    parted.disconnect()
+    parted.disk["photos"][key_of("d/002")] = file_of("newer")
+    parted._made("photos", {key_of("d/002"): file_of("newer")})
+    world["node-02"].put("photos", "d/002", None)
+    world.run(2)
+    assert key_of("d/002") not in truth(world)
+    ignore(world, "*.tmp")
+    if returns == "after":
+        world.until(lambda: bool(truth(world)), 60)
+    parted.pushes_fail = False
+    parted.connect()
+    world.run(5)
+    world.until(lambda: bool(truth(world)) and world.in_rank(), 60)
+    assert key_of("d/002") not in truth(world)
+    assert key_of("d/002") not in parted.disk["photos"]
+
+
+@pytest.mark.parametrize("rival", [None, "other"])
+def test_what_a_writer_alone_has_of_the_old_truth_is_not_late_when_it_comes_after_the_new_one(
+    rival: str | None,
+) -> None:
+    """It was accepted, and reached nobody else who writes: what they have is older, or clashes with it."""
+    world = fleet()
+    away = world["node-01"]
+    for name in NODES[1:]:
+        world[name].stop()
+    away.put("photos", "d/002", file_of("newer"))
+    world.run(1)
+    away.stop()
+    assert truth(world)[key_of("d/002")] == file_of("newer")
+    if rival:
+        world["node-02"].disk["photos"][key_of("d/002")] = file_of(rival)
+    for name in NODES[1:]:
+        world[name].start()
+    ignore(world, "*.tmp")
+    world.until(lambda: bool(truth(world)), 60)
+    assert file_of("newer") not in truth(world).values()
+    away.start()
+    world.run(5)
+    world.until(world.in_rank, 60)
+    assert truth(world)[key_of("d/002")] == file_of(rival or "newer")
+    assert [*truth(world).values()].count(file_of("newer")) == 1
+    assert away.disk["photos"] == world["node-02"].disk["photos"] == truth(world)
+
+
+def test_what_the_only_writer_had_is_kept_when_others_begin_without_it() -> None:
+    world = fleet()
+    away = world["node-01"]
+    away.put("photos", "mine", file_of("mine"))
+    world.until(world.in_rank, 60)
+    for name in NODES:
+        world[name].stop()
+    for name in NODES[1:]:  # machines in the place of those that had joined
+        world[name].agent_id, world[name].disk["photos"] = f"another-{name}", tree("theirs")
+        world.node_roots.pop((name, "photos"))
+    ignore(world, "*.tmp")
+    for name in NODES[1:]:
+        world[name].start()
+    world.until(lambda: bool(truth(world)), 60)
+    away.start()
+    world.run(5)
+    world.until(world.in_rank, 60)
+    assert {key_of("mine"), key_of("theirs"), key_of("d/001")} <= truth(world).keys()
+    assert away.disk["photos"] == world["node-02"].disk["photos"] == truth(world)
+
+
 def test_how_long_contents_are_told_apart_by_all_settings_is_remembered_as_long_as_it_is_asked_for() -> None:
     world = fleet()
 

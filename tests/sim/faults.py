@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .absences import Absences
 from .disk import content_of, file_of, is_directory
 from .images import Images
 from .people import VOLUME
@@ -26,6 +27,7 @@ class Faults:
         self.time = world.time
         self.rng = world.time.stream("faults")
         self.images = Images(world)
+        self.absences = Absences(world)
         self.on = False
         fewer = (len(world.plan.nodes) - 1) // 2
         self.liars = sorted(world.time.stream("liars").sample(world.plan.nodes, max(1, fewer)))
@@ -43,7 +45,7 @@ class Faults:
             "identity": (20.0, self._identity), "second_agent": (15.0, self._second), "collect": (5.0, self._collect),
             "put_back": (4.0, self.images.deed), "coordinator_lost": (25.0, self._lose_coordinator),
             "liar": (12.0, self._lie), "decay": (5.0, self._decay), "straggler": (12.0, self._straggle),
-            "relapse": (6.0, self._relapse),
+            "relapse": (6.0, self._relapse), "absence": (12.0, self.absences.deed),
         }  # fmt: skip
         for name in sorted(self.world.plan.faults & deeds.keys()):
             mean_s, deed = deeds[name]

@@ -25,6 +25,7 @@ SWAP = f"{CONVERGE}/swap.py"
 DISK = "agent/closeranks_agent/disk"
 STORE = "coordinator/closeranks_coordinator/storage"
 LIMIT_S = 600.0
+WRITERS = "--policy any-writer --nodes 3 --faults"
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,6 +528,48 @@ MUTATIONS = (
         "persistence: after a restart no conflict ends", f"{CORE}/persistence.py",
         "                    world.kept[(conflict.volume, conflict.kept)] = key\n", "",
         "--policy any-writer --nodes 3 --faults slow_link,coordinator_crash,cut",
+    ),
+    Mutation(
+        "succession: the next first truth is the union of the trees, also of what was deleted meanwhile",
+        f"{CORE}/sequencing.py", "    if before is not None and heirs:\n", "    if False:\n", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: what writers held is forgotten with other settings", f"{CORE}/placement.py",
+        "            stored.before = edited.root\n", "            pass\n", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: who comes after the founding joins", f"{CORE}/verdicts.py",
+        "        writes\n        and stored.held is None\n", "        False\n        and stored.held is None\n",
+        f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: what is as it was held counts as changed", f"{CORE}/succession.py",
+        "            if is_alike(now, base, width, whole_bytes):\n                continue\n", "", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: no removal is believed", f"{CORE}/succession.py",
+        "        if len(keys_removed) > heirs[name].removals_max:\n", "        if keys_removed:\n",
+        f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: who comes after the founding is late in nothing", f"{CORE}/succession.py",
+        "            held.append((one.key, one.ours))\n", "            pass\n", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: who comes after the founding knew of all that had changed", f"{CORE}/succession.py",
+        "            held.append((one.key, was))\n", "            pass\n", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: a second version under its plain name is only late", f"{CORE}/placement.py",
+        "[(key, None) for key in own]", "[]", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: what we brought and was told late is the node's change", f"{CORE}/arrivals.py",
+        "    if stored.before is not None:\n        _hold", "    if False:\n        _hold", f"{WRITERS} absence",
+    ),
+    Mutation(
+        "succession: what only an absent writer has of the old truth is late", f"{CORE}/sequencing.py",
+        "    if before is not None:\n        _leave", "    if False:\n        _leave", f"{WRITERS} absence",
     ),
 )  # fmt: skip
 

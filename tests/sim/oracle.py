@@ -28,6 +28,8 @@ Reached = dict[tuple[str, bytes], tuple[float, int]]
 HOLD_BACK = frozenset({"partition", "slow_link", "freeze"})
 DATED_SLACK_S = 0.15
 CONFLICT = re.compile(rb"\.conflict-(node-\d+)-\d{8}-\d{6}-[0-9a-f]{6}(-\d+)?")
+# By these a machine or the coordinator begins with nothing, or a person says that what a node has stands.
+TOLD_ANEW = frozenset({"put_back", "coordinator_lost", "identity", "operator"})
 BURY_EVERY_S = 2.0
 BURY_AFTER_S = 20.0  # of a step of the truth: by then nothing of before is under way
 
@@ -72,6 +74,14 @@ class Oracle:
         self.buried = 0  # of the moves
         self.eligible: frozenset[str] = frozenset()
         self.joined: set[str] = set()  # nodes that have ever been taken into the truth that stands
+        # The same of truths that other settings have ended: with another one none of them becomes a joiner.
+        self.heirs: set[str] = set()
+        self.former_truth: bytes | None = None  # what the last of those was
+        self.left: set[tuple[bytes, bytes]] = set()  # (key, content) that those had left in the end
+        self.written: set[tuple[bytes, bytes]] = set()  # (key, content), by anybody
+        self.again: set[tuple[bytes, bytes]] = (
+            set()
+        )  # of these: where it had been written, or was the truth, before
         self.removed: dict[
             tuple[bytes, bytes], str
         ] = {}  # files of the truth that joined writers removed: who
@@ -97,11 +107,18 @@ class Oracle:
 
     def restarted(self) -> None:
         """Another process: undo what it does not know of, also that a truth was given up."""
-        past = self._past()
+        past, core = self._past(), self.world.core
         if not past:
             self._give_up()
+            # Who had joined is known by what was durable.
+            self.heirs &= {
+                name for name, node in core.nodes.items() if node.volume(self.volume).before is not None
+            }
         else:
             self._undo(past[-1])
+            if not self.moves and self.given_up:
+                self.heirs.clear()
+                self.left.clear()
             while not self.moves and self.given_up:
                 self.moves, self.seen, self.reached, self.buried = self.given_up.pop()
                 self._undo(past[-1])
@@ -113,6 +130,14 @@ class Oracle:
     def _give_up(self) -> None:
         """There is to be a new truth, and nobody is held against the old one."""
         if self.moves:
+            self.heirs |= self.joined
+            self.former_truth = self.moves[-1].root
+            self.left |= {
+                (key, content)
+                for move in self.moves
+                for key, (old, _) in move.changes.items()
+                if (content := content_of(old)) and content != content_of(self.truth(key))
+            }
             self.given_up.append((self.moves, self.seen, self.reached, self.buried))
         self.moves, self.seen, self.reached, self.buried = [], {}, {}, 0
         self.joined.clear()
@@ -144,6 +169,10 @@ class Oracle:
     def truth(self, key: bytes) -> bytes | None:
         known = self.seen.get(key)
         return known[-1][1] if known else None
+
+    def _was(self, key: bytes) -> bytes | None:
+        """In the truth that other settings have ended last."""
+        return None if self.former_truth is None else self.tree.lookup(self.former_truth, key)
 
     def tree_values(self) -> list[bytes]:
         """The entries of the truth as it is."""
@@ -204,12 +233,15 @@ class Oracle:
 
         Unless another one has brought the same there on its own, which nobody has heard of yet.
         """
-        if value is None or not content_of(value) or value != self.truth(key):
+        truth = self.truth(key)
+        if not self.moves:
+            truth = self._was(key)
+        if value is None or not content_of(value) or value != truth:
             return
         by = self.wrote.get((key, value))
         if by not in (None, node) and self.values.get(by, {}).get(key) != value:
             return
-        if node in self.eligible and node in self.world.plan.writers and node in self.joined:
+        if node in self.eligible and node in self.world.plan.writers and node in self.joined | self.heirs:
             self.removed[key, value] = node
 
     def _streamed(self, node: str, key: bytes, value: bytes) -> None:
@@ -218,8 +250,9 @@ class Oracle:
         Whoever has joined once does not become a joiner again, whatever the core makes of it.
         """
         content = content_of(value)
-        counts = node in self.eligible and node in self.joined and node in self.world.plan.writers
-        if content and self.moves and counts:
+        has_joined = node in self.heirs or (node in self.joined and self.moves)
+        counts = node in self.eligible and has_joined and node in self.world.plan.writers
+        if content and counts:
             self.accepted.setdefault(content, f"{node} {key!r}")
 
     def _reach(self, node: str, key: bytes) -> None:
@@ -385,11 +418,18 @@ class Oracle:
                 if move.founding and self.world.lost and content in self.world.restored:
                     self.dead.discard((key, content))  # nobody on either side knows of anything later
                 hold("deleted_stays", (key, content) not in self.dead, f"{key!r} came back in the truth")
+                # Where nobody who is heard has what came after it, it stands until somebody comes with that.
+                after = content_of(self._was(key))
+                known = not after or any(self._had_content(one, key, after) for one in writers)
+                is_old = known and (key, content) in self.left - self.again
+                is_old = is_old and not self.world.plan.faults & TOLD_ANEW
+                hold("deleted_stays", not is_old, f"{key!r} came back in the truth by other settings")
             if left and content != left:
                 self.world.replaced_in_truth.add(left)
         values = dict(self.tree.walk(move.root))
         if move.founding:
             self._founded()
+            self._disbelieved()
             self._founded_sound({content_of(one) for one in values.values()})
             for (
                 _,
@@ -436,6 +476,15 @@ class Oracle:
         )  # fmt: skip
         reading = [one for one in missing if self._reads(one)]
         hold("founded_by_all", not reading, f"founded while {reading} are connected and read their trees")
+
+    def _disbelieved(self) -> None:
+        """Of who lacks so much of the truth of before that it looks like another disk no removal is asked for."""
+        was = [] if self.former_truth is None else [key for key, _ in self.tree.walk(self.former_truth)]
+        for node in sorted(set(self.removed.values())):
+            rules = self.world.core.volumes[self.volume].config.guards
+            gone = sum(key not in self.values[node] for key in was)
+            if gone > max(rules.share_min_paths, int(rules.deleted_share * len(was))):
+                self.removed = {one: by for one, by in self.removed.items() if by != node}
 
     def _reads(self, name: str) -> bool:
         node = self.world.core.nodes[name]
@@ -540,11 +589,19 @@ class Oracle:
 
     def rewritten(self, key: bytes, value: bytes | None, by: str | None = None) -> None:
         """Somebody has written this there (again)."""
+        one = key, content_of(value)
+        if one in self.written or one[1] in self.ever:
+            self.again.add(one)
+        self.written.add(one)
         self.dead.discard((key, content_of(value)))
         if value is not None and by is not None:
             self.wrote[key, value] = by
         if value is not None:
             self.removed.pop((key, value), None)
+
+    def kept(self, key: bytes, value: bytes) -> None:
+        """Somebody has changed what lies there in place: if only its attributes, its content is meant."""
+        self.again.add((key, content_of(value)))
 
     # --- who is accused ------------------------------------------------------------------------
 

@@ -247,6 +247,7 @@ class People:
         copy = agent.copies[VOLUME]
         if copy.problem is None:
             self.world.taken_over(content_of(value))
+            self.world.oracles[VOLUME].kept(key, value)
             copy.unsynced.append((self.time.now, key, copy.disk.get(key)))
             copy.disk[key] = value
             agent.changed(VOLUME)

@@ -201,6 +201,15 @@ FOUND_AMONG: dict[tuple[int, str, int, str], str] = {
     (1103191977, "any-writer", 3, "cut,decay,partition,put_back"): (
         "a person let stand what the last writer had, of long ago: the check took it for what had come back"
     ),
+    (3, "any-writer", 3, "absence"): (
+        "a second version lay under its plain name alone when settings changed: it was taken for late, and was gone"
+    ),
+    (26, "any-writer", 3, "absence"): (
+        "what a push had brought was told after the settings had changed: a removed file came back"
+    ),
+    (15, "writers", 9, "absence,cut,slow_disk,slow_link"): (
+        "what an absent writer alone had of the old truth was late when it came back: it went to its trash"
+    ),
 }  # fmt: skip
 # Of whole programs.
 FOUND_BY_SHELLS: dict[int, str] = {

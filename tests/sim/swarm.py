@@ -56,11 +56,13 @@ LATER: Mapping[str, str] = {
     "straggler": "a node takes the site's steps seconds apart, and the coordinator is started again meanwhile",
     "short_journal": "agents keep few steps: what is not acknowledged at once gives way to an announcement",
     "relapse": "something puts back what the truth had there before on a node that has left it behind",
+    "absence": "a writer is away while others remove files and the settings of the volume change, and writes meanwhile",
 }
 YOUNGER = (
     "straggler",
     "short_journal",
     "relapse",
+    "absence",
 )  # than the seeds that once found something among those of `LATER`
 FIXED = range(1000, 1010)  # seeds that the tests play each time
 FAULTS: Mapping[str, str] = {**FIRST, **LATER}

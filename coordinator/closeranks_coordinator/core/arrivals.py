@@ -14,6 +14,7 @@ from closeranks_proto.limits import GONE_GRACE_S
 from . import answers, auditing, decay, fencing, guards, hands, incidents, pushing, scrubbing
 from .model import Connected, Disconnected, FromAgent, RootStored, Scanned, Watched
 from .nodes import Node, View, Volume
+from .records import NodeVolume
 from .truth import Values
 from .words import plural
 from .world import UNTRUSTED, World
@@ -93,6 +94,8 @@ def root_stored(world: World, event: RootStored) -> None:
     view.is_commit = event.base is not None and event.base == before
     decay.follow(world, node, event, before, view.is_commit)
     view.brought = frozenset(event.brought)
+    if stored.before is not None:
+        _hold_what_we_brought(world, stored, event, before if view.is_commit else None)
     if view.is_commit and event.edits is not None:
         _learn_step(world, view, event)
     if ours:
@@ -136,6 +139,19 @@ def _look_for_rebuilt(world: World, node: Node, event: RootStored, before: bytes
             _tell_put_back(world, node, volume, len(differing), len(differing) - lacking)
     fencing.drop_recovery(world, node, what)  # of one who was late
     world.log("info", f"{node.name}, {event.volume}: {what}: it joins anew")
+
+
+def _hold_what_we_brought(world: World, stored: NodeVolume, event: RootStored, base: bytes | None) -> None:
+    """Of a truth that is to be followed by another one: what is told late is none of the node's own changes."""
+    assert stored.before is not None, "it held something"
+    keys = set(event.brought)
+    if base is not None and event.cause in ("converge", "push"):
+        keys.update(world.differ.diff(event.root, base))
+    if keys:
+        brought = world.tree.lookup_many(event.root, keys)
+        edited = world.tree.edit(stored.before, [(key, brought.get(key)) for key in sorted(keys)])
+        world.keep(edited.pages)
+        stored.before = edited.root
 
 
 def _tell_put_back(world: World, node: Node, volume: Volume, differing: int, held: int) -> None:

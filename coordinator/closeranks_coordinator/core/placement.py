@@ -7,6 +7,7 @@ from scans that were made by the new settings.
 
 from __future__ import annotations
 
+from . import seconds
 from .fencing import drop_recovery
 from .history import TruthHistory
 from .lateness import Lateness
@@ -102,7 +103,11 @@ def _found_again(world: World, volume: Volume) -> None:
     for node in (world.nodes[name] for name in volume.config.nodes):
         stored = node.volume(volume.name)
         if stored.held is not None and volume.record.before is not None:
-            stored.before = stored.held
+            # A second version that nobody else has is a change of its own: it would give way to what came first.
+            own = seconds.at_plain_names(world, volume, node, volume.record.before)
+            edited = world.tree.edit(stored.held, [(key, None) for key in own])
+            world.keep(edited.pages)
+            stored.before = edited.root
         stored.held, stored.withheld, stored.anew = None, (), False
         node.views[volume.name] = View(seen=node.view(volume.name).seen)
         node.scanned.pop(volume.name, None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from closeranks_proto.entries import same_content
+from closeranks_proto.paths import subtree_range
 
 from .judge import Analysis
 from .nodes import Node, Volume
@@ -84,6 +85,32 @@ def unplaced(world: World, volume: Volume) -> list[ConflictRecord]:
         else:
             found.append(record)
     return found
+
+
+def at_plain_names(world: World, volume: Volume, node: Node, truth: bytes) -> list[bytes]:
+    """Where this node has second versions of its own that no writer has under their conflict names, as in `truth`."""
+    told = (world.nodes[name].volume(volume.name).root for name in volume.config.writers)
+    roots, tree = dict.fromkeys(root for root in told if root is not None), world.tree
+    own, width = node.volume(volume.name).root, world.algorithm.width
+    found: set[bytes] = set()
+    for (name, kept), number in world.kept.items():
+        record = world.conflicts[number]
+        if own is None or (name, record.loser) != (volume.name, node.name):
+            continue
+        top = tree.lookup(truth, kept)
+        below = tree.walk(truth, *subtree_range(kept)) if is_directory(top) else ()
+        for key, theirs in () if top is None else ((kept, top), *below):
+            plain = record.key + key[len(kept) :]
+            ours = tree.lookup(own, plain)
+            is_placed = any(tree.lookup(root, key) is not None for root in roots)
+            is_its = (
+                ours is not None
+                and same_content(ours, theirs, width)
+                and not _is_anothers(world, record, key)
+            )
+            if is_its and not is_placed:
+                found.add(plain)
+    return sorted(found)
 
 
 def held_back(world: World, volume: Volume, node: Node, analysis: Analysis) -> tuple[bytes, ...]:

@@ -21,7 +21,7 @@ from .merging import Merged, merging
 from .nodes import Node, Volume
 from .records import NodeVolume
 from .stepping import key_parts, parts
-from .succession import Heir, up_to_date
+from .succession import Heir, base_beside, unknown_to, up_to_date
 from .truth import Decision, Values, quorum_of
 from .values import is_file
 from .world import World
@@ -236,8 +236,14 @@ def _found(world: World, volume: Volume) -> None:
     if not heard and all(root == world.tree.empty.root for root in roots.values()):
         return  # nothing could be spread, and whoever comes with files would lose them to its trash
     sound = {name: decay.sound(world, volume, world.nodes[name], root) for name, root in roots.items()}
-    founders = _going_on(world, volume, sound)
+    before, volume.record.before = volume.record.before, None
+    heirs = _heirs(world, volume, sound)
+    founders = sound
+    if before is not None and heirs:
+        founders = up_to_date(world.tree, heirs, before, world.keep, volume.record.whole_bytes)
     union = unite(world.tree, founders, world.now.wall_ms, world.keep)
+    if before is not None:
+        _leave_to_absent(world, volume, heirs, before, union.root)
     movement.move(world, volume, Decision(union.root, pages=union.pages))
     for name in founders:
         node = world.nodes[name]
@@ -261,12 +267,11 @@ def _is_reading(world: World, volume: Volume, node: Node) -> bool:
     return stored.root is None or stored.settings != volume.settings or volume.name not in node.scanned
 
 
-def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """The writers' trees as far as they go on from the truth of before, where there was one.
+def _heirs(world: World, volume: Volume, roots: Mapping[str, bytes]) -> dict[str, Heir]:
+    """The writers whose trees go on from the truth of before, where there was one.
 
     Who had not joined that joins this one as well, and so does a machine that was built anew since; unless all have.
     """
-    before, volume.record.before = volume.record.before, None
     heirs: dict[str, Heir] = {}
     for name, root in roots.items():
         stored = world.nodes[name].volume(volume.name)
@@ -275,9 +280,24 @@ def _going_on(world: World, volume: Volume, roots: Mapping[str, bytes]) -> Mappi
         heir = None if base is None else _heir(world, volume, stored, root, base)
         if heir is not None:
             heirs[name] = heir
-    if before is None or not heirs:
-        return roots
-    return up_to_date(world.tree, heirs, before, world.keep, volume.record.whole_bytes)
+    return heirs
+
+
+def _leave_to_absent(
+    world: World, volume: Volume, heirs: Mapping[str, Heir], before: bytes, root: bytes
+) -> None:
+    """What was the truth and none of the founders has is not late on a writer that comes with it afterwards."""
+    absent = [
+        stored
+        for name in volume.config.writers
+        if (stored := world.nodes[name].volume(volume.name)).before is not None
+    ]
+    unknown = unknown_to(world.tree, heirs, before, volume.record.whole_bytes) if absent else {}
+    for stored in absent:
+        assert stored.before is not None, "asked above"
+        edited = base_beside(world.tree, stored.before, before, root, unknown)
+        world.keep(edited.pages)
+        stored.before = edited.root
 
 
 def _heir(world: World, volume: Volume, stored: NodeVolume, root: bytes, base: bytes) -> Heir | None:

@@ -93,6 +93,37 @@ def base_by_new_settings(
     return tree.edit(truth, held)
 
 
+def unknown_to(
+    tree: Tree, heirs: Mapping[str, Heir], truth: bytes, whole_bytes: int | None = None
+) -> dict[bytes, bool]:
+    """Paths of the old truth that none of these held as it was, and whether one of them changed an elder version."""
+    if not heirs:
+        return {key: False for key, _ in tree.walk(truth)}
+    return {
+        key: bool(path.own)
+        for key, path in _looked_at(tree, heirs, truth, whole_bytes).items()
+        if path.was_truth is not None and not path.held
+    }
+
+
+def base_beside(
+    tree: Tree, base: bytes, truth: bytes, founded: bytes, unknown: Mapping[bytes, bool]
+) -> Edited:
+    """What a writer that was not heard for the founding is to have held, where those who were did not know the truth.
+
+    Where it held that, it goes on from what they have, and clashes with what one of them has changed.
+    """
+    width = tree.algorithm.width
+    own, was = tree.lookup_many(base, unknown), tree.lookup_many(truth, unknown)
+    theirs = tree.lookup_many(founded, unknown)
+    held = [
+        (key, None if is_clash else theirs.get(key))
+        for key, is_clash in sorted(unknown.items())
+        if is_alike(own.get(key), was[key], width)
+    ]
+    return tree.edit(base, held)
+
+
 def _looked_at(
     tree: Tree, heirs: Mapping[str, Heir], truth: bytes, whole_bytes: int | None
 ) -> dict[bytes, _Path]:
