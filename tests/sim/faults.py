@@ -46,6 +46,7 @@ class Faults:
             "put_back": (4.0, self.images.deed), "coordinator_lost": (25.0, self._lose_coordinator),
             "liar": (12.0, self._lie), "decay": (5.0, self._decay), "straggler": (12.0, self._straggle),
             "relapse": (6.0, self._relapse), "absence": (12.0, self.absences.deed),
+            "flood": (15.0, self.world.people.flood),
         }  # fmt: skip
         for name in sorted(self.world.plan.faults & deeds.keys()):
             mean_s, deed = deeds[name]

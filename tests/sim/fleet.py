@@ -22,6 +22,7 @@ from closeranks_proto.tree import Tree
 from closeranks_proto.wire import encode_message
 
 from .agent import Agent
+from .brake import Brake
 from .checks import Checks
 from .coordinator import Coordinator
 from .disk import DIRECTORY, SHORT_JOURNAL, Copy, Files, Values, content_of, file_of, key_of
@@ -113,6 +114,7 @@ class World:
         self.checks = Checks(self)
         self.rules = Rules(self)
         self.obeyed = Obeyed(self)
+        self.brake = Brake(self)
         self.people = People(self, start)
         self.faults = Faults(self)
 
@@ -152,6 +154,7 @@ class World:
         self.checks.restarted()
         self.rules.restarted()
         self.obeyed.restarted()
+        self.brake.restarted()
 
     def lose_coordinator(self) -> None:
         """Nothing is left of what it stored; people put it up again with the same configuration."""

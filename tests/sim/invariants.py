@@ -48,6 +48,8 @@ INVARIANTS: dict[str, str] = {
     "lag_is_true": "the lag that is shown is no older than the oldest step of the truth that the node lacks",
     "conflicts_end": "a conflict is open no longer than its second version lies in the truth",
     "holdable": "the truth of a replicated volume is a tree that a disk can hold",
+    "share_held": "no writer removes more of what others brought than the guard's share, unless a person was asked",
+    "steps_followed": "a step that says what it changed is followed, and never held against the whole truth",
     "membership_first": "peers are told of a fence before the node itself is",
     "bounded": "every queue, list and memory stays within its bound",
     "named_in_time": "a corruption is named within its bound once the faults have ended",

@@ -91,7 +91,7 @@ MUTATIONS = (
     ),
     Mutation(
         "merging: a deletion is not merged", f"{CORE}/merging.py",
-        "    for key in sorted(own, reverse=True):\n        work.remove(key)\n", "", "--policy writers --nodes 5",
+        "            work.remove(key)\n", "            pass\n", "--policy writers --nodes 5",
     ),
     Mutation(
         "currency: too few voters are no hindrance", f"{CORE}/currency.py",
@@ -569,7 +569,22 @@ MUTATIONS = (
     ),
     Mutation(
         "succession: what only an absent writer has of the old truth is late", f"{CORE}/sequencing.py",
-        "    if before is not None:\n        _leave", "    if False:\n        _leave", f"{WRITERS} absence",
+        "    if before is not None:\n        _leave", "    if False:\n        _leave",
+        "--policy writers --nodes 9 --faults absence,cut,slow_disk,slow_link",
+    ),
+    Mutation(
+        "session: a step to a root that another one has is held against the whole truth",
+        "coordinator/closeranks_coordinator/session.py", "        if accepted.base is None:\n",
+        "        if accepted.edits is None:\n", "--faults cut", shells=True,
+    ),
+    Mutation(
+        "brake: what a node adds makes the volume larger", f"{CORE}/windows.py",
+        "        return max(self.present - grown, min(self.present, least))\n", "        return self.present\n",
+        f"{WRITERS} flood",
+    ),
+    Mutation(
+        "brake: nobody remembers how much a node has added", f"{CORE}/windows.py",
+        "        self._turn(now).grown += entries\n", "", f"{WRITERS} flood",
     ),
 )  # fmt: skip
 

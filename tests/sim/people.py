@@ -68,6 +68,7 @@ SET_ASIDE = frozenset(
         "late_start",
     )
 )
+FLOODS_MAX = 2
 GIVE_UP_S = 200.0  # until somebody writes the same on all nodes of a quorum
 
 
@@ -87,6 +88,7 @@ class People:
         self.busy = False
         self.number = 0
         self.baselines = 0
+        self.floods = 0
         self.anew = False
         self.mourned = False
         self.restless = False
@@ -290,6 +292,25 @@ class People:
                 if rogue and value is not None and content_of(value):
                     self.world.authors[content_of(value)] = agent.name
                 self.write(agent, key, value)
+
+    def flood(self) -> None:
+        """Many new files hide how much goes after them."""
+        if not self.world.plan.writers or self.floods >= FLOODS_MAX:
+            return
+        agent = self.world.agents[self.rng.choice(self.world.plan.writers)]
+        disk = agent.copies[VOLUME].disk
+        old = sorted(
+            key for key, value in disk.items() if not is_directory(value) and not key.startswith(b"new")
+        )
+        self.floods += 1
+        for number in range(max(60, len(old))):
+            self.write(agent, key_of(f"new{self.floods}/{number}"), self.fresh(f"flood on {agent.name}"))
+
+        def remove() -> None:
+            for key in old[: max(10, len(old) // 3)] if self.busy else ():
+                self.write(agent, key, None)
+
+        self.time.later(3.0 + 7.0 * self.rng.random(), remove)
 
     def corrupt(self) -> tuple[str, bytes] | None:
         """One file of one node whose own writes do not count: what must be named. None where all may write."""

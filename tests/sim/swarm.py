@@ -56,12 +56,14 @@ LATER: Mapping[str, str] = {
     "straggler": "a node takes the site's steps seconds apart, and the coordinator is started again meanwhile",
     "short_journal": "agents keep few steps: what is not acknowledged at once gives way to an announcement",
     "relapse": "something puts back what the truth had there before on a node that has left it behind",
+    "flood": "somebody adds many files, and some seconds later removes most of what was there before",
     "absence": "a writer is away while others remove files and the settings of the volume change, and writes meanwhile",
 }
 YOUNGER = (
     "straggler",
     "short_journal",
     "relapse",
+    "flood",
     "absence",
 )  # than the seeds that once found something among those of `LATER`
 FIXED = range(1000, 1010)  # seeds that the tests play each time
@@ -162,7 +164,7 @@ def _config(
     rng: random.Random, policy: str, names: tuple[str, ...], writers: tuple[str, ...], faults: frozenset[str]
 ) -> FleetConfig:
     guards = GuardRules(
-        enabled=bool(faults & {"mass", "filling"}) or rng.random() < 0.3,
+        enabled=bool(faults & {"mass", "filling", "flood"}) or rng.random() < 0.3,
         share_min_paths=rng.choice((4, 8)), observe_files_s=rng.choice((4, 256)), observe_s=2.0, allow_s=20.0,
     )  # fmt: skip
     volume: dict[str, Any] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,8 @@ from closeranks_agent import session as agent_session
 from closeranks_agent.disk.packs import items_of
 from closeranks_agent.disk.rows import directory_id
 from closeranks_coordinator.outbox import Outbox
+from closeranks_coordinator.runtime import Coordinator
+from closeranks_coordinator.session import Session as CoordinatorSession
 from closeranks_proto import messages as wire
 from closeranks_proto.content import content_digest
 from closeranks_proto.digests import XXH3_128
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from .world import World
 
 Items = dict[bytes, bytes]
+# Whether what a session of the coordinator takes is a step, and from whom.
+STEP_OF: ContextVar[str | None] = ContextVar("step_of", default=None)
 CHUNK_BYTES = 4096
 
 
@@ -78,6 +83,26 @@ class Promises:
                 self._acked[outbox.node] = max(self._acked.get(outbox.node, 0), message.seq)
             return frame
 
+        accepts, foresees = CoordinatorSession._accept, Coordinator.foreseen
+
+        @functools.wraps(accepts)
+        async def accept(session: Any, volume: str, accepted: Any) -> None:
+            step = STEP_OF.set(None if accepted.base is None else session.node)
+            try:
+                await accepts(session, volume, accepted)
+            finally:
+                STEP_OF.reset(step)
+
+        @functools.wraps(foresees)
+        async def foreseen(coordinator: Any, volume: str, root: bytes) -> None:
+            node = STEP_OF.get()
+            self._guarded(
+                hold, "steps_followed", node is None, f"a step of {node} is held against the whole truth"
+            )
+            await foresees(coordinator, volume, root)
+
+        CoordinatorSession._accept = accept  # type: ignore[method-assign,assignment]
+        Coordinator.foreseen = foreseen  # type: ignore[method-assign,assignment]
         agent_session.Session._send = send  # type: ignore[method-assign,assignment]
         agent_session.Session._announce = announce  # type: ignore[method-assign,assignment]
         Outbox.post = post  # type: ignore[method-assign,assignment]
