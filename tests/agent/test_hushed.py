@@ -194,7 +194,7 @@ def test_the_directory_of_a_hot_file_has_no_watch_while_it_lasts(
     source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """Any watch on it, whatever it asks for, slows down each read and each write of a file there."""
-    assert watches_of(source) == source.watches - 1
+    assert watches_of(source) == source.watches == 4
     source.unhush()
     told(source)
     assert watches_of(source) == source.watches
@@ -250,7 +250,7 @@ def test_directories_that_are_made_there_are_watched(
     assert (b"elsewhere\0deep", b"other") in {event[:2] for event in told(source)}
     (below / "made").write_text("a file by now")
     assert asked(source)[b"a\0below", b"made"] & What.CREATED
-    assert watches_of(source) == source.watches - 1
+    assert watches_of(source) == source.watches
 
 
 @only_compared
@@ -388,3 +388,134 @@ def test_a_root_that_is_replaced_while_it_is_compared_ends_the_source(
             source.ask()
         tmp_path.rmdir()
         tmp_path.with_name("moved").rename(tmp_path)
+
+
+@only_compared
+def test_what_was_found_just_before_it_ends_is_told(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """A hush ends behind a comparison, and the directory has another watch by the time that is told."""
+    made = tmp_path / "a" / "below" / "made"
+    made.mkdir()
+    source.ask()
+    source.unhush()
+    assert (b"a\0below", b"made") in {event[:2] for event in told(source)}
+    (made / "inside").touch()
+    assert (b"a\0below\0made", b"inside") in {event[:2] for event in told(source)}
+
+
+@only_compared
+def test_what_is_queued_from_before_it_began_is_told_after_it(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """A storm may end it at once."""
+    (tmp_path / "b" / "made").mkdir()
+    source._writing.known.add(b"b\0cold")
+    source.hush()
+    source.unhush()
+    assert (b"b", b"made") in {event[:2] for event in told(source)}
+    (tmp_path / "b" / "made" / "inside").touch()
+    assert (b"b\0made", b"inside") in {event[:2] for event in told(source)}
+
+
+@only_compared
+def test_a_directory_that_was_made_again_there_is_watched(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """It has the number and the mode of the one before (ext4), and times that say nothing."""
+    made = tmp_path / "a" / "below" / "made"
+    made.mkdir()
+    asked(source)
+    made.rmdir()
+    made.mkdir()
+    assert (b"a\0below", b"made") in asked(source)
+    (made / "inside").touch()
+    assert (b"a\0below\0made", b"inside") in {event[:2] for event in told(source)}
+
+
+@only_compared
+def test_the_mode_of_a_directory_is_compared_whatever_its_times_say(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    made = tmp_path / "a" / "below" / "made"
+    made.mkdir(0o755)
+    asked(source)
+    made.chmod(0o700)
+    (made / "inside").touch()
+    assert (b"a\0below", b"made") in asked(source)
+
+
+@only_compared
+def test_directories_that_moved_away_from_there_give_their_watches_back(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a" / "below" / "made" / "deep").mkdir(parents=True)
+    asked(source)
+    away = tmp_path.with_name(f"{tmp_path.name}-away")
+    (tmp_path / "a" / "below" / "made").rename(away)
+    asked(source)
+    assert watches_of(source) == source.watches
+    (away / "deep").rmdir()
+    away.rmdir()
+
+
+@only_compared
+@pytest.mark.parametrize("ends", [False, True])
+def test_one_that_becomes_large_at_once_is_told_of_as_a_whole_and_all_in_it_is_watched(
+    source: InotifySource,
+    hot: subprocess.Popen[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: bool,
+) -> None:
+    monkeypatch.setattr(polled, "ENTRIES_MAX", 10)
+    below = tmp_path / "a" / "below"
+    for number in range(10, 40):
+        (below / f"d{number}").mkdir()
+    if ends:
+        source.unhush()
+    found = asked(source)
+    assert found[b"a", b"below"] & What.DIRECTORY
+    assert found[b"a", b"below"] & What.MOVED_TO
+    for number in range(10, 40):
+        (below / f"d{number}" / "inside").touch()
+    keys = {directory for directory, name, _ in told(source) if name == b"inside"}
+    assert keys == {b"a\0below\0d%d" % number for number in range(10, 40)}
+    assert watches_of(source) == source.watches
+
+
+def test_a_root_that_becomes_large_is_told_of_as_a_whole(
+    source: InotifySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source._writing.known.add(b"hot")
+    source.hush()
+    monkeypatch.setattr(polled, "ENTRIES_MAX", 10)
+    for number in range(12):
+        (tmp_path / f"d{number}").mkdir()
+    source.ask()
+    lost = [event for event in source.read() if isinstance(event, Lost)]
+    assert [one.below for one in lost] == [b""]
+    (tmp_path / "d11" / "inside").touch()
+    assert (b"d11", b"inside") in {event[:2] for event in told(source)}
+
+
+@only_compared
+def test_one_that_can_not_be_listed_ends_no_source(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed a moment ago, or not to be read for a while: it is compared the next time."""
+    entries = polled._entries
+
+    def refused(fd: int, entries_max: int) -> None:
+        raise OSError(errno.EACCES, "permission denied")
+
+    (tmp_path / "a" / "below" / "new").touch()
+    monkeypatch.setattr(polled, "_entries", refused)
+    assert asked(source) == {}
+    monkeypatch.setattr(polled, "_entries", entries)
+    assert (b"a\0below", b"new") in asked(source)
+    monkeypatch.setattr(polled, "_entries", refused)
+    source.unhush()
+    lost = [event for event in source.read() if isinstance(event, Lost)]
+    assert [one.below for one in lost] == [b"a\0below"]
+    assert source.unwatched == 1

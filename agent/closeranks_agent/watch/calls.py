@@ -133,18 +133,19 @@ def inotify_remove(fd: int, watch: int) -> None:
     _check(_libc.inotify_rm_watch(ctypes.c_int(fd), ctypes.c_int(watch)))
 
 
-def handle_of(directory_fd: int) -> bytes:
-    """The file handle of an open file, as fanotify reports it: two words of length and type, then the bytes."""
+def handle_of(fd: int, name: bytes = b"") -> bytes:
+    """The file handle of an open file, or of `name` in an open directory (no link is followed), as fanotify reports it:
+    two words of length and type, then the bytes."""
     buffer = ctypes.create_string_buffer(8 + _HANDLE_MAX)
     ctypes.c_uint32.from_buffer(buffer).value = _HANDLE_MAX
     mount = ctypes.c_int()
     _check(
         _libc.name_to_handle_at(
-            ctypes.c_int(directory_fd),
-            ctypes.c_char_p(b""),
+            ctypes.c_int(fd),
+            ctypes.c_char_p(name),
             ctypes.byref(buffer),
             ctypes.byref(mount),
-            ctypes.c_int(_AT_EMPTY_PATH),
+            ctypes.c_int(0 if name else _AT_EMPTY_PATH),
         )
     )
     return buffer.raw[: 8 + ctypes.c_uint32.from_buffer(buffer).value]

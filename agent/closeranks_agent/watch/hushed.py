@@ -2,7 +2,9 @@
 
 Compared are those with few entries (`polled`). A watch with another mask would cost whoever writes there a fifth of a
 microsecond each time all the same. Without one nothing is lost between the two: what was there is noted before a watch
-is taken away, and compared once more after it is given back.
+is taken away, and compared once more after it is given back. What is queued under the old watch is told as well.
+
+One that has become too large meanwhile, or can not be found or opened as its watch is due, is told of as a whole.
 """
 
 from __future__ import annotations
@@ -11,19 +13,23 @@ from collections.abc import Iterable
 from typing import Final
 
 from . import calls
-from .polled import ENTRIES_MAX, Polled
+from .events import Lost
+from .polled import ENTRIES_MAX, Change, Polled
 from .records import InotifyBatch
-from .spread import MASK, QUIET, Spread
+from .spread import MASK, QUIET, Spread, Task
+from .watched import Node
 
 POLLED_MAX: Final = 4096  # entries of all that are compared
 
 
 class Hushed:
-    """Of one tree of watches. Raises what `Spread` raises: RootGone, OSError."""
+    """Of one tree of watches, which is released before each call and behind it. Raises RootGone, OSError."""
 
     def __init__(self, spread: Spread) -> None:
         self._spread = spread
-        self._told: list[tuple[int, int, bytes]] = []  # (watch, mask, name), for the next read
+        self._told: list[tuple[Node, int, bytes]] = []  # (directory, mask, name), for the next read
+        self._former: dict[int, Node] = {}  # by a watch taken away, until the last event of that is read
+        self._moves = 0
 
     def __bool__(self) -> bool:
         """Whether there is something to tell."""
@@ -32,74 +38,131 @@ class Hushed:
     def hush(self, keys: Iterable[bytes]) -> None:
         """Be told by events of no writes into the files of these directories."""
         spread = self._spread
-        spread.release()
         for key in keys:
             node = spread.tree.find(key)
             if node is None or node.watch in spread.polled or node.watch in spread.quiet:
                 continue
-            fd = spread.directory(node)
+            try:
+                fd = spread.directory(node)
+            except OSError:
+                continue  # it may not be opened now: told of as before
             if fd is None:
                 continue  # it moved meanwhile and is told of as before until it is found
-            polled = Polled.of(fd)
-            if polled is None or len(polled) + sum(map(len, spread.polled.values())) > POLLED_MAX:
+            room = POLLED_MAX - sum(map(len, spread.polled.values()))
+            polled = Polled.of(fd, min(ENTRIES_MAX, room)) if room > 0 else None
+            if polled is None:
                 spread.quiet.add(node.watch)
                 calls.inotify_add(spread.fd, fd, QUIET)
             else:
                 spread.polled[node.watch] = polled
+                self._former[node.watch] = node
                 spread.remove(node.watch)
-        spread.release()
 
     def poll(self) -> None:
         """Compare the directories without a watch. One that has become large gets its watch back."""
         spread = self._spread
-        spread.release()
         for watch, polled in list(spread.polled.items()):
             node = spread.tree.get(watch)
             if node is None:
                 del spread.polled[watch]
                 continue
-            fd = spread.directory(node)
-            if fd is None:
-                continue  # it moved meanwhile: it is compared again when it is found
-            if len(polled) > ENTRIES_MAX and spread.watch_again(node, fd, QUIET):
+            try:
+                fd = spread.directory(node)
+                if fd is None:
+                    continue  # it moved meanwhile: it is compared again when it is found
+                found = polled.changes(fd)
+            except OSError:
+                continue  # removed a moment ago, which is told, or not to be opened now: the next time, or at the end
+            if found is not None:
+                self._tell(node, found)
+            elif self._give_back(node, polled, QUIET):
                 spread.quiet.add(node.watch)
-            self._tell(node.watch, polled, fd)
-        spread.release()
 
     def unhush(self) -> None:
         """Be told of all writes again; what can not be found now is told of as a whole when it is."""
         spread = self._spread
         quiet, spread.quiet = spread.quiet, set()
-        spread.release()
         for watch in sorted(quiet):
             node = spread.tree.get(watch)
-            if node is not None and spread.directory(node) is None:
-                spread.put_off(node)
+            if node is None:
+                continue
+            try:
+                if spread.directory(node) is None:
+                    spread.put_off(node)
+            except OSError as error:
+                self._not_watched(node, error)
         # Those above come first: what lies below one that is not found is watched when that is.
         for watch in sorted(spread.polled, key=self._depth):
             node, polled = spread.tree.get(watch), spread.polled.get(watch)
-            if node is None or polled is None:
-                continue
-            fd = spread.directory(node)
-            if fd is not None and spread.watch_again(node, fd, MASK):
-                self._tell(node.watch, polled, fd)
-                continue
-            if fd is None:
-                spread.put_off(node)
-            spread.unwatch(spread.tree.drop(node))
+            if node is not None and polled is not None:
+                self._give_back(node, polled, MASK)
         spread.polled.clear()
-        spread.release()
+        self._former = {watch: node for watch, node in self._former.items() if self._is_there(node)}
 
     def join(self, batch: InotifyBatch) -> None:
-        """What was found stands beside what the kernel tells."""
+        """What was found stands beside what the kernel tells, and what it tells of a former watch under the new one."""
+        if self._former:
+            self._rename(batch)
         told, self._told = self._told, []
-        for watch, mask, name in told:
+        for node, mask, name in told:
+            if not self._is_there(node):
+                continue
+            watch = node.watch
             batch.masks[watch, name] = batch.masks.get((watch, name), 0) | mask
-            if mask & calls.ON_DIRECTORY:
+            if mask & calls.ON_DIRECTORY and mask & calls.DELETE:
+                # It may lie somewhere else by now, with all its watches. The kernel's cookies are above zero.
+                self._moves += 1
+                batch.structure.append((watch, calls.MOVED_FROM | calls.ON_DIRECTORY, -self._moves, name))
+            elif mask & calls.ON_DIRECTORY:
                 batch.structure.append((watch, mask, 0, name))
 
-    def _tell(self, watch: int, polled: Polled, fd: int) -> None:
-        self._told.extend((watch, mask, name) for mask, name in polled.changes(fd))
+    def _rename(self, batch: InotifyBatch) -> None:
+        renewed = {
+            watch: node.watch
+            for watch, node in self._former.items()
+            if node.watch != watch and self._is_there(node)
+        }
+        for watch, name in [one for one in batch.masks if one[0] in renewed]:
+            mask = batch.masks.pop((watch, name))
+            folded = (renewed[watch], name)
+            batch.masks[folded] = batch.masks.get(folded, 0) | mask
+        for at, (watch, mask, cookie, name) in enumerate(batch.structure):
+            if mask & calls.IGNORED:
+                self._former.pop(watch, None)  # the last of it
+            elif watch in renewed:
+                batch.structure[at] = renewed[watch], mask, cookie, name
+
+    def _give_back(self, node: Node, polled: Polled, mask: int) -> bool:
+        """Give it a watch, and tell what happened until then; whether it has one now."""
+        spread = self._spread
+        try:
+            fd = spread.directory(node)
+            if fd is not None and spread.watch_again(node, fd, mask):
+                self._tell(node, polled.changes(fd))
+                return True
+            if fd is None:
+                spread.put_off(node)
+        except OSError as error:
+            self._not_watched(node, error)
+        spread.unwatch(spread.tree.drop(node))
+        return False
+
+    def _tell(self, node: Node, found: list[Change] | None) -> None:
+        """None: as a whole, when all that lies below it is watched."""
+        if found is not None:
+            self._told.extend((node, mask, name) for mask, name in found)
+            return
+        mask = calls.MOVED_TO | calls.ON_DIRECTORY
+        lost = Lost("the root has become too large to be compared", b"") if node.parent is None else None
+        self._spread.tasks.append(Task(node.parent, node.name, mask, again=False, lost=lost, stack=[node]))
+
+    def _not_watched(self, node: Node, error: OSError) -> None:
+        if node.parent is None:
+            raise error
+        self._spread.not_watched(node.parent, node.name, error)
+
+    def _is_there(self, node: Node) -> bool:
+        return self._spread.tree.get(node.watch) is node
 
     def _depth(self, watch: int) -> int:
         node, depth = self._spread.tree.get(watch), 0

@@ -15,6 +15,7 @@ A descriptor of the root is never kept: the filesystem can be unmounted, and a r
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import select
@@ -32,7 +33,7 @@ from . import calls
 from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
 from .hushed import Hushed
 from .records import InotifyBatch, parse_inotify, what_of
-from .spread import RootGone, Spread, Task
+from .spread import RootGone, Spread, Task, exhausted
 from .watched import Confused, Node
 from .writing import Writing, path_inside
 
@@ -102,7 +103,9 @@ class InotifySource:
 
     @property
     def watches(self) -> int:
-        return len(self._spread.tree) + (self._private_watch >= 0)
+        tree = self._spread.tree
+        compared = sum(tree.get(watch) is not None for watch in self._spread.polled)
+        return len(tree) - compared + (self._private_watch >= 0)
 
     @property
     def unwatched(self) -> int:
@@ -193,12 +196,16 @@ class InotifySource:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
+        self._spread.release()
         try:
             yield
         except RootGone as error:
             raise SourceBroken(ROOT_GONE) from error
         except OSError as error:
-            raise SourceBroken(f"inotify's watches can not be changed: {error.strerror}") from error
+            why = exhausted() if error.errno == errno.ENOSPC else error.strerror
+            raise SourceBroken(f"inotify's watches can not be changed: {why}") from error
+        finally:
+            self._spread.release()
 
     def key_of(self, fd: int) -> bytes | None:
         path = path_inside(self.path, fd)

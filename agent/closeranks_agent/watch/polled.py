@@ -19,8 +19,9 @@ from .stamps import Stamp, settled, stamp_of
 
 ENTRIES_MAX: Final = 1024
 Change = tuple[int, bytes]  # as inotify would tell it: mask and name
-# Whether it is a directory (a bit of the mask), its inode, its stamp (None: anything is news).
-_Entry = tuple[int, int, Stamp | None]
+# Whether it is a directory (a bit of the mask), what it is: its inode, or its handle, for the inode of a removed
+# directory is soon another's; its stamp (None: anything is news).
+_Entry = tuple[int, int | bytes, Stamp | None]
 
 
 class Polled:
@@ -30,13 +31,13 @@ class Polled:
         self._handle, self._entries = handle, entries
 
     @classmethod
-    def of(cls, fd: int) -> Self | None:
-        """The open directory as it is now; None where it can not be compared, or is not worth it."""
+    def of(cls, fd: int, entries_max: int = ENTRIES_MAX) -> Self | None:
+        """The open directory as it is now; None where it can not be compared, or has more entries."""
         try:
-            handle, entries = calls.handle_of(fd), _entries(fd)
+            handle, entries = calls.handle_of(fd), _entries(fd, entries_max)
         except OSError:
             return None  # no handles, or it is gone: who asks next finds out
-        return cls(handle, entries) if len(entries) <= ENTRIES_MAX else None
+        return None if entries is None else cls(handle, entries)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,23 +49,25 @@ class Polled:
         except OSError:
             return False
 
-    def changes(self, fd: int) -> list[Change]:
-        """What is not as it was the time before; what has gone comes first. Raises OSError."""
-        now, before = _entries(fd), self._entries
+    def changes(self, fd: int) -> list[Change] | None:
+        """What is not as it was the time before; what has gone comes first. None: too much by now. Raises OSError."""
+        now, before = _entries(fd, ENTRIES_MAX), self._entries
+        if now is None:
+            return None
         self._entries = now
         gone = [name for name, was in before.items() if name not in now or now[name][:2] != was[:2]]
         found = [(calls.DELETE | before[name][0], name) for name in gone]
-        for name, (kind, inode, stamp) in now.items():
+        for name, (kind, identity, stamp) in now.items():
             was = before.get(name)
-            if was is None or was[:2] != (kind, inode):
+            if was is None or was[:2] != (kind, identity):
                 found.append(((calls.CREATE if was is None else calls.MOVED_TO) | kind, name))
             elif stamp is None or was[2] != stamp:
                 found.append((calls.ATTRIB | kind if kind else calls.MODIFY, name))
         return found
 
 
-def _entries(fd: int) -> dict[bytes, _Entry]:
-    """Of more than ENTRIES_MAX one beyond. Raises OSError."""
+def _entries(fd: int, entries_max: int) -> dict[bytes, _Entry] | None:
+    """None where there are more. Raises OSError."""
     found: dict[bytes, _Entry] = {}
     with os.scandir(fd) as entries:
         for entry in entries:
@@ -72,16 +75,24 @@ def _entries(fd: int) -> dict[bytes, _Entry]:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
                 continue  # gone meanwhile
-            is_directory = stat.S_ISDIR(status.st_mode)
-            stamp = _of_directory(status) if is_directory else stamp_of(status)
-            kind = calls.ON_DIRECTORY if is_directory else 0
-            found[os.fsencode(entry.name)] = kind, status.st_ino, settled(stamp)
-            if len(found) > ENTRIES_MAX:
-                break
+            name = os.fsencode(entry.name)
+            if stat.S_ISDIR(status.st_mode):
+                found[name] = calls.ON_DIRECTORY, _identity(fd, name, status), settled(_of_directory(status))
+            else:
+                found[name] = 0, status.st_ino, settled(stamp_of(status))
+            if len(found) > entries_max:
+                return None
     return found
+
+
+def _identity(fd: int, name: bytes, status: os.stat_result) -> int | bytes:
+    try:
+        return calls.handle_of(fd, name)
+    except OSError:
+        return status.st_ino  # gone meanwhile, or a filesystem without handles is mounted there
 
 
 def _of_directory(status: os.stat_result) -> Stamp:
     """Nothing that its own entries change: it is watched, or compared, for itself."""
     own_ns = status.st_ctime_ns if status.st_ctime_ns != status.st_mtime_ns else 0
-    return status.st_ino, 0, 0, 0, own_ns
+    return status.st_mode, status.st_uid, status.st_gid, 0, own_ns

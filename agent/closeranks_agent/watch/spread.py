@@ -118,7 +118,7 @@ class Spread:
             if not self._add(task, parent, fd, name, list_now=True):
                 return False
         except OSError as error:
-            self._not_watched(parent, name, error)
+            self.not_watched(parent, name, error)
             return False
         self.tasks.append(task)
         return True
@@ -142,7 +142,7 @@ class Spread:
 
     def start_over(self, lost: Lost) -> None:
         """Look at every directory again, then say what may have been missed."""
-        if sum(task.lost is not None for task in self.tasks) > 1:
+        if sum(task.again for task in self.tasks) > 1:
             return  # one is under way, and another waits to see what happened behind its back
         self.tasks.append(Task(None, b"", 0, again=True, lost=lost, stack=[self.tree.root]))
 
@@ -184,7 +184,7 @@ class Spread:
             self.put_off(node)
         except OSError as error:
             if node.parent is not None:
-                self._not_watched(node.parent, node.name, error)
+                self.not_watched(node.parent, node.name, error)
 
     def put_off(self, node: Node) -> None:
         """It moved meanwhile: what tells of that is queued, and it is looked at as a whole after it."""
@@ -215,7 +215,7 @@ class Spread:
             try:
                 self._add(task, node, fd, name)
             except OSError as error:
-                self._not_watched(node, name, error)
+                self.not_watched(node, name, error)
                 if error.errno == errno.ENOSPC:
                     return
         node.listed = True
@@ -234,12 +234,13 @@ class Spread:
             if os.fstat(fd).st_dev != self._device:
                 self._forget(self.tree.child(parent, name))
                 return False
-            # The watches displaced stay with the kernel: their directories may be somewhere else in the volume, and
-            # the events that say so are under way. What comes for a watch without a place ends it.
             before = self.tree.child(parent, name)
             is_polled = before is not None and before.watch in self.polled and self._is_watched_as(fd, before)
             watch = before.watch if before is not None and is_polled else self._watch(fd)
-            node, _, _ = self.tree.attach(parent, name, watch)
+            node, _, displaced = self.tree.attach(parent, name, watch)
+            # Events that would say where these are now may be lost, or there are none: where they have arrived they are
+            # found as new ones.
+            self.unwatch([one for one in displaced if self.tree.get(one) is None])
             owed = not node.listed  # new, or it was moved before its turn to be listed had come
             if owed and list_now:
                 self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
@@ -290,14 +291,17 @@ class Spread:
         return calls.inotify_add(self.fd, fd, QUIET if watch in self.quiet else MASK)
 
     def watch_again(self, node: Node, fd: int, mask: int) -> bool:
-        """Give a polled directory, which is open, a watch. False where there is none left: that is told."""
+        """Give a polled directory, which is open, a watch. False: it gets none now, and is told of by other means."""
         before = node.watch
         try:
             watch = calls.inotify_add(self.fd, fd, mask)
         except OSError as error:
             if error.errno != errno.ENOSPC or node.parent is None:
                 raise
-            self._not_watched(node.parent, node.name, error)
+            self.not_watched(node.parent, node.name, error)
+            return False
+        if self.tree.get(watch) is not None:
+            self.put_off(node)  # it was found elsewhere meanwhile: events that are queued say where it is
             return False
         del self.polled[before]
         self.tree.renew(node, watch)
@@ -357,7 +361,7 @@ class Spread:
                 Lost(f"{shown} can not be reached to be watched; its changes are found by scans", key)
             )
 
-    def _not_watched(self, parent: Node, name: bytes, error: OSError) -> None:
+    def not_watched(self, parent: Node, name: bytes, error: OSError) -> None:
         """Say which subtree has no watch: all that a directory lacks at once where watches ran out."""
         if error.errno in _NOT_THERE:
             return
