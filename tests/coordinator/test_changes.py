@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from closeranks_coordinator.core import merging, stepping
+from closeranks_coordinator.core import merging, meters, stepping
 from closeranks_coordinator.core.changes import Changes
 from closeranks_coordinator.core.fleet import Fleet
 from closeranks_coordinator.core.meters import Meter
@@ -61,17 +61,19 @@ def test_each_commit_of_a_burst_is_counted_at_the_price_of_what_it_changed(
     world, edits = renamed()
     looked: list[int] = []
     listed: list[int] = []
-    count, make = Meter.count, Changes.__post_init__
+    count, make = Meter.counting, Changes.__post_init__
 
-    def counts(self: Meter, own: Any, entries: int, now: float, size_of: Any, moved: Any = None) -> None:
+    def counts(
+        self: Meter, own: Any, entries: int, now: float, size_of: Any, moved: Any = None
+    ) -> Iterator[None]:
         looked.append(len(own) if moved is None else len(moved))
-        count(self, own, entries, now, size_of, moved)
+        yield from count(self, own, entries, now, size_of, moved)
 
     def makes(self: Changes) -> None:
         make(self)
         listed.append(len(self.own))
 
-    monkeypatch.setattr(Meter, "count", counts)
+    monkeypatch.setattr(Meter, "counting", counts)
     monkeypatch.setattr(Changes, "__post_init__", makes)
     for _ in commits(world, edits):
         pass
@@ -87,21 +89,23 @@ def test_a_mass_of_changes_is_merged_in_parts(monkeypatch: pytest.MonkeyPatch) -
     """What is looked at between two pauses is bounded, and what comes of it the same as at once."""
     monkeypatch.setattr(stepping, "PART_KEYS", 16)
     monkeypatch.setattr(merging, "PART_KEYS", 16)
+    monkeypatch.setattr(meters, "PART_KEYS", 16)
     world, edits = renamed()
     work = [0]
     longest = merged = 0
 
-    def counting(method: str) -> None:
-        original = getattr(merging._Merge, method)
+    def counting(kind: type, method: str) -> None:
+        original = getattr(kind, method)
 
         def called(*args: Any) -> Any:
             work[0] += 1
             return original(*args)
 
-        monkeypatch.setattr(merging._Merge, method, called)
+        monkeypatch.setattr(kind, method, called)
 
     for method in ("add", "remove", "contest", "is_ahead"):
-        counting(method)
+        counting(merging._Merge, method)
+    counting(Meter, "_do")
 
     def in_parts(fleet: Fleet, now: Now, event: Event) -> Step:
         nonlocal longest, merged

@@ -14,7 +14,7 @@ deletions of everything, and is held by the guard deleted_share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 
 from closeranks_proto import messages as wire
@@ -49,7 +49,9 @@ def is_held(world: World, node: Node) -> bool:
 # --- a writer's changes ---------------------------------------------------------------------------
 
 
-def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]) -> bool:
+def may_merge(
+    world: World, volume: Volume, node: Node, own: Mapping[bytes, Values]
+) -> Generator[None, None, bool]:
     """Whether a writer's own changes (key to (its entry, the truth's)) may become the truth now.
 
     False while they are held or observed; the core asks again at every step and at what `world.wake` set.
@@ -60,7 +62,7 @@ def may_merge(world: World, volume: Volume, node: Node, own: Mapping[bytes, Valu
     if not rules.enabled:
         return not world.is_held(node, volume)
     meter = _meter(world, volume, node)
-    _count(world, volume, node, meter, own)
+    yield from _count(world, volume, node, meter, own)
     if world.is_held(node, volume):
         return False
     trip, waits = _unusual_share(world, volume, node, meter)
@@ -115,7 +117,9 @@ def _meter(world: World, volume: Volume, node: Node) -> Meter:
     return meter
 
 
-def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[bytes, Values]) -> None:
+def _count(
+    world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[bytes, Values]
+) -> Iterator[None]:
     """Count what is news. Asked again about the same analysis, there is none."""
     analysis, now = node.view(volume.name).analysis, world.now.mono
     if now - meter.changed_at > volume.config.guards.rate_window_s:
@@ -147,7 +151,7 @@ def _count(world: World, volume: Volume, node: Node, meter: Meter, own: Mapping[
             return size  # its former chunk list is gone: it may be all new
 
     entries = 0 if volume.truth is None else world.tree.summary(volume.truth).entries
-    meter.count(own, entries, now, written, news)
+    yield from meter.counting(own, entries, now, written, news)
     if changes is not None:
         changes.counted()
 

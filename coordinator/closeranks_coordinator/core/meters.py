@@ -12,7 +12,7 @@ that differ, never with its whole size.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -22,6 +22,7 @@ from closeranks_proto.entries import content_mark, entry_kind, entry_size
 from .rules import GuardRules
 from .runs import Run
 from .sprees import Spree
+from .stepping import PART_KEYS, key_parts, whole
 from .truth import Values
 from .windows import LEFT, MADE, USUAL_BUCKET_S, Rolling, Shares, Usual, kind_in, what_is
 from .writers import HandRecord
@@ -158,42 +159,52 @@ class Meter:
 
     # --- counting ------------------------------------------------------------------------------
 
-    def count(
+    def count(self, own: Mapping[bytes, Values], entries: int, now: float, size_of: SizeOf) -> None:
+        """`counting` at once."""
+        whole(self.counting(own, entries, now, size_of))
+
+    def counting(
         self, own: Mapping[bytes, Values], entries: int, now: float, size_of: SizeOf,
         moved: Collection[bytes] | None = None,
-    ) -> None:  # fmt: skip
-        """Take the present pending changes: those that are news are counted, those that are gone are undone.
+    ) -> Generator[None, None, None]:  # fmt: skip
+        """Take the present pending changes: those that are news are counted, those that are gone are undone; in parts.
 
         `moved`: of all others nothing is otherwise than when it was counted last.
         """
         self.shares.reach(now, entries)
         gone_from = self.pending if moved is None else [key for key in moved if key in self.pending]
-        for key in [key for key in gone_from if key not in own]:
-            self._undo(key, self.pending.pop(key), now)
+        for part in key_parts([key for key in gone_from if key not in own]):
+            for key in part:
+                self._undo(key, self.pending.pop(key), now)
+            yield from _pause(part)
         total = 0
         changed: list[bytes] = []
         news: list[tuple[bytes, bytes | None, bytes | None, int, tuple[bool, bool]]] = []
-        for key in own if moved is None else [key for key in moved if key in own]:
-            value, truth = own[key]
-            passed, known = self.passed.get(key), self.pending.get(key)
-            if (passed is not None and passed[0] == value) or (
-                known is not None and known[:2] == (value, truth)
-            ):
-                continue
-            before, was = truth, (False, False)
-            if known is not None:
-                self._undo(key, self.pending.pop(key), now)
-                before, was = known[0], known[4]
-            if known is not None and known[0] == value:
-                news.append((key, value, truth, known[2], was))
-                continue
-            size = size_of(key, before, value)
-            news.append((key, value, truth, size, was))
-            changed.append(key)
-            total += size
+        for part in key_parts(list(own) if moved is None else [key for key in moved if key in own]):
+            for key in part:
+                value, truth = own[key]
+                passed, known = self.passed.get(key), self.pending.get(key)
+                if (passed is not None and passed[0] == value) or (
+                    known is not None and known[:2] == (value, truth)
+                ):
+                    continue
+                before, was = truth, (False, False)
+                if known is not None:
+                    self._undo(key, self.pending.pop(key), now)
+                    before, was = known[0], known[4]
+                if known is not None and known[0] == value:
+                    news.append((key, value, truth, known[2], was))
+                    continue
+                size = size_of(key, before, value)
+                news.append((key, value, truth, size, was))
+                changed.append(key)
+                total += size
+            yield from _pause(part)
         # What went comes first: whatever has its content now was moved, whichever name is the smaller one.
-        for one in sorted(news, key=lambda one: one[1] is not None):
-            self._do(*one, now)
+        for ordered in key_parts(sorted(news, key=lambda one: one[1] is not None)):
+            for one in ordered:
+                self._do(*one, now)
+            yield from _pause(ordered)
         lost = self.shares.lost(now)
         if lost > self.lost:
             self.lost_at = now
@@ -415,6 +426,12 @@ class Meter:
         for place, amount in enumerate((files, size)):
             total[place] += amount
             bucket[place] += amount
+
+
+def _pause(part: Sequence[object]) -> Iterator[None]:
+    """Behind a part that was full: what is little is counted without one."""
+    if len(part) == PART_KEYS:
+        yield
 
 
 def _room(value: bytes | None) -> int:

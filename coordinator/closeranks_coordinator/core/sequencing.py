@@ -56,7 +56,7 @@ def _take_over(world: World, volume: Volume, node: Node, look: Look) -> Iterator
         view.changes = None
         return
     own = own_of(node, volume)
-    if guards.may_merge(world, volume, node, own):
+    if (yield from guards.may_merge(world, volume, node, own)):
         yield
         recurrence.merged(world, volume, node, own)
         yield from _merge(world, volume, node, own)
