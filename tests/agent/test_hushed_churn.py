@@ -60,6 +60,8 @@ class Observer:
             self.hush()
         elif kind < 0.85 and self.is_hushed:
             self.source.ask()
+            # At once: what comes and goes between two comparisons is seen by nobody but the scan behind a hush.
+            self.unhush() if kind > 0.8 else self.mirror.take(self.source.read())
         elif kind < 0.95 and self.is_hushed:
             self.unhush()
         elif kind >= 0.97:

@@ -354,7 +354,7 @@ class InotifySource:
         moved = self._limbo.pop(cookie, None)
         tree = self._spread.tree
         if moved is not None and tree.get(moved[0].watch) is moved[0]:
-            tree.attach(parent, name, moved[0].watch)
+            self._spread.attach(parent, name, moved[0].watch)
         self._check(batch, parent, name)
         # Two directories that swap places leave none missing: the place left behind may have another one.
         if moved is not None and tree.get(moved[1].watch) is moved[1]:

@@ -237,10 +237,7 @@ class Spread:
             before = self.tree.child(parent, name)
             is_polled = before is not None and before.watch in self.polled and self._is_watched_as(fd, before)
             watch = before.watch if before is not None and is_polled else self._watch(fd)
-            node, _, displaced = self.tree.attach(parent, name, watch)
-            # Events that would say where these are now may be lost, or there are none: where they have arrived they are
-            # found as new ones.
-            self.unwatch([one for one in displaced if self.tree.get(one) is None])
+            node = self.attach(parent, name, watch)
             owed = not node.listed  # new, or it was moved before its turn to be listed had come
             if owed and list_now:
                 self._list_open(task, node, fd)  # most new directories are empty: spare them a second opening
@@ -249,6 +246,16 @@ class Spread:
         finally:
             os.close(fd)
         return owed
+
+    def attach(self, parent: Node, name: bytes, watch: int) -> Node:
+        """`watch` is the directory `name` in `parent` now. Raises Confused.
+
+        What it displaces gives its watches back: the events that would say where it is may be lost, or there are none.
+        Where it has arrived it is found as a new one.
+        """
+        node, _, displaced = self.tree.attach(parent, name, watch)
+        self.unwatch([one for one in displaced if self.tree.get(one) is None])
+        return node
 
     def directory(self, node: Node) -> int | None:
         """An open descriptor of a watched directory; None where its path leads somewhere else now."""
