@@ -36,6 +36,7 @@ from closeranks_agent.watch.events import What
 from closeranks_agent.watch.fanotify import FanotifySource
 from closeranks_agent.watch.holders import Holders
 from closeranks_agent.watch.hush import (
+    ASK_RARELY_S,
     BUDGET,
     BURST_S,
     LOOK_RARELY_S,
@@ -172,6 +173,28 @@ class TestLooks:
         hush.look(Dirty(), 1000.0)
         assert hush.due - 1000.0 < LOOK_RARELY_S / 2
         assert hush._full_due - 1000.0 >= 0.02 * LOOK_SHARE
+
+    def test_a_long_comparison_puts_off_the_next_comparison_and_no_look(
+        self, loud: tuple[Hush, Counted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Four directories of 1,000 entries, compared each second, took 2% of a core."""
+        hush, _ = loud
+        asked = []
+
+        def ask() -> None:
+            asked.append(began := time.thread_time())
+            while time.thread_time() - began < 0.02:
+                pass
+
+        monkeypatch.setattr(hush._source, "ask", ask)
+        monkeypatch.setattr(hush._holders, "find", dict)
+        hush.begin(1000.0)
+        for at in (0.0, 0.5, 1.0, 0.019 * LOOK_SHARE):
+            hush.look(Dirty(), 1000.0 + at)
+            assert hush.due - 1000.0 - at < LOOK_RARELY_S / 2
+        assert len(asked) == 1
+        hush.look(Dirty(), 1000.0 + ASK_RARELY_S)
+        assert len(asked) == 2
 
 
 class TestCounters:

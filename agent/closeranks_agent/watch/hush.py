@@ -52,6 +52,7 @@ WRITERS_MAX: Final = 64
 FORGET_S: Final = 0.25
 LOOK_EVERY_S: Final = 0.1  # at those who have written of late
 LOOK_RARELY_S: Final = 1.0
+ASK_RARELY_S: Final = 10.0  # what is compared, where that takes long
 ALL_EVERY_S: Final = 0.5  # at all processes
 ALL_RARELY_S: Final = 120.0
 LOOK_SHARE: Final = 200.0  # the next waits so many times as long as one takes
@@ -74,7 +75,7 @@ class Hush:
         self._writers: dict[int, float] = {}  # by process: when it was told of last
         self._inside: set[int] = set()  # those that hold files of the volume
         self._left, self._counted, self._count_due = BURST_S, 0.0, 0.0
-        self._allowed = self._full_due = self._loud = 0.0
+        self._allowed = self._full_due = self._ask_due = self._loud = 0.0
         self._owes_scan = False
         # By inode, as it was looked at last; None: anything is news.
         self._stamps: dict[int, Stamp | None] = {}
@@ -112,7 +113,7 @@ class Hush:
         """Writes are not told from here on; `look` follows at once. Raises SourceBroken."""
         self._source.hush()
         self.active, self.due = True, now
-        self._full_due, self._loud, self._counted = now, now, now
+        self._full_due, self._ask_due, self._loud, self._counted = now, now, now, now
         self._counters.since(self._writers)
 
     def end(self) -> None:
@@ -137,7 +138,7 @@ class Hush:
             held = self._holders.again({inode: one for inode, (one, _) in self._lately.items()})
         for inode, one in held.items():
             self._compare(inode, one, dirty, now)
-        self._source.ask()
+        asked_s = self._ask(now)
         self._lately = {
             inode: (one, at)
             for inode, (one, at) in self._lately.items()
@@ -147,9 +148,19 @@ class Hush:
         calm = full and self._is_calm({pid for one, _ in self._lately.values() for pid in one.pids}, now)
         if full:
             self._full_due = now + min(max(ALL_EVERY_S, searched_s * LOOK_SHARE), ALL_RARELY_S)
-        rest_s = (time.thread_time() - began - searched_s) * LOOK_SHARE
+        rest_s = (time.thread_time() - began - searched_s - asked_s) * LOOK_SHARE
         self.due = now + min(max(LOOK_EVERY_S, rest_s), LOOK_RARELY_S)
         return calm
+
+    def _ask(self, now: float) -> float:
+        """Have the source compare, unless that takes so long that it has to rest; the seconds that it took."""
+        if now < self._ask_due:
+            return 0.0
+        began = time.thread_time()
+        self._source.ask()
+        took_s = time.thread_time() - began
+        self._ask_due = now + min(took_s * LOOK_SHARE, ASK_RARELY_S)
+        return took_s
 
     def _compare(self, inode: int, held: Held, dirty: Dirty, now: float) -> None:
         stamp = stamp_of(held.stat)

@@ -2,8 +2,8 @@
 
 Who reads or writes a file in a directory with an inotify watch pays for it each time, whatever the watch asks for: 150
 to 200 ns, where the call itself takes 750 to 850 (`pread` and `pwrite` of 4 KB on ext4 and tmpfs, Linux 6.18). So in a
-hush (`hush`) the directories of hot files have no watch at all, and what lies in them is told by its stat, some times a
-second. What comes and goes between two looks is not told, nor whose hand it was: a scan follows each hush.
+hush (`hush`) the directories of hot files have no watch at all, and what lies in them is told by its stat, up to ten
+times a second. What comes and goes between two looks is not told, nor whose hand it was: a scan follows each hush.
 
 Only directories with few entries, on filesystems with handles, by which one is known again after it has moved.
 """
