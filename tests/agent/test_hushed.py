@@ -519,3 +519,18 @@ def test_one_that_can_not_be_listed_ends_no_source(
     lost = [event for event in source.read() if isinstance(event, Lost)]
     assert [one.below for one in lost] == [b"a\0below"]
     assert source.unwatched == 1
+
+
+@only_compared
+def test_what_moved_out_of_one_that_was_removed_gives_its_watches_back(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    below, away = tmp_path / "a" / "below", tmp_path.with_name(f"{tmp_path.name}-away")
+    (below / "made").mkdir()
+    asked(source)
+    (below / "made").rename(away)
+    (below / "hot").unlink()
+    below.rmdir()
+    asked(source)
+    assert watches_of(source) == source.watches
+    away.rmdir()

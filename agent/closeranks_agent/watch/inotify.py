@@ -329,7 +329,8 @@ class InotifySource:
             if node is spread.tree.root:
                 return True
             if mask & _FORGOTTEN:
-                spread.tree.drop(node)
+                # It is empty: whatever stood below it has moved away unheard.
+                spread.unwatch(spread.tree.drop(node)[1:])
                 spread.short.discard(watch)
             return False
         if not name:
@@ -344,7 +345,7 @@ class InotifySource:
         elif mask & calls.DELETE:
             child = spread.tree.child(node, name)
             if child is not None:
-                spread.tree.drop(child)
+                spread.unwatch(spread.tree.drop(child)[1:])
         elif mask & calls.CREATE:
             self._check(batch, node, name)
         return False
