@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .nodes import Node, Volume
 from .records import HoldRecord
-from .sizes import differing_bytes
+from .sizes import own_bytes
 from .world import World
 
 
@@ -17,15 +17,16 @@ def volumes(world: World, node: Node, hold: HoldRecord) -> list[Volume]:
 
 
 def waiting(world: World, hold: HoldRecord) -> tuple[int, int]:
-    """How much is kept back: (paths, bytes) in which the node differs from the truth there, as its own view says it.
+    """How much is kept back: (paths, bytes) in which the node differs there by its own doing, as its own view says it.
 
-    The one figure of a hold for `held`, `incidents`, `status` and `nodes`. Of one that was decided: as it was then.
+    What it is only late in comes to it by itself, or after the decision, and is none of that. The one figure of a
+    hold for `held`, `incidents`, `status` and `nodes`. Of one that was decided: as it was then.
     """
     node = world.nodes.get(hold.node)
     if hold.state != "held" or node is None:
         return hold.waiting_paths, hold.waiting_bytes
     views = [(one, node.view(one.name)) for one in volumes(world, node, hold)]
-    return sum(one.differing for _, one in views), sum(differing_bytes(world, *pair) or 0 for pair in views)
+    return sum(one.own for _, one in views), sum(own_bytes(world, *pair) or 0 for pair in views)
 
 
 def is_of_state(hold: HoldRecord) -> bool:

@@ -55,10 +55,14 @@ class Recovery:
 
 @dataclass(slots=True)
 class SizeOf:
-    """Differing bytes of one pair of roots, and the keys that have changed since, with what they were."""
+    """Differing bytes of one pair of roots, and the keys that have changed since, with what they were.
+
+    `late`: bytes of those in which the node is only late, as they were looked at last.
+    """
 
     total: int
     changed: dict[bytes, Values | None] = field(default_factory=dict)
+    late: dict[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

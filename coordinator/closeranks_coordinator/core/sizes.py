@@ -31,11 +31,28 @@ def differing_bytes(world: World, volume: Volume, view: View) -> int | None:
             now = analysis.differing.get(key)
             size.total += _bytes_of(world, volume, key, now) - _bytes_of(world, volume, key, before)
         known = world.sizes[analysis] = size.total
+    if size.late:
+        for key in size.changed:
+            size.late.pop(key, None)
     size.total, size.changed = known, {}
     if not view.unclear:
         return size.total
     unclear = [key for key in volume.undetermined if key in analysis.differing]
     return size.total - sum(_bytes_of(world, volume, key, analysis.differing[key]) for key in unclear)
+
+
+def own_bytes(world: World, volume: Volume, view: View) -> int | None:
+    """The same of those that differ by the node's own doing; None while unknown."""
+    total, analysis = differing_bytes(world, volume, view), view.analysis
+    if total is None or analysis is None or view.size is None:
+        return None
+    late, lagging = view.size.late, analysis.lagging
+    for key in late.keys() - lagging:
+        del late[key]
+    for key in lagging - late.keys():
+        late[key] = _bytes_of(world, volume, key, analysis.differing[key])
+    unclear = (key for key in volume.undetermined if key in lagging) if view.lag_unclear else ()
+    return total - sum(late.values()) + sum(late[key] for key in unclear)
 
 
 def _bytes_of(world: World, volume: Volume, key: bytes, values: Values | None) -> int:
