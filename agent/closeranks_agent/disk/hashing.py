@@ -163,11 +163,28 @@ class EntryReader:
         record = Record(key, value, StatSignature.of(after), chunks, settled)
         return Reading(record, steady, count, time.monotonic() - started)
 
-    def record_of(self, copy: Record, fd: int, status: os.stat_result) -> Record:
-        """The record of the open file `fd`, which had that stat when the copy was made that was read. Not settled."""
+    def read_copy(self, key: bytes, content: memoryview, fd: int, status: os.stat_result) -> Reading:
+        """The record of the open file `fd` as it was when it had that stat and held this. Not settled.
+
+        Raises OSError, TooLarge.
+        """
+        started = time.monotonic()
+        chunks: bytes | None = None
+        if len(content) <= self.chunk_bytes:
+            digest = self.algorithm.of(content)
+        else:
+            starts = range(0, len(content), self.chunk_bytes)
+            digests = b"".join(self.algorithm.of(content[at : at + self.chunk_bytes]) for at in starts)
+            digest, chunks = self._chunk_list(len(content), digests)
         xattrs = self._xattrs_of(fd) if self.xattrs else None
-        value = self.file_value(status, self.digest_of(copy.value), xattrs)
-        return Record(copy.key, value, StatSignature.of(status), copy.chunks, False)
+        value = self.file_value(status, digest, xattrs)
+        record = Record(key, value, StatSignature.of(status), chunks, False)
+        return Reading(record, True, len(content), time.monotonic() - started)
+
+    def _chunk_list(self, size: int, digests: bytes) -> tuple[bytes, bytes]:
+        """(content digest, encoded chunk list)."""
+        chunks = encode_chunk_list(ChunkList(size, self.chunk_bytes, self.algorithm.width, digests))
+        return self.algorithm.of(chunks), chunks
 
     def digest_of(self, value: bytes) -> bytes:
         """The content digest in a file's value."""
@@ -206,8 +223,7 @@ class EntryReader:
                 break
         if offset <= self.chunk_bytes:
             return bytes(digests), None, offset
-        chunks = encode_chunk_list(ChunkList(offset, self.chunk_bytes, self.algorithm.width, bytes(digests)))
-        return self.algorithm.of(chunks), chunks, offset
+        return *self._chunk_list(offset, bytes(digests)), offset
 
     def _read_chunk(self, fd: int, offset: int, length: int) -> tuple[bytes, int]:
         """(digest, bytes read) of one chunk; fewer bytes than `length` only at the end of the file."""
