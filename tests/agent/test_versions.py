@@ -29,6 +29,7 @@ def volume(tree_dir: Path, make_volume: MakeVolume) -> Volume:
     time.sleep(0.03)  # past the tick of the kernel's clock
     found = make_volume(chunk_bytes=MIB)
     assert found.scan().complete
+    found.versions.read(NAME, 0, MIB, lambda data: False)  # a peer fetches from here
     return found
 
 
@@ -256,6 +257,29 @@ def test_whoever_never_rests_is_not_made_to_wait_for_its_lock(
         os.utime(file.fileno(), (1e9, 1e9))
         assert module._at_rest(file.fileno()) is not None
         assert asked == [file.fileno()]
+
+
+def test_no_copy_is_made_where_nobody_fetches(
+    volume: Volume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was half of what it costs to commit a database once a second."""
+    volume.versions._asked -= module.WANTED_S
+    for _ in range(3):
+        _rewrite(tree_dir, os.urandom(2 * MIB))
+        volume.look(LOOK, {})
+    assert not volume.versions._kept
+    before = _committed(volume)
+    content = os.urandom(2 * MIB)
+    _rewrite(tree_dir, content)
+    volume.look(LOOK, {})
+    assert _committed(volume) != before
+    assert _kept(volume, _committed(volume)) is None, "it was asked for"
+    volume.look(LOOK, {})
+    _rewrite(tree_dir, content[::-1])
+    volume.look(LOOK, {})
+    told = _committed(volume)
+    _rewrite(tree_dir, content)
+    assert _kept(volume, told) == content[::-1]
 
 
 def test_whoever_did_not_rest_is_not_waited_for_each_time(

@@ -28,6 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 from closeranks_proto.content import chunk_count, chunk_span
@@ -42,6 +43,7 @@ from .signature import clock_ns
 
 KEEP_S: Final = 5.0
 HOT_S: Final = 5.0
+WANTED_S: Final = 60.0  # so long copies are made after a peer has asked for one
 HOT_MAX: Final = 1024  # paths that were read lately
 FILE_MAX_BYTES: Final = 128 * MIB  # so that two versions of one file can be kept
 IN_PLACE_MAX_BYTES: Final = 32 * MIB  # of memory, while such a file is hot
@@ -73,6 +75,7 @@ class Versions:
         self._bytes = 0
         self._restless: OrderedDict[bytes, float] = OrderedDict()  # until when a file is not waited for
         self._scratch = _Scratch()
+        self._asked = -inf  # when a peer asked for what is not on disk any more
 
     def is_hot(self, key: bytes, size: int) -> bool:
         """Whether a longer file is being read for the second time within HOT_S. Asked once for each reading."""
@@ -123,7 +126,10 @@ class Versions:
         return reading
 
     def _read_copied(self, reader: EntryReader, key: bytes, fd: int, until: float) -> Reading | None:
-        """Of a file between two writes, of which a copy is kept; None where it does not rest. Raises OSError.
+        """Of a file between two writes; None where it does not rest. Raises OSError.
+
+        A copy is kept once a peer has asked in vain: it gets the version that follows. A node that nobody fetches from
+        writes none.
 
         By way of memory that is ready before the writer rests: reading into it takes a fifth of writing a file.
         """
@@ -142,7 +148,8 @@ class Versions:
                 count = beneath.pread_into(fd, view, 0)
                 if count == size and _written(os.fstat(fd)) == _written(before):
                     reading = reader.read_copy(key, view, fd, before)
-                    self._keep(key, reader.digest_of(reading.record.value), self._copy(view), size)
+                    if time.monotonic() - self._asked <= WANTED_S:
+                        self._keep(key, reader.digest_of(reading.record.value), self._copy(view), size)
                     return reading
         with self._lock:
             self._restless.pop(key, None)
@@ -176,6 +183,7 @@ class Versions:
 
     def read(self, key: bytes, index: int, chunk_bytes: int, wanted: Callable[[bytes], bool]) -> bytes | None:
         """That chunk of the kept version in which it is `wanted`; None where none has it."""
+        self._asked = time.monotonic()
         with self._lock:
             names = [name for name in reversed(self._kept) if name[0] == key]
         for name in names:
