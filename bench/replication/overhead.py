@@ -109,6 +109,14 @@ def database(bench: Bench) -> list[Measured]:
     )
 
 
+def lasting(bench: Bench) -> list[Measured]:
+    """The same database for ten seconds: the half second until a hush begins weighs a third of what it does there."""
+    count = bench.either(300_000, 30_000)
+    words = [sys.executable, "-I", UNPACK, "database", str(count)]
+    text = f"{count:,} transactions, WAL, synchronous NORMAL"
+    return _measure(bench, Writer("SQLite, long", text, words, long=True))
+
+
 def beside(bench: Bench) -> list[Measured]:
     """The same database on the volume's filesystem, but not in the volume: nothing of it concerns the agent."""
     count = bench.either(100_000, 15_000)
