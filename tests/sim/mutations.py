@@ -591,7 +591,7 @@ MUTATIONS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sim.mutations", description=__doc__)
-    parser.add_argument("--seeds", default="1-150", help="at most these for each, until one fails")
+    parser.add_argument("--seeds", default="1-300", help="at most these for each, until one fails")
     parser.add_argument("--only", default="", help="those with this text in their name")
     parser.add_argument("--shard", default="1/1", help="I/N: each N-th of them, from the I-th on")
     args = parser.parse_args()
