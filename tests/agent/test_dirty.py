@@ -153,6 +153,48 @@ def test_a_longer_file_that_comes_again_and_again_comes_once_in_a_while() -> Non
     assert dirty.take(10.1 + AGE_MAX_S) is not None
 
 
+def hot_files(*rests: tuple[bytes, float, float]) -> Dirty:
+    """Each was read at a moment, rests so long from then on, and is being written on."""
+    dirty = Dirty()
+    for name, read_at, rest_s in rests:
+        dirty.cost({name: rest_s / COST_SHARE}, {name}, read_at)
+        dirty.note(name, read_at + 0.01, None)
+    return dirty
+
+
+def test_files_that_are_written_on_and_on_come_together_from_their_second_time_on() -> None:
+    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (b"log", 10.4, AGE_MAX_S))
+    batch = dirty.take(11.0)
+    assert batch is not None
+    assert batch.names == {b"": frozenset([b"base", b"log"])}
+    dirty.cost({}, {b"base", b"log"}, 11.0)
+    for name in (b"base", b"log"):
+        dirty.note(name, 11.1, None)
+    assert dirty.take(11.0 + 0.9 * AGE_MAX_S) is None
+    assert (batch := dirty.take(11.0 + AGE_MAX_S)) is not None
+    assert batch.size == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "read_at", "rest_s"),
+    [(b"later", 10.6, AGE_MAX_S), (b"huge", 10.0, 5.0)],
+    ids=["has hardly rested", "takes long to read"],
+)
+def test_no_file_comes_along_long_before_its_time(name: bytes, read_at: float, rest_s: float) -> None:
+    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (name, read_at, rest_s))
+    assert (batch := dirty.take(11.0)) is not None
+    assert batch.names == {b"": frozenset([b"base"])}
+    assert dirty.due() == pytest.approx(read_at + rest_s)
+
+
+def test_what_comes_again_does_not_come_along_though_it_rested_once() -> None:
+    dirty = hot_files((b"odd", 9.4, AGE_MAX_S), (b"base", 10.2, AGE_MAX_S))
+    assert dirty.take(10.5) is not None  # odd, whose rest is over
+    dirty.again([b"odd"], {}, 11.19)
+    assert (batch := dirty.take(11.2)) is not None
+    assert batch.names == {b"": frozenset([b"base"])}
+
+
 def test_a_proof_takes_what_is_known_since_a_moment_due_or_not() -> None:
     dirty = Dirty()
     dirty.note(b"old", 10.0, None, open=True)

@@ -5,8 +5,9 @@ half a file is of no use to anybody. A lone change of a file is due almost at on
 were given up for it. Lone means that nothing else was heard of meanwhile: the first file of a burst must not run
 ahead of the rest, or it would be on every replica before a guard can see the burst. What keeps changing is due
 AGE_MAX_S after its first change nevertheless, or, where reading it takes long, once in COST_SHARE times that, so
-that a huge file rewritten for ever takes a tenth of a core and not all of it. A path that could not be finished
-comes again, later each time.
+that a huge file rewritten for ever takes a tenth of a core and not all of it. Where several do so they come together:
+each look is a commit, which costs more than what it says (a database and its log are two files). A path that could
+not be finished comes again, later each time.
 
 Bounded: beyond PATHS_MAX the directories with most changed names are to be looked at as a whole, and where
 that does not help, everything is (`everything`): a scan. Pure: times are the caller's.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice, takewhile
 from typing import Final
@@ -32,6 +33,9 @@ QUICK_S: Final = 0.005
 QUICK_PATHS: Final = 4  # the file, and names that it had before
 QUICK_AGAIN_S: Final = 0.1  # a path that changes again so soon is not looked at quickly each time
 AGE_MAX_S: Final = 1.0
+ALONG_S: Final = (
+    0.5  # so much earlier does one that has rested for AGE_MAX_S or longer come along with another
+)
 AGAIN_S: Final = 0.03
 AGAIN_DOUBLINGS: Final = 6
 COST_SHARE: Final = 10.0
@@ -94,6 +98,7 @@ class Dirty:
         self._later_heap: list[tuple[float, bytes]] = []
         self._ages: OrderedDict[bytes, float] = OrderedDict()  # those in the first two, by their first event
         self._resting: dict[bytes, float] = {}  # until when a path that takes long to read has a rest
+        self._may_join: dict[bytes, float] = {}  # of these, from when it may come along with another
         # Paths that stand here anew, since when something of them is not committed: a proof waits for it.
         self._owed: dict[bytes, float] = {}
         self._repeated: dict[bytes, int] = {}  # how often a path came again without being finished
@@ -167,11 +172,14 @@ class Dirty:
         """
         for key in [key for key, until in self._resting.items() if until <= now]:
             del self._resting[key]
+            self._may_join.pop(key, None)
         rests = {key: seconds * COST_SHARE for key, seconds in costs.items()}
         rests |= {key: max(rests.get(key, 0.0), AGE_MAX_S) for key in hot}
         for key, rest_s in rests.items():
             if len(self._resting) < KNOWN_MAX:
                 self._resting[key] = now + rest_s
+                if rest_s >= AGE_MAX_S:
+                    self._may_join[key] = now + rest_s - ALONG_S
 
     def clear(self) -> None:
         """A scan will see all of it."""
@@ -260,6 +268,7 @@ class Dirty:
             if first + AGE_MAX_S > now or len(keys) >= BATCH_MAX:
                 break
             keys[key] = None
+        is_one_rested = False
         while self._later_heap and len(keys) < BATCH_MAX:
             when, key = self._later_heap[0]
             if self._later.get(key) == when:
@@ -267,8 +276,17 @@ class Dirty:
                     break
                 keys[key] = None
                 del self._later[key]
+                is_one_rested = is_one_rested or when == self._resting.get(key)
             heapq.heappop(self._later_heap)
+        if is_one_rested:
+            keys.update(dict.fromkeys(islice(self._joining(now), BATCH_MAX - len(keys))))
         return list(keys)
+
+    def _joining(self, now: float) -> Iterator[bytes]:
+        """Those that rest and may come along with another."""
+        for key, when in self._later.items():
+            if when == self._resting.get(key) and self._may_join.get(key, when) <= now:
+                yield key
 
     def _lone_due(self) -> float:
         """When a lone change may be looked at, never where there is none."""
