@@ -97,7 +97,7 @@ class WatchedVolume:
         asked = time.monotonic()
 
         def is_proven() -> bool:
-            at_rest = self.watcher._canary is None and not self.watcher._asked
+            at_rest = not self.watcher._proof.is_under_way
             if (self.watcher.proven or 0.0) >= asked:
                 return True
             if at_rest:

@@ -569,11 +569,11 @@ class TestOnDisk:
     def test_a_proof_that_was_under_way_becomes_a_scan(self, one: WatchedVolume, tree_dir: Path) -> None:
         one.settle()
         with one.watcher._lock:
-            one.watcher._asked, one.watcher._proof_due = True, inf  # it has to wait
+            one.watcher._proof._asked, one.watcher._proof._due = True, inf  # it has to wait
         with running(WRITE, tree_dir / "hot"):
             until(lambda: self.is_hushed(one))
             until(lambda: any("a proof was under way" in why for why in one.wanted))
-        one.watcher._proof_due = 0.0
+        one.watcher._proof._due = 0.0
 
     def test_a_file_that_is_cut_without_being_opened_is_known_in_the_end(
         self, one: WatchedVolume, tree_dir: Path

@@ -304,14 +304,14 @@ with open("d/log", "ab", buffering=0) as file:
     ) -> None:
         """It began before the mark was back: what was written behind it and heard by nobody is still to be found."""
         weather.rise(watched, tree_dir)
-        began, missed, stormy = time.monotonic(), watched.watcher._missed, list[bool]()
+        began, missed, stormy = time.monotonic(), watched.watcher._proof.missed, list[bool]()
 
         def ends_meanwhile(why: str) -> None:
             watched.watcher.scanned(began)
             stormy.append(watched.watcher.stormy)
             missed(why)
 
-        monkeypatch.setattr(watched.watcher, "_missed", ends_meanwhile)
+        monkeypatch.setattr(watched.watcher._proof, "missed", ends_meanwhile)
         weather.fall(watched)
         assert stormy == [True]
 

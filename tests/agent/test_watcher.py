@@ -22,8 +22,8 @@ from closeranks_agent.disk import scan as scan_module
 from closeranks_agent.disk.hashing import EntryReader, Reading
 from closeranks_agent.disk.volume import Volume
 from closeranks_agent.watch import calls
-from closeranks_agent.watch import canary as canary_module
 from closeranks_agent.watch import dirty as dirty_module
+from closeranks_agent.watch import proof as proof_module
 from closeranks_agent.watch import watcher as watcher_module
 from closeranks_agent.watch.events import Event, Lost
 from closeranks_agent.watch.source import open_source
@@ -373,7 +373,7 @@ def test_a_canary_that_is_not_seen_ends_the_watcher(
     faulty: tuple[WatchedVolume, Faulty], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched, fault = faulty
-    monkeypatch.setattr(canary_module, "LIMIT_S", 0.2)
+    monkeypatch.setattr(proof_module, "LIMIT_S", 0.2)
     until(watched.watcher.prove)
     watched.prove()
     fault.deaf = True
@@ -388,7 +388,7 @@ def test_a_canary_behind_a_long_queue_of_others_events_is_waited_for(
     faulty: tuple[WatchedVolume, Faulty], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched, fault = faulty
-    monkeypatch.setattr(canary_module, "LIMIT_S", 0.2)
+    monkeypatch.setattr(proof_module, "LIMIT_S", 0.2)
     watched.prove()
     os.eventfd_write(fault._wake, 1)
     fault.foreign = True
@@ -494,18 +494,18 @@ def test_a_canary_that_was_lost_with_other_events_is_touched_again(
     faulty: tuple[WatchedVolume, Faulty], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched, fault = faulty
-    monkeypatch.setattr(canary_module, "LIMIT_S", 60.0)
+    monkeypatch.setattr(proof_module, "LIMIT_S", 60.0)
     watched.prove()
     fault.deaf = True
     assert watched.watcher.prove()
-    until(lambda: watched.watcher._canary is not None)
-    first = watched.watcher._canaries
+    until(lambda: watched.watcher._proof._canary is not None)
+    first = watched.watcher._proof._canaries
     time.sleep(0.1)  # its event is read and not given on
     fault.lost.append(Lost("the queue overflowed", None))
     fault.deaf = False
     (Path(os.fsdecode(watched.volume.path)) / "stays").touch()
     watched.prove()
-    assert watched.watcher._canaries > first
+    assert watched.watcher._proof._canaries > first
     assert watched.tally.canary_misses == 0
     assert not watched.ended
 
@@ -567,9 +567,9 @@ def test_nothing_is_proven_before_a_scan_that_began_after_the_source_was_opened(
     volume = make_volume()
     watched = WatchedVolume(volume, "inotify")
     try:
-        watched.watcher._gap = time.monotonic()
+        watched.watcher._proof.gap = time.monotonic()
         assert not watched.watcher.prove()
-        assert not watched.watcher.scanned(watched.watcher._gap - 1)
+        assert not watched.watcher.scanned(watched.watcher._proof.gap - 1)
         assert watched.watcher.scanned(time.monotonic())
         assert watched.watcher.prove()
     finally:

@@ -65,18 +65,18 @@ SHOWN: Final = (
 
 
 class Hush:
-    """Of one watcher, in its thread; `active` and `scanned` from any."""
+    """Of one watcher, in its thread; `active`, `owes_scan` and `scanned` from any."""
 
     def __init__(self, source: Source, attribution: Attribution) -> None:
         self.active = False
         self.due = inf
+        self.owes_scan = False  # it is over, and the scan behind it has not ended
         self._source, self._attribution = source, attribution
         self._counters, self._holders = Counters(), Holders(source.path)
         self._writers: dict[int, float] = {}  # by process: when it was told of last
         self._inside: set[int] = set()  # those that hold files of the volume
         self._left, self._counted, self._count_due = BURST_S, 0.0, 0.0
         self._allowed = self._full_due = self._ask_due = self._loud = 0.0
-        self._owes_scan = False
         # By inode, as it was looked at last; None: anything is news.
         self._stamps: dict[int, Stamp | None] = {}
         self._lately: dict[int, tuple[Held, float]] = {}  # files that have changed, by inode, and when
@@ -100,12 +100,12 @@ class Hush:
             cost_s = 0.0
         self._left = max(-BURST_S, min(BURST_S, self._left + elapsed_s * BUDGET) - cost_s)
         self._count_due = now + max(COUNT_EVERY_S, (time.thread_time() - began) * COUNT_SHARE)
-        return self._left < 0 and not self._owes_scan and now >= self._allowed and self._source.can_hush
+        return self._left < 0 and not self.owes_scan and now >= self._allowed and self._source.can_hush
 
     def scanned(self, started: float, now: float) -> None:
         """A scan that ends a gap has ended, which was begun then. Any thread."""
-        if self._owes_scan:
-            self._owes_scan, self._allowed = False, now + (now - started) * SCAN_SHARE
+        if self.owes_scan:
+            self.owes_scan, self._allowed = False, now + (now - started) * SCAN_SHARE
 
     # --- while it lasts ------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Hush:
     def end(self) -> None:
         """They are told again; a last `look` follows. Raises SourceBroken."""
         self._source.unhush()
-        self._owes_scan, self._full_due = True, 0.0
+        self.owes_scan, self._full_due = True, 0.0
 
     def forget(self) -> None:
         """It is over, by whatever the mark asks for now."""

@@ -1,13 +1,11 @@
 """From hints to commits: one thread for each volume that reads its source and asks for looks.
 
-The thread folds events into the dirty set and gives what is due to the volume's own thread, one look at a time:
-while one is under way the next grows, so a burst makes few large looks and a single write a small quick one. The
-event loop has no part in it. Whose hand it was is asked at once, for a writer may be gone a moment later.
+The thread folds events into the dirty set (`dirty`) and gives what is due to the volume's own thread (`looking`); the
+event loop has no part in it. Whose hand it was is asked at once, for a writer may be gone a moment later. What is known
+for sure is `proof`'s.
 
-What may have been missed is a *gap*: from the source's opening until a scan that began later has ended, and
-after every loss that no look at one directory can mend. In a gap nothing is proven. A proof is a canary that was
-seen, and every path heard of before it looked at: then all that was written before the canary was touched is
-committed.
+Where being told costs whoever writes too much, less is told: writes into some files (`muted`) or into all (`hush`), or
+everything (`sampling`). Here it is decided which of these holds, one at a time.
 
 Rejected: looks at once for each event (half-written files, and thousands of transactions a second); a queue of
 events (unbounded, where the dirty set folds).
@@ -20,35 +18,30 @@ import os
 import select
 import threading
 import time
-from concurrent.futures import CancelledError, Future
 from typing import Final
 
-from closeranks_proto.errors import CloseranksError
 from closeranks_proto.messages import Hand
 
-from ..disk.attributed import hand_finder
-from ..disk.look import LookReport
 from ..disk.volume import Volume
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from . import hush, muted
-from .canary import Canary, touch
-from .dirty import Batch, Dirty
+from .dirty import Dirty
 from .events import CANARY, ROOT_GONE, Event, Lost, SourceBroken, What
 from .growth import Growth
 from .hush import Hush
+from .looking import Looking
 from .owner import Owner, WatchTally
-from .pacing import PAUSE_MIN_S, Looks, Reads
+from .pacing import PAUSE_MIN_S, Reads
+from .proof import Proof
 from .sampling import Sampling
 from .source import Source
 
 log = logging.getLogger("closeranks.watch")
 
-CANARY_EVERY_S: Final = 30.0
 GROWTH_EVERY_S: Final = 0.05  # as often as a runaway is told of
 IDLE_S: Final = 5.0
 REWATCH_EVERY_S: Final = 60.0  # what has no watch is tried again after a scan, at most so often
-PROOF_REST_SHARE: Final = 2.0  # after a proof the next waits so many times as long as its looks took
 _NEW: Final = (What.CREATED | What.MOVED_TO).value
 _CREATED: Final = What.CREATED.value
 _DIRECTORY: Final = What.DIRECTORY.value
@@ -60,14 +53,13 @@ _CLOSED: Final = (What.CLOSED | What.DELETED | What.MOVED_FROM | What.MOVED_TO).
 
 
 class Watcher:
-    """`start`, then `close` once. `proven`: the moment, monotonic, up to which everything is committed."""
+    """`start`, then `close` once."""
 
     def __init__(
         self, volume: Volume, source: Source, attribution: Attribution, written: Written, owner: Owner,
         tally: WatchTally,
     ) -> None:  # fmt: skip
         self.volume, self.source = volume, source
-        self.proven: float | None = None
         self._attribution, self._owner, self._tally, self._written = attribution, owner, tally, written
         self._growth = Growth(volume, written)
         self._muted = muted.Muted(volume, source)
@@ -81,16 +73,10 @@ class Watcher:
         self._poll.register(source.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         self._closing = False
-        self._gap: float | None = time.monotonic()
-        self._behind_hush = False  # the gap is one that a hush has left
-        self._looking: tuple[Batch, Future[LookReport]] | None = None
-        self._asked = False
-        self._canary: Canary | None = None
-        self._canaries = 0
-        self._canary_due = 0.0
-        self._proof_due = self._proof_cost = 0.0
-        self._idle = self._growth_due = self._mute_due = 0.0
-        self._reads, self._looks = Reads(), Looks()
+        self._looking = Looking(volume, self._dirty, self._lock, self._ring)
+        self._proof = Proof(volume, source, owner, tally, self._lock)
+        self._growth_due = self._mute_due = 0.0
+        self._reads = Reads()
         self._rewatch_due = time.monotonic() + REWATCH_EVERY_S
         self._thread = threading.Thread(target=self._run, name=f"watch-{volume.name}", daemon=True)
 
@@ -116,17 +102,20 @@ class Watcher:
 
     def prove(self) -> bool:
         """Begin a proof of everything written until now; False where only a scan can give it."""
-        with self._lock:
-            if self._gap is not None or self.source.unwatched:
-                return False
-            self._asked = True
-        self._ring()
-        return True
+        can_prove = self._proof.ask()
+        if can_prove:
+            self._ring()
+        return can_prove
+
+    @property
+    def proven(self) -> float | None:
+        """The moment, monotonic, up to which everything is committed."""
+        return self._proof.proven
 
     @property
     def covered(self) -> bool:
         """Nothing was missed since the last scan."""
-        return self._gap is None and not self.source.unwatched
+        return self._proof.covered
 
     @property
     def stormy(self) -> bool:
@@ -146,21 +135,17 @@ class Watcher:
     @property
     def is_proven_by_scans(self) -> bool:
         """In a hush, and until the scan behind it has ended: a proof takes as long as a scan."""
-        return self._hush.active or self._behind_hush
+        return self._hush.active or self._hush.owes_scan
 
     @property
     def pending(self) -> int:
         """Paths that changed and are not committed yet."""
         with self._lock:
-            looking = self._looking
-            return len(self._dirty) + (looking[0].size if looking is not None else 0) + self._sampling.pending
+            return self._looking.pending + self._sampling.pending
 
     def hand_of(self, key: bytes) -> Hand | None:
         """Whose hand a change is that was heard of and is not committed yet. Any thread."""
-        looking = self._looking
-        hand = self._dirty.hand(key)
-        if hand is None and looking is not None:
-            hand = hand_finder(looking[0].hands)(key)
+        hand = self._looking.hand(key)
         return self._sampling.hand(key) if hand is None else hand
 
     def scanned(self, started_mono: float) -> bool:
@@ -171,11 +156,11 @@ class Watcher:
                 self._sampling.scanned(started_mono, time.monotonic())
             elif self._hush.active:
                 pass  # it lasts as long as nothing tells of writes
-            elif self._gap is not None and self._gap <= started_mono:
-                self._gap, calm, self._behind_hush = None, True, False
+            elif self._proof.gap is not None and self._proof.gap <= started_mono:
+                self._proof.gap, calm = None, True
                 self._sampling.close()
                 self._hush.scanned(started_mono, time.monotonic())
-            covered = self._gap is None
+            covered = self._proof.gap is None
         if self.source.unwatched or calm:
             self._ring()
         return covered
@@ -198,7 +183,7 @@ class Watcher:
             self._break(f"a fault of the agent: {error!r}")
 
     def _break(self, why: str) -> None:
-        self._missed(why)
+        self._proof.missed(why)
         self._closing = True
         self._owner.broken(self, why)
 
@@ -210,12 +195,13 @@ class Watcher:
         count = self._read() if queued else 0
         now = time.monotonic()
         if not queued or self.source.drained:
-            self._idle = now
+            self._proof.drained(now)
         self._finish_look(now)
         self._weather(now)
         self._keep_quiet(queued, now)
         self._watch_again(now)
-        self._keep_canary(now)
+        if not self._sampling.active:
+            self._proof.keep(now)
         self._begin_look(time.monotonic())
         if now >= self._growth_due:
             self._growth_due = now + GROWTH_EVERY_S
@@ -243,18 +229,12 @@ class Watcher:
         now = time.monotonic()
         if self._sampling.active:
             return max(0.0, (min(self._sampling.due, self._growth_due) - now) * 1000)
-        due = [now + IDLE_S, self._hush.due]
-        if self._looking is None:
+        due = [now + IDLE_S, self._hush.due, self._proof.due(now, bool(self._looking))]
+        if not self._looking:
             found = self._dirty.due()
             if found is not None:
-                due.append(max(found, self._looks.due, self._sampling.looks_due))
-            if self._asked and self._canary is None:
-                due.append(self._proof_due)
-        if self._canary is not None and self._canary.seen is None:
-            due.append(now + 0.5)
-        elif self._canary is None:
-            due.append(max(self._canary_due, self._proof_due))
-        elif now < self._sampling.looks_due:
+                due.append(max(found, self._looking.due, self._sampling.looks_due))
+        if self._proof.seen is not None and now < self._sampling.looks_due:
             due.append(self._sampling.looks_due)
         if len(self._dirty):
             due.append(self._growth_due)
@@ -275,8 +255,7 @@ class Watcher:
             if isinstance(event, Lost):
                 self._lost(event, now)
             elif event.directory == CANARY:
-                if self._canary is not None and self._canary.name == event.name and self._canary.seen is None:
-                    self._canary.seen = now
+                if self._proof.heard(event.name, now):
                     self._muted.ask(self._dirty, now)
             else:
                 self._note(event, now, hands)
@@ -289,7 +268,7 @@ class Watcher:
         if self._dirty.everything:
             self._tally.dropped += 1
             self._dirty.clear()
-            self._missed("more paths changed at once than are kept apart")
+            self._proof.missed("more paths changed at once than are kept apart")
 
     def _note(self, event: Event, now: float, hands: dict[int, Hand | None]) -> None:
         what: int = event.what.value
@@ -311,19 +290,11 @@ class Watcher:
         if self._sampling.active:
             return  # scans see it
         if lost.below is None:
-            if self._canary is not None and self._canary.seen is None:
-                self._canary, self._canary_due = None, now  # it may be lost, too: that is not deafness
-            self._missed(lost.reason)
+            self._proof.lost(now)
+            self._proof.missed(lost.reason)
             return
         log.warning("%s: %s; what lies below it is looked at", self.volume.name, lost.reason)
         self._dirty.note(lost.below, now, self._nobody, tree=True)
-
-    def _missed(self, why: str) -> None:
-        """Only a scan can tell what happened."""
-        log.warning("%s: %s; a scan looks at everything", self.volume.name, why)
-        with self._lock:
-            self._gap = time.monotonic()
-        self._owner.scan_needed(why)
 
     def _watch_again(self, now: float) -> None:
         """Directories that had no watch may get one by now: the limit was raised, or others were given back."""
@@ -333,7 +304,7 @@ class Watcher:
         for lost in self.source.watch(b""):
             log.info("%s: %s", self.volume.name, lost.reason)
         if not self.source.unwatched:
-            self._missed("directories that had no watch are watched now")
+            self._proof.missed("directories that had no watch are watched now")
 
     # --- storms --------------------------------------------------------------------------------
 
@@ -346,7 +317,8 @@ class Watcher:
                 self.source.unhush()
             with self._lock:
                 sampling.begin(self._dirty, now)
-                self._gap, self._canary = now, None
+                self._proof.gap = now
+            self._proof.give_up()
             self._hush.forget()
             self._growth.forget()
             self._tally.storms += 1
@@ -357,10 +329,10 @@ class Watcher:
         elif sampling.sample(self._read, self._dirty):
             # As one: a scan that ends now began before the mark was back, and is not the last one.
             with self._lock:
-                self._gap = time.monotonic()
-                sampling.end(self._gap)
-            self._canary_due = now
-            self._missed("very much was written at once")
+                self._proof.gap = time.monotonic()
+                sampling.end(self._proof.gap)
+            self._proof.hurry(now)
+            self._proof.missed("very much was written at once")
         elif sampling.wants_scan(now):
             sampling.scan_asked = True
             self._owner.scan_needed("very much is being written at once")
@@ -382,17 +354,18 @@ class Watcher:
             self._hush.end()
             self._hush.look(self._dirty, now)
             with self._lock:
-                self._gap, self._behind_hush = time.monotonic(), True
+                self._proof.gap = time.monotonic()
                 self._hush.forget()
             log.info("%s: no more is written into open files than usual: all is told again", self.volume.name)
-            self._missed("writes into open files were not told for a while")
+            self._proof.missed("writes into open files were not told for a while")
 
     def _begin_hush(self, now: float) -> None:
         self._muted.speak(self._dirty, now)
         with self._lock:
-            self._gap = now
+            self._proof.gap = now
             self._hush.begin(now)
-            is_awaited, self._asked, self._canary = self._asked or self._canary is not None, False, None
+            is_awaited = self._proof.is_under_way
+            self._proof.give_up()
         self._tally.hushes += 1
         log.info("%s: %s", self.volume.name, hush.SHOWN)
         if is_awaited:
@@ -401,88 +374,27 @@ class Watcher:
     # --- looks ---------------------------------------------------------------------------------
 
     def _begin_look(self, now: float) -> None:
-        if (
-            self._looking is not None
-            or self._closing
-            or self._sampling.active
-            or now < self._sampling.looks_due
-        ):
+        if self._looking or self._closing or self._sampling.active or now < self._sampling.looks_due:
             return
-        seen = None if self._canary is None else self._canary.seen
-        taken = seen is not None and self._take(now, seen)
-        if seen is not None and not taken and not self._dirty.owes(seen):
-            self._end_proof(now)
-        if not taken and now >= self._looks.due:
-            self._take(now)
-
-    def _take(self, now: float, since: float | None = None) -> bool:
-        """Ask for a look at what is due. In one piece for `pending`: nothing is in neither place meanwhile."""
-        with self._lock:
-            batch = self._dirty.take(now, since)
-            if batch is None:
-                return False
-            future = self.volume.look_soon(batch.names, batch.hands, batch.seen_mono)
-            self._looking = (batch, future)
-        future.add_done_callback(lambda _: self._ring())
-        return True
+        seen = self._proof.seen
+        began = seen is not None and self._looking.begin(now, seen)
+        if seen is not None and not began and not self._dirty.owes(seen):
+            self._proof.end(now)
+        if not began and now >= self._looking.due:
+            self._looking.begin(now)
 
     def _finish_look(self, now: float) -> None:
-        if self._looking is None or not self._looking[1].done():
+        ended = self._looking.ended(now)
+        if ended is None:
             return
-        batch, future = self._looking
-        self._looks.ended(batch.size, now)
-        try:
-            report = future.result()
-        except CancelledError:
-            self._looking = None
-            return  # the volume was closed
+        batch, report = ended
         self._tally.looks += 1
         self._tally.changed += report.changed
         self._growth.committed(report, batch)
-        self._dirty.cost(report.costs, report.hot, now)
         if report.problem is not None:
-            self._missed(f"a look could not be finished: {report.problem.message}")
+            self._proof.missed(f"a look could not be finished: {report.problem.message}")
         elif report.scan:
-            self._missed(report.scan)
-        with self._lock:
-            self._dirty.again(dict.fromkeys((*report.again, *report.unfinished)), batch.hands, now)
-            self._dirty.finished(batch, report.again, report.unfinished)
-            self._looking = None
+            self._proof.missed(report.scan)
+        self._looking.settle(batch, report, now)
         self._give_up()
-        self._proof_cost += report.duration_s
-
-    # --- the canary ----------------------------------------------------------------------------
-
-    def _keep_canary(self, now: float) -> None:
-        if self._canary is not None:
-            if self._canary.is_missed(now, self._idle):
-                self._tally.canary_misses += 1
-                raise SourceBroken(
-                    f"its canary file was touched {now - self._canary.touched:.1f} s ago and not seen"
-                )
-            return
-        if self._sampling.active or now < self._proof_due or not (self._asked or now >= self._canary_due):
-            return
-        self._asked = False
-        self._canary_due = now + CANARY_EVERY_S
-        self._canaries += 1
-        self._proof_cost = 0.0
-        try:
-            touched = time.monotonic()
-            self._canary = Canary(touch(self.volume, self._canaries), touched)
-        except (CloseranksError, OSError) as error:
-            self._missed(f"the canary file can not be touched: {error}")
-
-    def _end_proof(self, now: float) -> None:
-        """Everything heard of before the canary was looked at."""
-        assert self._canary is not None
-        touched = self._canary.touched
-        self._proof_due = now + self._proof_cost * PROOF_REST_SHARE
-        with self._lock:
-            # It may have lost sight of one meanwhile.
-            proven = self._gap is None and not self.source.unwatched
-            if proven:
-                self.proven = touched
-            self._canary = None
-        if proven:
-            self._owner.proven()
+        self._proof.looked(report.duration_s)
