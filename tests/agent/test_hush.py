@@ -519,12 +519,12 @@ class TestOnDisk:
     ) -> None:
         (tree_dir / "b").mkdir()
         one.settle()
-        spread = one.watcher.source._spread  # type: ignore[attr-defined]
+        hushed = one.watcher.source._hushed  # type: ignore[attr-defined]
         with running(WRITE, tree_dir / "hot"), ExitStack() as stack:
             until(lambda: self.is_hushed(one))
-            assert len(spread.polled) == 1
+            assert len(hushed.compared) == 1
             stack.enter_context(running(WRITE, tree_dir / "b" / "hot"))
-            until(lambda: len(spread.polled) == 2)
+            until(lambda: len(hushed.compared) == 2)
 
     @pytest.mark.parametrize("one", ["fanotify"], indirect=True)
     def test_who_alone_has_it_open_is_the_hand_and_of_several_nobody(

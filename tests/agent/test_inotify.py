@@ -21,10 +21,12 @@ from churn import churn, directories
 from closeranks_agent.syscalls import RENAME_EXCHANGE, rename_flags
 from closeranks_agent.watch import calls, inotify
 from closeranks_agent.watch.events import CANARY, Event, Lost, What
-from closeranks_agent.watch.inotify import OVERFLOWN, InotifySource
+from closeranks_agent.watch.inotify import InotifySource
+from closeranks_agent.watch.moves import OVERFLOWN
 from closeranks_agent.watch.records import MalformedEvents, parse_inotify
-from closeranks_agent.watch.spread import RETRY_S, Spread, Task
+from closeranks_agent.watch.spread import RETRY_S, Task
 from closeranks_agent.watch.watched import Confused, Node, Watched
+from closeranks_agent.watch.watches import Watches
 from watched_tree import (
     Mirror,
     drain,
@@ -138,7 +140,7 @@ def test_a_directory_that_moves_while_all_is_listed_again_is_listed_where_it_is(
 
     def _list(task: Task) -> None:
         if task.stack[-1].name == b"a" and moves:
-            source._spread.release()
+            source._watches.release()
             os.rename(*moves.pop())
         listed(task)
 
@@ -155,12 +157,12 @@ def test_what_can_not_be_reached_is_waited_for_as_long_as_directories_move(
     clock = [100.0]
     fake = SimpleNamespace(monotonic=lambda: clock[0])
     monkeypatch.setattr("closeranks_agent.watch.spread.time", fake)
-    monkeypatch.setattr("closeranks_agent.watch.inotify.time", fake)
+    monkeypatch.setattr("closeranks_agent.watch.moves.time", fake)
     (tree / "p").mkdir()
     source = opened(tree)
-    found, ahead = source._spread.directory, [True]
+    found, ahead = source._watches.directory, [True]
     monkeypatch.setattr(
-        source._spread, "directory", lambda node: None if node.name == b"p" and ahead[0] else found(node)
+        source._watches, "directory", lambda node: None if node.name == b"p" and ahead[0] else found(node)
     )
     (tree / "p/x").mkdir()
     for number in range(6):
@@ -475,14 +477,14 @@ def test_a_directory_that_is_behind_its_events_for_a_moment_is_waited_for(
     """Whoever moves it may stand still between the move and its event, however often something else is read."""
     (tree / "d").mkdir()
     source = opened(tree)
-    inner, ends = Spread.directory, time.monotonic() + 0.5
+    inner, ends = Watches.directory, time.monotonic() + 0.5
     asked: list[float] = []
 
-    def late(spread: Spread, node: Node) -> int | None:
+    def late(watches: Watches, node: Node) -> int | None:
         asked.append(time.monotonic())
-        return inner(spread, node) if time.monotonic() > ends else None
+        return inner(watches, node) if time.monotonic() > ends else None
 
-    monkeypatch.setattr(Spread, "directory", late)
+    monkeypatch.setattr(Watches, "directory", late)
     (tree / "d/new").mkdir()
     told = drain(source, private_of(tree))
     assert len(asked) > 20, "it is tried without another event"

@@ -9,95 +9,120 @@ One that has become too large meanwhile, or can not be found or opened as its wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from . import calls
-from .events import Lost
+from .events import ROOT_GONE, Lost, SourceBroken
 from .polled import ENTRIES_MAX, Change, Polled
 from .records import InotifyBatch
-from .spread import MASK, QUIET, Spread, Task
+from .spread import Spread, Task
 from .watched import Node
+from .watches import MASK, QUIET, RootGone, exhausted
 
 POLLED_MAX: Final = 4096  # entries of all that are compared
 
 
 class Hushed:
-    """Of one tree of watches, which is released before each call and behind it. Raises RootGone, OSError."""
+    """Of one tree of watches. Raises SourceBroken."""
 
     def __init__(self, spread: Spread) -> None:
-        self._spread = spread
+        self._spread, self._watches, self._tree = spread, spread.watches, spread.tree
+        self._compared: list[Node] = []
         self._told: list[tuple[Node, int, bytes]] = []  # (directory, mask, name), for the next read
-        self._former: dict[int, Node] = {}  # by a watch taken away, until the last event of that is read
+        self._former: dict[int, Node] = {}  # by a watch taken away, until its last event is read
         self._moves = 0
 
     def __bool__(self) -> bool:
         """Whether there is something to tell."""
         return bool(self._told)
 
+    @property
+    def compared(self) -> list[Node]:
+        """The directories that have no watch."""
+        self._compared = [node for node in self._compared if node.polled is not None and self._is_there(node)]
+        return self._compared
+
     def hush(self, keys: Iterable[bytes]) -> None:
         """Be told by events of no writes into the files of these directories."""
-        spread = self._spread
-        for key in keys:
-            node = spread.tree.find(key)
-            if node is None or node.watch in spread.polled or node.watch in spread.quiet:
-                continue
-            try:
-                fd = spread.directory(node)
-            except OSError:
-                continue  # it may not be opened now: told of as before
-            if fd is None:
-                continue  # it moved meanwhile and is told of as before until it is found
-            room = POLLED_MAX - sum(map(len, spread.polled.values()))
-            polled = Polled.of(fd, min(ENTRIES_MAX, room)) if room > 0 else None
-            if polled is None:
-                spread.quiet.add(node.watch)
-                calls.inotify_add(spread.fd, fd, QUIET)
-            else:
-                spread.polled[node.watch] = polled
-                self._former[node.watch] = node
-                spread.remove(node.watch)
+        with self._changing():
+            for key in keys:
+                node = self._tree.find(key)
+                if node is not None and node.polled is None and node.watch not in self._watches.quiet:
+                    self._hush(node)
+
+    def _hush(self, node: Node) -> None:
+        try:
+            fd = self._watches.directory(node)
+        except OSError:
+            return  # it may not be opened now: told of as before
+        if fd is None:
+            return  # it moved meanwhile and is told of as before until it is found
+        compared = self.compared
+        room = POLLED_MAX - sum(len(one.polled) for one in compared if one.polled is not None)
+        polled = Polled.of(fd, min(ENTRIES_MAX, room)) if room > 0 else None
+        if polled is None:
+            self._watches.quiet.add(node.watch)
+            self._watches.add(fd, QUIET)
+        else:
+            node.polled = polled
+            compared.append(node)
+            self._former[node.watch] = node
+            self._watches.remove(node.watch)
 
     def poll(self) -> None:
         """Compare the directories without a watch. One that has become large gets its watch back."""
-        spread = self._spread
-        for watch, polled in list(spread.polled.items()):
-            node = spread.tree.get(watch)
-            if node is None:
-                del spread.polled[watch]
-                continue
-            try:
-                fd = spread.directory(node)
-                if fd is None:
-                    continue  # it moved meanwhile: it is compared again when it is found
-                found = polled.changes(fd)
-            except OSError:
-                continue  # removed a moment ago, which is told, or not to be opened now: the next time, or at the end
-            if found is not None:
-                self._tell(node, found)
-            elif self._give_back(node, polled, QUIET):
-                spread.quiet.add(node.watch)
+        with self._changing():
+            for node in list(self.compared):
+                polled = node.polled
+                if polled is None or not self._is_there(node):
+                    continue
+                try:
+                    fd = self._watches.directory(node)
+                    if fd is None:
+                        continue  # it moved meanwhile: it is compared again when it is found
+                    found = polled.changes(fd)
+                except OSError:
+                    continue  # removed a moment ago, which is told, or not to be opened now: later, or at the end
+                if found is not None:
+                    self._tell(node, found)
+                elif self._give_back(node, polled, QUIET):
+                    self._watches.quiet.add(node.watch)
 
     def unhush(self) -> None:
         """Be told of all writes again; what can not be found now is told of as a whole when it is."""
-        spread = self._spread
-        quiet, spread.quiet = spread.quiet, set()
-        for watch in sorted(quiet):
-            node = spread.tree.get(watch)
-            if node is None:
-                continue
-            try:
-                if spread.directory(node) is None:
-                    spread.put_off(node)
-            except OSError as error:
-                self._not_watched(node, error)
-        # Those above come first: what lies below one that is not found is watched when that is.
-        for watch in sorted(spread.polled, key=self._depth):
-            node, polled = spread.tree.get(watch), spread.polled.get(watch)
-            if node is not None and polled is not None:
-                self._give_back(node, polled, MASK)
-        spread.polled.clear()
-        self._former = {watch: node for watch, node in self._former.items() if self._is_there(node)}
+        with self._changing():
+            quiet, self._watches.quiet = self._watches.quiet, set()
+            for watch in sorted(quiet):
+                node = self._tree.get(watch)
+                if node is None:
+                    continue
+                try:
+                    if self._watches.directory(node) is None:
+                        self._spread.put_off(node)
+                except OSError as error:
+                    self._not_watched(node, error)
+            # Those above come first: what lies below one that is not found is watched when that is.
+            for node in sorted(self.compared, key=self._depth):
+                if node.polled is not None and self._is_there(node):
+                    self._give_back(node, node.polled, MASK)
+            self._compared = []
+            self._former = {watch: node for watch, node in self._former.items() if self._is_there(node)}
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._watches.release()
+        try:
+            yield
+        except RootGone as error:
+            raise SourceBroken(ROOT_GONE) from error
+        except OSError as error:
+            why = exhausted() if error.errno == errno.ENOSPC else error.strerror
+            raise SourceBroken(f"inotify's watches can not be changed: {why}") from error
+        finally:
+            self._watches.release()
 
     def join(self, batch: InotifyBatch) -> None:
         """What was found stands beside what the kernel tells, and what it tells of a former watch under the new one."""
@@ -134,17 +159,17 @@ class Hushed:
 
     def _give_back(self, node: Node, polled: Polled, mask: int) -> bool:
         """Give it a watch, and tell what happened until then; whether it has one now."""
-        spread = self._spread
         try:
-            fd = spread.directory(node)
-            if fd is not None and spread.watch_again(node, fd, mask):
+            fd = self._watches.directory(node)
+            watch = None if fd is None else self._watches.add(fd, mask)
+            if fd is not None and watch is not None and self._tree.get(watch) is None:
+                self._spread.renew(node, watch)
                 self._tell(node, polled.changes(fd))
                 return True
-            if fd is None:
-                spread.put_off(node)
+            self._spread.put_off(node)  # it moved meanwhile: events that are queued say where it is
         except OSError as error:
             self._not_watched(node, error)
-        spread.unwatch(spread.tree.drop(node))
+        self._spread.unwatch(self._tree.drop(node))
         return False
 
     def _tell(self, node: Node, found: list[Change] | None) -> None:
@@ -162,10 +187,10 @@ class Hushed:
         self._spread.not_watched(node.parent, node.name, error)
 
     def _is_there(self, node: Node) -> bool:
-        return self._spread.tree.get(node.watch) is node
+        return self._tree.get(node.watch) is node
 
-    def _depth(self, watch: int) -> int:
-        node, depth = self._spread.tree.get(watch), 0
-        while node is not None:
-            node, depth = node.parent, depth + 1
+    def _depth(self, node: Node) -> int:
+        above, depth = node.parent, 0
+        while above is not None:
+            above, depth = above.parent, depth + 1
         return depth

@@ -4,26 +4,22 @@ In a storm the queue is left unread: what is beyond its limit the kernel drops a
 next to nothing, and new directories have no watch. Where so much was queued between two samples that it was thrown
 away, the tree of watches is stale: what a sample tells is only counted, and all is watched anew before a storm can end.
 
-The kernel's events drive a tree of watches (`watched`), which `spread` keeps true to the disk. New directories are
-told of only once all that lies below them is watched, so whoever then looks at the subtree misses nothing. The canary
-waits for that, too: when it is told, nothing older is on its way. After an overflow every directory is listed again,
-a piece at each read, before the loss is told.
-
-A descriptor of the root is never kept: the filesystem can be unmounted, and a replaced root is noticed.
+The kernel's events drive a tree of watches (`watches`, `watched`): `moves` follows what is told of directories, and
+`spread` keeps it true to the disk. New directories are told of only once all that lies below them is watched, so
+whoever then looks at the subtree misses nothing. The canary waits for that, too: when it is told, nothing older is on
+its way. After an overflow every directory is listed again, a piece at each read, before the loss is told.
 """
 
 from __future__ import annotations
 
 import array
-import errno
 import fcntl
 import os
 import select
 import struct
 import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from closeranks_proto.paths import key_of, parent_key
@@ -32,16 +28,16 @@ from ..disk.private import PRIVATE_NAME
 from . import calls
 from .events import CANARY, CANARY_NAME, ROOT_GONE, Event, Lost, SourceBroken, SourceKind, What
 from .hushed import Hushed
+from .moves import FORGOTTEN, OVERFLOWN, Moves
 from .records import InotifyBatch, parse_inotify, what_of
-from .spread import RootGone, Spread, Task, exhausted
+from .spread import Spread, Task
 from .watched import Confused, Node
+from .watches import RootGone, Watches
 from .writing import Writing, path_inside
 
 BUFFER_BYTES: Final = 64 * 1024
 # About 30 us each: a read takes some 20 ms of it at most.
 DIRECTORIES_A_READ: Final = 512
-LIMBO_MAX: Final = 4096
-CONFUSIONS_MAX: Final = 8
 # Of what was left unread in a storm, so much is read: 5,000 events and more, as many as are told between two samples
 # of half of its budget. Beyond that it goes on anyway.
 UNREAD_MAX_BYTES: Final = 256 * 1024
@@ -49,13 +45,6 @@ UNREAD_MAX_BYTES: Final = 256 * 1024
 ANEW_REST_SHARE: Final = 20.0
 _LARGEST_EVENT_BYTES: Final = 16 + 256
 _OVERFLOW: Final = struct.pack("=iI", -1, calls.OVERFLOW)  # how the event of a full queue begins
-_LOOK: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FORGOTTEN: Final = calls.IGNORED | calls.UNMOUNT | calls.DELETE_SELF
-OVERFLOWN: Final = (
-    "the kernel's queue of inotify events overflowed (fs.inotify.max_queued_events): "
-    "changes came faster than they were read"
-)
-CONFUSED: Final = "directories moved in a way that their events do not explain: all are watched anew"
 
 
 class InotifySource:
@@ -72,11 +61,7 @@ class InotifySource:
     def __init__(self, path: bytes, private: bytes, ignored: Callable[[bytes], bool]) -> None:
         """Watch the whole tree. Raises OSError where there is no inotify instance or no root."""
         self.path = path
-        self._private = private
-        self._private_watch = -1
-        self._limbo: dict[int, tuple[Node, Node, bytes]] = {}  # by cookie: what moved, and from where
         self._canaries: list[Event] = []
-        self._confusions = 0
         self._root_gone = False
         self.drained = True
         self.stale = self._deaf = False
@@ -89,10 +74,11 @@ class InotifySource:
         try:
             self._poll.register(self._fd, select.EPOLLIN)
             self._poll.register(self._wake, select.EPOLLIN)
-            self._spread = Spread(self._fd, path, ignored)
+            self._watches = Watches(self._fd, path, private)
+            self._spread = Spread(self._watches, ignored)
+            self._moves = Moves(self._spread)
             self._hushed = Hushed(self._spread)
-            self._watch_private()
-            self._spread.cover(self._spread.tree.root)
+            self._spread.cover(self._watches.tree.root)
             self._wake_if_busy()
         except RootGone as error:
             self.close()
@@ -103,9 +89,7 @@ class InotifySource:
 
     @property
     def watches(self) -> int:
-        tree = self._spread.tree
-        compared = sum(tree.get(watch) is not None for watch in self._spread.polled)
-        return len(tree) - compared + (self._private_watch >= 0)
+        return len(self._watches.tree) - len(self._hushed.compared) + (self._watches.private >= 0)
 
     @property
     def unwatched(self) -> int:
@@ -152,7 +136,7 @@ class InotifySource:
         if was_full and not self.stale:
             self._spread.lost.append(Lost(OVERFLOWN, None))  # told once, however long it goes on
         self.stale = True
-        self._leave_limbo()
+        self._moves.leave()
         self._canaries.clear()
         self._spread.forget_tasks()
         return True
@@ -162,13 +146,16 @@ class InotifySource:
         began = time.monotonic()
         if began < self._anew_due:
             return
-        self._watch_private()
         self.stale = False
-        try:
-            self._spread.cover(self._spread.tree.root)
-        except Confused:
-            self._start_over()
+        self._cover(self._watches.tree.root)
         self._anew_due = time.monotonic() + ANEW_REST_SHARE * (time.monotonic() - began)
+
+    def _cover(self, node: Node) -> None:
+        try:
+            self._watches.watch_private()
+            self._spread.cover(node)
+        except Confused:
+            self._moves.start_over()
 
     @property
     def writers(self) -> set[int]:
@@ -178,39 +165,23 @@ class InotifySource:
         self._is_hushed = True
         self._keep_hushed()
 
+    def _keep_hushed(self) -> None:
+        """Of the directories of hot files that can be looked up, also of such as became it in a hush."""
+        self._hushed.hush({parent_key(key) for key in self._writing.known})
+
     def ask(self) -> None:
-        with self._changing():
-            self._hushed.poll()
+        self._hushed.poll()
         self._wake_if_busy()
 
     def unhush(self) -> None:
         self._is_hushed = False
-        with self._changing():
-            self._hushed.unhush()
+        self._hushed.unhush()
         self._wake_if_busy()
-
-    def _keep_hushed(self) -> None:
-        """Of the directories of hot files that can be looked up, also of such as became it in a hush."""
-        with self._changing():
-            self._hushed.hush({parent_key(key) for key in self._writing.known})
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        self._spread.release()
-        try:
-            yield
-        except RootGone as error:
-            raise SourceBroken(ROOT_GONE) from error
-        except OSError as error:
-            why = exhausted() if error.errno == errno.ENOSPC else error.strerror
-            raise SourceBroken(f"inotify's watches can not be changed: {why}") from error
-        finally:
-            self._spread.release()
 
     def key_of(self, fd: int) -> bytes | None:
         path = path_inside(self.path, fd)
         key = b"" if path is None else key_of(path)
-        return key if key and self._spread.tree.find(parent_key(key)) is not None else None
+        return key if key and self._watches.tree.find(parent_key(key)) is not None else None
 
     def close(self) -> None:
         if self._fd < 0:
@@ -224,16 +195,13 @@ class InotifySource:
         if self._root_gone or self.stale:
             return []  # with a stale tree: all is watched anew soon
         try:
-            self._watch_private()
-            node = self._spread.tree.find(key)
+            node = self._watches.tree.find(key)
             while node is None:
                 key = key.rpartition(b"\0")[0]
-                node = self._spread.tree.find(key)
-            self._spread.cover(node)
+                node = self._watches.tree.find(key)
+            self._cover(node)
         except RootGone:
             return []  # `read` says so: its watch tells
-        except Confused:
-            self._start_over()
         except OSError as error:
             raise SourceBroken(f"inotify can not watch: {error.strerror}") from error
         lost, self._spread.lost = self._spread.lost, []
@@ -268,10 +236,9 @@ class InotifySource:
 
     def _count(self, batch: InotifyBatch) -> list[Event | Lost]:
         """What is told while directories may be others than their watches say: good for counting."""
-        root = self._spread.tree.root.watch
         for watch, mask, _, _ in batch.structure:
-            if watch == root and mask & (_FORGOTTEN | calls.MOVE_SELF):
-                return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
+            if self._moves.is_root_gone(watch, mask):
+                return self._lose_root(What.DELETED if mask & FORGOTTEN else What.MOVED_FROM)
         out: list[Event | Lost] = [*self._spread.lost]
         self._spread.lost = []
         self._tell(batch, out)
@@ -282,27 +249,22 @@ class InotifySource:
         out: list[Event | Lost] = []
         finished: list[Task] = []
         try:
-            for watch, mask, cookie, name in batch.structure:
-                if mask & calls.OVERFLOW:
-                    spread.start_over(Lost(OVERFLOWN, None))
-                elif self._structure(batch, watch, mask, cookie, name):
-                    return self._lose_root(What.DELETED if mask & _FORGOTTEN else What.MOVED_FROM)
-            if batch.structure:
-                spread.moved_at = time.monotonic()
-            if drained or len(self._limbo) > LIMBO_MAX:
-                self._settle()
+            gone = self._moves.follow(batch)
+            if gone:
+                return self._lose_root(What.DELETED if gone & FORGOTTEN else What.MOVED_FROM)
+            self._moves.settle(drained)
             if drained and spread.unsure:
                 for parent, name, mask in spread.retry():
                     self._tell_one(parent, name, mask, out)
             finished = spread.step(DIRECTORIES_A_READ)
         except Confused:
-            self._start_over()
+            self._moves.start_over()
         finally:
-            spread.release()
+            self._watches.release()
         self._tell(batch, out)
         for task in finished:
             if task.lost is not None:
-                self._confusions = 0
+                self._moves.confusions = 0
                 out.append(task.lost)
             elif task.parent is not None:
                 self._tell_one(task.parent, task.name, task.mask, out)
@@ -313,90 +275,8 @@ class InotifySource:
             self._canaries.clear()
         return out
 
-    def _structure(self, batch: InotifyBatch, watch: int, mask: int, cookie: int, name: bytes) -> bool:
-        """Follow one change of directories; True where the root is gone."""
-        spread = self._spread
-        node = spread.tree.get(watch)
-        if watch in spread.polled and mask & calls.IGNORED:
-            return False  # it was taken away, and its directory is there
-        if node is None:
-            if watch == self._private_watch and mask & _FORGOTTEN:
-                self._private_watch = -1
-            elif watch != self._private_watch and not mask & calls.IGNORED:
-                spread.unwatch([watch])
-            return False
-        if mask & (_FORGOTTEN | calls.MOVE_SELF):
-            if node is spread.tree.root:
-                return True
-            if mask & _FORGOTTEN:
-                # It is empty: whatever stood below it has moved away unheard.
-                spread.unwatch(spread.tree.drop(node)[1:])
-                spread.short.discard(watch)
-            return False
-        if not name:
-            return False
-        if mask & calls.MOVED_FROM:
-            child = spread.tree.child(node, name)
-            if child is not None:
-                spread.tree.detach(child)
-                self._limbo[cookie] = (child, node, name)
-        elif mask & calls.MOVED_TO:
-            self._arrive(batch, node, name, cookie)
-        elif mask & calls.DELETE:
-            child = spread.tree.child(node, name)
-            if child is not None:
-                spread.unwatch(spread.tree.drop(child)[1:])
-        elif mask & calls.CREATE:
-            self._check(batch, node, name)
-        return False
-
-    def _arrive(self, batch: InotifyBatch, parent: Node, name: bytes, cookie: int) -> None:
-        """A directory was moved here: with its watches if it had any. Then the disk is asked."""
-        moved = self._limbo.pop(cookie, None)
-        tree = self._spread.tree
-        if moved is not None and tree.get(moved[0].watch) is moved[0]:
-            self._spread.attach(parent, name, moved[0].watch)
-        self._check(batch, parent, name)
-        # Two directories that swap places leave none missing: the place left behind may have another one.
-        if moved is not None and tree.get(moved[1].watch) is moved[1]:
-            self._spread.check(moved[1], moved[2], calls.CREATE | calls.ON_DIRECTORY)
-
-    def _check(self, batch: InotifyBatch, parent: Node, name: bytes) -> None:
-        folded = (parent.watch, name)
-        mask = batch.masks.get(folded, calls.CREATE | calls.ON_DIRECTORY)
-        if self._spread.check(parent, name, mask):
-            batch.masks.pop(folded, None)  # told when all below it is watched
-
-    def _start_over(self) -> None:
-        self._confusions += 1
-        if self._confusions > CONFUSIONS_MAX:
-            raise SourceBroken("inotify: " + CONFUSED)
-        self._leave_limbo()
-        self._spread.start_over(Lost(CONFUSED, None))
-
-    def _settle(self) -> None:
-        """Every event was read: what moved away and did not arrive lies outside now."""
-        spread = self._spread
-        for child, parent, name in self._limbo.values():
-            self._let_go(child)
-            if spread.tree.get(parent.watch) is parent:
-                spread.check(parent, name, calls.CREATE | calls.ON_DIRECTORY)
-        self._limbo.clear()
-
-    def _leave_limbo(self) -> None:
-        """What moved away and has not arrived gives its watches back: where it lies now is about to be looked at."""
-        for child, _, _ in self._limbo.values():
-            self._let_go(child)
-        self._limbo.clear()
-
-    def _let_go(self, child: Node) -> None:
-        """Give the watches of a directory back that moved away, unless it has arrived somewhere."""
-        tree = self._spread.tree
-        if child.parent is None and tree.get(child.watch) is child:
-            self._spread.unwatch(tree.drop(child))
-
     def _tell(self, batch: InotifyBatch, out: list[Event | Lost]) -> None:
-        tree = self._spread.tree
+        tree = self._watches.tree
         keys: dict[int, bytes | None] = {}
         written: list[bytes] = []
         for (watch, name), mask in batch.masks.items():
@@ -405,7 +285,7 @@ class InotifySource:
                 keys[watch] = tree.key(node) if node is not None else None
             key = keys[watch]
             if key is None:
-                if watch != self._private_watch:
+                if watch != self._watches.private:
                     if tree.get(watch) is None:
                         self._spread.unwatch([watch])  # of a directory that has no place any more
                 elif mask & calls.CLOSE_WRITE and name.startswith(CANARY_NAME):
@@ -419,7 +299,7 @@ class InotifySource:
             self._keep_hushed()
 
     def _tell_one(self, parent: Node, name: bytes, mask: int, out: list[Event | Lost]) -> None:
-        key = self._spread.tree.key(parent)
+        key = self._watches.tree.key(parent)
         if key is not None:
             out.append(Event(key, name, what_of(mask), 0))
 
@@ -427,16 +307,6 @@ class InotifySource:
         self._root_gone = True
         self._canaries.clear()
         return [Event(b"", b"", What.SELF | What.DIRECTORY | how, 0)]
-
-    def _watch_private(self) -> None:
-        try:
-            fd = os.open(self._private, _LOOK)
-        except OSError:
-            return  # not there at present: no canary is, either, and the watcher misses it
-        try:
-            self._private_watch = calls.inotify_add(self._fd, fd, calls.CLOSE_WRITE | calls.DELETE_SELF)
-        finally:
-            os.close(fd)
 
     def _wake_if_busy(self) -> None:
         spread = self._spread

@@ -21,7 +21,7 @@ from .events import Event, Lost
 from .events import SourceKind as SourceKind
 from .fanotify import FanotifySource
 from .inotify import InotifySource
-from .spread import watch_limit
+from .watches import watch_limit
 
 # Filesystems that other machines write to without this kernel's knowing. Of FUSE, only what is local is trusted.
 _SHARED: Final = frozenset(

@@ -1,10 +1,9 @@
 """Putting a watch on every directory of a volume, and keeping the tree of watches true to the disk.
 
 A new directory is watched first and listed after, so what was made in it before the watch is found by the
-listing and what is made later gives events. Nothing here trusts a path: a directory is opened beneath the root,
-and believed to be the watched one only if adding a watch to it answers with that same watch (the kernel knows
-one watch for each inode). Where the disk has moved on beyond the events read so far, the check is put off until
-these were read. So once the tree is quiet and all events are read, every directory is watched under its key.
+listing and what is made later gives events. Whether a path still leads to the watched directory, `watches` knows. Where
+the disk has moved on beyond the events read so far, the check is put off until these were read. So once the tree is
+quiet and all events are read, every directory is watched under its key.
 
 Running out of watches costs the subtree that has none, and is said once for each directory that has such children.
 """
@@ -21,30 +20,19 @@ from typing import Final
 
 from closeranks_proto.paths import escape, path_of
 
-from ..beneath import open_beneath, open_directory
+from ..beneath import open_beneath
 from ..disk.private import PRIVATE_NAME
 from . import calls
 from .events import Lost
-from .polled import Polled
-from .watched import Node, Watched
+from .watched import Node
+from .watches import NOT_THERE, Watches, exhausted
 
-OPEN_MAX: Final = 32
 UNSURE_MAX: Final = 10_000
 # A check that is put off for so long, with every event read and no directory moving, will not come right by waiting.
 # Counted in seconds, for on a busy machine whoever moves a directory may stand still before its event is queued. While
 # directories move for ever, the canary's limit ends the wait.
 RETRY_S: Final = 2.0
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
-MASK: Final = calls.CHANGES | calls.DELETE_SELF | calls.MOVE_SELF
-QUIET: Final = MASK & ~calls.MODIFY
-# Gone, replaced by something else or by a mount: events tell, or another filesystem is none of ours.
-_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE})
-_WATCHES_SYSCTL: Final = "/proc/sys/fs/inotify/max_user_watches"
-
-
-class RootGone(Exception):
-    """The directory at the volume's path is not the watched one."""
 
 
 @dataclass(slots=True)
@@ -60,41 +48,19 @@ class Task:
 
 
 class Spread:
-    """The watches of one inotify instance below one root. Raises RootGone, OSError."""
+    """Of the watches below one root. Raises RootGone, OSError."""
 
-    def __init__(self, fd: int, path: bytes, ignored: Callable[[bytes], bool]) -> None:
-        self.fd = fd
-        self._path = path
+    def __init__(self, watches: Watches, ignored: Callable[[bytes], bool]) -> None:
+        self.watches, self.tree = watches, watches.tree
         self._ignored = ignored
-        root_fd = os.open(path, _DIRECTORY)
-        try:
-            self._device = os.fstat(root_fd).st_dev
-            self.tree = Watched(calls.inotify_add(fd, root_fd, MASK))
-        finally:
-            os.close(root_fd)
         self.tasks: deque[Task] = deque()
         # (watch of the parent, name): mask, put off since when, monotonic
         self.unsure: dict[tuple[int, bytes], tuple[int, float]] = {}
         self.lost: list[Lost] = []
-        # What a hush has made of them (`hushed`): watches that tell of no writes, and directories without a watch, by
-        # the one that they had. Its number comes no second time.
-        self.quiet: set[int] = set()
-        self.polled: dict[int, Polled] = {}
         self.short: set[int] = set()  # directories with children that could not be watched
         # Names in new directories: they were made before there was a watch that could tell of them.
         self.found = 0
         self.moved_at = float("-inf")  # when directories were heard to move last, monotonic
-        self._root_fd = -1
-        self._open: dict[Node, int] = {}  # proved to be the watched ones, whatever their paths are by now
-
-    def release(self) -> None:
-        """Close the directories that were kept open from one check to the next."""
-        for fd in self._open.values():
-            os.close(fd)
-        self._open.clear()
-        if self._root_fd >= 0:
-            os.close(self._root_fd)
-            self._root_fd = -1
 
     def check(self, parent: Node, name: bytes, mask: int, since: float | None = None) -> bool:
         """Watch the directory that is `name` in `parent` now, if one is there. True: it is told of later.
@@ -105,7 +71,7 @@ class Spread:
             self._forget(self.tree.child(parent, name))
             return False
         try:
-            fd = self.directory(parent)
+            fd = self.watches.directory(parent)
             if fd is None:
                 now = time.monotonic()
                 since = now if since is None else since
@@ -156,7 +122,7 @@ class Spread:
         task = Task(None, b"", 0, again=True, stack=[node])
         while task.stack:
             self._list(task)
-        self.release()
+        self.watches.release()
 
     def step(self, directories: int) -> list[Task]:
         """List at most so many directories; the tasks that were finished by it."""
@@ -169,7 +135,7 @@ class Spread:
             if task.stack:
                 break
             finished.append(self.tasks.popleft())
-        self.release()
+        self.watches.release()
         return finished
 
     def _list(self, task: Task) -> None:
@@ -177,7 +143,7 @@ class Spread:
         if self.tree.get(node.watch) is not node:
             return
         try:
-            fd = self.directory(node)
+            fd = self.watches.directory(node)
             if fd is not None:
                 self._list_open(task, node, fd)
                 return
@@ -227,16 +193,16 @@ class Spread:
                 parent_fd, name, _LIST
             )  # never through a bind mount, where it could be a circle
         except OSError as error:
-            if error.errno in _NOT_THERE:
+            if error.errno in NOT_THERE:
                 return False
             raise
         try:
-            if os.fstat(fd).st_dev != self._device:
+            if os.fstat(fd).st_dev != self.watches.device:
                 self._forget(self.tree.child(parent, name))
                 return False
             before = self.tree.child(parent, name)
-            is_polled = before is not None and before.watch in self.polled and self._is_watched_as(fd, before)
-            watch = before.watch if before is not None and is_polled else self._watch(fd)
+            is_polled = before is not None and before.polled is not None and self.watches.is_of(fd, before)
+            watch = before.watch if before is not None and is_polled else self.watches.of(fd)
             node = self.attach(parent, name, watch)
             owed = not node.listed  # new, or it was moved before its turn to be listed had come
             if owed and list_now:
@@ -257,82 +223,15 @@ class Spread:
         self.unwatch([one for one in displaced if self.tree.get(one) is None])
         return node
 
-    def directory(self, node: Node) -> int | None:
-        """An open descriptor of a watched directory; None where its path leads somewhere else now."""
-        if node in self._open:
-            return self._open[node]
-        key = self.tree.key(node)
-        if key is None:
-            return None
-        try:
-            fd = open_directory(self._root(), path_of(key))
-        except OSError as error:
-            if error.errno in _NOT_THERE:
-                return None
-            raise
-        if not self._is_watched_as(fd, node):
-            os.close(fd)
-            return None
-        if len(self._open) >= OPEN_MAX:
-            os.close(self._open.pop(next(iter(self._open))))
-        self._open[node] = fd
-        return fd
-
-    def _root(self) -> int:
-        if self._root_fd < 0:
-            try:
-                fd = os.open(self._path, _DIRECTORY)
-            except OSError as error:
-                raise RootGone from error
-            if not self._is_watched_as(fd, self.tree.root):
-                os.close(fd)
-                raise RootGone
-            self._root_fd = fd
-        return self._root_fd
-
-    def _watch(self, fd: int) -> int:
-        """The watch of an open directory, a new one if it had none. It tells of writes unless it is a quiet one."""
-        if not self.quiet:
-            return calls.inotify_add(self.fd, fd, MASK)
-        watch = calls.inotify_add(self.fd, fd, QUIET | calls.ADD_TO_MASK)
-        return calls.inotify_add(self.fd, fd, QUIET if watch in self.quiet else MASK)
-
-    def watch_again(self, node: Node, fd: int, mask: int) -> bool:
-        """Give a polled directory, which is open, a watch. False: it gets none now, and is told of by other means."""
+    def renew(self, node: Node, watch: int) -> None:
+        """Another watch stands for the same directory."""
         before = node.watch
-        try:
-            watch = calls.inotify_add(self.fd, fd, mask)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or node.parent is None:
-                raise
-            self.not_watched(node.parent, node.name, error)
-            return False
-        if self.tree.get(watch) is not None:
-            self.put_off(node)  # it was found elsewhere meanwhile: events that are queued say where it is
-            return False
-        del self.polled[before]
         self.tree.renew(node, watch)
         if before in self.short:
             self.short.remove(before)
             self.short.add(watch)
         for above, name in [one for one in self.unsure if one[0] == before]:
             self.unsure[watch, name] = self.unsure.pop((above, name))
-        return True
-
-    def _is_watched_as(self, fd: int, node: Node) -> bool:
-        if node.watch in self.polled:
-            return self.polled[node.watch].is_it(fd)
-        try:
-            watch = self._watch(fd)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                return False  # it would have needed a new one
-            raise
-        if watch == node.watch:
-            return True
-        if self.tree.get(watch) is None:
-            self.unwatch([watch])
-        return False
 
     def _is_outside(self, parent: Node, name: bytes) -> bool:
         key = self.tree.key(parent)
@@ -348,16 +247,7 @@ class Spread:
         """Give watches back; those of deleted directories are gone already."""
         for watch in watches:
             self.short.discard(watch)
-            self.polled.pop(watch, None)
-            self.remove(watch)
-
-    def remove(self, watch: int) -> None:
-        """Take one watch from the kernel, and nothing else; it may be gone already."""
-        try:
-            calls.inotify_remove(self.fd, watch)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+            self.watches.remove(watch)
 
     def _give_up(self, parent: Node) -> None:
         key = self.tree.key(parent)
@@ -370,7 +260,7 @@ class Spread:
 
     def not_watched(self, parent: Node, name: bytes, error: OSError) -> None:
         """Say which subtree has no watch: all that a directory lacks at once where watches ran out."""
-        if error.errno in _NOT_THERE:
+        if error.errno in NOT_THERE:
             return
         below = self.tree.key(parent)
         if below is None:
@@ -386,20 +276,3 @@ class Spread:
             f"{escape(path_of(key))} can not be watched: {error.strerror}; its changes are found by scans"
         )
         self.lost.append(Lost(reason, key))
-
-
-def watch_limit() -> str:
-    """How many watches the kernel grants to all programs of one user."""
-    try:
-        with open(_WATCHES_SYSCTL) as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
-
-
-def exhausted() -> str:
-    """Why a watch was refused with ENOSPC, which says nothing of the disk."""
-    return (
-        f"inotify watches are used up: fs.inotify.max_user_watches is {watch_limit()} for all programs of this user. "
-        "Raise it with sysctl; until then scans find these changes"
-    )

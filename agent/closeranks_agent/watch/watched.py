@@ -7,6 +7,8 @@ Rejected: keys by watch (a renamed directory would rewrite those of its whole su
 
 from __future__ import annotations
 
+from .polled import Polled
+
 
 class Confused(Exception):
     """A directory was found below itself: the tree changed in a way that the events do not explain."""
@@ -16,9 +18,10 @@ class Node:
     """One watched directory. The root has no parent, nor has one that was moved away and not seen again.
 
     `listed`: its subdirectories were looked for after it was watched. Until then it is as good as new wherever it goes.
+    `polled`: what lies in it, where it is compared and has no watch; `watch` is the one that it had, and stays its own.
     """
 
-    __slots__ = ("children", "listed", "name", "parent", "watch")
+    __slots__ = ("children", "listed", "name", "parent", "polled", "watch")
 
     def __init__(self, watch: int, parent: Node | None, name: bytes) -> None:
         self.watch = watch
@@ -26,6 +29,7 @@ class Node:
         self.name = name
         self.children: dict[bytes, Node] | None = None
         self.listed = False
+        self.polled: Polled | None = None
 
 
 class Watched:
@@ -93,9 +97,9 @@ class Watched:
         return node, new, dropped
 
     def renew(self, node: Node, watch: int) -> None:
-        """Another watch stands for the same directory."""
+        """The directory has another watch."""
         del self._nodes[node.watch]
-        node.watch = watch
+        node.watch, node.polled = watch, None
         self._nodes[watch] = node
 
     def owe(self, node: Node) -> None:
