@@ -93,8 +93,8 @@ class FakeCore:
     def now(self) -> Now:
         return Now(self.mono, WALL_MS + int((self.mono - 1000) * 1000))
 
-    async def settled(self) -> None:
-        return
+    async def settled(self, step_max_s: float | None = None) -> bool:
+        return True
 
     async def ask(self, event: Event) -> object:
         self.asked.append(event)

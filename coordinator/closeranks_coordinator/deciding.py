@@ -156,11 +156,12 @@ class Deciding:
         self._turning += isinstance(event, TURNING)
         return answer
 
-    async def settled(self) -> None:
+    async def settled(self, step_max_s: float | None = None) -> bool:
         """Wait until what the core decided last is durable; whoever goes on at once sees that and nothing else.
 
         At most SETTLED_MAX_S: with a full disk the coordinator must still be seen, and says so. A step that is under
         way then is waited for all the same: whoever looked would do the rest of it without a pause, for everybody.
+        `step_max_s`: not longer than that; False where it is under way still, and nobody may look.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLED_MAX_S):
@@ -168,12 +169,16 @@ class Deciding:
                     await self._durable.wait()
                     await self._looks.turn()
                     if self._durable.is_set():
-                        return
+                        return True
         self._looking += 1
         try:
-            await self._between.wait()
+            async with asyncio.timeout(step_max_s):
+                await self._between.wait()
+        except TimeoutError:
+            return False
         finally:
             self._looking -= 1
+        return True
 
     async def run(self) -> None:
         """Decide and carry out, for ever."""

@@ -147,9 +147,12 @@ class Coordinator:
         """Wait while too much is queued for the core: agents are read no faster than they are judged."""
         await self._deciding.room()
 
-    async def settled(self) -> None:
-        """Wait until what the core decided last is durable: no answer shows what a crash could take back."""
-        await self._deciding.settled()
+    async def settled(self, step_max_s: float | None = None) -> bool:
+        """Wait until what the core decided last is durable: no answer shows what a crash could take back.
+
+        `step_max_s`: the longest to wait for the end of a step; False where it has not ended, and nobody may look.
+        """
+        return await self._deciding.settled(step_max_s)
 
     async def ask(self, event: Event) -> object:
         """The core's answer to an operator's request, once everything it promised is durable."""

@@ -16,6 +16,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+# What a body takes besides its own bytes: their header (33), the digest (49), the record (72), its places (60 to 90).
+# A flood of tiny files is most of all this.
+KEPT_BYTES = 240
+
 
 @dataclass(slots=True)
 class _Kept:
@@ -25,7 +29,10 @@ class _Kept:
 
 
 class Carried:
-    """Bodies by their digest, within bounds of bytes and age. Not thread-safe."""
+    """Bodies by their digest, within bounds of memory and age. Not thread-safe.
+
+    `bytes`: what they take, KEPT_BYTES for each of them included.
+    """
 
     def __init__(self, max_bytes: int, keep_s: float) -> None:
         self.bytes = 0
@@ -39,10 +46,10 @@ class Carried:
         """Keep it until it was used so often or is too old; where there is no room it is not kept."""
         self._drop(digest)
         self.expire(now)
-        if self.bytes + len(body) > self._max_bytes:
+        if self.bytes + KEPT_BYTES + len(body) > self._max_bytes:
             return
         self._kept[digest] = _Kept(body, now, uses)
-        self.bytes += len(body)
+        self.bytes += KEPT_BYTES + len(body)
 
     def expire(self, now: float) -> None:
         """Give up what is too old."""
@@ -65,13 +72,15 @@ class Carried:
                 self._drop(digest)
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._kept = OrderedDict()
         self.bytes = 0
 
     def _drop(self, digest: bytes) -> None:
         dropped = self._kept.pop(digest, None)
         if dropped is not None:
-            self.bytes -= len(dropped.body)
+            self.bytes -= KEPT_BYTES + len(dropped.body)
+            if not self._kept:
+                self._kept = OrderedDict()  # an empty one keeps the places that it has had
 
 
 class Allowance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ from closeranks_coordinator.runtime import Coordinator
 from closeranks_coordinator.session import Receipt
 from closeranks_coordinator.storage.sqlite import open_store
 from closeranks_coordinator.storage.store import Batch, StoreFull
+from closeranks_coordinator.web import metrics
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
 from closeranks_proto.entries import Entry, Kind, encode_entry
@@ -502,9 +504,52 @@ async def test_whoever_looks_waits_for_the_end_of_a_long_step(
         looking = asyncio.create_task(look())
         await asyncio.sleep(0.05)
         assert not looking.done(), "it was waited for longer than a disk is"
+        assert await asyncio.wait_for(coordinator.settled(0.01), 10) is False, "who can do without is told so"
         ended = True
         assert await asyncio.wait_for(looking, 10) == (1, None), "before the next step of the same write"
         await asyncio.wait_for(asyncio.gather(*asking), 10)
+        assert await coordinator.settled(0.01)
+
+
+async def test_a_scrape_in_the_middle_of_a_long_step_shows_the_moment_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that merges 200,000 changes takes seconds: a scraper would find nobody there."""
+    write_config(tmp_path)
+    monkeypatch.setattr(deciding, "SETTLED_MAX_S", 0.01)
+    monkeypatch.setattr(metrics, "STEP_MAX_S", 0.01)
+    async with running(tmp_path) as one:
+        coordinator = one.coordinator
+        await coordinator.caught_up()
+
+        async def age() -> float:
+            body, _ = await asyncio.wait_for(coordinator.metrics.exposition(""), 10)
+            found = re.search(r"^closeranks_state_age_seconds (\S+)$", body.decode(), re.MULTILINE)
+            assert found is not None
+            return float(found[1])
+
+        assert await age() == 0.0
+        stepping, ended = Fleet._stepping, False
+
+        def long(fleet: Fleet, now: Now, event: Event) -> Generator[None, None, Callable[[Now], Step]]:
+            while not ended:
+                yield
+            return (yield from stepping(fleet, now, event))
+
+        monkeypatch.setattr(Fleet, "_stepping", long)
+        asking = asyncio.create_task(coordinator.ask(SpeedAsked(None, 1_000_000)))
+        async with asyncio.timeout(10):
+            while coordinator.fleet._under_way is None:
+                await asyncio.sleep(0)
+        assert await age() > 0.0
+        assert coordinator.fleet._under_way is not None, "nobody did the rest of it"
+        monkeypatch.setattr(metrics, "SHOWN_MAX_S", 0.0)
+        waiting = asyncio.create_task(age())
+        await asyncio.sleep(0.05)
+        assert not waiting.done(), "what is too old is not shown"
+        ended = True
+        assert await asyncio.wait_for(waiting, 10) == 0.0
+        await asyncio.wait_for(asking, 10)
 
 
 async def test_readers_have_their_moment_behind_so_many_writes_that_were_overtaken(

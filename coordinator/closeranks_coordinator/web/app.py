@@ -18,10 +18,8 @@ from .guard import add_headers, answers, check_caller, counted
 from .openapi import document
 from .routes import ROUTES, Route
 
-UNDECIDED = (
-    "/-/healthy",
-    "/-/ready",
-)  # they show nothing that the core decides: whether it lives waits for no disk
+# The first two show nothing that the core decides: whether it lives waits for no disk. A scrape waits by itself.
+UNDECIDED = ("/-/healthy", "/-/ready", "/metrics")
 OPENAPI_PATH = "/api/v1/openapi.json"
 
 

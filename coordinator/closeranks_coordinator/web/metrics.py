@@ -1,6 +1,7 @@
 """What Prometheus reads. Counters and histograms are fed by the core's `Observe` effects; everything else is
-read from the fleet's views, the store and the event log at the moment of the scrape, so it can not be stale.
-It is written down on a thread: the event loop goes on.
+read from the fleet's views, the store and the event log at the moment of the scrape. A step that goes on for seconds
+(200,000 changes are merged) has no such moment: then the last scrape's is shown, and `state_age_seconds` says how old
+that is. It is written down on a thread: the event loop goes on.
 
 Labels are nodes, volumes, states, kinds: never a path, never a process. The registry is our own.
 """
@@ -35,6 +36,10 @@ VERSION = version("closeranks")  # read once: each look at it reads files and le
 DETECTED_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+STEP_MAX_S = 0.25  # a scrape waits so long for a step's end, besides what everybody waits for the disk
+SHOWN_MAX_S = (
+    60.0  # an older moment is not shown: who scrapes for the first time in an hour waits for a new one
+)
 INCIDENT_KINDS = (
     "divergence", "regression", "outage", "undetermined", "many_suspects", "runaway", "recurrence",
     "conflict", "duplicate_node", "audit", "put_back",
@@ -51,6 +56,7 @@ class Metrics:
         # Else every counter has a gauge beside it that says when it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._core: Core | None = None
+        self._last: _Moment | None = None  # that was shown
         self.registry = CollectorRegistry()
         detected = Histogram(
             PREFIX + "divergence_detected_seconds",
@@ -177,37 +183,47 @@ class Metrics:
         The moment is taken here; a thread writes it down, which is most of a second for a thousand nodes.
         """
         encode, content_type = choose_encoder(accept)
-        return await asyncio.to_thread(encode, _Scrape(self.registry, self._moment())), content_type
+        core, moment, age_s = self._core, None, 0.0
+        if core is not None:
+            moment, age_s = await self._shown(core)
+        return await asyncio.to_thread(encode, _Scrape(self.registry, moment, age_s)), content_type
 
-    def _moment(self) -> _Moment | None:
-        core = self._core
-        if core is None:
-            return None
+    async def _shown(self, core: Core) -> tuple[_Moment, float]:
+        """(this moment, or the last one that was shown while a step goes on for long; its age)."""
+        if not await core.settled(STEP_MAX_S):
+            last = self._last
+            if last is not None and (age_s := core.now().mono - last.mono) <= SHOWN_MAX_S:
+                return last, age_s
+            await core.settled()
         now = core.now()
-        return _Moment(
-            now.wall_ms, core.fleet.fleet_view(now), core.config.fleet.digest, core.store.counts(),
+        self._last = _Moment(
+            now.mono, now.wall_ms, core.fleet.fleet_view(now), core.config.fleet.digest, core.store.counts(),
             core.problem is not None, core.events.listeners,
         )  # fmt: skip
+        return self._last, 0.0
 
 
 class _Scrape(CollectorRegistry):
     """What was observed so far, and one moment beside it."""
 
-    def __init__(self, observed: CollectorRegistry, moment: _Moment | None) -> None:
+    def __init__(self, observed: CollectorRegistry, moment: _Moment | None, age_s: float) -> None:
         super().__init__()
         self._observed = observed
         self._moment = moment
+        self._age_s = age_s
 
     def collect(self) -> Iterator[Metric]:
         yield from self._observed.collect()
         if self._moment is not None:
             yield from self._moment.collect()
+            yield _gauge("state_age_seconds", "How old the fleet's state in this answer is.", self._age_s)
 
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
     """Gauges of one moment."""
 
+    mono: float
     wall_ms: int
     fleet: FleetView
     digest: str
