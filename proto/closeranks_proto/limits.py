@@ -72,7 +72,7 @@ PUSH_SLOWEST_BYTES_S = 1 * MIB
 # Contents that travel with commits and pushes: of files up to CARRY_FILE_MAX_BYTES, in one frame of at most
 # CARRY_MAX_BYTES before the commit or push that names them. A writer sends 16 MiB/s of them at most, an eighth of a
 # gigabit wire; the coordinator passes on 64 MiB/s, two thirds of one, and keeps 48 MiB of them, the 5 s for which
-# a burst is watched before it spreads at some 8 MiB/s, and for CARRY_KEEP_S at most; 240 B are counted for each besides.
+# a burst is watched before it spreads at some 8 MiB/s, and for CARRY_KEEP_S at most. Each body counts 240 B besides.
 CARRY_FILE_MAX_BYTES = 128 * KIB
 CARRY_MAX_BYTES = 8 * MIB
 CARRY_SENT_BYTES_S = 16 * MIB
