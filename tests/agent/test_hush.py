@@ -526,6 +526,39 @@ class TestOnDisk:
             stack.enter_context(running(WRITE, tree_dir / "b" / "hot"))
             until(lambda: len(hushed.compared) == 2)
 
+    @pytest.mark.parametrize("one", ["inotify"], indirect=True)
+    def test_what_came_and_went_between_two_comparisons_is_known_gone_by_the_scan_behind_it(
+        self, one: WatchedVolume, tree_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A look at a whole directory may have committed it meanwhile."""
+        (tree_dir / "top" / "hot").mkdir(parents=True)
+        (tree_dir / "comes").mkdir()
+        one.settle()
+        source: Any = one.watcher.source
+        asks, ask = [0], source.ask
+
+        def may_ask() -> None:
+            asks[0] += 1
+            if asks[0] > 0:
+                ask()
+
+        monkeypatch.setattr(source, "ask", may_ask)
+        with running(WRITE, tree_dir / "top" / "hot" / "file"):
+            until(lambda: self.is_hushed(one) and len(source._hushed.compared) == 1)
+            asks[0] = -10_000
+            (tree_dir / "comes").rename(tree_dir / "top" / "hot" / "comes")
+            (tree_dir / "top").rename(tree_dir / "moved")
+            key = b"moved\0hot\0comes"
+            until(lambda: one.volume.record(key) is not None)
+            (tree_dir / "moved" / "hot" / "comes").rmdir()
+            asks[0] = 0
+            until(lambda: asks[0] >= 3)
+            assert one.volume.record(key) is not None, "nothing tells of it"
+        until(lambda: not self.is_hushed(one))
+        one.settle()
+        assert one.volume.record(key) is None
+        self.now_on_disk(one)
+
     @pytest.mark.parametrize("one", ["fanotify"], indirect=True)
     def test_who_alone_has_it_open_is_the_hand_and_of_several_nobody(
         self, one: WatchedVolume, tree_dir: Path

@@ -14,22 +14,27 @@ import pytest
 
 from churn import directories, step
 from closeranks_agent.watch import hushed, inotify, polled
+from closeranks_agent.watch.events import Lost, What
 from closeranks_agent.watch.inotify import InotifySource
 from closeranks_proto.paths import key_of
 from watched_tree import Mirror, drain, losses, make_tree, names, read_below
 
 SEEDS = range(6)
+# A directory that was moved into one that is compared, became known as what is above it moved, and was removed.
+UNCOMPARED_SEED = 6105
 STEPS = 80
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some directories become too large to be compared, some never are, and a storm throws away what it queued."""
+def limits(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Small: some directories become too large to be compared, some never are, and storms throw away what is queued."""
+    monkeypatch.setattr(inotify, "ANEW_REST_SHARE", 0.0)
+    if request.param == "as they are":
+        return
     monkeypatch.setattr(polled, "ENTRIES_MAX", 5)
     monkeypatch.setattr(hushed, "ENTRIES_MAX", 5)
     monkeypatch.setattr(hushed, "POLLED_MAX", 24)
     monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", 256)
-    monkeypatch.setattr(inotify, "ANEW_REST_SHARE", 0.0)
 
 
 class Observer:
@@ -55,19 +60,26 @@ class Observer:
             self.is_stormy = False
             self.mirror.look_below(b"")
         elif kind < 0.35:
-            self.mirror.take(self.source.read())
+            self.read()
         elif kind < 0.65:
             self.hush()
         elif kind < 0.85 and self.is_hushed:
             self.source.ask()
             # At once: what comes and goes between two comparisons is seen by nobody but the scan behind a hush.
-            self.unhush() if kind > 0.8 else self.mirror.take(self.source.read())
+            self.unhush() if kind > 0.8 else self.read()
         elif kind < 0.95 and self.is_hushed:
             self.unhush()
         elif kind >= 0.97:
             self.unhush()
             self.source.pause()
             self.is_stormy = True
+
+    def read(self) -> None:
+        """Whoever looks at a directory as a whole learns what a comparison has not: it is compared just before."""
+        told = self.source.read()
+        if self.is_hushed and any(isinstance(one, Lost) or one.what & What.DIRECTORY for one in told):
+            self.source.ask()
+        self.mirror.take(told)
 
     def hush(self) -> None:
         """Some directories are those of hot files from here on."""
@@ -113,14 +125,18 @@ def beside(rng: random.Random, root: bytes) -> None:
 
 
 @pytest.fixture
-def observer(request: pytest.FixtureRequest, small: None, tmp_path: Path) -> Iterator[Observer]:
+def observer(request: pytest.FixtureRequest, limits: None, tmp_path: Path) -> Iterator[Observer]:
     seed: int = request.param
     observer = Observer(random.Random(seed), os.fsencode(make_tree(tmp_path)))
     yield observer
     observer.source.close()
 
 
-@pytest.mark.parametrize("observer", SEEDS, indirect=True)
+@pytest.mark.parametrize(
+    ("observer", "limits"),
+    [*((seed, "small") for seed in SEEDS), (UNCOMPARED_SEED, "as they are")],
+    indirect=True,
+)
 def test_who_looks_only_where_told_knows_a_tree_that_is_hushed_now_and_then(
     observer: Observer, libc: ctypes.CDLL, tmp_path: Path
 ) -> None:
