@@ -15,6 +15,7 @@ import pytest
 
 from closeranks_agent.watch import calls, hushed, polled
 from closeranks_agent.watch.events import ROOT_GONE, Lost, SourceBroken, What
+from closeranks_agent.watch.hushed import CALM_LOOKS
 from closeranks_agent.watch.inotify import InotifySource
 from closeranks_agent.watch.stamps import SETTLED_NS
 from closeranks_agent.watch.writing import HOT_READS, Writing
@@ -331,6 +332,37 @@ def test_one_that_becomes_large_is_watched_again(
     (tmp_path / "a" / "below" / "later").touch()
     names = {(directory, name): what for directory, name, what in told(source)}
     assert names.keys() == {(b"a\0below", b"later")}, "all but writes"
+
+
+@only_compared
+def test_those_that_are_hot_no_more_make_room_for_those_that_are(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hushed, "POLLED_MAX", 1)
+    source._writing.known = {b"b\0cold"}
+    source.hush()
+    below, b = (source._watches.tree.find(key) for key in (b"a\0below", b"b"))
+    for _ in range(2 * CALM_LOOKS):
+        tell(hot, "into the hot one")
+        asked(source)
+        assert source._hushed.compared == [below], "there is no room for the other"
+    time.sleep(2 * SETTLED_NS / 1e9)
+    # Looks follow each other so closely here that it is hot by them.
+    source._writing.hot.clear()
+    source._writing.known.clear()
+    for _ in range(CALM_LOOKS + 1):
+        asked(source)
+    assert source._hushed.compared == [b]
+    assert watches_of(source) == source.watches == 4
+    tell(hot, "into the hot one")
+    assert told(source) == [(b"a\0below", b"hot", What.MODIFIED)]
+    tell(hot, "into the cold one")
+    assert told(source) == []
+    assert asked(source) == {(b"b", b"cold"): What.MODIFIED}
+    source.unhush()
+    assert watches_of(source) == source.watches == 5
+    tell(hot, "into the cold one")
+    assert (b"b", b"cold", What.MODIFIED) in told(source)
 
 
 def test_without_handles_it_is_watched_for_all_but_writes(

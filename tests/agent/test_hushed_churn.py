@@ -34,6 +34,7 @@ def limits(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> N
     monkeypatch.setattr(polled, "ENTRIES_MAX", 5)
     monkeypatch.setattr(hushed, "ENTRIES_MAX", 5)
     monkeypatch.setattr(hushed, "POLLED_MAX", 24)
+    monkeypatch.setattr(hushed, "CALM_LOOKS", 1)
     monkeypatch.setattr(inotify, "UNREAD_MAX_BYTES", 256)
 
 

@@ -4,6 +4,8 @@ Compared are those with few entries (`polled`). A watch with another mask would 
 microsecond each time all the same. Without one nothing is lost between the two: what was there is noted before a watch
 is taken away, and compared once more after it is given back. What is queued under the old watch is told as well.
 
+Where there is no room for a hot one, those in which nothing has changed of late are watched as ever, and make some.
+
 One that has become too large meanwhile, or can not be found or opened as its watch is due, is told of as a whole.
 """
 
@@ -23,6 +25,7 @@ from .watched import Node
 from .watches import MASK, QUIET, RootGone, exhausted
 
 POLLED_MAX: Final = 4096  # entries of all that are compared
+CALM_LOOKS: Final = 10  # comparisons in a row that found nothing
 
 
 class Hushed:
@@ -31,6 +34,7 @@ class Hushed:
     def __init__(self, spread: Spread) -> None:
         self._spread, self._watches, self._tree = spread, spread.watches, spread.tree
         self._compared: list[Node] = []
+        self._crowded: list[Node] = []  # watched, since there was no room to compare them
         self._told: list[tuple[Node, int, bytes]] = []  # (directory, mask, name), for the next read
         self._former: dict[int, Node] = {}  # by a watch taken away, until its last event is read
         self._moves = 0
@@ -66,8 +70,11 @@ class Hushed:
         if polled is None:
             self._watches.quiet.add(node.watch)
             self._watches.add(fd, QUIET)
+            if room < ENTRIES_MAX:
+                self._crowded.append(node)
         else:
             node.polled = polled
+            self._watches.quiet.discard(node.watch)
             compared.append(node)
             self._former[node.watch] = node
             self._watches.remove(node.watch)
@@ -90,6 +97,21 @@ class Hushed:
                     self._tell(node, found)
                 elif self._give_back(node, polled, QUIET):
                     self._watches.quiet.add(node.watch)
+            if self._crowded:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """For directories that are hot, by those that are no more."""
+        calm = [(node, node.polled) for node in self.compared if node.polled is not None]
+        calm = [(node, polled) for node, polled in calm if polled.unchanged >= CALM_LOOKS]
+        for node, polled in calm:
+            if self._is_there(node):
+                self._give_back(node, polled, MASK)
+        if calm:
+            crowded, self._crowded = self._crowded, []
+            for node in crowded:
+                if self._is_there(node):
+                    self._hush(node)
 
     def unhush(self) -> None:
         """Be told of all writes again; what can not be found now is told of as a whole when it is."""
@@ -108,7 +130,7 @@ class Hushed:
             for node in sorted(self.compared, key=self._depth):
                 if node.polled is not None and self._is_there(node):
                     self._give_back(node, node.polled, MASK)
-            self._compared = []
+            self._compared, self._crowded = [], []
             self._former = {watch: node for watch, node in self._former.items() if self._is_there(node)}
 
     @contextmanager

@@ -28,6 +28,7 @@ class Polled:
     """Use `of`."""
 
     def __init__(self, handle: bytes, entries: dict[bytes, _Entry]) -> None:
+        self.unchanged = 0  # times in a row that nothing was found to have changed
         self._handle, self._entries = handle, entries
 
     @classmethod
@@ -63,6 +64,7 @@ class Polled:
                 found.append(((calls.CREATE if was is None else calls.MOVED_TO) | kind, name))
             elif stamp is None or was[2] != stamp:
                 found.append((calls.ATTRIB | kind if kind else calls.MODIFY, name))
+        self.unchanged = 0 if found else self.unchanged + 1
         return found
 
 
