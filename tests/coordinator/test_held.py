@@ -17,6 +17,7 @@ from closeranks_coordinator.cli.main import main
 from closeranks_coordinator.core.model import FromAgent, Tick
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HandView, HoldView
+from closeranks_coordinator.core.writers import BEYOND
 from closeranks_proto import messages as wire
 from closeranks_proto.parts import OUTSIDE
 
@@ -158,6 +159,16 @@ def test_held_says_what_by_whom_and_what_to_type(api: Fake, capsys: pytest.Captu
                  "closeranks reject h-000001"):  # fmt: skip
         assert part in out
     assert api.requests[0].query["state"] == "held"
+
+
+def test_held_says_of_how_many_files_no_writer_was_looked_for(
+    api: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = HandView(0, "", "", None, None, "", (), 15_000, 0, None, BEYOND)
+    api.routes["GET /api/v1/held"] = clifake.page([hold(writers=(*hold().writers, more))])
+    assert main(["held"]) == 1
+    out = capsys.readouterr().out
+    assert f"  and   15000 more files: {BEYOND}\n" in out, out
 
 
 def test_nothing_held_exits_0_and_what_is_over_is_shown_on_demand(

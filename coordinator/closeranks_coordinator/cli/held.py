@@ -104,6 +104,8 @@ def _print(screen: Screen, found: list[HoldView], now: int) -> None:
                     screen.folded(
                         f"  {_whether(hand)} {_who(hand)}: {plural(hand.files, 'file')}, {size(hand.bytes)}"
                     )
+                elif hand.beyond:
+                    screen.folded(f"  and   {plural(hand.files, 'more file')}: {hand.detail}")
             for reaction in one.reactions:
                 screen.folded(f"  done  {reaction}")
             if one.ends_by_itself:

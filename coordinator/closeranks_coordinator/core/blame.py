@@ -40,26 +40,29 @@ def hands(world: World, node: Node, gauge: Gauge, most: int) -> list[HandRecord]
     found = {hand.key: hand for hand in world.brake.hands.get(node.name, ())}
     found |= {hand.key: hand for hand in node.writing.top(world.now.mono) if not hand.outside}
     found = {key: hand for key, hand in found.items() if hand.seen_ms >= since_ms}
-    held = _held(world, node, gauge)
+    held, beyond = _held(world, node, gauge)
     found |= held
     ranked = [(_rank(node, gauge, hand, held), hand) for hand in found.values()]
     ranked = [one for one in ranked if one[0] is not None]
     ranked.sort(key=lambda one: (one[0], -one[1].bytes, -one[1].files))
-    return writers.merged([hand for _, hand in ranked])[:most]
+    last = [writers.unknown(writers.BEYOND, world.now.wall_ms, beyond)] if beyond else []
+    return writers.first([*writers.merged([hand for _, hand in ranked]), *last], most)
 
 
-def _held(world: World, node: Node, gauge: Gauge) -> dict[HandKey, HandRecord]:
-    """What each hand wrote of what is not let through yet, in the volumes of this disk."""
+def _held(world: World, node: Node, gauge: Gauge) -> tuple[dict[HandKey, HandRecord], int]:
+    """What each hand wrote of what is not let through yet, in the volumes of this disk; paths not looked at for it."""
     found: list[HandRecord] = []
+    beyond = 0
     for name in gauge.state.volumes:
         analysis, meter = node.view(name).analysis, world.brake.meters.get((node.name, name))
         if analysis is None or meter is None:
             continue
-        keys = islice(filter(analysis.is_own, meter.pending), told_hands.KEYS_MAX)
+        beyond += max(0, len(meter.pending) - writers.KEYS_MAX)
+        keys = islice(filter(analysis.is_own, meter.pending), writers.KEYS_MAX)
         for hand in told_hands.sums(world, node, name, analysis, keys):
             if hand.pid:
                 writers.add_to(found, hand)
-    return {hand.key: hand for hand in found}
+    return {hand.key: hand for hand in found}, beyond
 
 
 def _rank(node: Node, gauge: Gauge, hand: HandRecord, held: Container[HandKey]) -> int | None:

@@ -15,6 +15,7 @@ deletions of everything, and is held by the guard deleted_share.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from closeranks_proto import messages as wire
@@ -315,7 +316,7 @@ def _hold(world: World, node: Node, volume: Volume, meter: Meter, trip: tripping
     ]
     reason = trip.reason + (f"; disk full in {human_duration(min(full_in))}" if full_in else "")
     hold = holds.begin(
-        world, node, volume, tripping.Trip(trip.guard, reason, trip.paths, trip.bytes, trip.began),
+        world, node, volume, replace(trip, reason=reason),
         volume.config.guards, whose.hands_behind(world, node, volume, trip.guard, meter),
     )  # fmt: skip
     world.brake.burst[hold.id] = (meter.totals(), (trip.paths, trip.bytes), trip.began)

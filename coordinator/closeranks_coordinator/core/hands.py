@@ -21,10 +21,9 @@ from .judge import Analysis, Touched
 from .model import RootStored
 from .nodes import Node
 from .world import World
-from .writers import Book, HandRecord
+from .writers import KEYS_MAX, Book, HandRecord
 
 SETTLED_MAX = 2_000  # the latest that do not differ any more
-KEYS_MAX = 10_000  # own paths of one node's volume whose hand is remembered
 SAVE_EVERY_S = 60.0
 OWN_CAUSES = ("converge", "push", "restore", "known")  # what an agent does by order
 NAMED_HANDS = 3
@@ -207,6 +206,8 @@ def _why(node: Node, volume: str, book: Book) -> str:
         return "found by a scrub: other bytes under the same size, times and inode; no program is known to have written"
     if book.cause in ("scan", wire.MADE_ANEW, wire.PUT_BACK) or watch_kind == "rescan":
         return "found by a scan, which does not tell who writes"
+    if len(book.by_key) >= KEYS_MAX:
+        return f"more paths differ than the {KEYS_MAX:,} whose writer is remembered"
     if watch_kind == "inotify":
         return "inotify does not tell who writes"
     if watch_kind == "fanotify":

@@ -5,7 +5,7 @@ Runs after every event; what is learned of nodes' usual is looked after once a m
 
 from __future__ import annotations
 
-from . import blame, holds, kept, tripping, whose
+from . import blame, holds, kept, tripping, whose, writers
 from .meters import Gauge, Meter
 from .nodes import Node, Volume
 from .records import HoldRecord
@@ -143,10 +143,7 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
     if hold.guard == "write_rate":
         paths, size = max(hold.paths, files), max(hold.bytes, size)  # what was written was written
     elif meter.basis is not None:
-        trips = tripping.shares(node, meter, rules, now.mono)
-        trip = next((one for one in trips if one.guard == hold.guard), None)
-        paths, size = (len(meter.pending), meter.waiting_bytes) if trip is None else (trip.paths, trip.bytes)
-        text = None if trip is None else trip.reason
+        paths, size, text = _share(hold, node, meter, rules, now.mono, began)
     else:
         return
     hands = whose.hands_since(world, node, volume, hold, meter)
@@ -169,6 +166,26 @@ def _update(world: World, hold: HoldRecord, node: Node, volume: Volume, meter: M
             incident.summary = hold.reason
             world.touch_incident(incident)
     world.touch_hold(hold)
+
+
+def _share(
+    hold: HoldRecord, node: Node, meter: Meter, rules: GuardRules, now: float, began: float
+) -> tuple[int, int, str | None]:
+    """(paths, bytes) of a share by now, and its words where it is another.
+
+    Less it is only where something was undone: not where the window, or the memory of a coordinator that was started
+    since, does not reach back to where it began.
+    """
+    trips = tripping.shares(node, meter, rules, now, hold.of_paths, began)
+    trip = next((one for one in trips if one.guard == hold.guard), None)
+    since = meter.shares.since(now)
+    is_whole = since is not None and since <= began
+    if trip is None:
+        left = len(meter.pending), meter.waiting_bytes
+        return (*(left if is_whole else (hold.paths, hold.bytes)), None)
+    if trip.paths < hold.paths and not is_whole:
+        return hold.paths, hold.bytes, None
+    return trip.paths, trip.bytes, None if trip.paths == hold.paths else trip.reason
 
 
 def _follow_disk(world: World, hold: HoldRecord, node: Node) -> None:
@@ -200,10 +217,10 @@ def _name_anew(world: World, hold: HoldRecord, node: Node, gauge: Gauge) -> None
     """Whose a full disk is, with the figures of now. Who is known stays named."""
     found = blame.hands(world, node, gauge, whose.WRITERS_MAX)
     keys = {hand.key for hand in found}
-    found += [hand for hand in hold.writers if hand.key not in keys]
+    found += [hand for hand in hold.writers if hand.key not in keys and not hand.is_beyond]
     # Who wrote in no volume stands behind all who did, the most first: he may have had no part in it.
     found.sort(key=lambda hand: (hand.outside, -hand.bytes if hand.outside else 0))
-    del found[whose.WRITERS_MAX :]
+    found = writers.first(found, whose.WRITERS_MAX)
     if found != hold.writers:
         whose.name(world, hold, found)
         world.touch_hold(hold)

@@ -58,7 +58,7 @@ def begin(
         world.next_hold(), trip.guard, node.name, None if volume is None else volume.name, now.wall_ms,
         reason, paths=trip.paths, bytes=trip.bytes, writers=hands,
         keeps_vote=not _quorum_survives(world, node, volumes or world.volumes_of(node)), disk=trip.disk,
-        free_bytes=trip.free_bytes, volumes=[one.name for one in volumes],
+        free_bytes=trip.free_bytes, volumes=[one.name for one in volumes], of_paths=trip.of,
     )  # fmt: skip
     world.holds[hold.id] = hold
     incident = world.open_incident("runaway", node.name, hold.volume)

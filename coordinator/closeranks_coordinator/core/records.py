@@ -190,7 +190,8 @@ class HoldRecord(msgspec.Struct):
     """What a guard holds on a node. `volume` None: of the node as a whole, its disk.
 
     `paths` and `bytes` are what was pending or written; `disk` and `free_bytes` of a disk guard are where, and
-    what was free then. `keeps_vote`: without its vote a quorum would be lost. `unheld`: the node let go.
+    what was free then; `of_paths` of a share are those that there were then. `keeps_vote`: without its vote a quorum
+    would be lost. `unheld`: the node let go.
     `volumes`: all that it holds, those of a disk; empty: `volume` alone, or each of the node where that is None.
     `waiting_paths` and `waiting_bytes` are what was kept back, as it was looked at last.
     """
@@ -216,6 +217,7 @@ class HoldRecord(msgspec.Struct):
     volumes: list[str] = []
     waiting_paths: int = 0
     waiting_bytes: int = 0
+    of_paths: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -97,6 +97,9 @@ class CareView(View, frozen=True):
     next: str
 
 
+NOT_LOOKED_AT = "not looked at"  # how the `detail` of a hand begins that stands for paths beyond a bound
+
+
 class HandView(View, frozen=True):
     """Who wrote. `pid` 0: unknown, `detail` says why."""
 
@@ -116,6 +119,11 @@ class HandView(View, frozen=True):
     def outside(self) -> bool:
         """Whether it wrote in no volume: it may have had no part in what happened to one."""
         return is_outside(self.detail)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is nobody, but so many more paths whose writers were not looked for."""
+        return self.detail.startswith(NOT_LOOKED_AT)
 
 
 class QuarantineView(View, frozen=True):

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from . import blame, filling
 from .filling import MINUTE_S
@@ -54,7 +55,7 @@ GUARDS = (*SHARE_GUARDS, "write_rate", "disk_full")
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """One finding. `paths` and `bytes` are what is unusual; `began`: when it did, monotonic."""
+    """One finding. `paths` and `bytes` are what is unusual, of `of` paths; `began`: when it did, monotonic."""
 
     guard: str
     reason: str
@@ -64,6 +65,7 @@ class Trip:
     disk: str = ""
     free_bytes: int = 0
     volumes: tuple[str, ...] = ()  # of that disk
+    of: int = 0  # of a share
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +79,41 @@ class Limits:
     warming: bool
 
 
-def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[Trip]:
-    """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others."""
-    found, most = meter.shares, max(1, meter.shares.entries(now))
-    entries = max(1, found.others(now))
+def shares(
+    node: Node, meter: Meter, rules: GuardRules, now: float, of: int = 0, since: float = inf
+) -> Iterator[Trip]:
+    """The unusual shares of a volume that went, each guard's: a person may have allowed one, and not the others.
+
+    A hold that goes on is told of the `of` paths and the moment `since` that it began with. Its node gets nothing of
+    what others add, and so cannot lose it: what was 35% of a volume stays that, however large the truth grows.
+    """
+    found, most = meter.shares, of or max(1, meter.shares.entries(now))
+    entries = of or max(1, found.others(now))
     if found.since(now) is None:
         return
     lost = found.lost(now)
-    began, took = _took(found.began(now, LOST), now)
-    emptied = lost >= most >= EMPTIED_MIN
+    began, took = _took(found.began(now, LOST), since, now)
+    emptied = not of and lost >= most >= EMPTIED_MIN
     if emptied or (lost >= rules.share_min_paths and lost > rules.deleted_share * entries):
-        of = entries if lost <= entries else max(most, lost)  # what it had before most of it went
-        what = "everything" if emptied else f"{lost / of:.0%}"
+        whole = entries if lost <= entries else max(most, lost)  # what it had before most of it went
+        what = "everything" if emptied else f"{lost / whole:.0%}"
         reason = (
-            f"{node.name} deleted {what} of the volume, {lost:,} of {plural(of, 'path', 'paths')}, in {took}; "
+            f"{node.name} deleted {what} of the volume, {lost:,} of {plural(whole, 'path', 'paths')}, in {took}; "
             f"more than {rules.deleted_share:.0%} is never deleted at once (what was only renamed is not counted)"
         )
-        yield Trip("deleted_share", reason, lost, 0, began)
+        yield Trip("deleted_share", reason, lost, 0, began, of=whole)
     altered = found.altered(now)
-    began, took = _took(found.began(now, ALTERED), now)
+    began, took = _took(found.began(now, ALTERED), since, now)
     if altered >= rules.share_min_paths and altered > rules.changed_share * entries:
-        of = entries if altered <= entries else max(most, altered)
+        whole = entries if altered <= entries else max(most, altered)
         reason = (
-            f"{node.name} changed {altered / of:.0%} of the volume, {altered:,} of "
-            f"{plural(of, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
+            f"{node.name} changed {altered / whole:.0%} of the volume, {altered:,} of "
+            f"{plural(whole, 'path', 'paths')}, in {took}; more than {rules.changed_share:.0%} is never changed at "
             "once"
         )
-        yield Trip("changed_share", reason, altered, meter.waiting_bytes, began)
+        yield Trip("changed_share", reason, altered, meter.waiting_bytes, began, of=whole)
     retyped = found.retyped(now)
-    began, took = _took(found.began(now, RETYPED), now)
+    began, took = _took(found.began(now, RETYPED), since, now)
     if retyped > rules.type_changes:
         reason = (
             f"{node.name} made something else of {plural(retyped, 'path')} in {took} (files became links or "
@@ -114,8 +122,8 @@ def shares(node: Node, meter: Meter, rules: GuardRules, now: float) -> Iterator[
         yield Trip("type_changes", reason, retyped, 0, began)
 
 
-def _took(began: float | None, now: float) -> tuple[float, str]:
-    began = now if began is None else began
+def _took(began: float | None, since: float, now: float) -> tuple[float, str]:
+    began = min(now if began is None else began, since)
     return began, human_duration(max(1.0, now - began))
 
 

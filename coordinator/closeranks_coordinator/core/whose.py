@@ -18,7 +18,7 @@ from .nodes import Node, Volume
 from .records import HoldRecord
 from .tripping import SHARE_GUARDS
 from .world import World
-from .writers import HandRecord, add_to, record_of, told, unknown
+from .writers import BEYOND, KEYS_MAX, HandRecord, add_to, first, record_of, told, unknown
 
 WRITERS_MAX = 5
 IN_SEVERAL = (
@@ -56,7 +56,8 @@ def _wrote_in(world: World, node: Node, volume: str, hand: HandRecord) -> bool:
 def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Meter) -> list[HandRecord]:
     """Whose hand made what a guard of shares has found: of these very paths, never who writes most just now.
 
-    Whoever puts files back is busy while the deletions are looked at, and would be named for them.
+    Whoever puts files back is busy while the deletions are looked at, and would be named for them. Of very many paths
+    some are not looked at: the last hand says how many.
     """
     analysis = node.view(volume.name).analysis
     if guard not in SHARE_GUARDS or analysis is None:
@@ -64,9 +65,10 @@ def hands_behind(world: World, node: Node, volume: Volume, guard: str, meter: Me
     is_loss = guard == "deleted_share"
     keys = (key for key, change in meter.pending.items() if (change[0] is None) is is_loss)
     found = told_hands.sums(
-        world, node, volume.name, analysis, islice(filter(analysis.is_own, keys), told_hands.KEYS_MAX)
+        world, node, volume.name, analysis, islice(filter(analysis.is_own, keys), KEYS_MAX)
     )
-    return sorted(found, key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
+    beyond = (meter.gone if is_loss else len(meter.pending) - meter.gone) - KEYS_MAX
+    return _ranked([*found, *([unknown(BEYOND, world.now.wall_ms, beyond)] if beyond > 0 else [])])
 
 
 def add_hands(world: World, node: Node, activity: wire.Activity) -> None:
@@ -95,7 +97,8 @@ def add_hands(world: World, node: Node, activity: wire.Activity) -> None:
 def hands_since(world: World, node: Node, volume: Volume, hold: HoldRecord, meter: Meter) -> list[HandRecord]:
     """Whose a hold is by now, the biggest first."""
     if hold.guard in SHARE_GUARDS:
-        return biggest(hold.writers, hands_behind(world, node, volume, hold.guard, meter))
+        known = [hand for hand in hold.writers if not hand.is_beyond]
+        return biggest(known, hands_behind(world, node, volume, hold.guard, meter))
     found = [msgspec.structs.replace(one) for one in world.brake.since.get(hold.id, ())]
     return biggest(found or hold.writers, [])
 
@@ -107,7 +110,12 @@ def biggest(known: list[HandRecord], now: list[HandRecord]) -> list[HandRecord]:
         had = found.get(hand.key)
         if had is None or (hand.bytes, hand.files) > (had.bytes, had.files):
             found[hand.key] = hand
-    return sorted(found.values(), key=lambda hand: (hand.bytes, hand.files), reverse=True)[:WRITERS_MAX]
+    return _ranked(list(found.values()))
+
+
+def _ranked(hands: list[HandRecord]) -> list[HandRecord]:
+    """The biggest first, as many as are named; behind them what was not looked at."""
+    return first(sorted(hands, key=lambda hand: (hand.bytes, hand.files), reverse=True), WRITERS_MAX)
 
 
 def name(world: World, hold: HoldRecord, hands: list[HandRecord]) -> None:

@@ -22,7 +22,7 @@ from closeranks_proto.lines import printable, shortened, timestamp
 from closeranks_proto.parts import OUTSIDE, OUTSIDE_SOMEWHERE, is_outside
 
 from . import words
-from .shapes import HandView
+from .shapes import NOT_LOOKED_AT, HandView
 
 WINDOW_S = 3600.0
 BUCKETS = 12  # of five minutes each
@@ -32,6 +32,8 @@ DOES = re.compile("-{0,2}[a-z][a-z-]*")  # a second word of a command line that 
 PARENTS_SHOWN = 3
 COMMAND_SHOWN = 200  # characters of a command line
 UNTOLD = "more writers than are kept apart"
+KEYS_MAX = 10_000  # paths of one node's volume whose hand is remembered, or looked for at a time
+BEYOND = f"{NOT_LOOKED_AT}, of so many paths only {KEYS_MAX:,} are"
 
 HandKey = tuple[str, str, int | None, str]
 
@@ -70,6 +72,11 @@ class HandRecord(msgspec.Struct):
     def outside(self) -> bool:
         """Whether this was written in no volume: it is never added to what the same program wrote in one."""
         return is_outside(self.detail)
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether this stands for paths that were not looked at: how many, and nothing of their bytes."""
+        return self.detail == BEYOND
 
     def add(self, other: HandRecord) -> None:
         """The newest process stands for all."""
@@ -124,6 +131,8 @@ def who(hand: HandRecord) -> str:
 
 def told(hand: HandRecord) -> str:
     """The same, and what it wrote: `...: 41 files, 3.2 GB`."""
+    if hand.is_beyond:
+        return f"{who(hand)}: {words.plural(hand.files, 'more file')}"
     return f"{who(hand)}: {words.plural(hand.files, 'file')}, {words.human_bytes(hand.bytes)}"
 
 
@@ -151,6 +160,12 @@ def top(hands: list[HandRecord], most: int = SUM_HANDS) -> list[HandRecord]:
             if len(found) < most and not any(hand is known for known in found):
                 found.append(hand)
     return sorted(found, key=lambda one: (-one.bytes, -one.files, one.key[0], one.pid))
+
+
+def first(hands: list[HandRecord], most: int) -> list[HandRecord]:
+    """So many of them, in their order; what stands for paths that were not looked at is one of these, the last."""
+    beyond = [hand for hand in hands if hand.is_beyond]
+    return [*[hand for hand in hands if not hand.is_beyond][: most - len(beyond)], *beyond]
 
 
 def merged(hands: list[HandRecord]) -> list[HandRecord]:
