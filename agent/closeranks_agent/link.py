@@ -56,6 +56,7 @@ class Link:
         self._last_trouble = ""
         self._outdated = False  # what the last Hello said is not so any more
         self._welcomes = False  # the coordinator has taken this session
+        self._joined = asyncio.Event()  # while there is a session
 
     @property
     def connected(self) -> bool:
@@ -100,6 +101,10 @@ class Link:
                 await self._session.wants.want(volume, digests[start : start + limits.WANT_MAX_DIGESTS])
             )
         return found
+
+    async def joined(self) -> None:
+        """Wait for a session, however long it takes."""
+        await self._joined.wait()
 
     async def flushed(self, volume: str, timeout_s: float, seq: int | None = None) -> None:
         """Wait until the coordinator has this volume's journal, up to `seq` if given, for so long at most."""
@@ -147,12 +152,14 @@ class Link:
             log.info("connected to the coordinator; session %s", welcome.session)
             self._last_trouble = ""
             self._session = session
+            self._joined.set()
             if self._outdated:
                 session.end()
             try:
                 return await session.run()
             finally:
                 self._session = None
+                self._joined.clear()
                 session.close()
         finally:
             await _hang_up(socket)

@@ -208,9 +208,16 @@ class Orders:
             current = self._running.get(order.volume)
             if current is not None and current.order is order:
                 del self._running[order.volume]
-        # What the coordinator hears of the result must not be older than what it knows of the tree.
-        await self._agent.link.flushed(order.volume, FLUSH_MAX_S)
-        self._agent.link.post(result)
+        link, is_done = self._agent.link, isinstance(result, wire.ConvergeResult) and result.state == "done"
+        while True:
+            if is_done:
+                # Nothing else says what it moved: a coordinator that comes back finds the work done, and asks for none.
+                await link.joined()
+            # What the coordinator hears of the result must not be older than what it knows of the tree.
+            await link.flushed(order.volume, FLUSH_MAX_S)
+            if link.connected or not is_done:
+                break
+        link.post(result)
 
     async def _carry_out(self, order: Order) -> wire.AgentMessage:
         if order.volume not in self._agent.volumes:

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from closeranks_agent import orders
 from closeranks_agent.converge.converger import Converger
 from closeranks_agent.disk.records import Record
+from closeranks_agent.link import Link
 from closeranks_agent.runtime import Agent
 from closeranks_proto import messages as wire
 from closeranks_proto.digests import XXH3_128
@@ -215,6 +217,32 @@ async def test_a_lost_session_ends_a_converge_that_needs_objects_in_words(world:
         second = await world.coordinator.talk(1)
         await second.say(converge("a-2", bytes(16)))
         await second.hear(wire.Want)
+
+
+async def test_what_was_done_while_the_coordinator_was_away_is_told_when_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found the node equal to the truth, asked for nothing, and told that 0 B had been moved in all."""
+    slow, back, dial = Slow(monkeypatch), asyncio.Event(), Link._dial
+
+    async def dial_late(link: Link) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
+        await back.wait()
+        return await dial(link)
+
+    async with world.agent() as agent:
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root))
+        await until(lambda: slow.runs)
+        monkeypatch.setattr(Link, "_dial", dial_late)
+        await talk.socket.close()
+        await until(lambda: not agent.link.connected)
+        slow.go.set()
+        await until(lambda: not agent.orders._running)
+        back.set()
+        second = await world.coordinator.talk(1)
+        await second.say(wire.Ack("photos", (await second.hear(wire.Announce)).seq))
+        assert (await second.hear(wire.ConvergeResult)).action == "a-1"
+        assert slow.runs == ["a-1"]
 
 
 # --- pushes --------------------------------------------------------------------------------------

@@ -221,3 +221,27 @@ def _state_of(world: FakeWorld, action: ActionView) -> str:
     found = world.fleet.action_view(action.id)
     assert found is not None
     return found.state
+
+
+@pytest.mark.parametrize("lost", ["nothing", "coordinator", "session", "coordinator, later"])
+def test_what_was_moved_in_all_is_said_to_be_the_least_where_a_result_was_lost(lost: str) -> None:
+    """A node that was brought back while the coordinator was down was told to have moved 0 B in all."""
+    world = FakeWorld(NAMES).started()
+    node = world["node-02"]
+    node.write("photos", "a/one.jpg", file_of("rogue", 5000))
+    world.until_state("node-02", "resyncing")
+    world.until(lambda: bool(node._running))
+    if lost == "coordinator":
+        world.restart(30.0)
+    elif lost == "session":
+        node.drop(5.0)
+    elif lost == "coordinator, later":
+        world.until_state("node-02", "verifying")
+        world.restart(5.0)
+    world.until_state("node-02", "in_rank", 200.0)
+    (incident,) = world.incidents("divergence")
+    (verified,) = (one.text for one in incident.timeline if one.event == "verified")
+    if lost in ("coordinator", "session"):
+        assert "; at least 0 B moved in all (the connection was lost meanwhile, and what had been" in verified
+    else:
+        assert "; 100 B moved in all." in verified

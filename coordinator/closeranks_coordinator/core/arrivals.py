@@ -55,6 +55,8 @@ def disconnected(world: World, event: Disconnected) -> None:
     pushing.forget(node)
     if node.recovery is not None:
         node.recovery.asked, node.recovery.progress = None, {}
+    if node.record.recovery is not None:
+        node.record.recovery.interrupted = True
     for action in world.actions.values():
         if action.dry_run and action.node == node.name and action.state == "running":
             action.state, action.error = "failed", f"{node.name} disconnected before it answered"
