@@ -54,9 +54,7 @@ def disconnected(world: World, event: Disconnected) -> None:
     node.scanned, node.watched, node.asked = {}, {}, {}
     pushing.forget(node)
     if node.recovery is not None:
-        node.recovery.asked, node.recovery.progress = None, {}
-    if node.record.recovery is not None:
-        node.record.recovery.interrupted = True
+        node.recovery.asked, node.recovery.progress, node.recovery.interrupted = None, {}, True
     for action in world.actions.values():
         if action.dry_run and action.node == node.name and action.state == "running":
             action.state, action.error = "failed", f"{node.name} disconnected before it answered"

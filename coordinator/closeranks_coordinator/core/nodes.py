@@ -47,6 +47,8 @@ class Recovery:
     quiet_since: float | None = None
     catch_ups: int = 0  # rounds behind a truth that moved on while it was quiet
     bytes_before: int = 0  # moved by earlier rounds
+    # The connection was lost meanwhile, or the coordinator was restarted: a result may be lost with it.
+    interrupted: bool = False
     reached: dict[str, bytes] = field(default_factory=dict)  # roots brought about while the truth moved on
     progress: dict[str, wire.ConvergeProgress] = field(default_factory=dict)
     problem: dict[str, wire.Problem] = field(default_factory=dict)  # by volume, of its last round

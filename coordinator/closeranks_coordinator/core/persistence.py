@@ -153,8 +153,7 @@ def _take_up(world: World) -> None:
     for node in world.nodes.values():
         work = node.record.recovery
         if work is not None:
-            node.recovery, work.interrupted = Recovery(), True
-            world.touch("node", node.name)
+            node.recovery = Recovery(interrupted=True)
             running[work.action] = None
             if work.action in world.actions:
                 node.recovery.bytes_before = world.actions[work.action].bytes_moved

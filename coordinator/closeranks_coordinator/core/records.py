@@ -35,7 +35,6 @@ class RecoveryRecord(msgspec.Struct):
     """A node's way back to the truth. `volumes` are those to look after.
 
     `begun` and `applied`: volumes of which the timeline has told that their converge began, and ended.
-    `interrupted`: the connection was lost meanwhile, or the coordinator was restarted, and a result may be with it.
     """
 
     purpose: Purpose
@@ -45,7 +44,6 @@ class RecoveryRecord(msgspec.Struct):
     started_ms: int
     begun: list[str] = []
     applied: list[str] = []
-    interrupted: bool = False
 
 
 class NodeVolume(msgspec.Struct):

@@ -335,9 +335,9 @@ def _finish(world: World, node: Node, record: RecoveryRecord, work: Recovery) ->
     world.log("info", f"{node.name} was brought up to date")
 
 
-def _moved(record: RecoveryRecord, size: int) -> str:
+def _moved(record: RecoveryRecord, work: Recovery | None, size: int) -> str:
     """What was moved in all, as far as it was told: a result is lost with the connection that it was sent by."""
-    if record.interrupted and set(record.begun) - set(record.applied):
+    if work is not None and work.interrupted and set(record.begun) - set(record.applied):
         return (
             f"at least {human_bytes(size)} moved in all (the connection was lost meanwhile, and what had been moved by "
             "then was not told)"
@@ -349,7 +349,7 @@ def _finish_fenced(world: World, node: Node, record: RecoveryRecord, quiet_s: fl
     fence = node.record.fence
     assert fence is not None, "a divergence is repaired behind a fence"
     incident = world.incidents.get(record.incident or "")
-    moved = "" if incident is None else f"; {_moved(record, incident.bytes_moved)}"
+    moved = "" if incident is None else f"; {_moved(record, node.recovery, incident.bytes_moved)}"
     text = (
         f"{node.name} was read back from disk, equalled the truth ({world.algorithm.name}) "
         f"and stayed so for {human_duration(quiet_s)}{moved}."
