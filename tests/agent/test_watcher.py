@@ -338,11 +338,6 @@ class Faulty:
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
-    def fileno(self) -> int:
-        if self.foreign:
-            return self._wake
-        return self._inner.fileno()  # type: ignore[attr-defined,no-any-return]
-
     @property
     def drained(self) -> bool:
         return not self.foreign
@@ -392,12 +387,15 @@ def test_a_canary_behind_a_long_queue_of_others_events_is_waited_for(
     watched.prove()
     os.eventfd_write(fault._wake, 1)
     fault.foreign = True
-    watched.watcher._poll.register(fault._wake, select.POLLIN)
+    bell = watched.watcher._bell
+    queue, bell._queue = bell._queue, fault._wake
+    bell._poll.register(fault._wake, select.POLLIN)
     assert watched.watcher.prove()
     time.sleep(0.6)
     assert not watched.ended
     fault.foreign = False
-    watched.watcher._poll.unregister(fault._wake)
+    bell._queue = queue
+    bell._poll.unregister(fault._wake)
     watched.prove()
     assert watched.tally.canary_misses == 0
 
@@ -408,8 +406,8 @@ def test_a_look_that_ends_after_its_watcher_was_closed_writes_nowhere(
     watched, _ = faulty
     watched.prove()
     watched.watcher.close()
-    before = watched.watcher._wake
-    watched.watcher._ring()
+    before = watched.watcher._bell._fd
+    watched.watcher._bell.ring()
     assert before == -1
 
 

@@ -9,7 +9,7 @@
 | ... true to the disk, and to what is told         | `spread`, `moves`                                         |
 | ... without watches where that is too dear        | `hushed`, `polled`                                        |
 | what both read, and the kernel's calls            | `records`, `calls`                                        |
-| from hints to looks                               | `watcher`; what is due `dirty`, `looking`, `pacing`       |
+| from hints to looks                               | `watcher`, `bell`; `dirty`, `batch`, `looking`, `pacing`  |
 | what is known for sure                            | `proof`                                                   |
 | less is told, of some files                       | `muted`                                                   |
 | ... of no writes                                  | `hush`; who writes `counters`, `holders`, `writing`       |

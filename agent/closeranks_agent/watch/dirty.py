@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import Final
 
 from closeranks_proto.messages import Hand
 from closeranks_proto.paths import parent_key
+
+from .batch import Batch, Heard
 
 QUIET_S: Final = 0.025  # more than the kernel's clock tick: what is read then is settled
 OPEN_QUIET_S: Final = 0.1
@@ -56,33 +58,6 @@ class _Path:
     made: bool = False  # as a new file, and not given up since
     again: bool = False  # it changed a moment before as well
     times: int = 1  # that something was heard of it
-
-
-class Heard(dict[bytes, Hand]):
-    """The hands of a batch; and of what a look finds beside it the hand of its own events, whenever they came.
-
-    A new directory is looked at as a whole. What another process has put there meanwhile would be the maker's.
-    """
-
-    def __init__(self, hands: Mapping[bytes, Hand], own: Callable[[bytes], Hand | None]) -> None:
-        super().__init__(hands)
-        self._own = own
-
-    def get(self, key: bytes, default: Hand | None = None) -> Hand | None:  # type: ignore[override]
-        found = super().get(key)
-        found = self._own(key) if found is None else found
-        return default if found is None else found
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What a look is asked for. `names` and `hands` as `Volume.look` takes them."""
-
-    names: Mapping[bytes, frozenset[bytes] | None]
-    hands: Mapping[bytes, Hand]
-    seen_mono: float  # when the first of these was heard of
-    size: int
-    owed: Mapping[bytes, float] = field(default_factory=dict)  # since when, of those that came again
 
 
 class Dirty:

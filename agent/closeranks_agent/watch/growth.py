@@ -42,7 +42,8 @@ from ..disk.look import LookReport
 from ..disk.taken import written_bytes
 from ..disk.volume import Volume
 from ..hands.written import Written
-from .dirty import Batch, Dirty
+from .batch import Batch
+from .dirty import Dirty
 
 FILES_A_LOOK: Final = 256
 CLOSED_A_LOOK: Final = 512  # of those that were closed since the look before; 3 us each

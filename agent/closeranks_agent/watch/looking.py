@@ -14,7 +14,8 @@ from closeranks_proto.messages import Hand
 from ..disk.attributed import hand_finder
 from ..disk.look import LookReport
 from ..disk.volume import Volume
-from .dirty import Batch, Dirty
+from .batch import Batch
+from .dirty import Dirty
 from .pacing import Looks
 
 

@@ -14,8 +14,6 @@ events (unbounded, where the dirty set folds).
 from __future__ import annotations
 
 import logging
-import os
-import select
 import threading
 import time
 from typing import Final
@@ -26,6 +24,7 @@ from ..disk.volume import Volume
 from ..hands.attribution import Attribution
 from ..hands.written import Written
 from . import hush, muted
+from .bell import Bell
 from .dirty import Dirty
 from .events import CANARY, ROOT_GONE, Event, Lost, SourceBroken, What
 from .growth import Growth
@@ -68,12 +67,9 @@ class Watcher:
         self._nobody = attribution.unknown(source.why_unknown)
         self._dirty = Dirty()
         self._lock = threading.Lock()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(source.fileno(), select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
+        self._bell = Bell(source.fileno())
         self._closing = False
-        self._looking = Looking(volume, self._dirty, self._lock, self._ring)
+        self._looking = Looking(volume, self._dirty, self._lock, self._bell.ring)
         self._proof = Proof(volume, source, owner, tally, self._lock)
         self._growth_due = self._mute_due = 0.0
         self._reads = Reads()
@@ -90,21 +86,18 @@ class Watcher:
         """End the thread and give the source back. Blocks for a moment."""
         self._closing = True
         self.volume.heard = None
-        self._ring()
+        self._bell.ring()
         if self._thread.is_alive():
             self._thread.join()
         self._sampling.close()
         self.source.close()
-        with self._lock:
-            wake, self._wake = self._wake, -1
-        if wake >= 0:
-            os.close(wake)
+        self._bell.close()
 
     def prove(self) -> bool:
         """Begin a proof of everything written until now; False where only a scan can give it."""
         can_prove = self._proof.ask()
         if can_prove:
-            self._ring()
+            self._bell.ring()
         return can_prove
 
     @property
@@ -162,13 +155,8 @@ class Watcher:
                 self._hush.scanned(started_mono, time.monotonic())
             covered = self._proof.gap is None
         if self.source.unwatched or calm:
-            self._ring()
+            self._bell.ring()
         return covered
-
-    def _ring(self) -> None:
-        with self._lock:  # a look may end after `close`, when the number is another file's
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
 
     # --- the thread ----------------------------------------------------------------------------
 
@@ -188,10 +176,7 @@ class Watcher:
         self._owner.broken(self, why)
 
     def _turn(self) -> None:
-        ready = {fd for fd, _ in self._poll.poll(self._timeout_ms())}
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
-        queued = self.source.fileno() in ready
+        queued = self._bell.wait(self._timeout_ms())
         count = self._read() if queued else 0
         now = time.monotonic()
         if not queued or self.source.drained:

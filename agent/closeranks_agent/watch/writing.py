@@ -5,7 +5,8 @@ A file is hot that HOT_READS reads within WINDOW_S told of a write to. Who has o
 processes an agent that is not root learns nothing: no hush is for their sake, and their writes are told as before.
 
 Rejected: the pace of events in place of processes (a write that follows one to the same file is merged with it, so
-a database makes no more of them than a log does).
+a database makes no more of them than a log does); what a hush has found in /proc, in place of a search of its own: that
+is from before the file was hot, and in a hush of 16 s there were two searches here, 6 ms each, beside 18 of the hush's.
 """
 
 from __future__ import annotations
