@@ -1,4 +1,6 @@
-"""What the guard of deletions promises, told from the truth's own steps: more than its share by one writer waits.
+"""What the guards of shares promise, told from the truth's own steps: more than its share by one writer waits.
+
+And nobody is held for more files than it has changed and left there: what it has removed since counts as removed alone.
 
 A lower bound of what a writer took, held against an upper bound of what it may: files that it brought itself count as
 neither, what lies elsewhere was moved, and whatever begins the guard's count anew begins it here.
@@ -26,6 +28,9 @@ class Brake:
         self.asked: set[str] = (
             set()
         )  # writers about which a person was asked: what was allowed is not counted
+        # By writer and volume: paths that it has changed or made, and not removed since.
+        self.touched: dict[tuple[str, str], set[bytes]] = {}
+        self.looked: set[str] = set()  # holds
         self.restarted()
         world.coordinator.after_step.append(self.after_step)
 
@@ -43,6 +48,25 @@ class Brake:
         for oracle in self.world.oracles.values():
             if oracle.last_moves:
                 self._follow(oracle)
+        self._look()
+
+    def _look(self) -> None:
+        """Whether those that were held in this step have changed as many paths as their holds say."""
+        core = self.world.core
+        for place, meter in core.brake.meters.items():
+            touched = self.touched.setdefault(place, set())
+            touched |= {key for key, (value, _) in meter.passed.items() if value is not None}
+            for key, change in meter.pending.items():
+                if change[0] is None:
+                    touched.discard(key)
+                else:
+                    touched.add(key)
+        for hold_id in [one for one in core.holds if one not in self.looked]:
+            self.looked.add(hold_id)
+            found = core.holds[hold_id]
+            if found.guard in ("changed_share", "type_changes"):
+                count = len(self.touched.get((found.node, found.volume or ""), ()))
+                hold("held_rightly", found.paths <= count, f"{found.reason}: it has changed {count}")
 
     def _follow(self, oracle: Oracle) -> None:
         volume = self.world.core.volumes[oracle.volume]
@@ -54,6 +78,8 @@ class Brake:
             author = volume.record.authors.get(move.order, "")
             made = self.made.setdefault(author, set())
             taken = self.taken.setdefault(author, set())
+            touched = self.touched.setdefault((author, oracle.volume), set())
+            touched |= {key for key, (_, new) in move.changes.items() if new is not None}
             for old, new in move.changes.values():
                 content = content_of(old)
                 if new is None and content and content not in made:

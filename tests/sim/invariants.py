@@ -49,6 +49,7 @@ INVARIANTS: dict[str, str] = {
     "conflicts_end": "a conflict is open no longer than its second version lies in the truth",
     "holdable": "the truth of a replicated volume is a tree that a disk can hold",
     "share_held": "no writer removes more of what others brought than the guard's share, unless a person was asked",
+    "held_rightly": "nobody is held for changing more paths than it has changed and not removed since",
     "steps_followed": "a step that says what it changed is followed, and never held against the whole truth",
     "membership_first": "peers are told of a fence before the node itself is",
     "bounded": "every queue, list and memory stays within its bound",

@@ -123,7 +123,7 @@ MUTATIONS = (
     Mutation(
         "movement: the truth's past is not durable", f"{CORE}/movement.py",
         "for order, root in volume.history.roots\n        ]", "for order, root in volume.history.roots[-1:]\n        ]",
-        "--policy quorum",
+        "--policy quorum --nodes 3 --faults coordinator_crash,stale_site,cut",
     ),
     Mutation(
         "recovery: a late node is converged over what it has changed meanwhile", f"{CORE}/recovery.py",
@@ -507,7 +507,7 @@ MUTATIONS = (
         "requests: a fence that a person takes over is lifted by itself", f"{CORE}/requests.py",
         'found.by_hand, found.release, found.reason, found.verified = True, "by_hand", asked.reason, False',
         "found.by_hand, found.reason, found.verified = True, asked.reason, False",
-        "--policy quorum --nodes 3 --faults operator,rogue",
+        "--policy quorum --nodes 5 --faults operator,rogue,rot",
     ),
     Mutation(
         "holds: a node that dials is not told of its hold", f"{CORE}/holds.py",
@@ -565,7 +565,8 @@ MUTATIONS = (
     ),
     Mutation(
         "succession: what we brought and was told late is the node's change", f"{CORE}/arrivals.py",
-        "    if stored.before is not None:\n        _hold", "    if False:\n        _hold", f"{WRITERS} absence",
+        "    if stored.before is not None:\n        _hold", "    if False:\n        _hold",
+        "--policy any-writer --nodes 3 --faults absence,slow_link,cut",
     ),
     Mutation(
         "succession: what only an absent writer has of the old truth is late", f"{CORE}/sequencing.py",
@@ -576,6 +577,12 @@ MUTATIONS = (
         "session: a step to a root that another one has is held against the whole truth",
         "coordinator/closeranks_coordinator/session.py", "        if accepted.base is None:\n",
         "        if accepted.edits is None:\n", "--faults cut", shells=True,
+    ),
+    Mutation(
+        "brake: what was changed and has gone since counts as changed as well", f"{CORE}/windows.py",
+        "        for one in self._generations:\n            one.altered.discard(key)\n"
+        "            one.retyped.discard(key)\n\n    def reach",
+        "        pass\n\n    def reach", "--policy any-writer --nodes 3 --faults mass",
     ),
     Mutation(
         "brake: what a node adds makes the volume larger", f"{CORE}/windows.py",
