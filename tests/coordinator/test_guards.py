@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from closeranks_coordinator.core.losses import PROOF_MAX_S, STORM_MAX_S
-from closeranks_coordinator.core.model import AllowAsked, QuarantineAsked, RejectAsked, ResyncAsked, Tick
+from closeranks_coordinator.core.model import (
+    AllowAsked,
+    QuarantineAsked,
+    RejectAsked,
+    ReleaseAsked,
+    ResyncAsked,
+    Tick,
+)
 from closeranks_coordinator.core.rules import GuardRules
 from closeranks_coordinator.core.shapes import HoldView
 from closeranks_proto import messages as wire
@@ -1288,6 +1295,31 @@ def test_what_is_rejected_is_brought_back_verified_and_released() -> None:
     assert {"fenced", "resynced", "verified", "released"} <= {one.event for one in incident.timeline}
     world.run(60.0)
     assert world.in_rank()
+
+
+def test_a_reject_says_the_way_out_where_nobody_has_the_last_version_any_more() -> None:
+    """A database is written on: what was accepted before the hold is on no disk, and what followed it is rejected."""
+    world = writing()
+    path = key_of("d1/f201")
+    for follower in NODES[1:]:
+        world[follower].unmakeable = {path}
+    world["n1"].put("photos", "d1/f201", file_of("accepted, and gone when it is fetched"))
+    world.run(1.0)
+    delete(world, "n1", 160)
+    world["n1"].put("photos", "d1/f201", file_of("its successor"))
+    hold = the_hold(world)
+    world["n1"].unmakeable = {path}
+    world.ask(RejectAsked(hold.id))
+    world.run(30.0)
+    assert world.state("n1") == "resyncing"
+    advice = world.view("n1").waiting
+    assert "No node, fenced or silent, had the last version of 1 file" in advice
+    assert "`closeranks release n1` lets stand what n1 itself has there" in advice
+    for node in NODES:
+        world[node].unmakeable = set()
+    assert not isinstance(world.ask(ReleaseAsked("n1")), str)
+    world.until(world.in_rank, 60.0)
+    assert truth(world) == TREE | {path: file_of("its successor")}
 
 
 def test_a_reject_goes_on_after_a_restart() -> None:

@@ -53,7 +53,7 @@ class FakeAgent:
     hush: bool = False  # its watcher can prove nothing
     push_s: float = 0.05  # how long a push takes
     pushes_fail: bool = False
-    unmakeable: set[bytes] = field(default_factory=set)  # what its disk does not take
+    unmakeable: set[bytes] = field(default_factory=set)  # what its disk does not take, or no peer gives
     push_problem: wire.Problem | None = None  # why they do
     hides: set[bytes] = field(default_factory=set)  # its disk has other bytes there than its index says
     # How it answers them; None: honestly.
@@ -429,6 +429,8 @@ class FakeAgent:
                 continue
             if seen.get(key) != based.get(key):
                 continue  # a change that the coordinator has not heard of yet
+            if key in self.unmakeable:
+                continue
             if key in files:
                 self.trash.append((order.volume, key, files[key]))
                 trashed += 1
@@ -443,9 +445,10 @@ class FakeAgent:
             self.taken += decode_entry(target[key], WIDTH).size if key in target else 0
         self.bytes_moved += moved
         self._made(order.volume, made)
+        left = "partial" if self.unmakeable.intersection(steps) else "done"
         self._say(
             wire.ConvergeResult(
-                order.action, order.volume, "done", None, moved, len(steps), trashed, len(withheld), "", None, (), 0, 0
+                order.action, order.volume, left, None, moved, len(steps), trashed, len(withheld), "", None, (), 0, 0
             )
         )  # fmt: skip
 

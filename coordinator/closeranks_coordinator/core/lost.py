@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from . import seconds
 from .fencing import drop_recovery
 from .holders import somebody_gives
 from .nodes import Node, Volume
@@ -76,15 +77,82 @@ def let_stand(world: World, node: Node, lost: Mapping[str, Mapping[bytes, bytes]
         world.touch_incident(incident)
 
 
+def is_gone(world: World, node: Node, volume: Volume) -> bool:
+    """Whether it could wait for ever: there is no truth without it, or nobody can give a writer what it lacks of it.
+
+    Its own state, whatever it is, is then the best there is, and only a person can say so.
+    """
+    if volume.truth is None and volume.config.policy == "quorum":
+        # Fences came along to a coordinator that had lost all it knew.
+        unfenced = sum(not one.fenced for one in world.members(volume))
+        return node.session is not None and unfenced < volume.need
+    if node.name not in volume.config.writers or node.session is None:
+        return False
+    if volume.truth is None:
+        return True
+    analysis = node.view(volume.name).analysis
+    if analysis is None or not world.compared(node, volume):
+        return False
+    givers = givers_of(world, node, volume)
+    return all(
+        is_file(truth)
+        and not seconds.lies_under_plain_name(world, volume, key)
+        and not any(has(world, volume, one, key, truth) for one in givers)
+        for key, (_, truth) in analysis.differing.items()
+    )
+
+
+def givers_of(world: World, node: Node, volume: Volume) -> list[Node]:
+    """Who can give this node something, now or later: all that are not fenced, and fenced ones that can get out.
+
+    Who is silent, held or without its tree gives nothing now, and brings back what it has. Nor does a fenced node; but
+    it can be brought back and released where those before it have all that it lacks. Only nodes that wait for each
+    other behind their fences have to give something up.
+    """
+    others = [one for one in world.members(volume) if one is not node]
+    found = [one for one in others if not one.fenced]
+    waiting = [one for one in others if one.fenced]
+    while out := [one for one in waiting if _may_get_out(world, volume, one, found)]:
+        found += out
+        waiting = [one for one in waiting if one not in out]
+    return found
+
+
+def _may_get_out(world: World, volume: Volume, node: Node, givers: list[Node]) -> bool:
+    """Whether these have every file that this fenced node lacks of the truth."""
+    root, truth = node.volume(volume.name).root, volume.truth
+    if root is None or truth is None:
+        return False
+    return all(
+        not is_file(theirs) or any(has(world, volume, one, key, theirs) for one in givers)
+        for key, (_, theirs) in world.differ.diff(root, truth).items()
+    )
+
+
+def has(world: World, volume: Volume, node: Node, key: bytes, value: bytes | None) -> bool:
+    root = node.volume(volume.name).root
+    return root is not None and world.tree.lookup(root, key) == value
+
+
+def release_of_lost(world: World, node: Node, volume: Volume) -> str:
+    """That a release would let stand what this node has where nobody has the truth's; "" where it would not."""
+    count = len(lost_to(world, node, volume))
+    if node.fenced and all(is_gone(world, node, one) for one in world.concerned(node)):
+        analysis = node.view(volume.name).analysis
+        count = 0 if analysis is None else len(analysis.differing)
+    if not count:
+        return ""
+    return (
+        f" No node, fenced or silent, had the last version of {plural(count, 'file')}. If nobody can bring one back, "
+        f"`closeranks release {node.name}` lets stand what {node.name} itself has there."
+    )
+
+
 def way_out(world: World, node: Node, volume: Volume) -> str:
     """What an operator can do where no peer can give a node what it lacks; "" where waiting is all."""
     fenced = [one for one in world.members(volume) if one is not node and one.fenced]
-    lost = lost_to(world, node, volume)
-    if lost:
-        return (
-            f" No node, fenced or silent, had the last version of {plural(len(lost), 'file')}. If nobody can bring one "
-            f"back, `closeranks release {node.name}` lets stand what {node.name} itself has there."
-        )
+    if told := release_of_lost(world, node, volume):
+        return told
     if not fenced:
         return ""
     one, fence = fenced[0], fenced[0].record.fence

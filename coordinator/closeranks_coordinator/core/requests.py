@@ -10,7 +10,7 @@ from closeranks_proto.kinds import is_name
 from . import recovery, recurrence, views
 from .fencing import REASON_MAX, drop_recovery, fence, is_doubted, quorum_survives, room_for_fence, unfence
 from .givers import sources_for
-from .lost import given_up, let_stand
+from .lost import given_up, givers_of, has, is_gone, let_stand
 from .model import (
     BaselineCreateAsked,
     BaselineDeleteAsked,
@@ -22,7 +22,6 @@ from .model import (
 )
 from .nodes import Node, Volume
 from .records import BaselineRecord
-from .seconds import lies_under_plain_name
 from .shapes import ActionView, BaselineView, VolumeView
 from .values import is_file
 from .words import join
@@ -89,7 +88,7 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
         )
         yet = f"{nothing} It waits for its place behind the fence; bring it back then, and release it."
         return Refusal(409, "not_quarantined", yet if waiting else nothing)
-    gone = all(_is_gone(world, node, volume) for volume in world.concerned(node))
+    gone = all(is_gone(world, node, volume) for volume in world.concerned(node))
     if node.record.recovery is not None and not gone:
         return Refusal(
             409, "not_verified",
@@ -110,68 +109,11 @@ def release(world: World, asked: ReleaseAsked) -> ActionView | Refusal:
     return _done(world, "release", node)
 
 
-def _is_gone(world: World, node: Node, volume: Volume) -> bool:
-    """Whether it could wait for ever: there is no truth without it, or nobody can give a writer what it lacks of it.
-
-    Its own state, whatever it is, is then the best there is, and only a person can say so.
-    """
-    if volume.truth is None and volume.config.policy == "quorum":
-        # Fences came along to a coordinator that had lost all it knew.
-        unfenced = sum(not one.fenced for one in world.members(volume))
-        return node.session is not None and unfenced < volume.need
-    if node.name not in volume.config.writers or node.session is None:
-        return False
-    if volume.truth is None:
-        return True
-    analysis = node.view(volume.name).analysis
-    if analysis is None or not world.compared(node, volume):
-        return False
-    givers = _givers(world, node, volume)
-    return all(
-        is_file(truth)
-        and not lies_under_plain_name(world, volume, key)
-        and not any(_has(world, volume, one, key, truth) for one in givers)
-        for key, (_, truth) in analysis.differing.items()
-    )
-
-
-def _givers(world: World, node: Node, volume: Volume) -> list[Node]:
-    """Who can give this node something, now or later: all that are not fenced, and fenced ones that can get out.
-
-    Who is silent, held or without its tree gives nothing now, and brings back what it has. Nor does a fenced node; but
-    it can be brought back and released where those before it have all that it lacks. Only nodes that wait for each
-    other behind their fences have to give something up.
-    """
-    others = [one for one in world.members(volume) if one is not node]
-    found = [one for one in others if not one.fenced]
-    waiting = [one for one in others if one.fenced]
-    while out := [one for one in waiting if _may_get_out(world, volume, one, found)]:
-        found += out
-        waiting = [one for one in waiting if one not in out]
-    return found
-
-
-def _may_get_out(world: World, volume: Volume, node: Node, givers: list[Node]) -> bool:
-    """Whether these have every file that this fenced node lacks of the truth."""
-    root, truth = node.volume(volume.name).root, volume.truth
-    if root is None or truth is None:
-        return False
-    return all(
-        not is_file(theirs) or any(_has(world, volume, one, key, theirs) for one in givers)
-        for key, (_, theirs) in world.differ.diff(root, truth).items()
-    )
-
-
-def _has(world: World, volume: Volume, node: Node, key: bytes, value: bytes | None) -> bool:
-    root = node.volume(volume.name).root
-    return root is not None and world.tree.lookup(root, key) == value
-
-
 def _what_else(world: World, node: Node, volume: Volume) -> str:
     """What else to do where only nodes that give nothing now may have what a writer lacks."""
     if node.name not in volume.config.writers:
         return ""
-    givers, told = _givers(world, node, volume), ""
+    givers, told = givers_of(world, node, volume), ""
     away = [one.name for one in givers if one.session is None]
     fenced = _only_there(world, node, volume, givers)
     if away:
@@ -196,10 +138,10 @@ def _only_there(world: World, node: Node, volume: Volume, givers: list[Node]) ->
     lacking = [
         (key, truth)
         for key, (_, truth) in analysis.differing.items()
-        if is_file(truth) and not any(_has(world, volume, one, key, truth) for one in free)
+        if is_file(truth) and not any(has(world, volume, one, key, truth) for one in free)
     ]
     return [
-        one.name for one in givers if one.fenced and any(_has(world, volume, one, *pair) for pair in lacking)
+        one.name for one in givers if one.fenced and any(has(world, volume, one, *pair) for pair in lacking)
     ]
 
 
