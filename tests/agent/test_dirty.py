@@ -187,6 +187,27 @@ def test_no_file_comes_along_long_before_its_time(name: bytes, read_at: float, r
     assert dirty.due() == pytest.approx(read_at + rest_s)
 
 
+def test_a_file_that_rests_less_draws_no_other_along() -> None:
+    """It would come ten times a second, and those that are to come once in a while twice."""
+    dirty = hot_files((b"base", 10.0, AGE_MAX_S))
+    dirty.cost({b"short": 0.1 / COST_SHARE}, (), 10.6)
+    dirty.note(b"short", 10.61, None)
+    assert (batch := dirty.take(10.7)) is not None
+    assert batch.names == {b"": frozenset([b"short"])}
+    assert dirty.due() == pytest.approx(10.0 + AGE_MAX_S)
+
+
+def test_a_file_that_came_along_once_and_rests_less_by_now_has_all_of_its_rest() -> None:
+    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (b"odd", 10.3, AGE_MAX_S), (b"other", 10.6, AGE_MAX_S))
+    assert (batch := dirty.take(11.0)) is not None
+    assert batch.names == {b"": frozenset([b"base", b"odd"])}
+    dirty.cost({b"odd": 0.9 / COST_SHARE}, (), 11.0)
+    dirty.note(b"odd", 11.01, None)
+    assert (batch := dirty.take(11.6)) is not None
+    assert batch.names == {b"": frozenset([b"other"])}
+    assert dirty.due() == pytest.approx(11.9)
+
+
 def test_what_comes_again_does_not_come_along_though_it_rested_once() -> None:
     dirty = hot_files((b"odd", 9.4, AGE_MAX_S), (b"base", 10.2, AGE_MAX_S))
     assert dirty.take(10.5) is not None  # odd, whose rest is over

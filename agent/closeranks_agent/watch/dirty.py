@@ -153,6 +153,7 @@ class Dirty:
         for key, rest_s in rests.items():
             if len(self._resting) < KNOWN_MAX:
                 self._resting[key] = now + rest_s
+                self._may_join.pop(key, None)  # it came along before its last rest was over
                 if rest_s >= AGE_MAX_S:
                     self._may_join[key] = now + rest_s - ALONG_S
 
@@ -251,7 +252,7 @@ class Dirty:
                     break
                 keys[key] = None
                 del self._later[key]
-                is_one_rested = is_one_rested or when == self._resting.get(key)
+                is_one_rested = is_one_rested or (key in self._may_join and when == self._resting.get(key))
             heapq.heappop(self._later_heap)
         if is_one_rested:
             keys.update(dict.fromkeys(islice(self._joining(now), BATCH_MAX - len(keys))))
