@@ -146,6 +146,9 @@ REGISTRY = {
     "million": Entry(
         "scale.memory", "16 x 1,000,000 entries: the coordinator's memory and database; churn, collected"
     ),
+    "behind": Entry(
+        "scale.behind", "three replicas 200,000 files behind: what the core keeps, what a step costs", True
+    ),
     "rolling": Entry(
         "scale.rolling",
         "100,000 changed files roll over sixteen nodes: the longest that the core blocks the loop",
