@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from closeranks_proto import messages as wire
 from closeranks_proto.errors import CloseranksError, UserError
 
@@ -66,6 +68,8 @@ class Orders:
         self._pushing: dict[str, _Pushing] = {}
         self._carried: dict[str, tuple[bytes, ...]] = {}  # for the next push of a volume
         self._convergers: dict[str, Converger] = {}
+        # Ends of converges by volume that nobody heard of: the next one of the same action tells what they moved, too.
+        self._untold: dict[str, wire.ConvergeResult] = {}
         self._asked = 0  # questions about the trash under way
 
     def start(self, order: Order) -> None:
@@ -178,6 +182,7 @@ class Orders:
             if not running.task.cancelling():
                 running.task.cancel()
             await asyncio.wait({running.task})
+        self._untold.pop(volume, None)
         converger = self._convergers.pop(volume, None)
         if converger is not None:
             await converger.close()
@@ -217,7 +222,23 @@ class Orders:
             await link.flushed(order.volume, FLUSH_MAX_S)
             if link.connected or not is_done:
                 break
+        if isinstance(result, wire.ConvergeResult):
+            result = self._in_all(result)
+            if not link.connected:
+                self._untold[order.volume] = result
         link.post(result)
+
+    def _in_all(self, result: wire.ConvergeResult) -> wire.ConvergeResult:
+        before = self._untold.get(result.volume)
+        if before is None or before.action != result.action:
+            return result
+        del self._untold[result.volume]
+        return msgspec.structs.replace(
+            result,
+            bytes_moved=before.bytes_moved + result.bytes_moved,
+            steps_done=before.steps_done + result.steps_done,
+            files_trashed=before.files_trashed + result.files_trashed,
+        )
 
     async def _carry_out(self, order: Order) -> wire.AgentMessage:
         if order.volume not in self._agent.volumes:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from closeranks_agent import orders
@@ -243,6 +244,47 @@ async def test_what_was_done_while_the_coordinator_was_away_is_told_when_it_is_b
         await second.say(wire.Ack("photos", (await second.hear(wire.Announce)).seq))
         assert (await second.hear(wire.ConvergeResult)).action == "a-1"
         assert slow.runs == ["a-1"]
+
+
+async def test_what_a_converge_moved_that_a_lost_session_ended_is_told_by_the_one_that_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was told to nobody, and the incident said that only the rest had been moved in all."""
+    failed = wire.ConvergeResult("a-1", "photos", "failed", None, 2000, 20, 2, 0, "", None, (), 0, 0)
+    done = wire.ConvergeResult("a-1", "photos", "done", None, 100, 1, 0, 0, "", None, (), 0, 0)
+    ends = iter([failed, done, msgspec.structs.replace(done, bytes_moved=7)])
+    runs: list[str] = []
+    cut = asyncio.Event()
+
+    async def run(_: Converger, order: wire.Converge, progress: object) -> wire.ConvergeResult:
+        runs.append(order.action)
+        await cut.wait()
+        return next(ends)
+
+    monkeypatch.setattr(Converger, "run", run)
+    dial, back = Link._dial, asyncio.Event()
+
+    async def dial_late(link: Link) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
+        await back.wait()
+        return await dial(link)
+
+    async with world.agent() as agent:
+        talk, root = await settled(world)
+        await talk.say(converge("a-1", root))
+        await until(lambda: runs == ["a-1"])
+        monkeypatch.setattr(Link, "_dial", dial_late)
+        await talk.socket.close()
+        await until(lambda: not agent.link.connected)
+        cut.set()
+        await until(lambda: not agent.orders._running)
+        back.set()
+        second = await world.coordinator.talk(1)
+        await second.say(wire.Ack("photos", (await second.hear(wire.Announce)).seq), converge("a-1", root))
+        told = await second.hear(wire.ConvergeResult)
+        assert (told.state, told.bytes_moved, told.steps_done, told.files_trashed) == ("done", 2100, 21, 2)
+        await second.say(converge("a-1", root))
+        told = await second.hear(wire.ConvergeResult, lambda one: one.bytes_moved != 2100)
+        assert told.bytes_moved == 7, "each is told once"
 
 
 # --- pushes --------------------------------------------------------------------------------------
