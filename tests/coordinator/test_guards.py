@@ -1313,7 +1313,7 @@ def test_a_reject_says_the_way_out_where_nobody_has_the_last_version_any_more() 
     world.run(30.0)
     assert world.state("n1") == "resyncing"
     advice = world.view("n1").waiting
-    assert "No node, fenced or silent, had the last version of 1 file" in advice
+    assert " are left. No node, fenced or silent, had the last version of 1 file" in advice
     assert "`closeranks release n1` lets stand what n1 itself has there" in advice
     for node in NODES:
         world[node].unmakeable = set()

@@ -448,7 +448,8 @@ class FakeAgent:
         left = "partial" if self.unmakeable.intersection(steps) else "done"
         self._say(
             wire.ConvergeResult(
-                order.action, order.volume, left, None, moved, len(steps), trashed, len(withheld), "", None, (), 0, 0
+                order.action, order.volume, left, None, moved, len(steps), trashed, len(withheld),
+                "" if left == "done" else "Some paths are left.", None, (), 0, 0
             )
         )  # fmt: skip
 

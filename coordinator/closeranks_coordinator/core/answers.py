@@ -59,7 +59,9 @@ def converged(world: World, node: Node, message: wire.ConvergeResult) -> None:
         return
     if message.problem is not None:
         work.problem[message.volume] = message.problem
-    trouble(world, record, work, f"{_words(node.name, message)}{_of_lost(world, node, volume, message)}")
+    told = "" if message.state == "failed" else lost.release_of_lost(world, node, volume)
+    text = _words(node.name, message)
+    trouble(world, record, work, f"{text.rstrip('.')}.{told}" if told else text)
     world.publish("node", node.name)
     work.attempt = 1 if message.steps_done else min(work.attempt + 1, RETRY_DOUBLINGS)
     pause_s = RETRY_MAX_S if message.state == "failed" else min(RETRY_MAX_S, RETRY_MIN_S * 2**work.attempt)
@@ -110,12 +112,6 @@ def _words(node: str, message: wire.ConvergeResult) -> str:
     if message.state == "failed":
         return f"The resync of {node} can not go on: {text or 'the node gave no reason'}"
     return f"Some steps on {node} have to be repeated: {text or 'files changed while they were worked on'}"
-
-
-def _of_lost(world: World, node: Node, volume: Volume, message: wire.ConvergeResult) -> str:
-    """What a person can do where the round did what it could, and nobody has the rest."""
-    told = "" if message.state == "failed" else lost.release_of_lost(world, node, volume)
-    return told and f".{told}"
 
 
 def _account(
