@@ -365,6 +365,50 @@ def test_those_that_are_hot_no_more_make_room_for_those_that_are(
     assert (b"b", b"cold", What.MODIFIED) in told(source)
 
 
+@only_compared
+def test_directories_that_are_gone_wait_for_no_room(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hush may last for days, and each had been kept until its end."""
+    monkeypatch.setattr(hushed, "POLLED_MAX", 1)
+    for number in range(3):
+        made = tmp_path / f"made {number}"
+        made.mkdir()
+        told(source)
+        source._writing.known = {os.fsencode(made.name) + b"\0file"}
+        source.hush()
+        assert [node.name for node in source._hushed._crowded] == [os.fsencode(made.name)]
+        made.rmdir()
+        told(source)
+        asked(source)
+        assert not source._hushed._crowded
+
+
+@only_compared
+def test_one_that_can_not_be_found_when_there_is_room_waits_for_the_next(
+    source: InotifySource, hot: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hushed, "POLLED_MAX", 1)
+    monkeypatch.setattr(hushed, "CALM_LOOKS", 0)
+    source._writing.known = {b"b\0cold"}
+    source.hush()
+    source._writing.known = set()
+    below, b = (source._watches.tree.find(key) for key in (b"a\0below", b"b"))
+    directory, is_moving = source._watches.directory, True
+    monkeypatch.setattr(
+        source._watches, "directory", lambda node: None if is_moving and node is b else directory(node)
+    )
+    asked(source)
+    assert source._hushed.compared == []
+    is_moving = False
+    source._writing.known = {b"a\0below\0hot"}
+    source.hush()
+    assert source._hushed.compared == [below]
+    source._writing.known = set()
+    asked(source)
+    assert source._hushed.compared == [b]
+
+
 def test_without_handles_it_is_watched_for_all_but_writes(
     source: InotifySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

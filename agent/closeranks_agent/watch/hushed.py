@@ -34,7 +34,7 @@ class Hushed:
     def __init__(self, spread: Spread) -> None:
         self._spread, self._watches, self._tree = spread, spread.watches, spread.tree
         self._compared: list[Node] = []
-        self._crowded: list[Node] = []  # watched, since there was no room to compare them
+        self._crowded: dict[Node, None] = {}  # watched, since there was no room to compare them
         self._told: list[tuple[Node, int, bytes]] = []  # (directory, mask, name), for the next read
         self._former: dict[int, Node] = {}  # by a watch taken away, until its last event is read
         self._moves = 0
@@ -71,8 +71,11 @@ class Hushed:
             self._watches.quiet.add(node.watch)
             self._watches.add(fd, QUIET)
             if room < ENTRIES_MAX:
-                self._crowded.append(node)
+                self._crowded[node] = None
+            else:
+                self._crowded.pop(node, None)
         else:
+            self._crowded.pop(node, None)
             node.polled = polled
             self._watches.quiet.discard(node.watch)
             compared.append(node)
@@ -102,14 +105,15 @@ class Hushed:
 
     def _make_room(self) -> None:
         """For directories that are hot, by those that are no more."""
+        self._crowded = {node: None for node in self._crowded if self._is_there(node)}
         calm = [(node, node.polled) for node in self.compared if node.polled is not None]
         calm = [(node, polled) for node, polled in calm if polled.unchanged >= CALM_LOOKS]
         for node, polled in calm:
             if self._is_there(node):
                 self._give_back(node, polled, MASK)
         if calm:
-            crowded, self._crowded = self._crowded, []
-            for node in crowded:
+            # One that can not be found now waits for the next room.
+            for node in list(self._crowded):
                 if self._is_there(node):
                     self._hush(node)
 
@@ -130,7 +134,7 @@ class Hushed:
             for node in sorted(self.compared, key=self._depth):
                 if node.polled is not None and self._is_there(node):
                     self._give_back(node, node.polled, MASK)
-            self._compared, self._crowded = [], []
+            self._compared, self._crowded = [], {}
             self._former = {watch: node for watch, node in self._former.items() if self._is_there(node)}
 
     @contextmanager
