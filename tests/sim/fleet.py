@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from closeranks_coordinator.core import pace
+from closeranks_coordinator.core import layers, pace
 from closeranks_coordinator.core.model import Event, Persist, Send, Step
 from closeranks_coordinator.core.world import World as Core
 from closeranks_proto import messages as wire
@@ -44,6 +44,7 @@ STORY_SHOWN = 60
 FOREST_FILES = 280
 PATIENT = ("recurrence", "duplicate_node", "conflict")  # those that end by a person or by time alone
 PACE = (pace.PROMPT_NODES, pace.PAUSE_S_A_NODE)
+LAYERS = (layers.LAYER_MIN_KEYS, layers.LAYER_SHARE)
 PATHS = (
     "a/one.jpg", "a/two.jpg", "a/deep/three.jpg", "b/four.jpg", "b/five.jpg", "c.txt", "d/e/f", "d/g", "h.bin", "i.bin",
 )  # fmt: skip
@@ -86,6 +87,7 @@ class World:
         self.policy = plan.policy
         self.time = Timeline(plan.seed)
         pace.PROMPT_NODES, pace.PAUSE_S_A_NODE = (0, 0.02) if plan.gathered else PACE
+        layers.LAYER_MIN_KEYS, layers.LAYER_SHARE = (1, 1) if plan.seed % 2 else LAYERS
         self.pages: dict[bytes, bytes] = {}
         self.tree = Tree(XXH3_128, self._page, cache_pages=256)
         self.pages.update(self.tree.empty.pages)

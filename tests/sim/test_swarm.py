@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from closeranks_coordinator.core import pace
+from closeranks_coordinator.core import layers, pace
 from sim.fleet import World
 from sim.invariants import INVARIANTS, Violation, hold, table
 from sim.mutations import MUTATIONS, misplaced
@@ -29,6 +29,8 @@ def _pace_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A world sets it for its whole process: other tests in it must find it as it was."""
     for name in ("PROMPT_NODES", "PAUSE_S_A_NODE"):
         monkeypatch.setattr(pace, name, getattr(pace, name))
+    for name in ("LAYER_MIN_KEYS", "LAYER_SHARE"):
+        monkeypatch.setattr(layers, name, getattr(layers, name))
 
 
 @pytest.mark.parametrize("seed", [*FIXED, *FOUND])

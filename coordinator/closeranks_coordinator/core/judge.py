@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from closeranks_proto.entries import SPECIAL_BITS, decode_entry
 
 from .history import TruthHistory
+from .layers import changed
 from .truth import Differ, Values
 
 Keys = AbstractSet[bytes]
@@ -323,14 +324,11 @@ def _without_withheld(raw: Differing, withheld: tuple[bytes, ...], width: int) -
 
 
 def _caught_up(behind: Differing, differing: Differing, moved: Mapping[bytes, bytes | None]) -> Differing:
-    left = dict(behind)
+    changes: list[tuple[bytes, Values | None]] = []
     for key, value in moved.items():
-        truth = differing[key][1] if key in differing else left[key][1]
-        if value == truth:
-            del left[key]
-        else:
-            left[key] = (value, truth)
-    return left
+        truth = differing[key][1] if key in differing else behind[key][1]
+        changes.append((key, None if value == truth else (value, truth)))
+    return changed(behind, changes)
 
 
 def same_but_special_bits(values: Values, width: int) -> bool:

@@ -17,6 +17,8 @@ from itertools import islice
 
 from closeranks_proto.tree import Tree
 
+from .layers import changed
+
 # Memoised differences: so many pairs of roots, and so many keys in all of them together. A key that no
 # page in memory shares takes about 350 bytes: 70 MB, reached only while a tenth of a million paths differ.
 MEMO_MAX_PAIRS = 256
@@ -66,8 +68,8 @@ class Differ:
     ) -> tuple[Mapping[bytes, Values], tuple[bytes, ...] | None]:
         """(`diff(*after)`, the keys that may have changed since), made from `known`, which is `diff(*before)`.
 
-        Costs the step from one pair to the other and a flat copy. The keys are None where the step is too
-        large to be worth following.
+        Costs the step from one pair to the other, and a flat copy of a small difference (`layers`). The keys are None
+        where the step is too large to be worth following.
         """
         limit = FOLLOW_MIN_KEYS + len(known) // 2
         ours, theirs = (self._within(old, new, limit) for old, new in zip(before, after, strict=True))
@@ -78,14 +80,8 @@ class Differ:
             return {}, touched
         found = self._known(after)
         if found is None:
-            made = dict(known)
-            for key in touched:
-                values = _step(known.get(key), ours.get(key), theirs.get(key))
-                if values[0] == values[1]:
-                    made.pop(key, None)
-                else:
-                    made[key] = values
-            found = made
+            steps = [(key, _step(known.get(key), ours.get(key), theirs.get(key))) for key in touched]
+            found = changed(known, [(key, one if one[0] != one[1] else None) for key, one in steps])
             if len(known) > PASSED_SHARE * len(touched):
                 self._drop(before)
             self._keep(after, found)
