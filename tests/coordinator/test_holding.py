@@ -157,3 +157,27 @@ def test_a_full_disk_of_more_changes_than_are_looked_at_says_so_too(monkeypatch:
         assert found.guard == "disk_full"
         assert [(one.exe, one.beyond) for one in found.writers] == [("/usr/bin/rm", False), ("", True)]
         world.run(10.0)
+
+
+def test_a_small_volume_that_was_emptied_stays_so_whatever_its_node_writes_meanwhile() -> None:
+    """Twelve deleted paths were told as fifteen: what it had written since was counted with them."""
+    tree = {key_of(f"f{number:03}"): file_of(number) for number in range(12)}
+    volume = volume_config(policy="writers", writers=("n1", "n2"), guards=WARM)
+    world = FakeWorld(NODES, [volume], {"photos": tree})
+    for agent in world.agents.values():
+        agent.watches, agent.scan_interval_s = True, 5.0
+    world.started()
+    disk = world["n1"].disk["photos"]
+    disk.clear()
+    world["n1"]._stream("photos", "watch")
+    first = hold(world)
+    assert (first.guard, first.paths) == ("deleted_share", 12)
+    assert "deleted everything of the volume, 12 of 12 paths" in first.reason
+    disk.update((key_of(f"new{number}"), file_of(f"new {number}")) for number in range(3))
+    world["n1"]._stream("photos", "watch")
+    world.run(10.0)
+    assert (hold(world).paths, hold(world).reason) == (12, first.reason)
+    disk[key_of("f000")] = tree[key_of("f000")]
+    world["n1"]._stream("photos", "watch")
+    world.run(10.0)
+    assert hold(world).paths == 11

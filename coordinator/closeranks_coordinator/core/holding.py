@@ -181,7 +181,8 @@ def _share(
     since = meter.shares.since(now)
     is_whole = since is not None and since <= began
     if trip is None:
-        left = len(meter.pending), meter.waiting_bytes
+        # What was emptied is unusual however little it was: what its node writes since is none of it.
+        left = (meter.gone, 0) if hold.guard == "deleted_share" else (len(meter.pending), meter.waiting_bytes)
         return (*(left if is_whole else (hold.paths, hold.bytes)), None)
     if trip.paths < hold.paths and not is_whole:
         return hold.paths, hold.bytes, None
