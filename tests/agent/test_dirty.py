@@ -8,6 +8,7 @@ from closeranks_agent.disk.attributed import hand_finder
 from closeranks_agent.watch import dirty as module
 from closeranks_agent.watch.dirty import (
     AGE_MAX_S,
+    ALONG_COST_S,
     BATCH_MAX,
     COST_SHARE,
     OPEN_QUIET_S,
@@ -153,17 +154,20 @@ def test_a_longer_file_that_comes_again_and_again_comes_once_in_a_while() -> Non
     assert dirty.take(10.1 + AGE_MAX_S) is not None
 
 
-def hot_files(*rests: tuple[bytes, float, float]) -> Dirty:
-    """Each was read at a moment, rests so long from then on, and is being written on."""
+SOON_S = ALONG_COST_S / 2
+
+
+def hot_files(*files: tuple[bytes, float, float]) -> Dirty:
+    """Each was read at a moment, which took so many seconds, rests from then on, and is being written on."""
     dirty = Dirty()
-    for name, read_at, rest_s in rests:
-        dirty.cost({name: rest_s / COST_SHARE}, {name}, read_at)
+    for name, read_at, took_s in files:
+        dirty.cost({name: took_s}, {name}, read_at)
         dirty.note(name, read_at + 0.01, None)
     return dirty
 
 
 def test_files_that_are_written_on_and_on_come_together_from_their_second_time_on() -> None:
-    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (b"log", 10.4, AGE_MAX_S))
+    dirty = hot_files((b"base", 10.0, SOON_S), (b"log", 10.4, SOON_S))
     batch = dirty.take(11.0)
     assert batch is not None
     assert batch.names == {b"": frozenset([b"base", b"log"])}
@@ -176,20 +180,20 @@ def test_files_that_are_written_on_and_on_come_together_from_their_second_time_o
 
 
 @pytest.mark.parametrize(
-    ("name", "read_at", "rest_s"),
-    [(b"later", 10.6, AGE_MAX_S), (b"huge", 10.0, 5.0)],
-    ids=["has hardly rested", "takes long to read"],
+    ("name", "read_at", "took_s"),
+    [(b"later", 10.6, SOON_S), (b"huge", 10.0, 0.5), (b"large", 10.2, 0.05)],
+    ids=["has hardly rested", "takes long to read", "takes a while to read"],
 )
-def test_no_file_comes_along_long_before_its_time(name: bytes, read_at: float, rest_s: float) -> None:
-    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (name, read_at, rest_s))
+def test_no_file_comes_along_long_before_its_time(name: bytes, read_at: float, took_s: float) -> None:
+    dirty = hot_files((b"base", 10.0, SOON_S), (name, read_at, took_s))
     assert (batch := dirty.take(11.0)) is not None
     assert batch.names == {b"": frozenset([b"base"])}
-    assert dirty.due() == pytest.approx(read_at + rest_s)
+    assert dirty.due() == pytest.approx(read_at + max(AGE_MAX_S, took_s * COST_SHARE))
 
 
 def test_a_file_that_rests_less_draws_no_other_along() -> None:
     """It would come ten times a second, and those that are to come once in a while twice."""
-    dirty = hot_files((b"base", 10.0, AGE_MAX_S))
+    dirty = hot_files((b"base", 10.0, SOON_S))
     dirty.cost({b"short": 0.1 / COST_SHARE}, (), 10.6)
     dirty.note(b"short", 10.61, None)
     assert (batch := dirty.take(10.7)) is not None
@@ -198,7 +202,7 @@ def test_a_file_that_rests_less_draws_no_other_along() -> None:
 
 
 def test_a_file_that_came_along_once_and_rests_less_by_now_has_all_of_its_rest() -> None:
-    dirty = hot_files((b"base", 10.0, AGE_MAX_S), (b"odd", 10.3, AGE_MAX_S), (b"other", 10.6, AGE_MAX_S))
+    dirty = hot_files((b"base", 10.0, SOON_S), (b"odd", 10.3, SOON_S), (b"other", 10.6, SOON_S))
     assert (batch := dirty.take(11.0)) is not None
     assert batch.names == {b"": frozenset([b"base", b"odd"])}
     dirty.cost({b"odd": 0.9 / COST_SHARE}, (), 11.0)
@@ -209,7 +213,7 @@ def test_a_file_that_came_along_once_and_rests_less_by_now_has_all_of_its_rest()
 
 
 def test_what_comes_again_does_not_come_along_though_it_rested_once() -> None:
-    dirty = hot_files((b"odd", 9.4, AGE_MAX_S), (b"base", 10.2, AGE_MAX_S))
+    dirty = hot_files((b"odd", 9.4, SOON_S), (b"base", 10.2, SOON_S))
     assert dirty.take(10.5) is not None  # odd, whose rest is over
     dirty.again([b"odd"], {}, 11.19)
     assert (batch := dirty.take(11.2)) is not None

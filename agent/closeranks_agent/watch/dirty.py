@@ -5,9 +5,9 @@ half a file is of no use to anybody. A lone change of a file is due almost at on
 were given up for it. Lone means that nothing else was heard of meanwhile: the first file of a burst must not run
 ahead of the rest, or it would be on every replica before a guard can see the burst. What keeps changing is due
 AGE_MAX_S after its first change nevertheless, or, where reading it takes long, once in COST_SHARE times that, so
-that a huge file rewritten for ever takes a tenth of a core and not all of it. Where several do so they come together:
-each look is a commit, which costs more than what it says (a database and its log are two files). A path that could
-not be finished comes again, later each time.
+that a huge file rewritten for ever takes a tenth of a core and not all of it. Where several do so that are soon read
+they come together: each look is a commit, which costs more than what it says (a database and its log are two files).
+A path that could not be finished comes again, later each time.
 
 Bounded: beyond PATHS_MAX the directories with most changed names are to be looked at as a whole, and where
 that does not help, everything is (`everything`): a scan. Pure: times are the caller's.
@@ -35,9 +35,8 @@ QUICK_S: Final = 0.005
 QUICK_PATHS: Final = 4  # the file, and names that it had before
 QUICK_AGAIN_S: Final = 0.1  # a path that changes again so soon is not looked at quickly each time
 AGE_MAX_S: Final = 1.0
-ALONG_S: Final = (
-    0.5  # so much earlier does one that has rested for AGE_MAX_S or longer come along with another
-)
+ALONG_S: Final = 0.5  # so much earlier does one that rests for AGE_MAX_S come along with another
+ALONG_COST_S: Final = 0.02  # one that takes longer to read comes alone: nothing waits for others' reading
 AGAIN_S: Final = 0.03
 AGAIN_DOUBLINGS: Final = 6
 COST_SHARE: Final = 10.0
@@ -154,7 +153,7 @@ class Dirty:
             if len(self._resting) < KNOWN_MAX:
                 self._resting[key] = now + rest_s
                 self._may_join.pop(key, None)  # it came along before its last rest was over
-                if rest_s >= AGE_MAX_S:
+                if key in hot and costs.get(key, 0.0) <= ALONG_COST_S:
                     self._may_join[key] = now + rest_s - ALONG_S
 
     def clear(self) -> None:
