@@ -76,7 +76,7 @@ class Layered(Mapping[bytes, Values]):
     def after(self, changes: Changes) -> Mapping[bytes, Values]:
         base, over, length = self._base, dict(self._over), self._length
         for key, values in changes:
-            length += (values is not None) - (key in self if key not in over else over[key] is not None)
+            length += (values is not None) - (over[key] is not None if key in over else key in base)
             if values is None and key not in base:
                 over.pop(key, None)
             else:
