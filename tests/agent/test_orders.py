@@ -220,21 +220,26 @@ async def test_a_lost_session_ends_a_converge_that_needs_objects_in_words(world:
         await second.hear(wire.Want)
 
 
+def dial_only_after(back: asyncio.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    dial = Link._dial
+
+    async def late(link: Link) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
+        await back.wait()
+        return await dial(link)
+
+    monkeypatch.setattr(Link, "_dial", late)
+
+
 async def test_what_was_done_while_the_coordinator_was_away_is_told_when_it_is_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It found the node equal to the truth, asked for nothing, and told that 0 B had been moved in all."""
-    slow, back, dial = Slow(monkeypatch), asyncio.Event(), Link._dial
-
-    async def dial_late(link: Link) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
-        await back.wait()
-        return await dial(link)
-
+    slow, back = Slow(monkeypatch), asyncio.Event()
     async with world.agent() as agent:
         talk, root = await settled(world)
         await talk.say(converge("a-1", root))
         await until(lambda: slow.runs)
-        monkeypatch.setattr(Link, "_dial", dial_late)
+        dial_only_after(back, monkeypatch)
         await talk.socket.close()
         await until(lambda: not agent.link.connected)
         slow.go.set()
@@ -262,17 +267,12 @@ async def test_what_a_converge_moved_that_a_lost_session_ended_is_told_by_the_on
         return next(ends)
 
     monkeypatch.setattr(Converger, "run", run)
-    dial, back = Link._dial, asyncio.Event()
-
-    async def dial_late(link: Link) -> tuple[aiohttp.ClientWebSocketResponse, wire.Welcome]:
-        await back.wait()
-        return await dial(link)
-
+    back = asyncio.Event()
     async with world.agent() as agent:
         talk, root = await settled(world)
         await talk.say(converge("a-1", root))
         await until(lambda: runs == ["a-1"])
-        monkeypatch.setattr(Link, "_dial", dial_late)
+        dial_only_after(back, monkeypatch)
         await talk.socket.close()
         await until(lambda: not agent.link.connected)
         cut.set()

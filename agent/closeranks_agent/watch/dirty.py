@@ -259,8 +259,8 @@ class Dirty:
 
     def _joining(self, now: float) -> Iterator[bytes]:
         """Those that rest and may come along with another."""
-        for key, when in self._later.items():
-            if when == self._resting.get(key) and self._may_join.get(key, when) <= now:
+        for key, since in self._may_join.items():
+            if since <= now and self._later.get(key) == self._resting[key]:
                 yield key
 
     def _lone_due(self) -> float:

@@ -37,9 +37,7 @@ DETECTED_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 6
 ANSWER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 STEP_MAX_S = 0.25  # a scrape waits so long for a step's end, besides what everybody waits for the disk
-SHOWN_MAX_S = (
-    60.0  # an older moment is not shown: who scrapes for the first time in an hour waits for a new one
-)
+SHOWN_MAX_S = 60.0  # an older moment is not shown: a first scrape in an hour waits for a new one
 INCIDENT_KINDS = (
     "divergence", "regression", "outage", "undetermined", "many_suspects", "runaway", "recurrence",
     "conflict", "duplicate_node", "audit", "put_back",
